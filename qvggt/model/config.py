@@ -1,0 +1,128 @@
+"""Architecture of a VGGT: one frozen, JSON-serialisable description."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from qvggt.errors import QvggtError
+
+HEADS = ("camera", "point", "depth", "track")
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """Track head sizes (spec/track_head.md section 1)."""
+
+    features: int = 128
+    iters: int = 4
+    stride: int = 2
+    corr_levels: int = 7
+    corr_radius: int = 4
+    hidden_size: int = 384
+    depth: int = 6
+    num_heads: int = 8
+    mlp_ratio: int = 4
+    virtual_tracks: int = 64
+    max_scale: int = 518
+
+    def __post_init__(self) -> None:
+        if self.features % 4:
+            raise QvggtError(
+                f"model config: track.features {self.features} must be divisible by 4 (sin/cos of x and y)"
+            )
+        if self.hidden_size % self.num_heads:
+            raise QvggtError(
+                f"model config: track.hidden_size {self.hidden_size} must split into {self.num_heads} heads"
+            )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrackConfig:
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise QvggtError(f"model config: unknown key track.{unknown[0]}, expected {', '.join(sorted(known))}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class VGGTConfig:
+    """Sizes of every part; the defaults are the released VGGT-1B (spec/vggt.md 1.1-1.9).
+
+    `dpt_layers` are the aggregator rounds the DPT heads read; the camera head reads the last round.
+    `heads` lists the heads the model is built with, a subset of `HEADS`.
+    """
+
+    img_size: int = 518
+    patch_size: int = 14
+    embed_dim: int = 1024
+    vit_depth: int = 24
+    aa_depth: int = 24
+    num_heads: int = 16
+    mlp_ratio: int = 4
+    num_register_tokens: int = 4
+    rope_base: float = 100.0
+    vit_layer_scale: float = 1.0
+    layer_scale: float = 0.01
+    camera_trunk_depth: int = 4
+    camera_num_heads: int = 16
+    camera_iters: int = 4
+    dpt_features: int = 256
+    dpt_out_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    dpt_layers: tuple[int, int, int, int] = (4, 11, 17, 23)
+    dpt_head_channels: int = 32
+    heads: tuple[str, ...] = HEADS
+    track: TrackConfig = TrackConfig()
+
+    def __post_init__(self) -> None:
+        unknown = [h for h in self.heads if h not in HEADS]
+        if unknown:
+            raise QvggtError(f"model config: unknown head {unknown[0]!r}, expected a subset of {', '.join(HEADS)}")
+        if self.embed_dim % self.num_heads or (self.embed_dim // self.num_heads) % 4:
+            raise QvggtError(
+                f"model config: embed_dim {self.embed_dim} must split into {self.num_heads} heads of a width "
+                "divisible by 4 (2-D RoPE)"
+            )
+        if max(self.dpt_layers) >= self.aa_depth:
+            raise QvggtError(f"model config: dpt_layers {self.dpt_layers} exceed aa_depth {self.aa_depth}")
+
+    @property
+    def patch_start(self) -> int:
+        """Index of the first patch token: one camera token, then the registers."""
+        return 1 + self.num_register_tokens
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> VGGTConfig:
+        """Rebuild from `to_json`'s mapping; unknown keys are an error, missing ones take the 1B default."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise QvggtError(f"model config: unknown key {unknown[0]!r}, expected {', '.join(sorted(known))}")
+        values = dict(values)
+        for key in ("dpt_out_channels", "dpt_layers", "heads"):
+            if key in values:
+                values[key] = tuple(values[key])
+        if isinstance(values.get("track"), dict):
+            values["track"] = TrackConfig.from_dict(values["track"])
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> VGGTConfig:
+        return dataclasses.replace(self, **changes)
+
+
+VGGT_1B = VGGTConfig()
+
+
+def check_size(height: int, width: int, patch: int = 14) -> None:
+    """Raise QvggtError unless height x width (pixels) is a positive multiple of the patch size on both sides."""
+    for name, value in (("height", height), ("width", width)):
+        if value <= 0 or value % patch:
+            raise QvggtError(
+                f"image {name} {value} is not a positive multiple of the patch size {patch}; "
+                f"nearest sizes: {max(patch, value // patch * patch)} and {(value // patch + 1) * patch}"
+            )

@@ -1,0 +1,161 @@
+"""Training batches from a rendered split: frames, poses, geometry and patch correspondences.
+
+Frame 0 of every sampled sequence is the world frame; lengths are divided by the mean distance of all its points,
+as VGGT does. Geometry lives on the stride-2 pixel grid the split stores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qvggt.eval.synthetic.dataset import SceneSplit
+
+PATCH = 14
+STRIDE = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B sequences of S frames of H x W pixels; h, w = patch rows and columns; D = stride-2 grid."""
+
+    images: Tensor  # [B, S, 3, H, W] in [0, 1]
+    pose: Tensor  # [B, S, 9] translation, quaternion xyzw (w >= 0), fov
+    depth: Tensor  # [B, S, D, D] z-depth, scaled
+    points: Tensor  # [B, S, D, D, 3] in the frame of camera 0, scaled
+    match: Tensor  # [B, S, S, h*w] int64: patch of frame j that sees the centre of patch p of frame i
+    match_valid: Tensor  # [B, S, S, h*w] bool: visible there, i != j
+
+
+def choose_frames(rng: np.random.Generator, split: SceneSplit, scene: int, count: int, window: int) -> np.ndarray:
+    """`count` frames of `scene` in random order, out of `window` frames neighbouring in azimuth."""
+    total = split.images.shape[1]
+    if window >= total:
+        return rng.permutation(total)[:count]
+    extrinsics = split.extrinsics[scene].astype(np.float64)
+    centres = -np.einsum("fji,fj->fi", extrinsics[:, :, :3], extrinsics[:, :, 3])
+    mean = centres[:, :2].mean(0)
+    azimuth = np.arctan2(centres[:, 1], centres[:, 0]) - np.arctan2(mean[1], mean[0])
+    order = np.argsort((azimuth + np.pi) % (2 * np.pi))
+    start = rng.integers(0, total - window + 1)
+    return rng.permutation(order[start : start + window])[:count]
+
+
+def sample_batch(
+    rng: np.random.Generator, split: SceneSplit, sequences: int, frames: int, window: int, augment: bool = True
+) -> Batch:
+    """Draw scenes with replacement; augmentation mirrors, permutes colours and changes brightness per sequence."""
+    scenes = rng.integers(0, len(split), sequences)
+    chosen = [choose_frames(rng, split, int(n), frames, max(window, frames)) for n in scenes]
+    images = np.stack([split.images[n, f] for n, f in zip(scenes, chosen, strict=True)]).astype(np.float32) / 255
+    depth = np.stack([split.depth[n, f] for n, f in zip(scenes, chosen, strict=True)]).astype(np.float32)
+    extrinsics = np.stack([split.extrinsics[n, f] for n, f in zip(scenes, chosen, strict=True)]).astype(np.float64)
+    fov = split.fov[scenes].astype(np.float64)
+    if augment:
+        for b in range(sequences):
+            images[b] = np.clip(images[b] * rng.uniform(0.8, 1.2), 0, 1)[..., rng.permutation(3)]
+    return make_batch(images, depth, extrinsics, fov, rng.random(sequences) < 0.5 if augment else None)
+
+
+def make_batch(
+    images: np.ndarray, depth: np.ndarray, extrinsics: np.ndarray, fov: np.ndarray, mirror: np.ndarray | None
+) -> Batch:
+    """Targets for images [B, S, H, W, 3] with depth [B, S, D, D], extrinsics [B, S, 3, 4], fov [B, 2].
+
+    `mirror` flips those sequences left-right after all geometry is known: the mirrored world has x negated.
+    A flip moves the principal point from W/2 to W/2 - 1, one pixel; that is left as it is.
+    """
+    b, s, height, width, _ = images.shape
+    bottom = np.broadcast_to(np.array([0.0, 0, 0, 1]), (b, s, 1, 4))
+    world = np.concatenate([extrinsics, bottom], axis=2)
+    world = world @ np.linalg.inv(world[:, :1])  # camera-from-(camera 0)
+    focal = np.stack([width / 2 / np.tan(fov[:, 1] / 2), height / 2 / np.tan(fov[:, 0] / 2)], -1)  # fx, fy
+
+    rows, cols = depth.shape[2:]
+    u = (np.arange(cols) * STRIDE - width / 2)[None, None, None, :] / focal[:, 0, None, None, None]
+    v = (np.arange(rows) * STRIDE - height / 2)[None, None, :, None] / focal[:, 1, None, None, None]
+    rays = np.stack(np.broadcast_arrays(u, v, np.ones(1)), -1)  # [B, 1, D, D, 3]
+    local = rays * depth[..., None]
+    rotation, translation = world[..., :3, :3].copy(), world[..., :3, 3].copy()
+    points = np.einsum("bsji,bsrcj->bsrci", rotation, local - translation[:, :, None, None])
+    scale = np.linalg.norm(points, axis=-1).mean(axis=(1, 2, 3))
+
+    match, valid = patch_matches(points, depth, rotation, translation, focal, height, width)
+    if mirror is not None and mirror.any():
+        flip = np.diag([-1.0, 1, 1])
+        images, depth = images.copy(), depth.copy()
+        images[mirror] = images[mirror, :, :, ::-1]
+        depth[mirror] = depth[mirror, :, :, ::-1]
+        points[mirror] = points[mirror, :, :, ::-1] @ flip
+        rotation[mirror] = flip @ rotation[mirror] @ flip
+        translation[mirror] = translation[mirror] @ flip
+        grid = (b, s, s, height // PATCH, width // PATCH)
+        match_row, match_col = np.divmod(match, width // PATCH)
+        flipped = (match_row * (width // PATCH) + width // PATCH - 1 - match_col).reshape(grid)[..., ::-1]
+        match[mirror] = flipped.reshape(match.shape)[mirror]
+        valid[mirror] = valid.reshape(grid)[..., ::-1].reshape(valid.shape)[mirror]
+    pose = np.concatenate(
+        [
+            translation / scale[:, None, None],
+            quaternions(rotation),
+            np.broadcast_to(fov[:, None], (b, s, 2)),
+        ],
+        axis=-1,
+    )
+
+    def tensor(x: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+
+    return Batch(
+        images=tensor(images.transpose(0, 1, 4, 2, 3)),
+        pose=tensor(pose),
+        depth=tensor(depth / scale[:, None, None, None]),
+        points=tensor(points / scale[:, None, None, None, None]),
+        match=torch.from_numpy(match),
+        match_valid=torch.from_numpy(valid),
+    )
+
+
+def patch_matches(
+    points: np.ndarray,
+    depth: np.ndarray,
+    rotation: np.ndarray,
+    translation: np.ndarray,
+    focal: np.ndarray,
+    height: int,
+    width: int,
+    tolerance: float = 0.06,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the centre of each patch of frame i lands in frame j: (patch index, visible), each [B, S, S, h*w]."""
+    b, s = points.shape[:2]
+    step, half = PATCH // STRIDE, PATCH // STRIDE // 2
+    centres = points[:, :, half::step, half::step].reshape(b, s, -1, 3)
+    n = centres.shape[2]
+    seen = np.einsum("bjxy,bipy->bijpx", rotation, centres) + translation[:, None, :, None]
+    z = np.maximum(seen[..., 2], 1e-6)
+    u = seen[..., 0] / z * focal[:, 0, None, None, None] + width / 2
+    v = seen[..., 1] / z * focal[:, 1, None, None, None] + height / 2
+    inside = (seen[..., 2] > 1e-3) & (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
+    u, v = np.clip(u, 0, width - 1), np.clip(v, 0, height - 1)
+    row = np.minimum(np.rint(v / STRIDE).astype(int), depth.shape[2] - 1)
+    col = np.minimum(np.rint(u / STRIDE).astype(int), depth.shape[3] - 1)
+    batch = np.arange(b)[:, None, None, None]
+    frame = np.arange(s)[None, None, :, None]
+    found = depth[batch, frame, row, col]
+    valid = inside & (np.abs(found - z) < tolerance * z)
+    valid[:, np.arange(s), np.arange(s)] = False
+    patch = np.rint(v).astype(int) // PATCH * (width // PATCH) + np.rint(u).astype(int) // PATCH
+    assert patch.shape[-1] == n
+    return patch.astype(np.int64), valid
+
+
+def quaternions(rotation: np.ndarray) -> np.ndarray:
+    """Rotation matrices [..., 3, 3] to quaternions xyzw with w >= 0."""
+    from scipy.spatial.transform import Rotation
+
+    q = Rotation.from_matrix(rotation.reshape(-1, 3, 3)).as_quat()
+    q = np.where(q[:, 3:] < 0, -q, q)
+    return q.reshape(*rotation.shape[:-2], 4)

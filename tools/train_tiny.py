@@ -1,0 +1,224 @@
+"""Train the shipped tiny VGGT from the scene generator alone.
+
+    python tools/train_tiny.py --out outputs/tiny --minutes 110 --workers 2
+
+Renders the training and held-out scenes (once), trains for a fixed wall-clock budget with one single-threaded
+process per worker (gradients averaged), checkpoints every few minutes (a second run resumes), and writes
+`model.safetensors` (fp16), `train_log.jsonl` and `metrics.json` into --out. Nothing is shared between scenes, so the
+model has to match across views; held-out seeds are disjoint from the training seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import typer
+from tiny_training.batches import sample_batch
+from tiny_training.forward import Taps, aggregate, cameras
+from tiny_training.losses import Auxiliary, attention_loss, camera_loss, dense_loss
+from tiny_training.optimizer import build, initialise, set_rate
+from tiny_training.scoring import score
+from torch import Tensor
+
+from qvggt.eval.synthetic.dataset import load_split, render_split
+from qvggt.eval.synthetic.scene import SceneConfig
+from qvggt.files import atomic_write
+from qvggt.model import VGGT, VGGTConfig
+from qvggt.model.loading import save_model
+
+HELD_OUT_SEED = 10_000_000
+TINY = VGGTConfig(
+    img_size=70,
+    embed_dim=128,
+    vit_depth=2,
+    aa_depth=4,
+    num_heads=2,
+    layer_scale=0.3,
+    camera_trunk_depth=2,
+    camera_num_heads=4,
+    dpt_features=32,
+    dpt_out_channels=(32, 32, 32, 32),
+    dpt_layers=(0, 1, 2, 3),
+    dpt_head_channels=16,
+    heads=("camera", "point", "depth"),
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything the result depends on, apart from the machine's speed (the budget is wall-clock)."""
+
+    minutes: float
+    workers: int
+    scenes: int
+    held_out: int
+    images_per_worker: int = 64
+    rate: float = 2e-3
+    dense_from: float = 0.4
+    dense_sequences: int = 6
+    narrow_until: float = 0.1
+    medium_until: float = 0.3
+    seed: int = 0
+
+
+def stage(recipe: Recipe, progress: float, rng: np.random.Generator) -> tuple[int, int]:
+    """(frames, azimuth window) of the next step: near views first, then any 2 to 8 of the 8 frames."""
+    if progress < recipe.narrow_until:
+        return 4, int(rng.choice([4, 5]))
+    if progress < recipe.medium_until:
+        return 4, int(rng.choice([4, 5, 6, 8]))
+    return int(rng.choice([2, 3, 4, 4, 4, 6, 8])), int(rng.choice([5, 8, 8]))
+
+
+def average_gradients(parameters: list[Tensor], extra: Tensor) -> Tensor:
+    """Mean over workers of all gradients (in place) and of `extra` (returned)."""
+    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([g.reshape(-1) for g in grads] + [extra])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    offset = 0
+    for parameter, grad in zip(parameters, grads, strict=True):
+        parameter.grad = flat[offset : offset + grad.numel()].view_as(grad)
+        offset += grad.numel()
+    return flat[offset:]
+
+
+def save_state(path: Path, state: dict[str, object]) -> None:
+    with atomic_write(path) as temporary:
+        torch.save(state, temporary)
+
+
+def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=recipe.workers)
+    train, held_out = load_split(out / "train"), load_split(out / "held_out")
+    model = VGGT(TINY)
+    auxiliary = Auxiliary(TINY.embed_dim, TINY.aa_depth)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    initialise(model, generator)
+    initialise(auxiliary, generator)
+    optimizers = build([model, auxiliary], recipe.rate)
+    parameters = [p for m in (model, auxiliary) for p in m.parameters()]
+    state_file = out / "state.pt"
+    step, elapsed, samples = 0, 0.0, 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        if state["recipe"] != json.dumps(dataclasses.asdict(recipe)):
+            raise typer.BadParameter(f"{state_file} belongs to another recipe; choose another --out or delete it")
+        model.load_state_dict(state["model"])
+        auxiliary.load_state_dict(state["auxiliary"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        step, elapsed, samples = state["step"], state["elapsed"], state["samples"]
+    budget = recipe.minutes * 60
+    last_log = last_score = last_save = last = time.monotonic()
+    running: dict[str, float] = {}
+    while elapsed < budget:
+        progress = elapsed / budget
+        shared = np.random.default_rng([recipe.seed, step])
+        own = np.random.default_rng([recipe.seed, step, rank + 1])
+        frames, window = stage(recipe, progress, shared)
+        sequences = max(4, recipe.images_per_worker // frames)
+        batch = sample_batch(own, train, sequences, frames, window)
+        set_rate(optimizers, progress)
+        taps = Taps()
+        levels = aggregate(model, batch.images, taps)
+        special = TINY.patch_start
+        parts = {
+            "camera": 5 * camera_loss(cameras(model, levels[TINY.aa_depth - 1][:, :, 0]), batch.pose),
+            "geometry": auxiliary.geometry_loss(levels[TINY.aa_depth - 1][:, :, special:], batch),
+            "descriptor": 0.3 * auxiliary.descriptor_loss(taps, batch, special),
+            "attention": 0.3 * attention_loss(taps, batch, special),
+        }
+        if progress >= recipe.dense_from:
+            # the DPT heads cost as much as the rest: a few frames a step are enough for them
+            some = own.permutation(sequences)[: recipe.dense_sequences]
+            frame = own.integers(0, frames, len(some))
+            parts["dense"] = dense_loss(model, levels, batch, torch.from_numpy(some), torch.from_numpy(frame))
+        for parameter in parameters:
+            parameter.grad = None
+        torch.stack(list(parts.values())).sum().backward()
+        now = time.monotonic()
+        # the clock is averaged too: every worker must take the same schedule, step for step
+        mean = average_gradients(parameters, torch.tensor([now - last, *(float(v.detach()) for v in parts.values())]))
+        last = now
+        elapsed += float(mean[0])
+        step += 1
+        samples += sequences * recipe.workers
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))
+        if np.isfinite(norm):
+            for optimizer in optimizers:
+                optimizer.step()
+        for name, value in zip(parts, mean[1:].tolist(), strict=True):
+            running[name] = 0.98 * running.get(name, value) + 0.02 * value
+        if rank == 0 and now - last_log > 30:
+            last_log = now
+            line = {"minutes": round(elapsed / 60, 2), "step": step, "samples": samples, "grad": round(norm, 3)}
+            line.update({k: round(v, 4) for k, v in running.items()})
+            if now - last_score > 240:
+                last_score = now
+                line.update(score(model, held_out, 64, 4))
+            with open(out / "train_log.jsonl", "a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
+        if rank == 0 and now - last_save > 180:
+            last_save = now
+            state = {
+                "recipe": json.dumps(dataclasses.asdict(recipe)),
+                "model": model.state_dict(),
+                "auxiliary": auxiliary.state_dict(),
+                "optimizers": [o.state_dict() for o in optimizers],
+                "step": step,
+                "elapsed": elapsed,
+                "samples": samples,
+            }
+            save_state(state_file, state)
+    if rank == 0:
+        provenance = {"recipe": json.dumps(dataclasses.asdict(recipe)), "steps": str(step), "samples": str(samples)}
+        save_model(model, out / "model.safetensors", provenance, dtype=torch.float16)
+        print(f"wrote {out / 'model.safetensors'} after {step} steps, {samples} sequences", flush=True)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for scenes, checkpoints and the result.")] = Path("outputs/tiny"),
+    minutes: Annotated[float, typer.Option(min=0.1, help="Wall-clock training budget.")] = 110,
+    workers: Annotated[int, typer.Option(min=1, help="Data-parallel processes, one thread each.")] = 2,
+    scenes: Annotated[int, typer.Option(min=8, help="Training scenes (seeds 0 .. N-1).")] = 16000,
+    held_out: Annotated[int, typer.Option(min=1, help="Held-out scenes (seeds from 10000000).")] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation and batches.")] = 0,
+) -> None:
+    """Render, train, score. Interrupt at will: the same command resumes."""
+    recipe = Recipe(minutes, workers, scenes, held_out, seed=seed)
+    config = SceneConfig(height=TINY.img_size, width=TINY.img_size, family="random", frames=8)
+    render_split(config, range(HELD_OUT_SEED, HELD_OUT_SEED + held_out), out / "held_out", workers)
+    render_split(config, range(scenes), out / "train", workers)
+    # workers inherit these: one thread each, and freed tensors stay mapped instead of faulting in again
+    os.environ.update(OMP_NUM_THREADS="1", MALLOC_MMAP_THRESHOLD_=str(1 << 32), MALLOC_TRIM_THRESHOLD_=str(1 << 33))
+    if not (out / "model.safetensors").exists():
+        with tempfile.TemporaryDirectory() as folder:
+            torch.multiprocessing.spawn(work, (recipe, out, f"{folder}/meet"), nprocs=workers)
+    from qvggt.model.loading import load_model
+
+    model = load_model(out / "model.safetensors")
+    held = load_split(out / "held_out")
+    results = [score(model, held, held_out, frames) for frames in range(2, 9)]
+    for result in results:
+        print(json.dumps(result))
+    with atomic_write(out / "metrics.json") as temporary:
+        Path(temporary).write_text(json.dumps({"recipe": dataclasses.asdict(recipe), "held_out": results}, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)

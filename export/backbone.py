@@ -1,0 +1,85 @@
+"""Emission of the patch encoder and the alternating-attention rounds (qvggt.model.vit and .aggregator)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from qvggt.export.blocks import BlockEmitter, Rope, emit_norm
+from qvggt.export.graph import GraphBuilder
+from qvggt.export.linear import array
+from qvggt.export.qdq import Target
+from qvggt.model.aggregator import IMAGE_MEAN, IMAGE_STD, Aggregator
+from qvggt.model.vit import VisionTransformer
+
+
+def emit_patches(builder: GraphBuilder, path: str, vit: VisionTransformer, images: str, height: int, width: int) -> str:
+    """images [S, 3, H, W] in [0, 1] -> patch embeddings [S, h*w, C], ImageNet normalisation folded in (float64)."""
+    conv = vit.patch_embed.proj
+    weight = conv.weight.detach().double()
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+    bias = torch.zeros(len(weight), dtype=torch.float64) if conv.bias is None else conv.bias.detach().double()
+    bias = bias - (weight * (mean / std)).sum((1, 2, 3))
+    path = f"{path}.patch_embed.proj"
+    w = builder.constant(f"{path}.weight", (weight / std).float().numpy())
+    b = builder.constant(f"{path}.bias", bias.float().numpy())
+    patch = vit.patch_size
+    x = builder.op("Conv", [images, w, b], path, kernel_shape=[patch, patch], strides=[patch, patch])
+    count = height // patch * (width // patch)
+    x = builder.reshape(x, (0, len(weight), count), path)
+    return builder.op("Transpose", [x], path, perm=[0, 2, 1])
+
+
+def emit_vit(
+    builder: GraphBuilder, path: str, vit: VisionTransformer, images: str, height: int, width: int, target: Target
+) -> str:
+    """images [S, 3, H, W] -> patch tokens [S, h*w, C] after the final norm; positions of this size baked."""
+    patches = emit_patches(builder, path, vit, images, height, width)
+    with torch.no_grad():
+        positions = vit.positions(height, width)[0]
+        prefix = torch.cat([vit.cls_token[0] + positions[:1], vit.register_tokens[0]])
+    count, dim = positions.shape[0] - 1, positions.shape[1]
+    first = len(prefix)
+    patches = builder.op("Add", [patches, builder.constant(f"{path}.pos_embed", array(positions[1:]))], path)
+    frames = builder.op("Shape", [images], path, start=0, end=1)
+    shape = builder.op("Concat", [frames, builder.ints(first, dim)], path, axis=0)
+    special = builder.op("Expand", [builder.constant(f"{path}.prefix", array(prefix[None])), shape], path)
+    x = builder.op("Concat", [special, patches], path, axis=1)
+    emitter = BlockEmitter(builder, target, (-1, first + count))
+    for i, block in enumerate(vit.blocks):
+        x = emitter.block(f"{path}.blocks.{i}", block, x)  # type: ignore[arg-type]
+    return emit_norm(builder, f"{path}.norm", vit.norm, builder.slice(x, 1, first, first + count, path))
+
+
+def emit_aggregator(
+    builder: GraphBuilder, aggregator: Aggregator, images: str, height: int, width: int, target: Target
+) -> dict[int, str]:
+    """images [S, 3, H, W] -> {kept round: tokens [S, P, 2C]}."""
+    path = "aggregator"
+    config = aggregator.config
+    patches = emit_vit(builder, f"{path}.patch_embed", aggregator.patch_embed, images, height, width, target)
+    # row 0 of the special tokens is for frame 0, row 1 for every other frame
+    rows = torch.cat([aggregator.camera_token[0], aggregator.register_token[0]], dim=1)
+    table = builder.constant(f"{path}.special_tokens", array(rows))
+    scalar = {name: builder.constant(f"int_{name}", np.array(name, np.int64)) for name in (0, 1)}
+    frames = builder.op("Squeeze", [builder.op("Shape", [images], path, start=0, end=1)], path)
+    which = builder.op("Range", [scalar[0], frames, scalar[1]], path)
+    special = builder.op("Gather", [table, builder.op("Min", [which, scalar[1]], path)], path, axis=0)
+    x = builder.op("Concat", [special, patches], path, axis=1)
+
+    tokens = rows.shape[1] + (height // config.patch_size) * (width // config.patch_size)
+    cos, sin = aggregator.rope(height, width, torch.device("cpu"))
+    rope = Rope(cos.numpy()[:, None], sin.numpy()[:, None])
+    per_frame = BlockEmitter(builder, target, (-1, tokens), rope)
+    over_all = BlockEmitter(builder, target, (1, -1), rope)
+    kept = {}
+    for i, (frame_block, global_block) in enumerate(
+        zip(aggregator.frame_blocks, aggregator.global_blocks, strict=True)
+    ):
+        frame = per_frame.block(f"{path}.frame_blocks.{i}", frame_block, x)  # type: ignore[arg-type]
+        name = f"{path}.global_blocks.{i}"
+        x = over_all.block(name, global_block, builder.reshape(frame, (1, -1, config.embed_dim), name))  # type: ignore[arg-type]
+        x = builder.reshape(x, (-1, tokens, config.embed_dim), name)
+        if i in aggregator.kept:
+            kept[i] = builder.op("Concat", [frame, x], f"{path}.round.{i}", axis=-1)
+    return kept

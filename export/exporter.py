@@ -1,0 +1,95 @@
+"""Model -> checked ONNX file: storage, metadata, structural checks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from qvggt import __version__
+from qvggt.errors import QvggtError
+from qvggt.export.graph import GraphBuilder
+from qvggt.export.network import emit_network
+from qvggt.export.qdq import Target
+from qvggt.export.storage import EXTERNAL_ABOVE, model_files
+from qvggt.model import VGGT
+from qvggt.quant.scheme import Scheme
+
+OUTPUTS = ("pose", "depth", "points")
+SEMANTICS = {
+    "images": "RGB in [0, 1], [1, frames, 3, H, W], un-normalised",
+    "pose_enc": "translation xyz, quaternion xyzw, vertical and horizontal field of view (rad); "
+    "camera-from-world, OpenCV axes",
+    "depth": "z-depth in scene units, [1, frames, H, W, 1]",
+    "world_points": "xyz in the frame of the first camera, scene units",
+}
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to export. `frames` (min, opt, max) is the profile an engine builder should use; the file takes any count."""
+
+    height: int
+    width: int
+    outputs: tuple[str, ...] = OUTPUTS
+    frames: tuple[int, int, int] = (1, 8, 32)
+    target: Target = Target.CPU
+    external_above: int = EXTERNAL_ABOVE  # bytes of weights above which they go into <name>.data
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The written files and their sizes in bytes."""
+
+    path: Path
+    data: Path | None
+    bytes: int
+
+
+def export_onnx(
+    model: VGGT, scheme: Scheme, config: ExportConfig, path: str | Path, source: dict[str, str] | None = None
+) -> Exported:
+    """Write `model` (fake-quant or float, CPU, fp32) as ONNX; atomic, checked by onnx.checker with full shape inference.
+
+    `source` ({"name", "sha256"}) goes into the metadata. QvggtError for a size, output or place that cannot be.
+    """
+    if scheme.float_type != "fp32":
+        raise QvggtError(
+            f"--bits {scheme.bits}: a {scheme.bits} network is not written by this version; "
+            "export fp32 and let the engine builder lower it"
+        )
+    target_path = Path(path)
+    state = model.state_dict()
+    external = sum(t.numel() * t.element_size() for t in state.values()) > config.external_above
+    with model_files(target_path, external) as (storage, temporary):
+        builder = GraphBuilder(storage)
+        emit_network(builder, model, config.height, config.width, config.outputs, config.target)
+        proto = builder.model("vggt", _metadata(scheme, config, source or {}), __version__)
+        if storage.data is not None:
+            storage.data.flush()
+        else:
+            onnx.checker.check_model(proto, full_check=True)
+        temporary.write_bytes(proto.SerializeToString())
+    data = target_path.with_name(target_path.name + ".data") if external else None
+    if external:
+        try:
+            onnx.checker.check_model(str(target_path), full_check=True)
+        except onnx.checker.ValidationError as error:
+            raise QvggtError(f"{target_path}: fails onnx.checker: {str(error).splitlines()[0]}") from error
+    size = sum(p.stat().st_size for p in (target_path, data) if p is not None)
+    return Exported(target_path, data, size)
+
+
+def _metadata(scheme: Scheme, config: ExportConfig, source: dict[str, str]) -> dict[str, str]:
+    return {
+        "qvggt.version": __version__,
+        "qvggt.scheme": scheme.to_json(),
+        "qvggt.source": json.dumps(source, sort_keys=True),
+        "qvggt.size": f"{config.height}x{config.width}",
+        "qvggt.frames": ":".join(str(f) for f in config.frames),
+        "qvggt.outputs": ",".join(config.outputs),
+        "qvggt.target": config.target.value,
+        "qvggt.semantics": json.dumps(SEMANTICS, sort_keys=True),
+    }

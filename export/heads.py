@@ -1,0 +1,153 @@
+"""Emission of the camera and DPT heads (qvggt.model.camera_head and .dpt_head)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from qvggt.export.blocks import BlockEmitter, emit_norm
+from qvggt.export.graph import GraphBuilder
+from qvggt.export.linear import array, emit_linear
+from qvggt.export.qdq import Target
+from qvggt.model.camera_head import POSE_DIM, CameraHead
+from qvggt.model.dpt_head import DPTHead, FeatureFusion, ResidualConvUnit, position_map
+
+
+def emit_camera(builder: GraphBuilder, path: str, head: CameraHead, last: str, target: Target) -> str:
+    """Tokens of the last round [S, P, 2C] -> activated pose encoding [1, S, 9]; the refinements are unrolled."""
+    b = builder
+    dim = 2 * head.embed_pose.out_features // 2
+    tokens = b.reshape(b.slice(last, 1, 0, 1, path), (1, -1, dim), path)
+    tokens = emit_norm(b, f"{path}.token_norm", head.token_norm, tokens)
+    emitter = BlockEmitter(b, target, (1, -1))
+    raw = ""
+    for i in range(head.iters):
+        at = f"{path}.iter.{i}"
+        source = raw or b.constant(f"{path}.empty_pose_tokens", array(head.empty_pose_tokens))
+        z = emit_linear(b, f"{at}.embed_pose", head.embed_pose, source, target, f"{path}.embed_pose")
+        z = b.op("Mul", [z, b.op("Sigmoid", [z], f"{at}.silu")], f"{at}.silu")
+        modulation = f"{path}.poseLN_modulation.1"
+        z = emit_linear(b, f"{at}.poseLN_modulation", head.poseLN_modulation[1], z, target, modulation)
+        shift, scale, gate = b.ops("Split", [z], at, 3, axis=-1, num_outputs=3)
+        y = emit_norm(b, f"{at}.adaln_norm", head.adaln_norm, tokens)
+        one = b.constant("one", np.array(1, np.float32))
+        y = b.op("Add", [b.op("Mul", [y, b.op("Add", [scale, one], at)], at), shift], at)
+        x = b.op("Add", [b.op("Mul", [gate, y], at), tokens], at)
+        for j, block in enumerate(head.trunk):
+            x = emitter.block(f"{at}.trunk.{j}", block, x, f"{path}.trunk.{j}")  # type: ignore[arg-type]
+        x = emit_norm(b, f"{at}.trunk_norm", head.trunk_norm, x, f"{path}.trunk_norm")
+        delta = emitter.mlp(f"{at}.pose_branch", head.pose_branch, x, f"{path}.pose_branch")
+        raw = b.op("Add", [raw, delta], at) if raw else delta
+    linear, fov = b.slice(raw, 2, 0, 7, path), b.slice(raw, 2, 7, POSE_DIM, path)
+    return b.op("Concat", [linear, b.op("Relu", [fov], path)], path, axis=-1)
+
+
+class DPTEmitter:
+    """Emits one DPT head for images of height x width; nodes and tensors under `path`."""
+
+    def __init__(self, builder: GraphBuilder, path: str, head: DPTHead, height: int, width: int) -> None:
+        self.builder, self.path, self.head = builder, path, head
+        self.height, self.width = height, width
+
+    def emit(self, levels: Mapping[int, str]) -> tuple[str, str]:
+        """Rounds {layer: [S, P, 2C]} -> (values [S, H, W, out-1], confidence [S, H, W])."""
+        b, head, path = self.builder, self.head, self.path
+        rows, cols = self.height // head.patch_size, self.width // head.patch_size
+        maps, sizes = [], []
+        for i, layer in enumerate(head.layers):
+            start = head.patch_start
+            x = b.slice(levels[layer], 1, start, start + rows * cols, f"{path}.norm")
+            x = emit_norm(b, f"{path}.norm", head.norm, x)
+            x = b.op("Transpose", [x], f"{path}.norm", perm=[0, 2, 1])
+            x = b.reshape(x, (0, head.norm.normalized_shape[0], rows, cols), f"{path}.norm")
+            x = self.conv(f"{path}.projects.{i}", head.projects[i], x)
+            x = self.position(f"{path}.projects.{i}", x, head.projects[i].out_channels, rows, cols)
+            x, size = self.resized_level(i, x, rows, cols)
+            maps.append(self.scratch(f"layer{i + 1}_rn", x))
+            sizes.append(size)
+        x = maps[3]
+        for i in (4, 3, 2, 1):
+            size = sizes[i - 2] if i > 1 else (2 * sizes[0][0], 2 * sizes[0][1])
+            x = self.fusion(f"{path}.scratch.refinenet{i}", i, x, None if i == 4 else maps[i - 1], size)
+        x = self.resize(f"{path}.scratch.output_conv1", self.scratch("output_conv1", x), (self.height, self.width))
+        channels = head.scratch.get_submodule("output_conv1").out_channels
+        x = self.position(f"{path}.scratch.output_conv1", x, channels, self.height, self.width)  # type: ignore[arg-type]
+        first, last = f"{path}.scratch.output_conv2.0", f"{path}.scratch.output_conv2.2"
+        tail = head.scratch.get_submodule("output_conv2")
+        x = b.op("Relu", [self.conv(first, tail[0], x)], first)  # type: ignore[index]
+        return self.activate(self.conv(last, tail[2], x))  # type: ignore[index]
+
+    def resized_level(self, i: int, x: str, rows: int, cols: int) -> tuple[str, tuple[int, int]]:
+        """resize_layers[i] and the size of what it returns."""
+        layer = self.head.resize_layers[i]
+        if isinstance(layer, nn.Identity):
+            return x, (rows, cols)
+        x = self.conv(f"{self.path}.resize_layers.{i}", layer, x)
+        stride = int(layer.stride[0])
+        if isinstance(layer, nn.ConvTranspose2d):
+            return x, (rows * stride, cols * stride)
+        return x, (-(-rows // stride), -(-cols // stride))
+
+    def activate(self, raw: str) -> tuple[str, str]:
+        """exp / expm1 tails, fp32: (values, confidence = 1 + exp)."""
+        b, path = self.builder, f"{self.path}.activate"
+        raw = b.op("Transpose", [raw], path, perm=[0, 2, 3, 1])
+        channels = self.head.scratch.get_submodule("output_conv2")[2].out_channels  # type: ignore[index]
+        values, confidence = b.slice(raw, 3, 0, channels - 1, path), b.slice(raw, 3, channels - 1, channels, path)
+        one = b.constant("one", np.array(1, np.float32))
+        confidence = b.op("Add", [b.op("Exp", [b.op("Squeeze", [confidence, b.ints(3)], path)], path), one], path)
+        if self.head.activation == "exp":
+            return b.op("Exp", [values], path), confidence
+        grown = b.op("Sub", [b.op("Exp", [b.op("Abs", [values], path)], path), one], path)
+        return b.op("Mul", [b.op("Sign", [values], path), grown], path), confidence
+
+    def fusion(self, path: str, i: int, x: str, lateral: str | None, size: tuple[int, int]) -> str:
+        fusion = self.head.scratch.get_submodule(f"refinenet{i}")
+        assert isinstance(fusion, FeatureFusion)
+        if lateral is not None and fusion.resConfUnit1 is not None:
+            x = self.builder.op("Add", [x, self.unit(f"{path}.resConfUnit1", fusion.resConfUnit1, lateral)], path)
+        x = self.resize(path, self.unit(f"{path}.resConfUnit2", fusion.resConfUnit2, x), size)
+        return self.conv(f"{path}.out_conv", fusion.out_conv, x)
+
+    def unit(self, path: str, unit: ResidualConvUnit, x: str) -> str:
+        """Residual unit whose skip carries relu(x)."""
+        b = self.builder
+        x = b.op("Relu", [x], path)
+        y = b.op("Relu", [self.conv(f"{path}.conv1", unit.conv1, x)], f"{path}.conv1")
+        return b.op("Add", [self.conv(f"{path}.conv2", unit.conv2, y), x], path)
+
+    def scratch(self, name: str, x: str) -> str:
+        return self.conv(f"{self.path}.scratch.{name}", self.head.scratch.get_submodule(name), x)
+
+    def conv(self, path: str, conv: nn.Module, x: str) -> str:
+        if not isinstance(conv, nn.Conv2d | nn.ConvTranspose2d):
+            raise TypeError(f"{path}: cannot export a {type(conv).__name__} as a convolution")
+        b = self.builder
+        inputs = [x, b.constant(f"{path}.weight", array(conv.weight))]
+        if conv.bias is not None:
+            inputs.append(b.constant(f"{path}.bias", array(conv.bias)))
+        pads = [int(p) for p in conv.padding]  # type: ignore[arg-type]
+        return b.op(
+            "ConvTranspose" if isinstance(conv, nn.ConvTranspose2d) else "Conv",
+            inputs,
+            path,
+            kernel_shape=list(conv.kernel_size),
+            strides=list(conv.stride),
+            pads=[*pads, *pads],
+        )
+
+    def position(self, path: str, x: str, channels: int, rows: int, cols: int) -> str:
+        """Add 0.1 times the baked position map; heads of one size share it."""
+        table = 0.1 * position_map(channels, rows, cols, self.width / self.height, torch.device("cpu"))
+        return self.builder.op(
+            "Add", [x, self.builder.constant(f"dpt_position_{channels}_{rows}_{cols}", table.numpy())], path
+        )
+
+    def resize(self, path: str, x: str, size: tuple[int, int]) -> str:
+        """Bilinear, aligned corners, to a fixed size; the frame count comes from x's own shape."""
+        b = self.builder
+        sizes = b.op("Concat", [b.op("Shape", [x], path, start=0, end=2), b.ints(*size)], path, axis=0)
+        return b.op("Resize", [x, "", "", sizes], path, mode="linear", coordinate_transformation_mode="align_corners")

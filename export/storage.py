@@ -1,0 +1,70 @@
+"""Where the bytes of initializers go: inside the model, or streamed into one external data file beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from qvggt.errors import QvggtError
+from qvggt.export.int4 import pack_int4
+from qvggt.files import atomic_write
+
+EXTERNAL_ABOVE = 1_500_000_000  # bytes: a protobuf ends at 2 GiB
+ALIGNMENT = 4096  # so that a runtime can map tensors; Windows wants 64 KiB only for the file's start
+SMALL = 1024  # bytes: shorter tensors stay in the model even when the rest is external
+
+
+class Storage:
+    """Turns arrays into TensorProtos; `data` is the open external file, None to keep everything inline."""
+
+    def __init__(self, data: IO[bytes] | None = None, location: str = "") -> None:
+        self.data, self.location, self.offset = data, location, 0
+
+    def tensor(self, name: str, array: NDArray[np.generic], int4: bool = False) -> TensorProto:
+        """A named initializer; `int4` packs int8 codes in [-8, 7] as ONNX INT4."""
+        proto = TensorProto(name=name, dims=list(array.shape))
+        if int4:
+            proto.data_type = TensorProto.INT4
+            payload = pack_int4(array.astype(np.int8))
+        else:
+            proto.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            payload = np.ascontiguousarray(array).tobytes()
+        if self.data is None or len(payload) < SMALL:
+            proto.raw_data = payload
+            return proto
+        gap = -self.offset % ALIGNMENT
+        self.data.write(b"\0" * gap)
+        self.offset += gap
+        self.data.write(payload)
+        proto.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", self.location), ("offset", self.offset), ("length", len(payload))):
+            proto.external_data.add(key=key, value=str(value))
+        self.offset += len(payload)
+        return proto
+
+
+@contextmanager
+def model_files(path: Path, external: bool) -> Iterator[tuple[Storage, Path]]:
+    """Yield (storage, temporary model path); on success the model, and its data file, take their final names.
+
+    The data file is `<name>.data` in the same folder and is moved into place first: a model is never seen without
+    it. On failure nothing is left behind.
+    """
+    if path.suffix != ".onnx":
+        raise QvggtError(f"{path}: expected a file name ending in .onnx")
+    data_path = path.with_name(path.name + ".data")
+    with atomic_write(path) as temporary:
+        if not external:
+            yield Storage(), temporary
+        else:
+            with atomic_write(data_path) as temporary_data, open(temporary_data, "wb") as stream:
+                yield Storage(stream, data_path.name), temporary
+    if not external:
+        data_path.unlink(missing_ok=True)  # of an earlier export under the same name

@@ -1,0 +1,79 @@
+"""What the MODEL argument of a command names: float weights to quantize, or a calibrated checkpoint to take as is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from qvggt.errors import QvggtError
+from qvggt.files import file_sha256
+from qvggt.model import VGGT
+from qvggt.model.hub import find_weights
+from qvggt.model.loading import load_model
+from qvggt.quant.checkpoint import is_calibrated, load_calibrated
+from qvggt.quant.scheme import Scheme
+
+HEADS = ("camera", "point", "depth")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A loaded model; `scheme` is None for float weights. `name` and `sha256` identify the file it came from."""
+
+    model: VGGT
+    name: str
+    sha256: str
+    scheme: Scheme | None
+
+
+def load_source(
+    name: str, heads: tuple[str, ...] = HEADS, revision: str | None = None, offline: bool = False
+) -> Source:
+    """Load "tiny", a weights file, a Hub id, or a calibrated checkpoint directory."""
+    if is_calibrated(name):
+        if revision is not None:
+            raise QvggtError(f"--revision {revision}: {name} is a local calibrated checkpoint, which has none")
+        loaded = load_calibrated(name)
+        return Source(loaded.model, name, loaded.sha256, loaded.scheme)
+    path = find_weights(name, revision=revision, offline=offline)
+    return Source(load_model(name, heads=heads, revision=revision, offline=offline), name, file_sha256(path), None)
+
+
+def parse_size(text: str | None, model: VGGT) -> tuple[int, int]:
+    """`HxW` in pixels, checked against the patch size; the model's native square without one."""
+    from qvggt.model.config import check_size
+
+    patch = model.config.patch_size
+    if text is None:
+        return model.config.img_size, model.config.img_size
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(p.isdigit() for p in parts):
+        raise QvggtError(f"--size {text!r}: expected HxW in pixels, e.g. 392x518")
+    height, width = int(parts[0]), int(parts[1])
+    check_size(height, width, patch)
+    return height, width
+
+
+def parse_frames(text: str) -> tuple[int, int, int]:
+    """`min:opt:max` frame counts, or one number for all three."""
+    parts = text.split(":")
+    if len(parts) not in (1, 3) or not all(p.isdigit() and int(p) > 0 for p in parts):
+        raise QvggtError(f"--frames {text!r}: expected min:opt:max, e.g. 1:8:32")
+    low, best, high = (int(p) for p in (parts if len(parts) == 3 else parts * 3))
+    if not low <= best <= high:
+        raise QvggtError(f"--frames {text!r}: expected min <= opt <= max")
+    return low, best, high
+
+
+def output_place(path: Path, suffix: str | None = None) -> Path:
+    """Check before any work that `path` can be written; QvggtError otherwise."""
+    import os
+
+    if suffix is not None and path.suffix != suffix:
+        raise QvggtError(f"{path}: expected a file name ending in {suffix}")
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise QvggtError(f"{path}: {folder} is not a folder you may write to; choose another place")
+    return path

@@ -1,0 +1,211 @@
+"""Image files -> network input: float32 RGB in [0, 1], sides a multiple of the patch size (spec vggt.md 1.10).
+
+Two ways in. `load_images` prepares a set of images as VGGT does: one side is fixed, the other follows from the images.
+`load_images_exact` fills a given height and width, which an exported ONNX graph has fixed.
+
+Like the reference, EXIF orientation is not applied, and of the transparent images only RGBA is composited on white (the
+alpha of palette and grey images is dropped).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qvggt.errors import QvggtError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Mode = Literal["crop", "pad"]
+
+_MAX_ASPECT = 100  # beyond it no photograph, and crop mode would first blow the image up to gigabytes
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Where the pixels of a source image went: `x_out = scale_x * x + offset_x`, and likewise for y.
+
+    Coordinates are continuous: pixel i covers [i, i + 1), so the centre of an image is W / 2, as in VGGT's intrinsics
+    and in COLMAP. A crop makes the offset negative, padding makes it positive. Sizes are pixels.
+    """
+
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+    source_width: int
+    source_height: int
+
+    def matrix(self) -> NDArray[np.float64]:
+        """`A` [3, 3] on homogeneous pixels: `K_out = A @ K_source`, and `inv(A) @ K_out` leads back to the source."""
+        return np.array([[self.scale_x, 0, self.offset_x], [0, self.scale_y, self.offset_y], [0, 0, 1]], np.float64)
+
+
+def load_images(
+    paths: Sequence[str | os.PathLike[str]], mode: Mode = "crop", size: int = 518, patch: int = 14
+) -> Tensor:
+    """Read and preprocess images as VGGT does -> float32 `[S, 3, H, W]`, RGB in [0, 1].
+
+    mode "crop": width `size`; the height follows the aspect ratio, rounded to whole patches, and is centre-cropped to
+    `size` when it exceeds it. mode "pad": the longest side becomes `size`, then the image is centred on a white
+    `size` x `size` square. Images of one list that end up with different heights are centred on white to the largest.
+
+    Raises QvggtError on an empty list, an unreadable image, an unknown mode or a size that is no multiple of `patch`.
+    """
+    return load_images_tracked(paths, mode, size, patch)[0]
+
+
+def load_images_tracked(
+    paths: Sequence[str | os.PathLike[str]], mode: Mode = "crop", size: int = 518, patch: int = 14
+) -> tuple[Tensor, list[Resize]]:
+    """`load_images` plus the `Resize` of each image, which leads intrinsics and pixels back to the source image."""
+    _check_options(mode, size, patch)
+    _check_paths(paths)
+    sources, scaled = [], []
+    for path in paths:
+        image = read_rgb(path)
+        sources.append(image.size)
+        scaled.append(_scale(image, mode, size, patch))
+    return _stack(scaled, sources, *_canvas(scaled, mode, size))
+
+
+def preprocess(image: Image.Image, mode: Mode = "crop", size: int = 518, patch: int = 14) -> Tensor:
+    """One 8-bit PIL image -> float32 `[3, H, W]` in [0, 1], by the rules of `load_images` for a list of one."""
+    _check_options(mode, size, patch)
+    scaled = [_scale(to_rgb(image), mode, size, patch)]
+    return _stack(scaled, [image.size], *_canvas(scaled, mode, size))[0][0]
+
+
+def load_images_exact(
+    paths: Sequence[str | os.PathLike[str]], height: int, width: int, patch: int = 14
+) -> tuple[Tensor, list[Resize]]:
+    """Read images into a fixed height and width -> float32 `[S, 3, height, width]` in [0, 1], and each `Resize`.
+
+    The image is scaled (bicubic, antialiased) by the smallest factor that covers the target, the same in x and y, and
+    the excess is cropped on both sides equally. Centre and aspect ratio are exact: a crop may start between two pixels.
+
+    Raises QvggtError on an empty list, an unreadable image or sides that are no multiples of `patch`.
+    """
+    from PIL.Image import Resampling
+
+    _check_side("height", height, patch)
+    _check_side("width", width, patch)
+    _check_paths(paths)
+    batch = torch.empty(len(paths), 3, height, width, dtype=torch.uint8)
+    resizes = []
+    for slot, path in zip(batch, paths, strict=True):
+        image = read_rgb(path)
+        source_w, source_h = image.size
+        scale = max(width / source_w, height / source_h)
+        # Rounding may put a covering side a hair outside the image, which Pillow refuses.
+        used_w, used_h = min(width / scale, source_w), min(height / scale, source_h)
+        left, top = (source_w - used_w) / 2, (source_h - used_h) / 2
+        box = (left, top, left + used_w, top + used_h)
+        slot.copy_(_pixels(image.resize((width, height), Resampling.BICUBIC, box=box)))
+        resizes.append(Resize(scale, scale, -left * scale, -top * scale, source_w, source_h))
+    return _unit_range(batch), resizes
+
+
+def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
+    """Decode an image file to a PIL RGB image, RGBA composited on white. Raises QvggtError naming the file."""
+    from PIL import Image
+
+    name = os.fspath(path)
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except FileNotFoundError:
+        raise QvggtError(f"{name}: no such image file") from None
+    # A damaged file can make a decoder raise almost anything (OSError, SyntaxError, ValueError, struct.error, ...).
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise QvggtError(f"{name}: expected a readable image, got: {reason}") from error
+    if image.mode.startswith(("I", "F")):
+        raise QvggtError(f"{name}: expected an 8-bit image, got pixel mode {image.mode}; convert it to 8 bits first")
+    if max(image.size) > _MAX_ASPECT * min(image.size):
+        raise QvggtError(f"{name}: expected an aspect ratio up to {_MAX_ASPECT}:1, got {image.width}x{image.height}")
+    return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image of any 8-bit mode -> RGB; RGBA is composited on white, other transparency is dropped."""
+    from PIL import Image
+
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return image.convert("RGB")
+
+
+def _scale(image: Image.Image, mode: Mode, size: int, patch: int) -> Tensor:
+    """RGB image -> resized uint8 [3, h, w], before any crop or padding."""
+    from PIL.Image import Resampling
+
+    width, height = image.size
+    # `round` is half-to-even, as in the reference; a very long image keeps at least one patch.
+    if mode == "pad" and height > width:
+        target = (max(1, round(width * size / height / patch)) * patch, size)
+    else:
+        target = (size, max(1, round(height * size / width / patch)) * patch)
+    return _pixels(image.resize(target, Resampling.BICUBIC))
+
+
+def _canvas(scaled: Sequence[Tensor], mode: Mode, size: int) -> tuple[int, int]:
+    """Common (height, width) of a list: the square in pad mode, else the tallest image up to `size`."""
+    tallest = max(pixels.shape[1] for pixels in scaled)
+    return (size if mode == "pad" else min(size, tallest)), size
+
+
+def _stack(
+    scaled: Sequence[Tensor], sources: Sequence[tuple[int, int]], height: int, width: int
+) -> tuple[Tensor, list[Resize]]:
+    """Centre uint8 images on white canvases (crop what is larger, pad what is smaller) -> float batch and resizes."""
+    batch = torch.full((len(scaled), 3, height, width), 255, dtype=torch.uint8)
+    resizes = []
+    for canvas, pixels, (source_w, source_h) in zip(batch, scaled, sources, strict=True):
+        h, w = pixels.shape[1:]
+        (crop_y, pad_y), (crop_x, pad_x) = _centre(h, height), _centre(w, width)
+        kept = pixels[:, crop_y : crop_y + height, crop_x : crop_x + width]
+        canvas[:, pad_y : pad_y + kept.shape[1], pad_x : pad_x + kept.shape[2]] = kept
+        shift_x, shift_y = float(pad_x - crop_x), float(pad_y - crop_y)
+        resizes.append(Resize(w / source_w, h / source_h, shift_x, shift_y, source_w, source_h))
+    return _unit_range(batch), resizes
+
+
+def _centre(length: int, target: int) -> tuple[int, int]:
+    """(pixels cropped, pixels padded) before the content of one axis; an odd remainder goes to the far side."""
+    return max(0, length - target) // 2, max(0, target - length) // 2
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image, np.uint8)).permute(2, 0, 1)
+
+
+def _unit_range(batch: Tensor) -> Tensor:
+    return batch.float().div_(255)
+
+
+def _check_options(mode: str, size: int, patch: int) -> None:
+    if mode not in get_args(Mode):
+        raise QvggtError(f"mode: expected one of {', '.join(get_args(Mode))}, got {mode!r}")
+    _check_side("size", size, patch)
+
+
+def _check_side(name: str, side: int, patch: int) -> None:
+    if side <= 0 or side % patch:
+        below = max(side // patch, 1) * patch
+        raise QvggtError(f"{name}: expected a positive multiple of {patch}, got {side}; {below} would do")
+
+
+def _check_paths(paths: Sequence[str | os.PathLike[str]]) -> None:
+    if isinstance(paths, str | os.PathLike):
+        raise TypeError(f"expected a list of image paths, got one path {paths!r}")
+    if not paths:
+        raise QvggtError("images: expected at least one image file, got an empty list")

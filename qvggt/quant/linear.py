@@ -1,0 +1,86 @@
+"""A linear layer on integer grids: the fake-quant reference of what the exported Q/DQ nodes compute (DESIGN 3.5)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qvggt.errors import QvggtError
+from qvggt.quant.quantizer import (
+    dequantize_weight,
+    quantize_tensor,
+    quantize_tokens,
+    step,
+    weight_codes,
+    weight_scale,
+)
+from qvggt.quant.scheme import LinearFormat
+
+
+class QuantLinear(nn.Module):
+    """y = (codes_x * step) (codes_w * scale_w)^T * range_x + b.
+
+    Buffers: `codes` int8 [out, in]; `weight_scale` fp32 [out, 1] or [out, blocks]; `bias` [out]; with dynamic
+    activations `act_clip` fp32 [2] = clip ratios of the negative and the positive side; with static ones `act_amax`
+    fp32 [] = range of the tensor.
+    """
+
+    codes: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+    act_clip: Tensor
+    act_amax: Tensor
+
+    def __init__(self, in_features: int, out_features: int, format: LinearFormat, bias: bool = True) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.format = in_features, out_features, format
+        blocks = 1 if format.block is None else -(-in_features // format.block)
+        self.register_buffer("codes", torch.zeros(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(out_features, blocks))
+        self.register_buffer("bias", torch.zeros(out_features) if bias else None)
+        if format.activation == "dynamic":
+            self.register_buffer("act_clip", torch.ones(2))
+        elif format.activation == "static":
+            self.register_buffer("act_amax", torch.ones(()))
+
+    @classmethod
+    def from_float(cls, linear: nn.Linear, format: LinearFormat, amax: float | None = None) -> QuantLinear:
+        """Round-to-nearest weights; `amax` is the observed activation range a static format needs."""
+        if format.activation == "static" and amax is None:
+            raise QvggtError("static activations need calibration data: none was given for this linear")
+        with torch.device(linear.weight.device):
+            module = cls(linear.in_features, linear.out_features, format, linear.bias is not None)
+        weight = linear.weight.detach().float()
+        module.weight_scale = weight_scale(weight, format.weight_bits, format.block)
+        module.codes = weight_codes(weight, module.weight_scale, format.weight_bits, format.block)
+        if linear.bias is not None:
+            module.bias = linear.bias.detach().clone()
+        if amax is not None and format.activation == "static":
+            module.act_amax = torch.tensor(max(amax, 1e-6), dtype=torch.float32)
+        return module
+
+    def weight_dequantized(self) -> Tensor:
+        """The weight the integer codes stand for, fp32 [out, in]."""
+        return dequantize_weight(self.codes, self.weight_scale, self.format.block)
+
+    def input_codes(self, x: Tensor) -> Tensor:
+        """Integer codes of an input [..., in], in x's dtype."""
+        if self.format.activation == "dynamic":
+            return quantize_tokens(x, self.format.act_bits, self.act_clip[0], self.act_clip[1]).codes
+        return quantize_tensor(x, self.act_amax, self.format.act_bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight_dequantized()
+        if self.format.activation is None:
+            return F.linear(x, weight.to(x.dtype), self.bias)
+        if self.format.activation == "static":
+            codes = quantize_tensor(x, self.act_amax, self.format.act_bits)
+            return F.linear(codes * (self.act_amax / (2 ** (self.format.act_bits - 1) - 1)), weight, self.bias)
+        tokens = quantize_tokens(x, self.format.act_bits, self.act_clip[0], self.act_clip[1])
+        y = F.linear(tokens.codes * step(self.format.act_bits), weight) * tokens.range
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        f = self.format
+        return f"{self.in_features}, {self.out_features}, w{f.weight_bits}a{f.act_bits}, {f.activation or 'float'}"

@@ -1,0 +1,50 @@
+"""Turning the linears of a model into quantized ones, and finding them again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+
+from qvggt.errors import QvggtError
+from qvggt.quant.linear import QuantLinear
+from qvggt.quant.scheme import LinearFormat, Scheme
+
+
+def scheme_linears(model: nn.Module, scheme: Scheme) -> Iterator[tuple[str, nn.Linear, LinearFormat]]:
+    """(path, linear, format) of every float linear the scheme quantizes, in module order."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear):
+            format = scheme.format(path)
+            if format is not None:
+                yield path, module, format
+
+
+def quantized_linears(model: nn.Module) -> Iterator[tuple[str, QuantLinear]]:
+    """(path, module) of every quantized linear, in module order."""
+    for path, module in model.named_modules():
+        if isinstance(module, QuantLinear):
+            yield path, module
+
+
+def quantize_(model: nn.Module, scheme: Scheme, ranges: Mapping[str, float] | None = None) -> None:
+    """Replace the scheme's linears in place, one at a time, by round-to-nearest `QuantLinear`s.
+
+    `ranges` maps a path to the observed max |x| of its input; static schemes need one for every linear
+    (QvggtError names the first that lacks it).
+    """
+    for path, linear, format in scheme_linears(model, scheme):
+        amax = None if ranges is None else ranges.get(path)
+        if format.activation == "static" and amax is None:
+            raise QvggtError(f"{path}: static activations need an observed range; calibrate with data first")
+        model.set_submodule(path, QuantLinear.from_float(linear, format, amax))
+
+
+def prepare_(model: nn.Module, scheme: Scheme) -> None:
+    """Replace the scheme's linears by empty `QuantLinear`s on the same device, to be filled from a checkpoint."""
+    import torch
+
+    for path, linear, format in scheme_linears(model, scheme):
+        with torch.device(linear.weight.device):
+            empty = QuantLinear(linear.in_features, linear.out_features, format, linear.bias is not None)
+        model.set_submodule(path, empty)

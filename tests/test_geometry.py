@@ -40,7 +40,7 @@ def golden() -> dict[str, Tensor]:
 
 
 def random_extrinsics(rng: np.random.Generator, count: int) -> Tensor:
-    rotation = Rotation.random(count, rng=rng).as_matrix()
+    rotation = Rotation.random(count, rng).as_matrix()
     return torch.from_numpy(np.concatenate([rotation, rng.normal(size=(count, 3, 1))], axis=-1))
 
 
@@ -70,7 +70,7 @@ def test_pytorch3d_round_trip_is_exact(seed: int) -> None:
 def test_pytorch3d_axes_flip_left_and_up() -> None:
     # A point that PyTorch3D sees to the left (+x) and up (+y) is at negative x and y for OpenCV.
     rng = np.random.default_rng(0)
-    rotation, translation, point = Rotation.random(rng=rng).as_matrix(), rng.normal(size=3), rng.normal(size=3)
+    rotation, translation, point = Rotation.random(None, rng).as_matrix(), rng.normal(size=3), rng.normal(size=3)
     seen = point @ rotation + translation
     extrinsics = pytorch3d_to_opencv(rotation, translation)
     np.testing.assert_allclose(extrinsics[:, :3] @ point + extrinsics[:, 3], seen * [-1, -1, 1], atol=1e-14)

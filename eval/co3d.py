@@ -85,6 +85,18 @@ class Sequence:
         """`category/name`, the key of frame lists and reports."""
         return f"{self.category}/{self.name}"
 
+    def first(self, count: int) -> Sequence:
+        """The same sequence with only its first `count` frames."""
+        return Sequence(
+            self.category,
+            self.name,
+            self.image_paths[:count],
+            self.extrinsics[:count],
+            self.intrinsics[:count],
+            self.depth_paths[:count],
+            self.frame_indices[:count],
+        )
+
 
 @dataclass(frozen=True)
 class Skipped:

@@ -29,7 +29,7 @@ SEMANTICS = {
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What to export. `frames` (min, opt, max) is the profile an engine builder should use; the file takes any count."""
+    """What to export. `frames` (min, opt, max) is a profile for engine builders; the file takes any count."""
 
     height: int
     width: int
@@ -51,7 +51,7 @@ class Exported:
 def export_onnx(
     model: VGGT, scheme: Scheme, config: ExportConfig, path: str | Path, source: dict[str, str] | None = None
 ) -> Exported:
-    """Write `model` (fake-quant or float, CPU, fp32) as ONNX; atomic, checked by onnx.checker with full shape inference.
+    """Write `model` (fake-quant or float, CPU, fp32) as ONNX; atomic, passes onnx.checker with shape inference.
 
     `source` ({"name", "sha256"}) goes into the metadata. QvggtError for a size, output or place that cannot be.
     """

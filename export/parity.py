@@ -2,8 +2,8 @@
 
 (a) Every quantized linear alone, fed the input it sees in the reference, must agree to float rounding. The one
 exception is a value that sits on a rounding tie, where one ulp of difference moves a code by one: tokens that differ
-and hold such a value are counted apart. (b) The whole network, per output, as SQNR and largest error: float noise between
-the two implementations flips the odd rounding, so (b) has a floor in dB where (a) is exact.
+and hold such a value are counted apart. (b) The whole network, per output, as SQNR and largest error: float noise
+between the two implementations flips the odd rounding, so (b) has a floor in dB where (a) is exact.
 """
 
 from __future__ import annotations

@@ -46,14 +46,14 @@ def calibrate(
     output_place(output)
     if output.exists() and any(output.iterdir() if output.is_dir() else [output]) and not force:
         raise QvggtError(f"{output}: exists already; choose another directory, or --force to replace a checkpoint")
-    if scheme.activation == "static" and data is None:
+    if scheme.needs_ranges and data is None:
         raise QvggtError("--act static needs --data: a folder of images to observe activation ranges on")
     source = load_source(model, revision=revision, offline=offline)
     if source.scheme is not None:
         raise QvggtError(f"{model}: is calibrated already ({source.scheme.label}); give the float checkpoint")
     height, width = parse_size(size, source.model)
     images = None
-    if data is not None and scheme.activation == "static":
+    if data is not None and scheme.needs_ranges:
         images = co3d_images(
             data, height, width, annotations=annotations, frames=frames, sequences=sequences, seed=seed
         )

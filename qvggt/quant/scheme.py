@@ -78,8 +78,14 @@ class Scheme:
     @property
     def label(self) -> str:
         """Short name for tables and files, e.g. "w4a4-static"."""
-        quantized = self.bits in INTEGERS and self.bits != "w4a16"
-        return f"{self.bits}-{self.activation}" if quantized else self.bits
+        quantizes_activations = self.bits in INTEGERS and self.bits != "w4a16"
+        return f"{self.bits}-{self.activation}" if quantizes_activations else self.bits
+
+    @property
+    def needs_ranges(self) -> bool:
+        """Whether some linear has static activations, whose ranges must be observed on data."""
+        quantized = [b for b in (self.bits, *(b for _, b in self.overrides)) if b in INTEGERS and b != "w4a16"]
+        return self.activation == "static" and bool(quantized)
 
     @property
     def float_type(self) -> str:

@@ -1,0 +1,119 @@
+"""qvggt-export: checkpoint -> verified ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qvggt.cli.common import run
+from qvggt.errors import QvggtError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+LARGE = 100_000_000  # parameters: above, 4 frames take minutes a sequence on a CPU
+GATE_SEQUENCES = 48
+
+
+@app.command(epilog="Example: qvggt-export tiny --bits w4a4 --frames 1:8:32 -o outputs/tiny-w4a4.onnx")
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="tiny, vggt-1b, a .safetensors/.pt file, a folder with one, a Hub id, or a calibrated checkpoint."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, ending in .onnx.")],
+    bits: Annotated[
+        str | None,
+        typer.Option(help="w8a8, w4a8, w6a6, w4a4, w4a16 or fp32. [that of a calibrated checkpoint, else w8a8]"),
+    ] = None,
+    act: Annotated[
+        str | None, typer.Option(help="dynamic (one scale per token) or static (per tensor; needs --calib). [dynamic]")
+    ] = None,
+    frames: Annotated[str, typer.Option(help="min:opt:max frame counts for engine builders.")] = "1:8:32",
+    size: Annotated[str | None, typer.Option(help="HxW in pixels, multiples of 14. [model's own square]")] = None,
+    outputs: Annotated[str, typer.Option(help="Any of pose, depth, points.")] = "pose,depth,points",
+    target: Annotated[
+        str, typer.Option(help="cpu: int8 containers. tensorrt: INT4 storage, overflow-safe 8-bit scales.")
+    ] = "cpu",
+    parts: Annotated[str, typer.Option(help="Parts to quantize: dino, aggregator, camera.")] = "dino,aggregator",
+    calib: Annotated[
+        Path | None, typer.Option(help="Co3D-format folder whose train split gives --act static its ranges.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Co3D-format folder for the accuracy gate (test split). [generated scenes]")
+    ] = None,
+    parity_sequences: Annotated[
+        int | None,
+        typer.Option(min=0, help="Sequences of the accuracy gate; 0 skips it. [48, or 0 above 100 M parameters]"),
+    ] = None,
+    parity_frames: Annotated[
+        str, typer.Option(help="Frame counts of the end-to-end comparison, comma-separated.")
+    ] = "1,2,5,8",
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Run the parity gate after writing.")] = True,
+    report: Annotated[Path | None, typer.Option(help="Where to write the parity report. [OUTPUT.parity.json]")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the frames drawn.")] = 0,
+    revision: Annotated[str | None, typer.Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
+    offline: Annotated[bool, typer.Option(help="Never use the network.")] = False,
+) -> None:
+    """Write a checkpoint as ONNX with Q/DQ and prove that it computes what the PyTorch fake-quant reference computes.
+
+    The gate runs ONNX Runtime on the CPU: every quantized linear against the reference on the same input, every
+    output end to end, and camera AUC@30 on a set of scenes. Exit code 1 when it fails, 2 for a mistake in the call.
+    """
+    from qvggt.calib.rtn import quantize_rtn_
+    from qvggt.cli.gate import Gate, run_gate
+    from qvggt.cli.images import co3d_images
+    from qvggt.cli.source import load_source, output_place, parse_frames, parse_size
+    from qvggt.export.exporter import ExportConfig, export_onnx
+    from qvggt.export.qdq import Target
+    from qvggt.quant.scheme import parse_scheme
+
+    output_place(output, ".onnx")
+    report = report or output.with_name(output.name + ".parity.json")
+    output_place(report)
+    if target not in [t.value for t in Target]:
+        raise QvggtError(f"--target {target!r}: expected one of {', '.join(t.value for t in Target)}")
+    profile = parse_frames(frames)
+    counts = _counts(parity_frames)
+    chosen = tuple(dict.fromkeys(p for p in outputs.split(",") if p))
+    asked = parse_scheme(bits or "w8a8", act or "dynamic", [p for p in parts.split(",") if p])
+    source = load_source(model, revision=revision, offline=offline)
+    height, width = parse_size(size, source.model)
+    if source.scheme is not None:
+        scheme = source.scheme
+        if bits not in (None, scheme.bits) or act not in (None, scheme.activation):
+            raise QvggtError(f"{model}: is calibrated as {scheme.label}; leave out --bits and --act, or calibrate anew")
+    else:
+        scheme = asked
+        images = None
+        if scheme.needs_ranges:
+            if calib is None:
+                raise QvggtError("--act static needs --calib: a Co3D-format folder to observe activation ranges on")
+            images = co3d_images(calib, height, width, frames=4, sequences=16, seed=seed)
+        quantize_rtn_(source.model, scheme, images, None if images is None else len(images))
+    config = ExportConfig(height, width, chosen, profile, Target(target))
+    written = export_onnx(source.model, scheme, config, output, {"name": source.name, "sha256": source.sha256})
+    typer.echo(f"{output}: {scheme.label}, target {target}, {height}x{width}, {written.bytes / 1e6:.2f} MB")
+    if not check:
+        typer.echo("parity: not measured (--no-check)")
+        return
+    if parity_sequences is None:
+        large = sum(p.numel() for p in source.model.state_dict().values()) > LARGE
+        parity_sequences = 0 if large else GATE_SEQUENCES
+    gate = Gate(output, report, height, width, counts, data, parity_sequences, seed)
+    if not run_gate(gate, source.model, scheme):
+        raise typer.Exit(1)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(p.isdigit() and int(p) > 0 for p in parts):
+        raise QvggtError(f"--parity-frames {text!r}: expected positive frame counts such as 1,2,5,8")
+    return tuple(int(p) for p in parts)
+
+
+def main() -> None:
+    run(app)

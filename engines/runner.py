@@ -1,76 +1,162 @@
-"""The one interface of everything that runs the network: images in, predictions out (DESIGN section 6)."""
+"""One interface to everything that turns images into predictions: PyTorch, ONNX Runtime, later engines (DESIGN 6)."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from qvggt.errors import QvggtError
+from qvggt.files import file_sha256
 
 Array = NDArray[np.float32]
+Self = TypeVar("Self", bound="Runner")
+
+TRAILING: dict[str, tuple[int | str, ...]] = {
+    "pose_enc": (9,),
+    "depth": ("H", "W", 1),
+    "depth_conf": ("H", "W"),
+    "world_points": ("H", "W", 3),
+    "world_points_conf": ("H", "W"),
+}
+"""Network outputs and their shape after the leading [1, S] (VGGT.forward; the exporter keeps it)."""
+
+OUTPUTS = tuple(TRAILING)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Outputs for S frames of H x W pixels, fp32; None where the runner does not compute it.
+    """What a runner computes for S frames of H x W pixels, float32, without the batch axis; None: no such output.
 
-    pose_enc [S, 9]: translation, quaternion xyzw, fov h and w (rad), camera-from-world, OpenCV axes. depth [S, H, W]
-    (z-depth) and depth_conf; world_points [S, H, W, 3] (frame of camera 0) and world_points_conf.
+    pose_enc [S, 9]: see `qvggt.geometry.decode_pose`. depth [S, H, W]: along the camera z axis, scene units.
+    world_points [S, H, W, 3]: in the frame of the first camera. The confidences [S, H, W] are >= 1.
     """
 
-    pose_enc: Array | None = None
+    pose_enc: Array
     depth: Array | None = None
     depth_conf: Array | None = None
     world_points: Array | None = None
     world_points_conf: Array | None = None
 
-    @classmethod
-    def from_outputs(cls, outputs: dict[str, Array]) -> Predictions:
-        """From the network's named outputs, whose leading batch axis of one is dropped."""
-        values = {name: np.asarray(value[0], np.float32) for name, value in outputs.items()}
-        if "depth" in values:
-            values["depth"] = values["depth"][..., 0]
-        return cls(**values)
+    def named(self) -> dict[str, Array]:
+        """Output name -> array, of those that are there."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
-    def items(self) -> dict[str, Array]:
-        """The outputs that exist, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file a runner reads its network from."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> ModelFile:
+        """Hash and measure a file; QvggtError when it cannot be read."""
+        return cls(str(path), file_sha256(path), path.stat().st_size)
 
 
 class Runner(ABC):
-    """Runs the network on images float32 [S, 3, H, W] in [0, 1]; a context manager that frees what it holds."""
+    """Images in, predictions out; a context manager that frees the network on leaving.
 
-    label: str  # short name for tables
-    size: tuple[int, int] | None = None  # the only (H, W) it takes, None for any multiple of the patch
+    label: short name for tables. size: the only (H, W) the network takes, None when any multiple of the patch size
+    works. native_size: the side it was made for, where known. frames: the only frame count, None when any works.
+    outputs: names among OUTPUTS that it computes.
+    """
+
+    label: str
+    size: tuple[int, int] | None = None
+    native_size: int | None = None
+    frames: int | None = None
+    outputs: tuple[str, ...] = OUTPUTS
+    files: tuple[ModelFile, ...] = ()
+
+    def __call__(self, images: Array) -> Predictions:
+        """images float32 [S, 3, H, W], RGB in [0, 1], un-normalised -> predictions.
+
+        QvggtError for a wrong shape or type, a size or frame count the network was not built for, or a network
+        without poses.
+        """
+        if "pose_enc" not in self.outputs:
+            raise QvggtError(f"{self.label}: computes no pose_enc, only {', '.join(self.outputs)}; export it with pose")
+        return strip_batch(self.run_named(images), images.shape, self.label)
+
+    def run_named(self, images: Array) -> dict[str, Array]:
+        """As `__call__`, but the raw network outputs by name, with their leading [1, S]; any subset of OUTPUTS."""
+        self._check(images)
+        return self._run(images)
 
     @abstractmethod
-    def __call__(self, images: Tensor) -> Predictions: ...
+    def _run(self, images: Array) -> dict[str, Array]:
+        """The network on checked images [S, 3, H, W]."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the network; calling twice is harmless."""
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether `close` was called."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """JSON-serialisable facts: kind, file, sha256, bytes, scheme, provider, versions."""
+        """JSON-ready facts for a report: kind, label, files with hashes, scheme, where it runs, versions."""
 
-    def close(self) -> None:  # noqa: B027 (nothing to free is a valid answer)
-        """Free what the runner holds; it cannot be called afterwards."""
-
-    def check(self, images: Tensor) -> None:
-        """QvggtError unless the images have the shape this runner takes."""
-        if images.dim() != 4 or images.shape[1] != 3:
-            raise QvggtError(f"{self.label}: expected images [S, 3, H, W], got {list(images.shape)}")
-        if self.size is not None and tuple(images.shape[-2:]) != self.size:
-            wanted, got = "x".join(map(str, self.size)), "x".join(map(str, images.shape[-2:]))
-            raise QvggtError(f"{self.label}: takes images of {wanted}, got {got}; export again with --size {got}")
-
-    def __enter__(self) -> Runner:
+    def __enter__(self: Self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _facts(self) -> dict[str, Any]:
+        """The part of `describe` that every runner has."""
+        return {
+            "label": self.label,
+            "file": self.files[0].path if self.files else None,
+            "sha256": self.files[0].sha256 if self.files else None,
+            "bytes": sum(file.bytes for file in self.files),
+            "files": [vars(file) for file in self.files],
+            "size": None if self.size is None else list(self.size),
+            "outputs": list(self.outputs),
+        }
+
+    def _check(self, images: Array) -> None:
+        if self.closed:
+            raise RuntimeError(f"{self.label}: this runner is closed")
+        if not isinstance(images, np.ndarray) or images.dtype != np.float32:
+            kind = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
+            raise QvggtError(f"{self.label}: expected images as a float32 numpy array, got {kind}")
+        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+            raise QvggtError(f"{self.label}: expected images of shape [S, 3, H, W], got {list(images.shape)}")
+        height, width = images.shape[2:]
+        if self.size is not None and (height, width) != self.size:
+            raise QvggtError(
+                f"{self.label}: expected images of {self.size[0]}x{self.size[1]} (H x W), got {height}x{width}; "
+                "resize them, or export the model at that size"
+            )
+        if self.frames is not None and len(images) != self.frames:
+            raise QvggtError(f"{self.label}: expected {self.frames} frames, got {len(images)}; export for any count")
+
+
+def strip_batch(outputs: Mapping[str, Array], images_shape: tuple[int, ...], label: str) -> Predictions:
+    """Network outputs [1, S, ...] of images [S, 3, H, W] -> Predictions; QvggtError names one that does not fit."""
+    sides = {"H": images_shape[2], "W": images_shape[3]}
+    found: dict[str, Array] = {}
+    for name, value in outputs.items():
+        expected = (1, images_shape[0], *(sides.get(str(side), side) for side in TRAILING[name]))
+        if value.shape != expected:
+            raise QvggtError(f"{label}: output {name}: expected shape {list(expected)}, got {list(value.shape)}")
+        stripped = value[0, ..., 0] if name == "depth" else value[0]
+        found[name] = np.ascontiguousarray(stripped, dtype=np.float32)
+    return Predictions(**found)

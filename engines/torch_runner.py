@@ -1,64 +1,132 @@
-"""PyTorch on the CPU: the float network and the fake-quant reference."""
+"""PyTorch runner: float models, and the fake-quant reference of a calibrated checkpoint."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from qvggt.engines.runner import Predictions, Runner
-from qvggt.files import file_sha256
+from qvggt import __version__
+from qvggt.engines.runner import OUTPUTS, Array, ModelFile, Runner
+from qvggt.errors import QvggtError
 from qvggt.model import VGGT
+from qvggt.model.config import VGGT_1B, check_size
 from qvggt.model.hub import find_weights
-from qvggt.model.loading import load_model
-from qvggt.quant.checkpoint import WEIGHTS, is_calibrated, load_calibrated
-from qvggt.quant.model import quantized_linears
-from qvggt.quant.scheme import Scheme
+from qvggt.model.loading import load_model, stored_config
+from qvggt.quant.checkpoint import DESCRIPTION, WEIGHTS, is_calibrated, load_calibrated
+from qvggt.quant.scheme import INTEGERS, Scheme
+from qvggt.tensor_file import open_tensors
 
-HEADS = ("camera", "point", "depth")
-AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+HEAD_OUTPUTS = {
+    "camera": ("pose_enc",),
+    "depth": ("depth", "depth_conf"),
+    "point": ("world_points", "world_points_conf"),
+}
 
 
 class TorchRunner(Runner):
-    """A VGGT module; with float type fp16 or bf16 the aggregator runs under autocast, the heads stay fp32."""
+    """Runs a VGGT on `device`. float_type "fp16" or "bf16": the aggregator under autocast, heads stay fp32.
 
-    def __init__(self, model: VGGT, label: str, float_type: str = "fp32", file: Path | None = None) -> None:
-        self.model, self.label, self.float_type, self.file = model, label, float_type, file
+    scheme: that of a fake-quant model, None for a float one. files: where the weights came from, for `describe`.
+    """
 
-    def __call__(self, images: Tensor) -> Predictions:
-        self.check(images)
-        dtype = AUTOCAST.get(self.float_type)
-        with torch.inference_mode(), torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
-            outputs = self.model(images[None])
-        return Predictions.from_outputs({name: value.float().numpy() for name, value in outputs.items()})
+    def __init__(
+        self,
+        model: VGGT,
+        label: str,
+        float_type: str = "fp32",
+        *,
+        scheme: Scheme | None = None,
+        files: tuple[ModelFile, ...] = (),
+        device: str = "cpu",
+    ) -> None:
+        if float_type not in DTYPES:
+            raise QvggtError(f"float type: expected one of {', '.join(DTYPES)}, got {float_type!r}")
+        self.label, self.float_type, self.scheme, self.files = label, float_type, scheme, files
+        self.device = check_device(device)
+        self.model: VGGT | None = model.eval().to(self.device)
+        self.native_size = model.config.img_size
+        computed = [name for head in model.config.heads for name in HEAD_OUTPUTS.get(head, ())]
+        self.outputs = tuple(name for name in OUTPUTS if name in computed)
+
+    @property
+    def closed(self) -> bool:
+        return self.model is None
+
+    def close(self) -> None:
+        self.model = None
+
+    def _run(self, images: Array) -> dict[str, Array]:
+        assert self.model is not None
+        check_size(images.shape[2], images.shape[3], self.model.config.patch_size)
+        dtype = DTYPES[self.float_type]
+        autocast = contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
+        with torch.inference_mode(), autocast:
+            outputs = self.model(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
+            return {name: outputs[name].float().cpu().numpy() for name in self.outputs}
 
     def describe(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {
-            "kind": "torch",
-            "label": self.label,
+        return {
+            "kind": "pytorch" if self.scheme is None else "pytorch fake quant",
+            **self._facts(),
+            "scheme": self.float_type if self.scheme is None else self.scheme.label,
+            "scheme_json": None if self.scheme is None else self.scheme.to_dict(),
             "float_type": self.float_type,
-            "quantized_linears": sum(1 for _ in quantized_linears(self.model)),
-            "versions": {"torch": torch.__version__},
+            "providers": [str(self.device)],
+            "versions": {"qvggt": __version__, "torch": torch.__version__, "numpy": np.__version__},
         }
-        if self.file is not None:
-            facts |= {"file": str(self.file), "sha256": file_sha256(self.file), "bytes": self.file.stat().st_size}
-        return facts
+
+
+def check_device(device: str) -> torch.device:
+    """A device this machine has; QvggtError otherwise."""
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise QvggtError(f"device {device!r}: expected cpu, cuda or cuda:N") from error
+    if found.type not in ("cpu", "cuda"):
+        raise QvggtError(f"device {device!r}: expected cpu, cuda or cuda:N")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise QvggtError(f"device {device!r}: PyTorch sees {torch.cuda.device_count()} CUDA devices; use cpu")
+    return found
 
 
 def open_model(
-    source: str, float_type: str = "fp32", revision: str | None = None, offline: bool = False
+    source: str | Path,
+    *,
+    label: str | None = None,
+    float_type: str | None = None,
+    device: str = "cpu",
+    revision: str | None = None,
+    offline: bool = False,
 ) -> TorchRunner:
-    """A runner for "tiny", a weights file, a Hub id or a calibrated checkpoint directory.
+    """A runner for "tiny", "vggt-1b", a weights file, a Hub id, or a calibrated checkpoint directory.
 
-    QvggtError when it cannot be found or loaded.
+    The track head is left out: no output of it is evaluated. float_type (default fp32) is for float weights; a
+    calibrated checkpoint has its scheme's. QvggtError as `load_model` and `load_calibrated` raise it.
     """
-    name = Path(source).name
+    check_device(device)
+    name = Path(source).name if Path(source).exists() else str(source)
     if is_calibrated(source):
+        if (given := revision or float_type) is not None:
+            raise QvggtError(f"{source}: is a calibrated checkpoint, which takes no {given!r}; leave it out")
         loaded = load_calibrated(source)
-        label = f"{name} fake quant {loaded.scheme.label}"
-        return TorchRunner(loaded.model, label, loaded.scheme.float_type, Path(source) / WEIGHTS)
+        scheme, folder = loaded.scheme, Path(source)
+        weights = ModelFile(str(folder / WEIGHTS), loaded.sha256, (folder / WEIGHTS).stat().st_size)
+        return TorchRunner(
+            loaded.model,
+            label or f"{'fake-quant' if scheme.bits in INTEGERS else 'torch'} {scheme.label} {name}",
+            scheme.float_type,
+            scheme=scheme,
+            files=(weights, ModelFile.of(folder / DESCRIPTION)),
+            device=device,
+        )
     path = find_weights(source, revision=revision, offline=offline)
-    model = load_model(source, heads=HEADS, revision=revision, offline=offline)
-    return TorchRunner(model, f"{name} {float_type}", Scheme(float_type).float_type, path)
+    config = stored_config(open_tensors(path)) or VGGT_1B
+    model = load_model(path, heads=tuple(head for head in config.heads if head in HEAD_OUTPUTS))
+    float_type = float_type or "fp32"
+    label = label or f"torch {float_type} {name}"
+    return TorchRunner(model, label, float_type, files=(ModelFile.of(path),), device=device)

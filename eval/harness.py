@@ -1,182 +1,135 @@
-"""Several candidates on the same frames: poses, depth, parity and latency, sequence by sequence."""
+"""Runs candidates over sequences: the same pixels for all, in turn, sequence by sequence (DESIGN section 7)."""
 
 from __future__ import annotations
 
-import math
+import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterable
-from collections.abc import Sequence as Several
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from qvggt.engines.runner import Predictions, Runner
 from qvggt.errors import QvggtError
-from qvggt.eval.co3d import Sequence, read_depth
-from qvggt.eval.depth import DepthErrors, depth_errors
-from qvggt.eval.pose import THRESHOLDS, PoseErrors, accuracy, pairwise_errors, pose_auc
+from qvggt.eval.co3d import Sequence as Co3DSequence
+from qvggt.eval.depth import depth_errors
+from qvggt.eval.ground_truth import plan_images, sequence_depth
+from qvggt.eval.noise import compare
+from qvggt.eval.pose import pairwise_errors
+from qvggt.eval.result import CandidateResult, SequenceRecord
 from qvggt.geometry import decode_pose
-from qvggt.images import Resize, load_images_exact, load_images_tracked
-
-RRA_DEGREES = 5.0
-
-
-@dataclass(frozen=True)
-class SequenceResult:
-    """One candidate on one sequence. sqnr_db compares each output with the first candidate's (None for it)."""
-
-    key: str
-    category: str
-    errors: PoseErrors
-    depth: DepthErrors | None
-    seconds: float
-    sqnr_db: dict[str, float] | None
-
-    def record(self) -> dict[str, Any]:
-        """JSON-serialisable form."""
-        return {
-            "sequence": self.key,
-            "rotation_deg": [round(float(v), 6) for v in self.errors.rotation_deg],
-            "translation_deg": [round(float(v), 6) for v in self.errors.translation_deg],
-            "depth_abs_rel": None if self.depth is None else self.depth.abs_rel,
-            "depth_delta1": None if self.depth is None else self.depth.delta1,
-            "seconds": self.seconds,
-            "sqnr_db": self.sqnr_db,
-        }
-
-
-@dataclass(frozen=True)
-class CandidateResult:
-    """All sequences of one candidate; figures follow spec/evaluation.md 4.2 (per category, then unweighted mean)."""
-
-    label: str
-    facts: dict[str, Any]
-    sequences: tuple[SequenceResult, ...] = field(repr=False)
-
-    def by_category(self) -> dict[str, list[SequenceResult]]:
-        groups: dict[str, list[SequenceResult]] = defaultdict(list)
-        for sequence in self.sequences:
-            groups[sequence.category].append(sequence)
-        return groups
-
-    def auc(self) -> dict[int, float]:
-        """AUC@30/15/5/3 in [0, 1]."""
-        per_category = [pose_auc([s.errors for s in group]) for group in self.by_category().values()]
-        return {t: float(np.mean([scores[t] for scores in per_category])) for t in THRESHOLDS}
-
-    def summary(self) -> dict[str, float | None]:
-        """Figures of the table: AUC and accuracies in points (0-100), depth errors, median seconds a sequence."""
-        groups = self.by_category().values()
-
-        def mean(values: Iterable[float]) -> float | None:
-            kept = list(values)
-            return float(np.mean(kept)) if kept else None
-
-        def pairs(group: list[SequenceResult], kind: str) -> NDArray[np.float64]:
-            return np.concatenate([getattr(s.errors, kind) for s in group])
-
-        figures: dict[str, float | None] = {f"auc{t}": 100 * v for t, v in self.auc().items()}
-        figures["rra5"] = mean(100 * accuracy(pairs(g, "rotation_deg"), RRA_DEGREES) for g in groups)
-        figures["rta5"] = mean(100 * accuracy(pairs(g, "translation_deg"), RRA_DEGREES) for g in groups)
-        figures["abs_rel"] = mean(s.depth.abs_rel for s in self.sequences if s.depth is not None)
-        figures["delta1"] = mean(s.depth.delta1 for s in self.sequences if s.depth is not None)
-        figures["seconds"] = float(np.median([s.seconds for s in self.sequences]))
-        return figures
-
-
-def common_size(runners: Several[Runner]) -> tuple[int, int] | None:
-    """The fixed image size the runners share; None when all take any size. QvggtError when two differ."""
-    fixed = {r.label: r.size for r in runners if r.size is not None}
-    if len(set(fixed.values())) > 1:
-        listed = ", ".join(f"{label} takes {height}x{width}" for label, (height, width) in fixed.items())
-        raise QvggtError(f"candidates of different image sizes cannot be compared ({listed}): export with one --size")
-    return next(iter(fixed.values()), None)
-
-
-def load(sequence: Sequence, size: tuple[int, int] | None, longest: int) -> tuple[Tensor, list[Resize]]:
-    """Images of a sequence: exactly `size`, else VGGT's own crop preprocessing with `longest` as width."""
-    if size is not None:
-        return load_images_exact(sequence.image_paths, *size)
-    return load_images_tracked(sequence.image_paths, mode="crop", size=longest)
 
 
 def evaluate(
-    runners: Several[Runner], sequences: Several[Sequence], longest: int = 518, progress: bool = True
+    runners: Sequence[Runner],
+    sequences: Iterable[Co3DSequence],
+    *,
+    size: int | None = None,
+    warmup: int = 1,
+    progress: bool = True,
 ) -> list[CandidateResult]:
-    """Run every candidate on the same pixels of every sequence; the first is the one others are compared with.
+    """One result per runner, in order; the first is the reference of the output SQNR.
 
-    `longest` is the image width where no runner fixes a size. QvggtError when the runners' sizes differ, an image
-    cannot be read, or a runner has no camera output.
+    size: see `plan_images`. warmup: untimed passes of each runner over the first sequence. Candidates take turns on
+    every sequence, so that a change of the machine's speed meets them alike; all stay open at once.
+
+    QvggtError before any work: no runner or sequence, a runner without poses, sizes that do not go together, a missing
+    image file, a sequence of one frame. During it: unreadable images or depth maps, and what a runner raises.
     """
-    size = common_size(runners)
-    results: list[list[SequenceResult]] = [[] for _ in runners]
-    for sequence in tqdm(sequences, desc="evaluate", unit="sequence", disable=not progress):
-        images, resizes = load(sequence, size, longest)
-        truth = resized_depth(sequence, resizes, images.shape[-2:])
-        reference: Predictions | None = None
-        for runner, collected in zip(runners, results, strict=True):
-            start = time.perf_counter()
-            predictions = runner(images)
-            seconds = time.perf_counter() - start
-            if predictions.pose_enc is None:
-                raise QvggtError(f"{runner.label}: has no pose output; export with --outputs pose,...")
-            collected.append(
-                SequenceResult(
-                    key=sequence.key,
-                    category=sequence.category,
-                    errors=pose_errors(predictions.pose_enc, sequence, images),
-                    depth=None
-                    if truth is None or predictions.depth is None
-                    else depth_errors(predictions.depth, truth),
-                    seconds=seconds,
-                    sqnr_db=None if reference is None else output_sqnr(reference, predictions),
-                )
-            )
-            reference = reference or predictions
+    chosen = list(sequences)
+    _check(runners, chosen)
+    plan = plan_images(runners, size)
+    records: list[list[SequenceRecord]] = [[] for _ in runners]
+    with _bar(len(chosen) * len(runners), progress) as bar:
+        for index, sequence in enumerate(chosen):
+            images, resizes = plan.load(sequence.image_paths)
+            truth = sequence_depth(sequence, resizes, *images.shape[2:])
+            reference: Predictions | None = None
+            for runner, kept in zip(runners, records, strict=True):
+                bar.set_postfix_str(f"{sequence.key} {runner.label}", refresh=False)
+                for _ in range(warmup if index == 0 else 0):
+                    runner(images.copy())
+                # a copy each: nothing one candidate does to its input can reach the next
+                predictions, seconds = _timed(runner, images.copy())
+                kept.append(_record(sequence, predictions, reference, truth, images.shape, seconds))
+                reference = reference or predictions
+                bar.update()
     return [
-        CandidateResult(runner.label, runner.describe(), tuple(collected))
-        for runner, collected in zip(runners, results, strict=True)
+        CandidateResult(runner.label, runner.describe(), tuple(kept))
+        for runner, kept in zip(runners, records, strict=True)
     ]
 
 
-def pose_errors(pose_enc: NDArray[np.float32], sequence: Sequence, images: Tensor) -> PoseErrors:
-    encoding = torch.from_numpy(pose_enc).double()
-    extrinsics, _ = decode_pose(encoding, images.shape[-2], images.shape[-1])
-    return pairwise_errors(extrinsics, sequence.extrinsics)
+def _check(runners: Sequence[Runner], sequences: Sequence[Co3DSequence]) -> None:
+    if not runners:
+        raise QvggtError("evaluation: expected at least one model or engine, got none")
+    if not sequences:
+        raise QvggtError("evaluation: expected at least one sequence, got none")
+    for runner in runners:
+        if "pose_enc" not in runner.outputs:
+            raise QvggtError(
+                f"{runner.label}: computes no pose_enc, only {', '.join(runner.outputs)}; export it with pose"
+            )
+    for sequence in sequences:
+        if len(sequence.image_paths) < 2:
+            raise QvggtError(f"{sequence.key}: pose errors need 2 frames or more, got {len(sequence.image_paths)}")
+        for runner in runners:
+            if runner.frames not in (None, len(sequence.image_paths)):
+                raise QvggtError(
+                    f"{runner.label}: takes only {runner.frames} frames, {sequence.key} has "
+                    f"{len(sequence.image_paths)}; ask for {runner.frames} frames"
+                )
+        for path in sequence.image_paths:
+            if not path.is_file():
+                raise QvggtError(f"{path}: no such image file, but {sequence.key} is annotated with it; restore it")
 
 
-def resized_depth(sequence: Sequence, resizes: list[Resize], shape: torch.Size) -> NDArray[np.float64] | None:
-    """Ground-truth depth of every frame on the grid of the network's images, nearest sample; None without depth."""
-    if not sequence.depth_paths or any(p is None for p in sequence.depth_paths):
-        return None
-    height, width = shape
-    maps = np.zeros((len(resizes), height, width))
-    for target, path, resize in zip(maps, sequence.depth_paths, resizes, strict=True):
-        assert path is not None
-        stored = read_depth(path)
-        # output pixel centre -> source pixel that contains it
-        columns = np.floor((np.arange(width) + 0.5 - resize.offset_x) / resize.scale_x).astype(int)
-        rows = np.floor((np.arange(height) + 0.5 - resize.offset_y) / resize.scale_y).astype(int)
-        inside = ((rows >= 0) & (rows < stored.shape[0]))[:, None] & ((columns >= 0) & (columns < stored.shape[1]))
-        rows, columns = rows.clip(0, stored.shape[0] - 1), columns.clip(0, stored.shape[1] - 1)
-        target[:] = np.where(inside, stored[rows[:, None], columns[None, :]], 0)
-    return maps
+def _timed(runner: Runner, images: NDArray[np.float32]) -> tuple[Predictions, float]:
+    start = time.perf_counter()
+    predictions = runner(images)
+    return predictions, time.perf_counter() - start
 
 
-def output_sqnr(reference: Predictions, other: Predictions) -> dict[str, float]:
-    """SQNR in dB of each output both have; inf where they are equal."""
-    values = {}
-    theirs = other.items()
-    for name, truth in reference.items().items():
-        if name in theirs:
-            difference = truth.astype(np.float64) - theirs[name]
-            noise = float(np.square(difference).sum())
-            signal = float(np.square(truth.astype(np.float64)).sum())
-            values[name] = 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else math.inf
-    return values
+def _record(
+    sequence: Co3DSequence,
+    predictions: Predictions,
+    reference: Predictions | None,
+    truth: NDArray[np.float32] | None,
+    shape: tuple[int, ...],
+    seconds: float,
+) -> SequenceRecord:
+    encoding = torch.from_numpy(predictions.pose_enc).double()
+    extrinsics, _ = decode_pose(encoding, shape[2], shape[3])
+    depth = None
+    if truth is not None and predictions.depth is not None:
+        depth = depth_errors(predictions.depth, truth, "median")
+    noise = {}
+    if reference is not None:
+        mine = predictions.named()
+        noise = {name: compare(value, mine[name]) for name, value in reference.named().items() if name in mine}
+    return SequenceRecord(
+        key=sequence.key,
+        category=sequence.category,
+        pose=pairwise_errors(extrinsics, sequence.extrinsics),
+        depth=depth,
+        noise=noise,
+        seconds=seconds,
+    )
+
+
+def _bar(total: int, progress: bool) -> Any:
+    """A bar with ETA that leaves no trace; in a log file it shows up for long runs only, and seldom."""
+    log = not sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        desc="evaluate",
+        unit="run",
+        disable=not progress,
+        leave=False,
+        dynamic_ncols=not log,
+        delay=20 if log else 0,
+        mininterval=30 if log else 0.2,
+    )

@@ -7,7 +7,7 @@ import torch
 
 from qvggt.export.blocks import BlockEmitter, Rope, emit_norm
 from qvggt.export.graph import GraphBuilder
-from qvggt.export.linear import array
+from qvggt.export.linear import array, emit_linear
 from qvggt.export.qdq import Target
 from qvggt.model.aggregator import IMAGE_MEAN, IMAGE_STD, Aggregator
 from qvggt.model.vit import VisionTransformer
@@ -58,6 +58,8 @@ def emit_aggregator(
     path = "aggregator"
     config = aggregator.config
     patches = emit_vit(builder, f"{path}.patch_embed", aggregator.patch_embed, images, height, width, target)
+    if aggregator.patch_rotation is not None:
+        patches = emit_linear(builder, f"{path}.patch_rotation", aggregator.patch_rotation, patches, target)
     # row 0 of the special tokens is for frame 0, row 1 for every other frame
     rows = torch.cat([aggregator.camera_token[0], aggregator.register_token[0]], dim=1)
     table = builder.constant(f"{path}.special_tokens", array(rows))

@@ -22,6 +22,8 @@ def emit_camera(builder: GraphBuilder, path: str, head: CameraHead, last: str, t
     dim = 2 * head.embed_pose.out_features // 2
     tokens = b.reshape(b.slice(last, 1, 0, 1, path), (1, -1, dim), path)
     tokens = emit_norm(b, f"{path}.token_norm", head.token_norm, tokens)
+    if head.token_rotation is not None:
+        tokens = emit_linear(b, f"{path}.token_rotation", head.token_rotation, tokens, target)
     emitter = BlockEmitter(b, target, (1, -1))
     raw = ""
     for i in range(head.iters):
@@ -64,7 +66,7 @@ class DPTEmitter:
             x = b.op("Transpose", [x], f"{path}.norm", perm=[0, 2, 1])
             x = b.reshape(x, (0, head.norm.normalized_shape[0], rows, cols), f"{path}.norm")
             x = self.conv(f"{path}.projects.{i}", head.projects[i], x)
-            x = self.position(f"{path}.projects.{i}", x, head.projects[i].out_channels, rows, cols)
+            x = self.position(f"{path}.projects.{i}", x, convolution(head.projects[i]).out_channels, rows, cols)
             x, size = self.resized_level(i, x, rows, cols)
             maps.append(self.scratch(f"layer{i + 1}_rn", x))
             sizes.append(size)
@@ -73,12 +75,12 @@ class DPTEmitter:
             size = sizes[i - 2] if i > 1 else (2 * sizes[0][0], 2 * sizes[0][1])
             x = self.fusion(f"{path}.scratch.refinenet{i}", i, x, None if i == 4 else maps[i - 1], size)
         x = self.resize(f"{path}.scratch.output_conv1", self.scratch("output_conv1", x), (self.height, self.width))
-        channels = head.scratch.get_submodule("output_conv1").out_channels
-        x = self.position(f"{path}.scratch.output_conv1", x, channels, self.height, self.width)  # type: ignore[arg-type]
+        channels = convolution(head.scratch.get_submodule("output_conv1")).out_channels
+        x = self.position(f"{path}.scratch.output_conv1", x, channels, self.height, self.width)
         first, last = f"{path}.scratch.output_conv2.0", f"{path}.scratch.output_conv2.2"
-        tail = head.scratch.get_submodule("output_conv2")
-        x = b.op("Relu", [self.conv(first, tail[0], x)], first)  # type: ignore[index]
-        return self.activate(self.conv(last, tail[2], x))  # type: ignore[index]
+        narrow, final = (head.scratch.get_submodule(f"output_conv2.{i}") for i in (0, 2))
+        x = b.op("Relu", [self.conv(first, narrow, x)], first)
+        return self.activate(self.conv(last, final, x), convolution(final).out_channels)
 
     def resized_level(self, i: int, x: str, rows: int, cols: int) -> tuple[str, tuple[int, int]]:
         """resize_layers[i] and the size of what it returns."""
@@ -86,16 +88,15 @@ class DPTEmitter:
         if isinstance(layer, nn.Identity):
             return x, (rows, cols)
         x = self.conv(f"{self.path}.resize_layers.{i}", layer, x)
-        stride = int(layer.stride[0])
+        stride = int(convolution(layer).stride[0])
         if isinstance(layer, nn.ConvTranspose2d):
             return x, (rows * stride, cols * stride)
         return x, (-(-rows // stride), -(-cols // stride))
 
-    def activate(self, raw: str) -> tuple[str, str]:
+    def activate(self, raw: str, channels: int) -> tuple[str, str]:
         """exp / expm1 tails, fp32: (values, confidence = 1 + exp)."""
         b, path = self.builder, f"{self.path}.activate"
         raw = b.op("Transpose", [raw], path, perm=[0, 2, 3, 1])
-        channels = self.head.scratch.get_submodule("output_conv2")[2].out_channels  # type: ignore[index]
         values, confidence = b.slice(raw, 3, 0, channels - 1, path), b.slice(raw, 3, channels - 1, channels, path)
         one = b.constant("one", np.array(1, np.float32))
         confidence = b.op("Add", [b.op("Exp", [b.op("Squeeze", [confidence, b.ints(3)], path)], path), one], path)
@@ -122,9 +123,8 @@ class DPTEmitter:
     def scratch(self, name: str, x: str) -> str:
         return self.conv(f"{self.path}.scratch.{name}", self.head.scratch.get_submodule(name), x)
 
-    def conv(self, path: str, conv: nn.Module, x: str) -> str:
-        if not isinstance(conv, nn.Conv2d | nn.ConvTranspose2d):
-            raise TypeError(f"{path}: cannot export a {type(conv).__name__} as a convolution")
+    def conv(self, path: str, module: nn.Module, x: str) -> str:
+        conv = convolution(module)
         b = self.builder
         inputs = [x, b.constant(f"{path}.weight", array(conv.weight))]
         if conv.bias is not None:
@@ -151,3 +151,10 @@ class DPTEmitter:
         b = self.builder
         sizes = b.op("Concat", [b.op("Shape", [x], path, start=0, end=2), b.ints(*size)], path, axis=0)
         return b.op("Resize", [x, "", "", sizes], path, mode="linear", coordinate_transformation_mode="align_corners")
+
+
+def convolution(module: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d:
+    """The module as a convolution; TypeError for anything this emitter does not know."""
+    if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        raise TypeError(f"cannot export a {type(module).__name__} as a convolution")
+    return module

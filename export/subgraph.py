@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from qvggt.errors import QvggtError
+from qvggt.onnxruntime_config import SESSION_CONFIG
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,8 @@ def session_options() -> Any:
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    # AVX2 kernels without VNNI would saturate 16-bit sums of 8-bit products
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    # fused 4-bit weight-only products would otherwise round activations to 8 bits on the way
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    for key, value in SESSION_CONFIG.items():
+        options.add_session_config_entry(key, value)
     return options
 
 

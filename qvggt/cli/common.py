@@ -1,43 +1,93 @@
-"""What every command shares: one-line errors, exit codes, the version flag."""
+"""How every command starts and ends: exit codes, one-line errors, --version."""
 
 from __future__ import annotations
 
 import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
-import click
 import typer
+from typer.main import get_command
 
 from qvggt import __version__
 from qvggt.errors import QvggtError
+from qvggt.files import reason
 
-MISTAKE = 2
-INTERRUPTED = 130
+USER_ERROR = 2
+INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
+
+# typer carries its own click since 0.16 and uses the separate package before; both name the base class so
+ClickException: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
-def run(app: typer.Typer) -> None:
-    """Run a command and exit: 0 done, 1 a check failed, 2 a mistake of the user (one line on stderr), 130 Ctrl-C.
+def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line (sys.argv without `args`) and leave the process.
 
-    Anything else is a defect of ours and keeps its traceback.
+    QvggtError and a wrong call end with one line "error: ..." on stderr and exit code 2, Ctrl-C with 130; typer.Exit
+    keeps its code. Any other exception is a fault of the program and passes with its traceback.
     """
-    if "--version" in sys.argv[1:]:
-        print(f"qvggt {__version__}")
-        sys.exit(0)
+    command: Any = get_command(app)
+    command.params.append(version_option())
     try:
-        code = app(standalone_mode=False)
+        code = command.main(args=None if args is None else list(args), standalone_mode=False)
     except QvggtError as error:
         fail(str(error))
-    except click.exceptions.Abort:
+    except ClickException as error:
+        fail(usage(error))
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except click.ClickException as error:
-        fail(error.format_message())
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def fail(message: str) -> None:
-    """Print one line and exit with 2."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(MISTAKE)
+def fail(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(USER_ERROR)
+
+
+def usage(error: Any) -> str:
+    """The message of a click error, and where to look it up."""
+    context = getattr(error, "ctx", None)
+    hint = f" (see {context.command_path} --help)" if context is not None else ""
+    return f"{error.format_message().strip().rstrip('.')}{hint}"
+
+
+def version_option() -> Any:
+    """The option --version, made by typer itself so that it fits the click it uses."""
+    donor = typer.Typer(add_completion=False)
+
+    @donor.command()
+    def command(
+        version: Annotated[
+            bool,
+            typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit."),
+        ] = False,
+    ) -> None:
+        pass
+
+    option = get_command(donor).params[0]
+    option.expose_value = False  # the commands do not take it
+    return option
+
+
+def show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"qvggt {__version__}")
+        raise typer.Exit
+
+
+def check_writable(path: Path) -> None:
+    """Before long work: whether a file can be written at `path`, found out by trying; QvggtError otherwise."""
+    if path.exists() and not path.is_file():
+        raise QvggtError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}, expected a file to write")
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise QvggtError(
+            f"{path}: cannot be written ({reason(error)} at {folder}); choose a place where you may write"
+        ) from error

@@ -39,22 +39,22 @@ def run_gate(gate: Gate, reference: VGGT, scheme: Scheme) -> bool:
     from qvggt.engines.onnx_runner import OnnxRunner
     from qvggt.engines.torch_runner import TorchRunner
     from qvggt.eval.harness import evaluate
-    from qvggt.eval.report import write_document
+    from qvggt.eval.report import write_report
     from qvggt.export.parity import ParityReport, check_linears, check_outputs
 
     longest = max(gate.frames, default=1)
     with gate_images(gate, longest) as images, OnnxRunner(gate.onnx) as runner:
         first = next(iter(images))
         linears = check_linears(gate.onnx, reference, first[: min(4, longest)])
-        outputs = check_outputs(runner.run, reference, [first[:n] for n in gate.frames], scheme)
+        outputs = check_outputs(runner.run_named, reference, [first[:n] for n in gate.frames], scheme)
         parity = ParityReport(linears, outputs)
         _print(parity)
         failures = parity.failures()
         auc: dict[str, float] | None = None
         if gate.sequences and "pose_enc" in runner.outputs:
             short = ImageSet(tuple(s.first(AUC_FRAMES) for s in images.sequences), gate.height, gate.width)
-            results = evaluate([TorchRunner(reference, "fake quant"), runner], short.sequences)
-            auc = {name: 100 * r.auc()[30] for name, r in zip(("reference", "onnx"), results, strict=True)}
+            results = evaluate([TorchRunner(reference, "fake quant"), runner], short.sequences, warmup=0)
+            auc = {name: 100 * r.auc[30] for name, r in zip(("reference", "onnx"), results, strict=True)}
             auc["delta"] = auc["onnx"] - auc["reference"]
             typer.echo(
                 f"AUC@30 on {len(short)} sequences of {AUC_FRAMES} frames: fake quant {auc['reference']:.2f}, "
@@ -64,7 +64,7 @@ def run_gate(gate: Gate, reference: VGGT, scheme: Scheme) -> bool:
                 failures.append(f"AUC@30 moves by {auc['delta']:+.2f} points > {AUC_TOLERANCE}")
         else:
             typer.echo("AUC@30: not measured (no pose output or --parity-sequences 0)")
-    write_document(
+    write_report(
         gate.report,
         {
             "passed": not failures,

@@ -1,9 +1,9 @@
-"""qvggt-scenes: generated multi-view scenes in Co3Dv2 layout."""
+"""qvggt-scenes: generated multi-view scenes in Co3D format."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,42 +11,68 @@ from qvggt.cli.common import run
 from qvggt.errors import QvggtError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-TEST_SEED = 20_000_000  # default seeds: training, held-out and demo scenes of the tiny model never meet
-TRAIN_SEED = 30_000_000
+
+# below are the training (from 0) and held-out (from 10 million) scenes of the tiny model: none of them is seen again
+TEST_SEEDS = 20_000_000
+TRAIN_SEEDS = 30_000_000
+ROOM = 10_000_000  # seeds of each split
+
+EPILOG = """
+\b
+Examples:
+  qvggt-scenes outputs/scenes
+  qvggt-scenes outputs/scenes --train 64 --test 256 --frames 8 --size 70
+  qvggt-eval --model tiny --dataset co3d --root outputs/scenes --frames 8 --min-frames 8
+"""
 
 
-@app.command(epilog="Example: qvggt-scenes outputs/scenes --train 16 --test 32 --size 70x70")
+@app.command(epilog=EPILOG)
 def scenes(
-    output: Annotated[Path, typer.Argument(help="Co3D root to write; annotations go into OUTPUT/annotations.")],
-    train: Annotated[int, typer.Option(min=0, help="Training sequences.")] = 16,
-    test: Annotated[int, typer.Option(min=0, help="Test sequences.")] = 32,
-    frames: Annotated[int, typer.Option(min=1, help="Frames per sequence.")] = 8,
-    size: Annotated[str, typer.Option(help="HxW of the images in pixels.")] = "70x70",
+    out: Annotated[Path, typer.Argument(help="Root to write: OUT/CATEGORY/..., annotations in OUT/annotations.")],
+    category: Annotated[str, typer.Option(help="Name of the category folder.")] = "synthetic",
+    train: Annotated[int, typer.Option(min=0, help="Training scenes.")] = 16,
+    test: Annotated[int, typer.Option(min=0, help="Test scenes, of other seeds than the training scenes.")] = 32,
+    frames: Annotated[int, typer.Option(min=1, help="Frames per scene.")] = 8,
+    size: Annotated[str, typer.Option(help="Image size in pixels: one side, or HxW.")] = "70",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene; the others follow.")] = 0,
     family: Annotated[
-        str, typer.Option(help="random: nothing shared between scenes. room: one fixed room.")
+        Literal["random", "room"],
+        typer.Option(help="random: nothing is shared between scenes. room: one room, which a model can learn."),
     ] = "random",
-    category: Annotated[str, typer.Option(help="Category name of the sequences.")] = "synthetic",
-    train_seed: Annotated[int, typer.Option(min=0, help="Seed of the first training scene.")] = TRAIN_SEED,
-    test_seed: Annotated[int, typer.Option(min=0, help="Seed of the first test scene.")] = TEST_SEED,
-    workers: Annotated[int, typer.Option(min=1, help="Rendering processes.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 1,
 ) -> None:
-    """Ray-cast scenes with exact cameras and depth, written as a real Co3Dv2 data set. One scene per seed."""
+    """Render textured objects on a ground plane with exact cameras and depth, in real Co3Dv2 layout.
+
+    The same options give the same bytes. Repeating an interrupted call keeps the scenes that are finished.
+    """
     from qvggt.eval.co3d_writer import write_co3d
     from qvggt.eval.synthetic.scene import SceneConfig
 
-    parts = size.lower().split("x")
-    if len(parts) != 2 or not all(p.isdigit() for p in parts):
-        raise QvggtError(f"--size {size!r}: expected HxW in pixels, e.g. 70x70")
-    config = SceneConfig(height=int(parts[0]), width=int(parts[1]), family=family, frames=frames)  # type: ignore[arg-type]
-    written = write_co3d(
-        output,
-        config,
-        range(train_seed, train_seed + train),
-        range(test_seed, test_seed + test),
-        category=category,
-        workers=workers,
+    height, width = _sides(size)
+    if seed + max(train, test) > ROOM:
+        raise QvggtError(f"--seed {seed}: expected seed + scenes <= {ROOM}, beyond are seeds of another split")
+    try:
+        written = write_co3d(
+            out,
+            SceneConfig(height=height, width=width, family=family, frames=frames),
+            train=range(TRAIN_SEEDS + seed, TRAIN_SEEDS + seed + train),
+            test=range(TEST_SEEDS + seed, TEST_SEEDS + seed + test),
+            category=category,
+            workers=workers,
+        )
+    except OSError as error:
+        raise QvggtError(f"{out}: cannot be written ({error.strerror or error}); choose another place") from error
+    typer.echo(
+        f"{written.root}: {train} train + {test} test scenes of {frames} frames, {height}x{width} "
+        f"({written.rendered} rendered, {written.reused} reused); annotations in {written.annotations}"
     )
-    typer.echo(f"{written.root}/{category}: {written.rendered} sequences rendered, {written.reused} already there")
+
+
+def _sides(text: str) -> tuple[int, int]:
+    parts = text.lower().split("x")
+    if len(parts) not in (1, 2) or not all(p.isdigit() and int(p) > 0 for p in parts):
+        raise QvggtError(f"--size {text!r}: expected pixels, e.g. 70 or 56x70 (HxW)")
+    return int(parts[0]), int(parts[-1])
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ class Aggregator(nn.Module):
         self.config = config
         self.kept = tuple(sorted({*config.dpt_layers, config.aa_depth - 1}))
         self.patch_embed = VisionTransformer(config)
+        self.patch_rotation: nn.Linear | None = None  # only in folded models: into the aggregator's rotated basis
         # index 0 of axis 1 belongs to the first frame, index 1 to every other one
         self.camera_token = nn.Parameter(torch.zeros(1, 2, 1, dim))
         self.register_token = nn.Parameter(torch.zeros(1, 2, config.num_register_tokens, dim))
@@ -59,6 +60,8 @@ class Aggregator(nn.Module):
         b, s, _, height, width = images.shape
         images = (images - self._mean) / self._std
         patches = self.patch_embed(images.reshape(b * s, 3, height, width))
+        if self.patch_rotation is not None:
+            patches = self.patch_rotation(patches)
         special = torch.cat([self.camera_token, self.register_token], dim=2)  # [1, 2, 5, C]
         # row 0 for the first frame, row 1 for the others; a shape of s - 1 would make torch.export refuse s = 2
         special = special[:, torch.arange(s, device=images.device).clamp(max=1)].expand(b, -1, -1, -1)

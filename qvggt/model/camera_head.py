@@ -31,6 +31,7 @@ class CameraHead(nn.Module):
             )
         )
         self.token_norm = nn.LayerNorm(dim, eps=1e-5)
+        self.token_rotation: nn.Linear | None = None  # only in folded models: out of the aggregator's rotated basis
         self.trunk_norm = nn.LayerNorm(dim, eps=1e-5)
         self.empty_pose_tokens = nn.Parameter(torch.zeros(1, 1, POSE_DIM))
         self.embed_pose = nn.Linear(POSE_DIM, dim)
@@ -49,6 +50,8 @@ class CameraHead(nn.Module):
 
     def forward(self, camera_tokens: Tensor) -> list[Tensor]:
         tokens = self.token_norm(camera_tokens)
+        if self.token_rotation is not None:
+            tokens = self.token_rotation(tokens)
         raw: Tensor | None = None
         poses = []
         for _ in range(self.iters):

@@ -44,7 +44,8 @@ def add_position(x: Tensor, aspect: float) -> Tensor:
 
     For float64 x the reference lays the grid out in float64 and still rounds map and product to fp32.
     """
-    return x + (0.1 * position_map(*x.shape[1:], aspect, x.device, x.dtype)).to(x.dtype)
+    _, channels, rows, cols = x.shape
+    return x + (0.1 * position_map(channels, rows, cols, aspect, x.device, x.dtype)).to(x.dtype)
 
 
 def resize(x: Tensor, rows: int, cols: int) -> Tensor:

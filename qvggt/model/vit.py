@@ -46,14 +46,15 @@ class VisionTransformer(nn.Module):
     def positions(self, height: int, width: int) -> Tensor:
         """Positional embedding [1, 1 + h*w, C] for an image of height x width pixels.
 
-        Off the native square grid, the patch part is resized bicubically with antialiasing, in fp32.
+        Off the native square grid, the patch part is resized bicubically with antialiasing, in fp32 or wider.
         """
         rows, cols = height // self.patch_size, width // self.patch_size
         native = self.pos_embed.shape[1] - 1
         if rows * cols == native and rows == cols:
             return self.pos_embed
         side = int(native**0.5)
-        patches = self.pos_embed[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        wide = torch.promote_types(self.pos_embed.dtype, torch.float32)
+        patches = self.pos_embed[:, 1:].to(wide).reshape(1, side, side, -1).permute(0, 3, 1, 2)
         patches = F.interpolate(patches, size=(rows, cols), mode="bicubic", antialias=True, align_corners=False)
         patches = patches.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
         return torch.cat([self.pos_embed[:, :1], patches], dim=1)

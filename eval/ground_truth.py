@@ -1,0 +1,91 @@
+"""Images of a sequence as every candidate gets them, and its ground-truth depth on the same pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt.engines.runner import Runner
+from qvggt.errors import QvggtError
+from qvggt.eval.co3d import Sequence as Co3DSequence
+from qvggt.eval.depth_png import read_depth
+from qvggt.images import Resize, load_images_exact, load_images_tracked
+
+DEFAULT_SIZE = 518
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """How images become pixels: cropped to exactly `exact` (H, W), or in crop mode to the width `width`."""
+
+    width: int
+    exact: tuple[int, int] | None = None
+
+    def load(self, paths: Sequence[Path]) -> tuple[NDArray[np.float32], list[Resize]]:
+        """Images float32 [S, 3, H, W] in [0, 1] and where their pixels came from; QvggtError for unreadable ones."""
+        if self.exact is not None:
+            images, resizes = load_images_exact(paths, *self.exact)
+        else:
+            images, resizes = load_images_tracked(paths, "crop", self.width)
+        return images.numpy(), resizes
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready."""
+        if self.exact is not None:
+            return {"mode": "exact", "height": self.exact[0], "width": self.exact[1]}
+        return {"mode": "crop", "width": self.width}
+
+
+def plan_images(runners: Sequence[Runner], size: int | None = None) -> ImagePlan:
+    """The one preprocessing all candidates share.
+
+    A runner of fixed size decides for all; otherwise crop mode with width `size`, by default the first runner's native
+    size, or 518. QvggtError when two runners are fixed at different sizes, or at another width than `size`.
+    """
+    fixed = [(runner.label, runner.size) for runner in runners if runner.size is not None]
+    for label, (height, width) in fixed:
+        first, (first_height, first_width) = fixed[0]
+        if (height, width) != (first_height, first_width):
+            raise QvggtError(
+                f"{label} takes only {height}x{width} images, {first} only {first_height}x{first_width}: "
+                "no fair comparison; evaluate them apart"
+            )
+        if size is not None and width != size:
+            raise QvggtError(f"size {size}: {label} takes only {height}x{width} images; leave the size out")
+    if fixed:
+        return ImagePlan(fixed[0][1][1], fixed[0][1])
+    native = runners[0].native_size if runners else None
+    return ImagePlan(size or native or DEFAULT_SIZE)
+
+
+def sequence_depth(
+    sequence: Co3DSequence, resizes: Sequence[Resize], height: int, width: int
+) -> NDArray[np.float32] | None:
+    """Ground-truth depth [S, H, W] on the pixels of the network's images, 0 where unknown; None without any depth map.
+
+    Nearest neighbour: depth is never averaged across an edge.
+    """
+    depth = np.zeros((len(sequence.depth_paths), height, width), np.float32)
+    for slot, path, resize in zip(depth, sequence.depth_paths, resizes, strict=True):
+        if path is not None:
+            slot[:] = resize_depth(read_depth(path), resize, height, width)
+    return depth if (depth > 0).any() else None
+
+
+def resize_depth(depth: NDArray[np.float32], resize: Resize, height: int, width: int) -> NDArray[np.float32]:
+    """Depth [h, w] of a source image -> [height, width] after its `resize`, 0 on padding.
+
+    A pixel takes the value under its centre. A map of another resolution than its image is taken to cover the same
+    view. Values stay: scaling an image does not move the scene.
+    """
+    x = (np.arange(width) + 0.5 - resize.offset_x) / resize.scale_x * (depth.shape[1] / resize.source_width)
+    y = (np.arange(height) + 0.5 - resize.offset_y) / resize.scale_y * (depth.shape[0] / resize.source_height)
+    columns, rows = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    inside_x, inside_y = (columns >= 0) & (columns < depth.shape[1]), (rows >= 0) & (rows < depth.shape[0])
+    picked = depth[np.ix_(rows.clip(0, depth.shape[0] - 1), columns.clip(0, depth.shape[1] - 1))]
+    return np.where(inside_y[:, None] & inside_x[None, :], picked, np.float32(0))

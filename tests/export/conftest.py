@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from numpy.typing import NDArray
+from reference_weights import fill
+
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.export.subgraph import session_options
+from qvggt.model import VGGT, VGGTConfig
+from qvggt.quant.scheme import parse_scheme
+
+Outputs = dict[str, NDArray[Any]]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> VGGTConfig:
+    """Every part of the network once or a few times; head widths differ between the stages, as at 1B."""
+    return VGGTConfig(
+        img_size=56,
+        embed_dim=64,
+        vit_depth=1,
+        aa_depth=4,
+        num_heads=4,
+        camera_trunk_depth=1,
+        camera_num_heads=4,
+        dpt_features=16,
+        dpt_out_channels=(8, 16, 32, 32),
+        dpt_layers=(0, 1, 2, 3),
+        heads=("camera", "point", "depth"),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config: VGGTConfig) -> VGGT:
+    """Read only: tests that change the model build their own."""
+    return fill(VGGT(tiny_config))  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_model: VGGT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny float model at 42 x 70 pixels, weights inside the file."""
+    path = tmp_path_factory.mktemp("exported") / "tiny.onnx"
+    export_onnx(tiny_model, parse_scheme("fp32"), ExportConfig(42, 70), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def open_onnx() -> Callable[[Path], Callable[[torch.Tensor], Outputs]]:
+    """path -> run(images [1, S, 3, H, W]) -> outputs by name, on one CPU thread."""
+
+    def open_file(path: Path) -> Callable[[torch.Tensor], Outputs]:
+        options = session_options()
+        options.intra_op_num_threads = 1
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        names = [o.name for o in session.get_outputs()]
+        return lambda images: dict(zip(names, session.run(names, {"images": images.numpy()}), strict=True))
+
+    return open_file
+
+
+@pytest.fixture(scope="session")
+def assert_close() -> Callable[..., None]:
+    """Every output within `tolerance` of the largest magnitude of its reference."""
+
+    def check(got: Outputs, expected: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:
+        for name, value in got.items():
+            truth = expected[name].numpy()
+            assert value.shape == truth.shape, name
+            assert np.abs(value - truth).max() <= tolerance * np.abs(truth).max(), name
+
+    return check

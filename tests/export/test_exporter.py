@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+import qvggt.export.exporter as exporter
+from qvggt.errors import QvggtError
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.model import VGGT
+from qvggt.quant.scheme import Scheme, parse_scheme
+
+FP32 = parse_scheme("fp32")
+
+
+@pytest.fixture(scope="module")
+def external(tiny_model: VGGT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("external") / "tiny.onnx"
+    written = export_onnx(tiny_model, FP32, ExportConfig(42, 70, external_above=0), path)
+    assert written.data == path.with_name("tiny.onnx.data")
+    assert written.bytes == path.stat().st_size + written.data.stat().st_size
+    return path
+
+
+def test_external_data_gives_the_same_numbers(external: Path, exported: Path, open_onnx: Any) -> None:
+    images = torch.rand(1, 3, 3, 42, 70, generator=torch.Generator().manual_seed(0))
+    inline, outside = open_onnx(exported)(images), open_onnx(external)(images)
+    for name, value in inline.items():
+        np.testing.assert_array_equal(outside[name], value)
+
+
+def test_external_data_stays_in_one_file_without_overlaps(external: Path) -> None:
+    assert sorted(p.name for p in external.parent.iterdir()) == ["tiny.onnx", "tiny.onnx.data"]
+    tensors = [t for t in onnx.load(external, load_external_data=False).graph.initializer if uses_external_data(t)]
+    assert len(tensors) > 100
+    infos = [ExternalDataInfo(t) for t in tensors]
+    spans = sorted((int(i.offset or 0), int(i.length or 0)) for i in infos)
+    assert {i.location for i in infos} == {"tiny.onnx.data"}
+    assert all(a + n <= b for (a, n), (b, _) in itertools.pairwise(spans))
+    assert sum(spans[-1]) == (external.parent / "tiny.onnx.data").stat().st_size
+
+
+def test_external_files_can_be_moved_together(external: Path, open_onnx: Any, tmp_path: Path) -> None:
+    for name in ("tiny.onnx", "tiny.onnx.data"):
+        (tmp_path / name).write_bytes((external.parent / name).read_bytes())
+    assert open_onnx(tmp_path / "tiny.onnx")(torch.zeros(1, 1, 3, 42, 70))["pose_enc"].shape == (1, 1, 9)
+
+
+def test_both_pass_the_full_checker(external: Path, exported: Path) -> None:
+    for path in (external, exported):
+        onnx.checker.check_model(str(path), full_check=True)
+
+
+@pytest.mark.parametrize("above", [0, 1 << 40])
+def test_equal_models_give_equal_bytes(tiny_model: VGGT, tmp_path: Path, above: int) -> None:
+    for folder in ("a", "b"):
+        export_onnx(tiny_model, FP32, ExportConfig(28, 28, external_above=above), tmp_path / folder / "m.onnx")
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_metadata(exported: Path) -> None:
+    model = onnx.load(exported, load_external_data=False)
+    metadata = {p.key: p.value for p in model.metadata_props}
+    assert Scheme.from_json(metadata["qvggt.scheme"]) == FP32
+    assert metadata["qvggt.size"] == "42x70"
+    assert set(json.loads(metadata["qvggt.semantics"])) >= {"images", "pose_enc", "depth", "world_points"}
+
+
+@pytest.mark.parametrize("above", [0, 1 << 40])
+def test_a_failure_midway_leaves_nothing(
+    tiny_model: VGGT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, above: int
+) -> None:
+    emit = exporter.emit_network
+
+    def then_fail(*arguments: Any) -> None:
+        emit(*arguments)
+        raise RuntimeError
+
+    monkeypatch.setattr(exporter, "emit_network", then_fail)
+    with pytest.raises(RuntimeError):
+        export_onnx(tiny_model, FP32, ExportConfig(28, 28, external_above=above), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_precision_networks_are_refused_in_words(tiny_model: VGGT, tmp_path: Path) -> None:
+    with pytest.raises(QvggtError, match="--bits fp16"):
+        export_onnx(tiny_model, parse_scheme("fp16"), ExportConfig(28, 28), tmp_path / "m.onnx")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from qvggt.export.graph import GraphBuilder
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.quantizer import EPS, qmax
+from qvggt.quant.transform import InputTransform
 
 
 class Target(str, Enum):
@@ -34,6 +35,8 @@ def emit_quant_linear(
 ) -> str:
     """Nodes `<path>/...` of one quantized linear on x [..., K], initializers `<parameters>.*`; returns y [..., N]."""
     format = module.format
+    if module.transform is not None:
+        x = _transform(builder, path, module.transform, x, parameters)
     scale_after: list[str] = []
     if format.activation == "dynamic":
         x, token_range = _quantize_tokens(builder, path, module, x)
@@ -49,6 +52,21 @@ def emit_quant_linear(
     if module.bias is not None:
         y = builder.op("Add", [y, builder.constant(f"{parameters}.bias", _array(module.bias))], path)
     return y
+
+
+def _transform(builder: GraphBuilder, path: str, transform: InputTransform, x: str, parameters: str) -> str:
+    """Online Kronecker Hadamard as two small products on [N, L, rows, cols], then a factor per channel."""
+    rotation, b = transform.rotation, builder
+    if rotation is not None:
+        x = b.op("Mul", [x, b.constant(f"{parameters}.transform.signs", _array(rotation.signs))], path)
+        rows, cols = rotation.factors
+        x = b.reshape(x, (0, 0, rows, cols), path)
+        x = b.op("MatMul", [b.constant(f"{parameters}.transform.left", _array(rotation.left)), x], path)
+        x = b.op("MatMul", [x, b.constant(f"{parameters}.transform.right", _array(rotation.right))], path)
+        x = b.reshape(x, (0, 0, rows * cols), path)
+    if transform.scale is not None:
+        x = b.op("Mul", [x, b.constant(f"{parameters}.transform.scale", _array(transform.scale))], path)
+    return x
 
 
 def _quantize_tokens(builder: GraphBuilder, path: str, module: QuantLinear, x: str) -> tuple[str, str]:

@@ -55,21 +55,22 @@ class Aggregator(nn.Module):
             device,
         )
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Token stream before the first round, [B, S, P, C]."""
-        b, s, _, height, width = images.shape
-        images = (images - self._mean) / self._std
-        patches = self.patch_embed(images.reshape(b * s, 3, height, width))
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images [B, S, 3, H, W] in [0, 1] -> what the patch encoder takes, [B*S, 3, H, W]."""
+        return ((images - self._mean) / self._std).flatten(0, 1)
+
+    def join(self, patches: Tensor, b: int, s: int) -> Tensor:
+        """Patch tokens [B*S, h*w, C] -> token stream before the first round, [B, S, P, C]."""
         if self.patch_rotation is not None:
             patches = self.patch_rotation(patches)
         special = torch.cat([self.camera_token, self.register_token], dim=2)  # [1, 2, 5, C]
         # row 0 for the first frame, row 1 for the others; a shape of s - 1 would make torch.export refuse s = 2
-        special = special[:, torch.arange(s, device=images.device).clamp(max=1)].expand(b, -1, -1, -1)
+        special = special[:, torch.arange(s, device=patches.device).clamp(max=1)].expand(b, -1, -1, -1)
         return torch.cat([special.to(patches.dtype), patches.view(b, s, *patches.shape[1:])], dim=2)
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         b, s, _, height, width = images.shape
-        tokens = self.embed(images)
+        tokens = self.join(self.patch_embed(self.normalise(images)), b, s)
         _, _, p, c = tokens.shape
         rope = self.rope(height, width, tokens.device)
         kept: dict[int, Tensor] = {}

@@ -59,12 +59,20 @@ class VisionTransformer(nn.Module):
         patches = patches.flatten(2).transpose(1, 2).to(self.pos_embed.dtype)
         return torch.cat([self.pos_embed[:, :1], patches], dim=1)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
+        """Token stream before the first block, [N, 1 + registers + h*w, C]."""
         n, _, height, width = images.shape
         tokens = self.patch_embed(images)
         tokens = torch.cat([self.cls_token.expand(n, -1, -1), tokens], dim=1) + self.positions(height, width)
         # registers carry no position, so they join after the positions were added
-        tokens = torch.cat([tokens[:, :1], self.register_tokens.expand(n, -1, -1), tokens[:, 1:]], dim=1)
+        return torch.cat([tokens[:, :1], self.register_tokens.expand(n, -1, -1), tokens[:, 1:]], dim=1)
+
+    def patches(self, tokens: Tensor) -> Tensor:
+        """Token stream after the last block -> normalised patch tokens [N, h*w, C]."""
+        return self.norm(tokens)[:, 1 + self.num_registers :]
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images)
         for block in self.blocks:
             tokens = block(tokens)
-        return self.norm(tokens)[:, 1 + self.num_registers :]
+        return self.patches(tokens)

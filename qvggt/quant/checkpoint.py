@@ -20,8 +20,11 @@ from qvggt.errors import QvggtError
 from qvggt.files import atomic_directory, file_sha256
 from qvggt.model import VGGT, VGGTConfig
 from qvggt.model.loading import restore_constants
-from qvggt.quant.model import prepare_
+from qvggt.quant.model import prepare_, transform_specs
 from qvggt.quant.scheme import Scheme
+from qvggt.quant.transform import TransformSpec
+from qvggt.rotation.config import FoldConfig
+from qvggt.rotation.structure import applied_fold, fold_structure_
 from qvggt.tensor_file import open_tensors, write_tensors
 
 FORMAT_VERSION = 1
@@ -62,12 +65,15 @@ def save_calibrated(
     path: str | Path, model: VGGT, scheme: Scheme, provenance: Provenance, replace: bool = False
 ) -> None:
     """Write the directory atomically; an existing one is replaced only if asked, and only if it is a checkpoint."""
+    fold = applied_fold(model)
     with atomic_directory(path, replace=replace, marker=DESCRIPTION) as folder:
         write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"})
         description = {
             "format_version": FORMAT_VERSION,
             "scheme": scheme.to_dict(),
             "config": json.loads(model.config.to_json()),
+            "fold": None if fold is None else fold.to_dict(),
+            "transforms": {path: spec.to_dict() for path, spec in transform_specs(model).items()},
             "weights_sha256": file_sha256(folder / WEIGHTS),
             "source": dict(provenance.source),
             "calibration": dict(provenance.calibration),
@@ -93,7 +99,9 @@ def load_calibrated(path: str | Path) -> Calibrated:
     file = open_tensors(weights)
     with torch.device("meta"):
         model = VGGT(config)
-        prepare_(model, scheme)
+        if description["fold"] is not None:
+            fold_structure_(model, FoldConfig.from_dict(description["fold"]))
+        prepare_(model, scheme, {path: TransformSpec(**spec) for path, spec in description["transforms"].items()})
     expected = model.state_dict()
     for key in (*expected, *file.entries):
         shape = tuple(expected[key].shape) if key in expected else None
@@ -125,9 +133,9 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise QvggtError(
             f"{path}: format_version {version}, expected {FORMAT_VERSION}; update qvggt or calibrate again"
         )
-    kinds = {"scheme": dict, "config": dict, "weights_sha256": str, "source": dict}
-    kinds |= {"calibration": dict, "versions": dict, "layers": dict}
+    kinds: dict[str, Any] = {"scheme": dict, "config": dict, "weights_sha256": str, "source": dict}
+    kinds |= {"calibration": dict, "versions": dict, "layers": dict, "transforms": dict, "fold": dict | None}
     for key, kind in kinds.items():
-        if not isinstance(description.get(key), kind):
-            raise QvggtError(f"{path}: key {key!r} is missing or no {kind.__name__}; calibrate again")
+        if key not in description or not isinstance(description[key], kind):
+            raise QvggtError(f"{path}: key {key!r} is missing or of the wrong kind; calibrate again")
     return description

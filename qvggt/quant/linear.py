@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
 from qvggt.quant.quantizer import (
+    EPS,
     dequantize_weight,
     quantize_tensor,
     quantize_tokens,
@@ -16,10 +17,11 @@ from qvggt.quant.quantizer import (
     weight_scale,
 )
 from qvggt.quant.scheme import LinearFormat
+from qvggt.quant.transform import InputTransform, TransformSpec
 
 
 class QuantLinear(nn.Module):
-    """y = (codes_x * step) (codes_w * scale_w)^T * range_x + b.
+    """y = (codes_x * step) (codes_w * scale_w)^T * range_x + b, with codes_x of the (transformed) input.
 
     Buffers: `codes` int8 [out, in]; `weight_scale` fp32 [out, 1] or [out, blocks]; `bias` [out]; with dynamic
     activations `act_clip` fp32 [2] = clip ratios of the negative and the positive side; with static ones `act_amax`
@@ -32,13 +34,21 @@ class QuantLinear(nn.Module):
     act_clip: Tensor
     act_amax: Tensor
 
-    def __init__(self, in_features: int, out_features: int, format: LinearFormat, bias: bool = True) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        format: LinearFormat,
+        bias: bool = True,
+        transform: TransformSpec | None = None,
+    ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.format = in_features, out_features, format
         blocks = 1 if format.block is None else -(-in_features // format.block)
         self.register_buffer("codes", torch.zeros(out_features, in_features, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(out_features, blocks))
         self.register_buffer("bias", torch.zeros(out_features) if bias else None)
+        self.transform = InputTransform(in_features, transform) if transform else None
         if format.activation == "dynamic":
             self.register_buffer("act_clip", torch.ones(2))
         elif format.activation == "static":
@@ -49,15 +59,30 @@ class QuantLinear(nn.Module):
         """Round-to-nearest weights; `amax` is the observed activation range a static format needs."""
         if format.activation == "static" and amax is None:
             raise QvggtError("static activations need calibration data: none was given for this linear")
-        with torch.device(linear.weight.device):
-            module = cls(linear.in_features, linear.out_features, format, linear.bias is not None)
         weight = linear.weight.detach().float()
-        module.weight_scale = weight_scale(weight, format.weight_bits, format.block)
-        module.codes = weight_codes(weight, module.weight_scale, format.weight_bits, format.block)
-        if linear.bias is not None:
-            module.bias = linear.bias.detach().clone()
+        scale = weight_scale(weight, format.weight_bits, format.block)
+        codes = weight_codes(weight, scale, format.weight_bits, format.block)
+        module = cls.from_codes(codes, scale, linear.bias, format)
         if amax is not None and format.activation == "static":
-            module.act_amax = torch.tensor(max(amax, 1e-6), dtype=torch.float32)
+            module.act_amax = torch.tensor(max(amax, EPS), dtype=torch.float32)
+        return module
+
+    @classmethod
+    def from_codes(
+        cls,
+        codes: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        format: LinearFormat,
+        transform: InputTransform | None = None,
+    ) -> QuantLinear:
+        """From integer weights [out, in] however they were rounded; clips at 1, range at 1."""
+        with torch.device(codes.device):
+            module = cls(codes.shape[1], codes.shape[0], format, bias is not None)
+        module.codes, module.weight_scale = codes, scale
+        if bias is not None:
+            module.bias = bias.detach().clone()
+        module.transform = transform
         return module
 
     def weight_dequantized(self) -> Tensor:
@@ -65,12 +90,14 @@ class QuantLinear(nn.Module):
         return dequantize_weight(self.codes, self.weight_scale, self.format.block)
 
     def input_codes(self, x: Tensor) -> Tensor:
-        """Integer codes of an input [..., in], in x's dtype."""
+        """Integer codes of a (transformed) input [..., in], in x's dtype."""
         if self.format.activation == "dynamic":
             return quantize_tokens(x, self.format.act_bits, self.act_clip[0], self.act_clip[1]).codes
         return quantize_tensor(x, self.act_amax, self.format.act_bits)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.transform is not None:
+            x = self.transform(x)
         weight = self.weight_dequantized()
         if self.format.activation is None:
             return F.linear(x, weight.to(x.dtype), self.bias)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import nn
 
 from qvggt.errors import QvggtError
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import LinearFormat, Scheme
+from qvggt.quant.transform import TransformSpec
 
 
 def scheme_linears(model: nn.Module, scheme: Scheme) -> Iterator[tuple[str, nn.Linear, LinearFormat]]:
@@ -27,6 +29,11 @@ def quantized_linears(model: nn.Module) -> Iterator[tuple[str, QuantLinear]]:
             yield path, module
 
 
+def transform_specs(model: nn.Module) -> dict[str, TransformSpec]:
+    """Path -> spec of every quantized linear that changes its input at run time."""
+    return {path: m.transform.spec for path, m in quantized_linears(model) if m.transform is not None}
+
+
 def quantize_(model: nn.Module, scheme: Scheme, ranges: Mapping[str, float] | None = None) -> None:
     """Replace the scheme's linears in place, one at a time, by round-to-nearest `QuantLinear`s.
 
@@ -40,11 +47,14 @@ def quantize_(model: nn.Module, scheme: Scheme, ranges: Mapping[str, float] | No
         model.set_submodule(path, QuantLinear.from_float(linear, format, amax))
 
 
-def prepare_(model: nn.Module, scheme: Scheme) -> None:
-    """Replace the scheme's linears by empty `QuantLinear`s on the same device, to be filled from a checkpoint."""
-    import torch
+def prepare_(model: nn.Module, scheme: Scheme, transforms: Mapping[str, TransformSpec] | None = None) -> None:
+    """Replace the scheme's linears by empty `QuantLinear`s on the same device, to be filled from a checkpoint.
 
+    `transforms` names the linears that change their input at run time, and how.
+    """
+    specs = transforms or {}
     for path, linear, format in scheme_linears(model, scheme):
+        spec, bias = specs.get(path), linear.bias is not None
         with torch.device(linear.weight.device):
-            empty = QuantLinear(linear.in_features, linear.out_features, format, linear.bias is not None)
+            empty = QuantLinear(linear.in_features, linear.out_features, format, bias, spec)
         model.set_submodule(path, empty)

@@ -1,0 +1,63 @@
+"""Calibration of a whole model: fold, then one block after the other (DESIGN 3.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from torch import Tensor
+from tqdm import tqdm
+
+from qvggt.calib.recipe import Recipe
+from qvggt.calib.reconstruct import LINEARS, BlockReport, calibrate_block
+from qvggt.calib.stream import Stream, stages
+from qvggt.model import VGGT
+from qvggt.model.block import Block
+from qvggt.quant.scheme import Scheme
+from qvggt.rotation.config import FoldConfig
+from qvggt.rotation.fold import fold_
+
+
+def fold_config(recipe: Recipe, seed: int) -> FoldConfig | None:
+    """The folds a recipe asks for; None when it wants none."""
+    if recipe.rotation != "folded" and not recipe.value_rotation:
+        return None
+    residual = recipe.rotation == "folded"
+    return FoldConfig(seed=seed, residual=residual, layer_scale=True, value=recipe.value_rotation)
+
+
+def calibrate_(
+    model: VGGT, scheme: Scheme, recipe: Recipe, batches: Iterable[Tensor], seed: int = 0, progress: bool = True
+) -> dict[str, BlockReport]:
+    """Quantize the blocks of a float model in place; returns path -> report.
+
+    `batches`: image sequences [S, 3, H, W] in [0, 1]. Deterministic for a seed. Blocks without a quantized linear
+    are only passed through.
+    """
+    folds = fold_config(recipe, seed)
+    if folds is not None:
+        fold_(model, folds)
+    target = Stream.start(model, batches)
+    source = target if recipe.propagation == "float" else target.copy()
+    reports: dict[str, BlockReport] = {}
+    plan = stages(model)
+    for number, stage in enumerate(tqdm(plan, desc=f"calibrate {recipe.name}", unit="block", disable=not progress)):
+        if stage.kind == "frame" and plan[number - 1].kind == "dino":
+            for stream in {id(s): s for s in (target, source)}.values():
+                stream.enter_aggregator(model)
+        block = model.get_submodule(stage.path)
+        assert isinstance(block, Block)
+        final = block
+        formats = {n: f for n in LINEARS if (f := scheme.format(f"{stage.path}.{n}")) is not None}
+        if formats:
+            final, reports[stage.path] = calibrate_block(block, stage, formats, target, source, recipe, seed)
+            model.set_submodule(stage.path, final)
+        target.advance(stage, block, recipe.frame_shapes)
+        if source is not target:
+            source.advance(stage, final, recipe.frame_shapes)
+    return reports
+
+
+def report_table(reports: dict[str, BlockReport]) -> dict[str, dict[str, float]]:
+    """Reports as plain numbers, for a checkpoint's layer table."""
+    return {path: {k: float(v) for k, v in asdict(report).items()} for path, report in reports.items()}

@@ -1,0 +1,92 @@
+"""What a calibration does: one frozen object per method, ours and the baselines, through the same code."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from qvggt.errors import QvggtError
+
+Propagation = Literal["float", "quantized"]
+Rounding = Literal["rtn", "gptq"]
+Rotation = Literal["none", "folded", "linear"]
+ScaleInit = Literal["rotated", "released"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Steps of a calibration, in order; every field can be ablated.
+
+    rotation: "folded" = residual rotation folded into the weights (DESIGN 3.1, no run-time cost); "linear" = a private
+    online Hadamard before every linear (the published method). value_rotation: per-head, folded (3.2). fc2_rotation:
+    online Kronecker Hadamard before fc2 (3.4). smooth: per-channel scales (3.3), `alpha` their exponent; scale_init
+    "rotated" takes rotated weights, "released" the unrotated ones as the released code does. learn: block-wise
+    learning of scales and clips for `epochs` passes (AdamW, rates `scale_rate` and `clip_rate`, `weight_decay` on
+    everything, 0 in ours); search_clips: start the clips at their least-squares optimum instead of 0.982.
+    propagation: whether a block sees float or quantized inputs. rounding: of the weights. frame_shapes: feed global
+    blocks frame by frame, a fault of the released code kept for its baseline.
+    """
+
+    name: str
+    rotation: Rotation = "none"
+    value_rotation: bool = False
+    fc2_rotation: bool = False
+    smooth: bool = False
+    alpha: float = 0.5
+    scale_init: ScaleInit = "rotated"
+    learn: bool = False
+    search_clips: bool = False
+    epochs: int = 15
+    scale_rate: float = 5e-3
+    clip_rate: float = 1e-2
+    weight_decay: float = 0.0
+    batch: int = 8  # sequences per step
+    propagation: Propagation = "quantized"
+    rounding: Rounding = "rtn"
+    frame_shapes: bool = False
+
+    def replace(self, **changes: Any) -> Recipe:
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("rtn"),
+        Recipe("smoothquant", smooth=True),
+        Recipe("quarot", rotation="folded", value_rotation=True, fc2_rotation=True),
+        Recipe(
+            "quantvggt",
+            rotation="linear",
+            smooth=True,
+            scale_init="released",
+            learn=True,
+            scale_rate=1e-3,
+            weight_decay=0.01,
+            batch=1,
+            propagation="float",
+            frame_shapes=True,
+        ),
+        Recipe(
+            "qvggt",
+            rotation="folded",
+            value_rotation=True,
+            fc2_rotation=True,
+            smooth=True,
+            learn=True,
+            search_clips=True,
+            rounding="gptq",
+        ),
+    )
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """A named recipe; QvggtError lists the names."""
+    if name not in RECIPES:
+        raise QvggtError(f"unknown recipe {name!r}: expected one of {', '.join(RECIPES)}")
+    return RECIPES[name]

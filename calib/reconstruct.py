@@ -1,0 +1,204 @@
+"""Calibration of one transformer block: scales and clips learned on its output error, then rounded and folded."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from qvggt.calib.gptq import InputMoments, gptq_codes
+from qvggt.calib.learnable import LearnableLinear
+from qvggt.calib.recipe import Recipe
+from qvggt.calib.stream import Stage, Stream
+from qvggt.model.block import Block
+from qvggt.quant.scheme import LinearFormat
+from qvggt.rotation.hadamard import named_seed
+from qvggt.rotation.kronecker import KroneckerHadamard
+from qvggt.rotation.smoothing import fold_smoothing_
+
+LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+SAMPLE_ROWS = 2048  # tokens kept per linear to start scales and clips from
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """Relative output error of a block on its calibration inputs: at the start, after learning, after rounding."""
+
+    start: float
+    learned: float
+    final: float
+
+
+def calibrate_block(
+    block: Block,
+    stage: Stage,
+    formats: dict[str, LinearFormat],
+    target: Stream,
+    source: Stream,
+    recipe: Recipe,
+    seed: int,
+) -> tuple[Block, BlockReport]:
+    """Quantize one float block; returns the block to use from here on, and its errors.
+
+    `formats` maps LINEARS names to number formats (absent ones stay float). `target`: float inputs; `source`: inputs
+    the quantized block will see. The block's output on `target` is what its quantized form on `source` must match.
+    """
+    quantized = copy.deepcopy(block).float()
+    generator = torch.Generator().manual_seed(named_seed(seed, stage.path))
+    learnables = _attach(quantized, formats, stage, recipe, seed)
+    inputs = _record(block, learnables, stage, source, recipe)
+    for name, learnable in learnables.items():
+        _start(learnable, block.get_submodule(name), inputs.pop(name), recipe)
+    start = _error(quantized, block, stage, target, source, recipe)
+    learned = start
+    if recipe.learn:
+        _learn(quantized, block, stage, target, source, recipe, generator)
+        learned = _error(quantized, block, stage, target, source, recipe)
+    if recipe.rounding == "gptq":
+        _round(quantized, learnables, stage, source, recipe)
+    final = _finish(block, learnables, recipe)
+    return final, BlockReport(start, learned, _error(final, block, stage, target, source, recipe))
+
+
+def _attach(
+    block: Block, formats: dict[str, LinearFormat], stage: Stage, recipe: Recipe, seed: int
+) -> dict[str, LearnableLinear]:
+    """Put learnable linears in place of the float ones."""
+    found = {}
+    for name in LINEARS:
+        if name not in formats:
+            continue
+        linear = block.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        rotated = recipe.rotation == "linear" or (recipe.fc2_rotation and name == "mlp.fc2")
+        width = linear.in_features
+        rotation = KroneckerHadamard(width, named_seed(seed, f"{stage.path}.{name}")) if rotated else None
+        found[name] = LearnableLinear(linear, formats[name], rotation)
+        block.set_submodule(name, found[name])
+    return found
+
+
+@torch.no_grad()
+def _record(
+    block: Block, learnables: dict[str, LearnableLinear], stage: Stage, source: Stream, recipe: Recipe
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each linear of the float block: (largest |rotated input| per channel [in], sampled inputs [rows, in])."""
+    amax: dict[str, Tensor] = {}
+    samples: dict[str, list[Tensor]] = {name: [] for name in learnables}
+    per_sequence = max(1, SAMPLE_ROWS // len(source.tokens))
+
+    def keep(name: str, x: Tensor) -> None:
+        learnable = learnables[name]
+        rotated = x if learnable.rotation is None else learnable.rotation(x)
+        largest = rotated.abs().flatten(0, -2).amax(0)
+        amax[name] = largest if name not in amax else torch.maximum(amax[name], largest)
+        rows = x.flatten(0, -2)
+        samples[name].append(rows[:: max(1, len(rows) // per_sequence)].clone())
+
+    hooks = [
+        block.get_submodule(name).register_forward_pre_hook(lambda _m, inputs, name=name: keep(name, inputs[0]))
+        for name in learnables
+    ]
+    try:
+        for index in range(len(source.tokens)):
+            block(*source.batch(stage, [index], recipe.frame_shapes))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: (amax[name], torch.cat(samples[name])) for name in learnables}
+
+
+def _start(learnable: LearnableLinear, linear: nn.Module, inputs: tuple[Tensor, Tensor], recipe: Recipe) -> None:
+    amax, rows = inputs
+    if recipe.smooth:
+        assert isinstance(linear, nn.Linear)
+        learnable.start_scale(amax, recipe.alpha, linear.weight if recipe.scale_init == "released" else None)
+    if recipe.search_clips:
+        learnable.search_weight_clips()
+        learnable.search_act_clip(rows)
+    else:
+        # plain recipes use the observed extremes themselves, learned ones start where a sigmoid still has a slope
+        learnable.start_at_extremes(rows, 0.982 if recipe.learn else 1 - 1e-7)
+
+
+def _learn(
+    quantized: Block,
+    block: Block,
+    stage: Stage,
+    target: Stream,
+    source: Stream,
+    recipe: Recipe,
+    generator: torch.Generator,
+) -> None:
+    learnables = [m for m in quantized.modules() if isinstance(m, LearnableLinear)]
+    groups = [
+        {"params": [m.log_scale for m in learnables], "lr": recipe.scale_rate if recipe.smooth else 0.0},
+        {"params": [p for m in learnables for p in (m.clip_low, m.clip_high)], "lr": recipe.clip_rate},
+        {"params": [p for m in learnables for p in (m.act_clip, m.log_amax)], "lr": recipe.clip_rate},
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+    steps_per_epoch = len(list(target.groups(recipe.batch)))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs * steps_per_epoch)
+    for _ in range(recipe.epochs):
+        order = torch.randperm(len(target.tokens), generator=generator).tolist()
+        for group in target.groups(recipe.batch, order):
+            with torch.no_grad():
+                wanted = block(*target.batch(stage, group, recipe.frame_shapes))
+            got = quantized(*source.batch(stage, group, recipe.frame_shapes))
+            loss = (got - wanted).square().mean() / wanted.square().mean().clamp_min(1e-12)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+
+
+@torch.no_grad()
+def _error(quantized: Block, block: Block, stage: Stage, target: Stream, source: Stream, recipe: Recipe) -> float:
+    """Squared error of the block's output over its squared size."""
+    noise = signal = 0.0
+    for index in range(len(target.tokens)):
+        wanted = block(*target.batch(stage, [index], recipe.frame_shapes))
+        got = quantized(*source.batch(stage, [index], recipe.frame_shapes))
+        noise += float((got - wanted).double().square().sum())
+        signal += float(wanted.double().square().sum())
+    return noise / max(signal, 1e-30)
+
+
+@torch.no_grad()
+def _round(
+    quantized: Block, learnables: dict[str, LearnableLinear], stage: Stage, source: Stream, recipe: Recipe
+) -> None:
+    """GPTQ codes of each linear in turn, on the inputs it sees with the ones before it already rounded."""
+    for learnable in learnables.values():
+        if learnable.format.block is not None:
+            continue
+        moments = InputMoments(learnable.weight.shape[1])
+        hook = learnable.register_forward_pre_hook(
+            lambda m, inputs, moments=moments: moments.update(m.quantized_input(inputs[0])[0])
+        )
+        try:
+            for index in range(len(source.tokens)):
+                quantized(*source.batch(stage, [index], recipe.frame_shapes))
+        finally:
+            hook.remove()
+        bits = learnable.format.weight_bits
+        learnable.codes = gptq_codes(learnable.clipped_weight(), learnable.weight_step(), bits, moments)
+
+
+@torch.no_grad()
+def _finish(block: Block, learnables: dict[str, LearnableLinear], recipe: Recipe) -> Block:
+    """The block with `QuantLinear`s: scales of qkv, fc1 and proj folded into norms and value rows, at no cost."""
+    final = copy.deepcopy(block)
+    foldable = {} if recipe.rotation == "linear" else {n: m for n, m in learnables.items() if n != "mlp.fc2"}
+    scale = {name: m.log_scale.detach().exp() for name, m in foldable.items()} if recipe.smooth else {}
+    fold_smoothing_(final, scale.get("attn.qkv"), scale.get("attn.proj"), scale.get("mlp.fc1"))
+    for name, learnable in learnables.items():
+        rows = None
+        if name == "attn.qkv" and "attn.proj" in scale:
+            # proj's scale divides the value rows, whose grids shrink with them
+            width = len(scale["attn.proj"])
+            rows = torch.cat([torch.ones(2 * width), 1 / scale["attn.proj"]])
+        final.set_submodule(name, learnable.finish(keep_scale=name not in scale, row_scale=rows))
+    return final

@@ -3,20 +3,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ROOMS := qvggt export engines calib eval tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint format demo clean
+.PHONY: help setup test test-slow test-gpu lint format demo clean
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@echo "PYTHON=python3.12 picks the Python that .venv is made with (3.10 or newer; run make clean before a change)."
 
 setup: $(STAMP)  ## Make .venv and install qvggt with its tested dependencies
 
+# pip, not python, is looked for: an interrupted or half-supported venv has only the latter
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "qvggt needs Python 3.10 or newer; run: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing qvggt and its dependencies into $(VENV)"
+		{ echo "error: qvggt needs Python 3.10 or newer; run: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
+		{ echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 2; }
+	@echo "installing qvggt and its dependencies into $(VENV) (minutes where PyTorch is downloaded)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
@@ -26,7 +30,10 @@ test: $(STAMP)  ## Run the default test suite
 test-slow: $(STAMP)  ## Run the 1B-scale and other long tests
 	@$(BIN)/python -m pytest -m slow
 
-lint: $(STAMP)  ## ruff and mypy
+test-gpu: $(STAMP)  ## Run the tests that need an NVIDIA GPU
+	@$(BIN)/python -m pytest -m gpu
+
+lint: $(STAMP)  ## ruff (rules and format) and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python tools/typecheck.py
@@ -38,5 +45,6 @@ format: $(STAMP)  ## Let ruff rewrite the code
 demo: $(STAMP)  ## Scenes -> w8a8 and w4a4 ONNX -> ONNX Runtime -> table, pictures, JSON in outputs/demo
 	@$(BIN)/python tools/demo.py
 
-clean:  ## Remove the virtual environment and everything generated
-	rm -rf $(VENV) outputs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## Remove .venv, caches, builds and outputs/demo (the rest of outputs/ is yours and stays)
+	rm -rf $(VENV) outputs/demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(ROOMS) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from torch import Tensor
-from tqdm import tqdm
 
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.reconstruct import LINEARS, BlockReport, calibrate_block
 from qvggt.calib.stream import Stream, stages
 from qvggt.model import VGGT
 from qvggt.model.block import Block
+from qvggt.progress import bar
 from qvggt.quant.scheme import Scheme
 from qvggt.rotation.config import FoldConfig
 from qvggt.rotation.fold import fold_
@@ -41,7 +41,7 @@ def calibrate_(
     source = target if recipe.propagation == "float" else target.copy()
     reports: dict[str, BlockReport] = {}
     plan = stages(model)
-    for number, stage in enumerate(tqdm(plan, desc=f"calibrate {recipe.name}", unit="block", disable=not progress)):
+    for number, stage in enumerate(bar(plan, desc=f"calibrate {recipe.name}", unit="block", shown=progress)):
         if stage.kind == "frame" and plan[number - 1].kind == "dino":
             for stream in {id(s): s for s in (target, source)}.values():
                 stream.enter_aggregator(model)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+
+from qvggt.progress import bar
 
 
 @dataclass
@@ -46,7 +47,7 @@ def observe_ranges(
     ]
     try:
         with torch.no_grad():
-            for images in tqdm(batches, total=total, desc="observe ranges", unit="sequence", disable=not progress):
+            for images in bar(batches, total=total, desc="observe ranges", unit="sequence", shown=progress):
                 model(images)
     finally:
         for hook in hooks:

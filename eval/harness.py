@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from qvggt.engines.runner import Predictions, Runner
 from qvggt.errors import QvggtError
@@ -21,6 +18,7 @@ from qvggt.eval.noise import compare
 from qvggt.eval.pose import pairwise_errors
 from qvggt.eval.result import CandidateResult, SequenceRecord
 from qvggt.geometry import decode_pose
+from qvggt.progress import bar
 
 
 def evaluate(
@@ -43,20 +41,20 @@ def evaluate(
     _check(runners, chosen)
     plan = plan_images(runners, size)
     records: list[list[SequenceRecord]] = [[] for _ in runners]
-    with _bar(len(chosen) * len(runners), progress) as bar:
+    with bar(total=len(chosen) * len(runners), desc="evaluate", unit="run", shown=progress) as moved:
         for index, sequence in enumerate(chosen):
             images, resizes = plan.load(sequence.image_paths)
             truth = sequence_depth(sequence, resizes, *images.shape[2:])
             reference: Predictions | None = None
             for runner, kept in zip(runners, records, strict=True):
-                bar.set_postfix_str(f"{sequence.key} {runner.label}", refresh=False)
+                moved.set_postfix_str(f"{sequence.key} {runner.label}", refresh=False)
                 for _ in range(warmup if index == 0 else 0):
                     runner(images.copy())
                 # a copy each: nothing one candidate does to its input can reach the next
                 predictions, seconds = _timed(runner, images.copy())
                 kept.append(_record(sequence, predictions, reference, truth, images.shape, seconds))
                 reference = reference or predictions
-                bar.update()
+                moved.update()
     return [
         CandidateResult(runner.label, runner.describe(), tuple(kept))
         for runner, kept in zip(runners, records, strict=True)
@@ -117,19 +115,4 @@ def _record(
         depth=depth,
         noise=noise,
         seconds=seconds,
-    )
-
-
-def _bar(total: int, progress: bool) -> Any:
-    """A bar with ETA that leaves no trace; in a log file it shows up for long runs only, and seldom."""
-    log = not sys.stderr.isatty()
-    return tqdm(
-        total=total,
-        desc="evaluate",
-        unit="run",
-        disable=not progress,
-        leave=False,
-        dynamic_ncols=not log,
-        delay=20 if log else 0,
-        mininterval=30 if log else 0.2,
     )

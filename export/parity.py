@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from qvggt.export.subgraph import extract_linear
 from qvggt.model import VGGT
+from qvggt.progress import bar
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import quantized_linears
 from qvggt.quant.quantizer import step, token_range
@@ -142,7 +142,7 @@ def check_linears(onnx_path: Path, reference: VGGT, images: Tensor, progress: bo
     linears = dict(quantized_linears(reference))
     inputs = record_inputs(reference, images, list(linears))
     results = []
-    for path, module in tqdm(linears.items(), desc="parity of linears", unit="linear", disable=not progress):
+    for path, module in bar(linears.items(), desc="parity of linears", unit="linear", shown=progress):
         x = inputs.pop(path)
         with torch.no_grad():
             expected = module(x).numpy()

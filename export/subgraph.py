@@ -53,11 +53,16 @@ def _skeleton(path: Path, stamp: int) -> tuple[onnx.ModelProto, dict[str, Tensor
 
 
 def extract_linear(onnx_path: Path, path: str) -> LinearModel:
-    """The nodes named `<path>/...` with their initializers; QvggtError if the file has none."""
+    """The nodes of the quantized linear at a module path, with their initializers; QvggtError if the file has none.
+
+    A linear that is used several times (the unrolled camera iterations) is taken at its first use.
+    """
     model, initializers = _skeleton(onnx_path, onnx_path.stat().st_mtime_ns)
-    nodes = [n for n in model.graph.node if n.name.startswith(f"{path}/")]
-    if not nodes:
+    users = [n for n in model.graph.node if f"{path}.weight_codes" in n.input]
+    if not users:
         raise QvggtError(f"{onnx_path}: no nodes of {path}: expected the linear the scheme names; export again")
+    prefix = users[0].name.rpartition("/")[0] + "/"
+    nodes = [n for n in model.graph.node if n.name.startswith(prefix)]
     produced = {o for n in nodes for o in n.output}
     needed = [i for n in nodes for i in n.input if i and i not in produced]
     inputs = sorted({i for i in needed if i not in initializers})

@@ -138,7 +138,7 @@ def main(
     print(f"{model}, {frames} frames of {height}x{width}, {threads} threads, {rounds} rounds")
     print(f"{'candidate':22} {'median s':>9} {'p90 s':>9} {'speed-up':>9} {'peak RSS MB':>12} {'file MB':>9}")
     for candidate, result, name in zip(candidates, results, [None, *names], strict=True):
-        row = {"candidate": candidate.label, **result, "speed_up": base / result["median_s"]}
+        row: dict[str, Any] = {"candidate": candidate.label, **result, "speed_up": base / result["median_s"]}
         row["file_bytes"] = sizes.get(name) if name else None
         rows.append(row)
         file_mb = "-" if row["file_bytes"] is None else f"{row['file_bytes'] / 1e6:.1f}"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qvggt.cli.common import run
+from qvggt.cli.common import check_place, run
 from qvggt.errors import QvggtError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -37,13 +37,13 @@ def calibrate(
     """Quantize a checkpoint: round-to-nearest weights, min/max activation ranges for --act static."""
     from qvggt.calib.rtn import quantize_rtn_
     from qvggt.cli.images import co3d_images
-    from qvggt.cli.source import load_source, output_place, parse_size
+    from qvggt.cli.source import load_source, parse_size
     from qvggt.cli.versions import versions
     from qvggt.quant.checkpoint import DESCRIPTION, Provenance, save_calibrated
     from qvggt.quant.scheme import parse_scheme
 
     scheme = parse_scheme(bits, act, [p for p in parts.split(",") if p])
-    output_place(output)
+    check_place(output)
     if output.exists() and any(output.iterdir() if output.is_dir() else [output]) and not force:
         raise QvggtError(f"{output}: exists already; choose another directory, or --force to replace a checkpoint")
     if scheme.needs_ranges and data is None:

@@ -81,6 +81,11 @@ def check_writable(path: Path) -> None:
     """Before long work: whether a file can be written at `path`, found out by trying; QvggtError otherwise."""
     if path.exists() and not path.is_file():
         raise QvggtError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}, expected a file to write")
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """As `check_writable`, for a file or a folder."""
     folder = path.parent
     while not folder.exists():
         folder = folder.parent

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qvggt.cli.common import run
+from qvggt.cli.common import check_writable, run
 from qvggt.errors import QvggtError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -66,14 +66,16 @@ def export(
     from qvggt.calib.rtn import quantize_rtn_
     from qvggt.cli.gate import Gate, run_gate
     from qvggt.cli.images import co3d_images
-    from qvggt.cli.source import load_source, output_place, parse_frames, parse_size
+    from qvggt.cli.source import load_source, parse_frames, parse_size
     from qvggt.export.exporter import ExportConfig, export_onnx
     from qvggt.export.qdq import Target
     from qvggt.quant.scheme import parse_scheme
 
-    output_place(output, ".onnx")
+    if output.suffix != ".onnx":
+        raise QvggtError(f"{output}: expected a file name ending in .onnx")
+    check_writable(output)
     report = report or output.with_name(output.name + ".parity.json")
-    output_place(report)
+    check_writable(report)
     if target not in [t.value for t in Target]:
         raise QvggtError(f"--target {target!r}: expected one of {', '.join(t.value for t in Target)}")
     profile = parse_frames(frames)

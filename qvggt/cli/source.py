@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from qvggt.errors import QvggtError
 from qvggt.files import file_sha256
@@ -63,17 +62,3 @@ def parse_frames(text: str) -> tuple[int, int, int]:
     if not low <= best <= high:
         raise QvggtError(f"--frames {text!r}: expected min <= opt <= max")
     return low, best, high
-
-
-def output_place(path: Path, suffix: str | None = None) -> Path:
-    """Check before any work that `path` can be written; QvggtError otherwise."""
-    import os
-
-    if suffix is not None and path.suffix != suffix:
-        raise QvggtError(f"{path}: expected a file name ending in {suffix}")
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise QvggtError(f"{path}: {folder} is not a folder you may write to; choose another place")
-    return path

@@ -49,8 +49,9 @@ def hub_id(source: str | Path) -> str | None:
         return None
     if source in ALIASES:
         return ALIASES[source]
-    # a missing weights/model.pt is a typing error, not a repository
-    if not HUB_ID.fullmatch(source) or source.lower().endswith(SUFFIXES) or Path(source).exists():
+    # a missing weights/model.pt, or a name in a folder that is here, is a typing error and no repository
+    local = source.lower().endswith(SUFFIXES) or Path(source).exists() or Path(source).parent.is_dir()
+    if local or not HUB_ID.fullmatch(source):
         return None
     return source
 

@@ -34,7 +34,7 @@ def fold_smoothing_(
             s = checked(s_proj, attention.proj)
             rows = torch.cat([torch.ones_like(s), torch.ones_like(s), s])
             attention.qkv.weight.data = attention.qkv.weight.data / rows[:, None]
-            attention.qkv.bias.data = attention.qkv.bias.data
+            attention.qkv.bias.data = attention.qkv.bias.data / rows
             attention.proj.weight.data = attention.proj.weight.data * s
 
 

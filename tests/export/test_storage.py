@@ -10,7 +10,7 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_t
 from qvggt.errors import QvggtError
 from qvggt.export.storage import ALIGNMENT, SMALL, Storage, model_files
 
-LARGE = np.arange(SMALL, dtype=np.float32)
+LARGE = np.arange(SMALL + 2, dtype=np.float32)  # no multiple of the alignment
 
 
 class BrokenError(Exception):

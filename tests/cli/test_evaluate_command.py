@@ -1,0 +1,190 @@
+"""qvggt-eval, from the command line to the JSON; every bad input is one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small_network import SIZE, small_model
+
+from qvggt.calib.rtn import quantize_rtn_
+from qvggt.cli.common import run
+from qvggt.cli.evaluate import app
+from qvggt.eval.co3d_writer import write_co3d
+from qvggt.eval.frame_list import load_frame_list
+from qvggt.eval.synthetic.scene import SceneConfig
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.model.loading import save_model
+from qvggt.quant.checkpoint import Provenance, save_calibrated
+from qvggt.quant.scheme import parse_scheme
+
+FRAMES = 4
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """--threads is global to PyTorch."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """scenes/ and the candidates float.safetensors, w8a8/, w8a8.onnx."""
+    folder = tmp_path_factory.mktemp("data")
+    write_co3d(
+        folder / "scenes", SceneConfig(height=SIZE, width=SIZE, frames=FRAMES + 1), range(0), range(3), progress=False
+    )
+    model, scheme = small_model(), parse_scheme("w8a8")
+    save_model(model, folder / "float.safetensors")
+    quantize_rtn_(model, scheme)
+    save_calibrated(folder / "w8a8", model, scheme, Provenance())
+    export_onnx(model, scheme, ExportConfig(SIZE, SIZE), folder / "w8a8.onnx")
+    return folder
+
+
+def call(*args):
+    with pytest.raises(SystemExit) as caught:
+        run(app, [str(arg) for arg in args])
+    return caught.value.code
+
+
+def on(data, *more):
+    return ("--root", data / "scenes", "--frames", FRAMES, "--min-frames", FRAMES, "--threads", 1, *more)
+
+
+def mistake(capsys, *args):
+    code = call(*args)
+    err = capsys.readouterr().err
+    assert code == 2, err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_three_candidates_on_the_same_frames(data, tmp_path, capsys):
+    engine, model = data / "w8a8.onnx", data / "float.safetensors"
+    args = ("--engine", engine, "--model", model, "--model", data / "w8a8", "--dataset", "co3d")
+    assert call(*args, *on(data, "--json", tmp_path / "r.json", "--frame-list", tmp_path / "f.json")) == 0
+    out = capsys.readouterr().out
+    rows = [line.split("  ")[0] for line in out.splitlines()[2:5]]
+    labels = ["torch fp32 float.safetensors", "fake-quant w8a8-dynamic w8a8", "onnxruntime w8a8-dynamic w8a8.onnx"]
+    assert rows == labels  # models come first, whatever the order of the call
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["baseline"] == labels[0]
+    assert [c["label"] for c in report["candidates"]] == labels
+    assert report["frame_list"]["sha256"] == load_frame_list(tmp_path / "f.json").sha256
+    assert report["frame_list"]["sequences"] == 3
+    assert report["config"]["images"] == {"mode": "exact", "height": SIZE, "width": SIZE}
+    assert {"qvggt", "torch", "numpy", "onnxruntime"} <= set(report["versions"])
+    _, fake, onnx = report["candidates"]
+    assert fake["delta"]["auc"].keys() == {"30", "15", "5", "3"}
+    assert len(fake["sha256"]) == len(onnx["sha256"]) == 64
+    assert onnx["bytes"] == engine.stat().st_size
+    assert len(onnx["sequences"]) == 3
+    assert onnx["abs_rel"] == pytest.approx(fake["abs_rel"], rel=0.01)
+
+
+def test_a_stored_frame_list_is_used_again(data, tmp_path, capsys):
+    reports = []
+    for seed, name in ((1, "a"), (2, "b")):
+        more = ("--json", tmp_path / name, "--frame-list", tmp_path / "f.json", "--seed", seed)
+        assert call("--model", data / "float.safetensors", *on(data, *more)) == 0
+        reports.append(json.loads((tmp_path / name).read_text()))
+    first, second = (report["frame_list"] for report in reports)
+    assert first["frames"] == second["frames"]
+    assert reports[0]["candidates"][0]["auc"] == reports[1]["candidates"][0]["auc"]
+    assert call("--model", data / "float.safetensors", *on(data, "--json", tmp_path / "c", "--seed", 2)) == 0
+    assert json.loads((tmp_path / "c").read_text())["frame_list"]["sha256"] != first["sha256"]
+
+
+def test_size_and_selection(data, tmp_path, capsys):
+    more = ("--size", 28, "--max-sequences", 1, "--categories", "synthetic", "--json", tmp_path / "r.json")
+    assert call("--model", data / "float.safetensors", *on(data, *more)) == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["config"]["images"] == {"mode": "crop", "width": 28}
+    assert report["frame_list"]["sequences"] == 1
+    assert call("--model", data / "float.safetensors", *on(data, "--json", tmp_path / "r.json")) == 0
+    native = json.loads((tmp_path / "r.json").read_text())
+    assert native["config"]["images"] == {"mode": "crop", "width": SIZE}
+
+
+def test_one_line_in_a_process_of_its_own(data, tmp_path):
+    """No library may add a warning to the line."""
+    (tmp_path / "bad.onnx").write_bytes(b"no model at all")
+    program = str(Path(sys.executable).with_name("qvggt-eval"))
+    done = subprocess.run(
+        [program, "--engine", str(tmp_path / "bad.onnx"), *map(str, on(data))],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {tmp_path / 'bad.onnx'}: ")
+
+
+def test_calls_that_make_no_sense(data, tmp_path, capsys):
+    model, engine = ("--model", data / "float.safetensors"), ("--engine", data / "w8a8.onnx")
+    assert "give --model, --engine or both" in mistake(capsys, *on(data))
+    assert "Missing option '--root'" in mistake(capsys, *model)
+    assert "--dataset 'kitti': expected one of co3d" in mistake(capsys, *model, *on(data), "--dataset", "kitti")
+    assert "give it with --engine" in mistake(capsys, "--model", data / "w8a8.onnx", *on(data))
+    assert "expected an .onnx file" in mistake(capsys, "--engine", data / "w8a8", *on(data))
+    assert "leave the size out" in mistake(capsys, *engine, *on(data), "--size", 28)
+    assert "multiple of 14" in mistake(capsys, *model, *on(data), "--size", 30)
+    assert "no --model is a Hub id" in mistake(capsys, *model, *on(data), "--revision", "main")
+    assert "'tpu': expected cpu, cuda" in mistake(capsys, *model, *on(data), "--device", "tpu")
+
+
+def test_data_that_is_not_there(data, tmp_path, capsys):
+    model = ("--model", data / "float.safetensors")
+    assert "root is not a folder" in mistake(capsys, *model, "--root", tmp_path / "nowhere")
+    assert "no *_test.jgz annotation file" in mistake(capsys, *model, "--root", tmp_path)
+    missing = ("--annotations", tmp_path / "none")
+    assert "no *_test.jgz annotation file" in mistake(capsys, *model, "--root", tmp_path, *missing)
+    assert "no annotation file for category pear" in mistake(capsys, *model, *on(data, "--categories", "pear"))
+    assert "no *_val.jgz" in mistake(capsys, *model, *on(data, "--split", "val"))
+    scenes = ("--root", data / "scenes", "--min-frames", FRAMES)
+    assert "expected at least 9 frames, got 5" in mistake(capsys, *model, *scenes, "--frames", 9)
+    assert "3 too few frames" in mistake(capsys, *model, "--root", data / "scenes", "--frames", FRAMES)
+
+
+def test_files_that_are_broken(data, tmp_path, capsys):
+    (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
+    assert "bad.safetensors" in mistake(capsys, "--model", tmp_path / "bad.safetensors", *on(data))
+    assert "no such file" in mistake(capsys, "--model", tmp_path / "none.safetensors", *on(data))
+    (tmp_path / "cut.onnx").write_bytes((data / "w8a8.onnx").read_bytes()[:5000])
+    assert "cut.onnx" in mistake(capsys, "--engine", tmp_path / "cut.onnx", *on(data))
+    shutil.copytree(data / "w8a8", tmp_path / "w8a8")
+    with open(tmp_path / "w8a8" / "model.safetensors", "r+b") as file:
+        file.truncate(9000)
+    assert "does not match quant.json" in mistake(capsys, "--model", tmp_path / "w8a8", *on(data))
+    shutil.copytree(data / "scenes", tmp_path / "scenes")
+    image = sorted((tmp_path / "scenes").rglob("*.jpg"))
+    for path in image:
+        path.write_bytes(path.read_bytes()[:200])
+    err = mistake(capsys, "--model", data / "float.safetensors", *on(tmp_path))
+    assert "expected a readable image" in err
+    for path in image:
+        path.unlink()
+    assert "no such image file" in mistake(capsys, "--model", data / "float.safetensors", *on(tmp_path))
+
+
+def test_outputs_are_checked_before_the_work(data, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    broken = ("--model", tmp_path / "none.safetensors")  # would fail later
+    err = mistake(capsys, *broken, *on(data, "--json", tmp_path / "file" / "r.json"))
+    assert "r.json: cannot be written" in err
+    assert "is a folder" in mistake(capsys, *broken, *on(data, "--json", tmp_path))
+    err = mistake(capsys, *broken, *on(data, "--frame-list", tmp_path / "file" / "f.json"))
+    assert "f.json: cannot be written" in err
+
+
+def test_nothing_is_left_by_a_failure(data, tmp_path, capsys):
+    mistake(capsys, "--model", tmp_path / "none.safetensors", *on(data, "--json", tmp_path / "r.json"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,216 @@
+"""qvggt-export and qvggt-calibrate, from the command line to the files; a mistake is one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+import typer
+from small_network import SIZE, small_model
+
+from qvggt.cli import calibrate, export
+from qvggt.cli.common import run
+from qvggt.eval.co3d_writer import write_co3d
+from qvggt.eval.synthetic.scene import SceneConfig
+from qvggt.model.loading import save_model
+from qvggt.quant.checkpoint import load_calibrated
+
+Files = Callable[[], set[Path]]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float checkpoint and scenes of 5 frames."""
+    folder = tmp_path_factory.mktemp("inputs")
+    save_model(small_model(), folder / "float.safetensors")
+    config = SceneConfig(height=SIZE, width=SIZE, frames=5)
+    write_co3d(folder / "scenes", config, range(3), range(50, 53), progress=False)
+    return folder
+
+
+def call(app: typer.Typer, *args: Any) -> int:
+    with pytest.raises(SystemExit) as caught:
+        run(app, [str(arg) for arg in args])
+    return int(caught.value.code or 0)
+
+
+def mistake(capsys: pytest.CaptureFixture[str], app: typer.Typer, *args: Any) -> str:
+    code = call(app, *args)
+    err = capsys.readouterr().err
+    assert code == 2, err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+QUICK = ("--parity-sequences", 2, "--parity-frames", "1,3")
+
+
+def test_export_writes_a_checked_file_and_its_report(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "m.onnx"
+    assert call(export.app, inputs / "float.safetensors", "--bits", "w4a4", "-o", out, *QUICK) == 0
+    printed = capsys.readouterr().out
+    assert "36/36 quantized linears agree" in printed
+    assert "parity passed" in printed
+    report = json.loads((tmp_path / "m.onnx.parity.json").read_text())
+    assert report["passed"] is True
+    assert report["scheme"]["bits"] == "w4a4"
+    assert {o["frames"] for o in report["outputs"]} == {1, 3}
+    assert set(report["auc30"]) == {"reference", "onnx", "delta"}
+    metadata = {p.key: p.value for p in onnx.load(out).metadata_props}
+    assert json.loads(metadata["qvggt.source"])["name"].endswith("float.safetensors")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.onnx.parity.json"]
+
+
+def test_one_file_runs_with_any_frame_count(inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.onnx"
+    assert call(export.app, inputs / "float.safetensors", "-o", out, "--size", "28x56", "--no-check") == 0
+    session = ort.InferenceSession(out)
+    for frames in (1, 2, 5, 8):
+        images = np.random.default_rng(0).random((1, frames, 3, 28, 56), dtype=np.float32)
+        assert session.run(["depth"], {"images": images})[0].shape == (1, frames, 28, 56, 1)
+
+
+def test_calibrate_then_export_a_static_checkpoint(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "w8a8"
+    line = (inputs / "float.safetensors", "--bits", "w8a8", "--act", "static", "--data", inputs / "scenes")
+    assert call(calibrate.app, *line, "-o", folder, "--sequences", 2, "--frames", 2) == 0
+    loaded = load_calibrated(folder)
+    assert loaded.scheme.label == "w8a8-static"
+    assert len(loaded.provenance.calibration["frames"]) == 2
+    assert set(loaded.provenance.layers) == {p for p, _ in _linears(folder)}
+    capsys.readouterr()
+    assert call(export.app, folder, "-o", tmp_path / "m.onnx", "--data", inputs / "scenes", *QUICK) == 0
+    assert "w8a8-static" in capsys.readouterr().out
+
+
+def _linears(folder: Path) -> list[tuple[str, Any]]:
+    from qvggt.quant import quantized_linears
+
+    return list(quantized_linears(load_calibrated(folder).model))
+
+
+def test_static_equals_dynamic_in_nothing_but_the_activations(inputs: Path, tmp_path: Path) -> None:
+    line = (inputs / "float.safetensors", "--bits", "w4a4")
+    assert call(calibrate.app, *line, "-o", tmp_path / "dynamic") == 0
+    static = ("--act", "static", "--data", inputs / "scenes", "--sequences", 1, "--frames", 2)
+    assert call(calibrate.app, *line, *static, "-o", tmp_path / "static") == 0
+    for (_, a), (_, b) in zip(_linears(tmp_path / "dynamic"), _linears(tmp_path / "static"), strict=True):
+        assert torch.equal(a.codes, b.codes)
+        assert a.act_clip.tolist() == [1, 1]
+        assert float(b.act_amax) > 0
+
+
+def test_a_failed_gate_ends_with_one(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("qvggt.export.parity", fromlist=["x"]).FLOORS_DB, "w8a8", 500.0)
+    line = (inputs / "float.safetensors", "-o", tmp_path / "m.onnx", "--parity-sequences", 0, "--parity-frames", "2")
+    assert call(export.app, *line) == 1
+    captured = capsys.readouterr()
+    assert "parity FAILED" in captured.out
+    assert "500 dB" in captured.err
+    assert json.loads((tmp_path / "m.onnx.parity.json").read_text())["passed"] is False
+
+
+def test_what_was_not_checked_is_said(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(export.app, inputs / "float.safetensors", "-o", tmp_path / "m.onnx", "--no-check") == 0
+    assert "not measured" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--bits", "w3a3"), ("w3a3", "w8a8, w4a8")),
+        (("--act", "sometimes"), ("sometimes", "dynamic or static")),
+        (("--size", "57x56"), ("57", "multiple of the patch size 14", "56 and 70")),
+        (("--size", "big"), ("big", "392x518")),
+        (("--frames", "8:1:2"), ("8:1:2", "min <= opt <= max")),
+        (("--frames", "none"), ("none", "1:8:32")),
+        (("--outputs", "pose,tracks"), ("tracks", "pose, depth, points")),
+        (("--outputs", ","), ("no output",)),
+        (("--target", "tpu"), ("tpu", "cpu, tensorrt")),
+        (("--parts", "dino,eyes"), ("eyes", "dino, aggregator, camera")),
+        (("--bits", "fp16"), ("fp16",)),
+        (("--bits", "w8a8", "--act", "static"), ("--calib",)),
+        (("--revision", "abc"), ("revision",)),
+        (("--parity-frames", "0"), ("--parity-frames", "1,2,5,8")),
+        (("--no-such-option",), ("--no-such-option",)),
+    ],
+)
+def test_mistakes_in_the_call(
+    options: tuple[str, ...],
+    words: tuple[str, ...],
+    inputs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = mistake(capsys, export.app, inputs / "float.safetensors", "-o", tmp_path / "m.onnx", *options)
+    assert all(word in error for word in words), error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_in_the_model(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "in" / "broken.safetensors"
+    broken.parent.mkdir()
+    broken.write_bytes((inputs / "float.safetensors").read_bytes()[:5000])
+    out = tmp_path / "out"
+    assert "broken.safetensors" in mistake(capsys, export.app, broken, "-o", out / "m.onnx")
+    missing = tmp_path / "in" / "missing.safetensors"
+    assert "missing.safetensors" in mistake(capsys, export.app, missing, "-o", out / "m.onnx")
+    assert "broken.safetensors" in mistake(capsys, calibrate.app, broken, "-o", out / "ckpt")
+    (tmp_path / "in" / "ckpt").mkdir()
+    (tmp_path / "in" / "ckpt" / "quant.json").write_text("{")
+    assert "quant.json" in mistake(capsys, export.app, tmp_path / "in" / "ckpt", "-o", out / "m.onnx")
+    assert not out.exists()
+
+
+def test_mistakes_in_the_place(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    float_model = inputs / "float.safetensors"
+    assert ".onnx" in mistake(capsys, export.app, float_model, "-o", tmp_path / "m.bin")
+    (tmp_path / "file").write_text("mine")
+    assert "file" in mistake(capsys, export.app, float_model, "-o", tmp_path / "file" / "m.onnx")
+    assert "file" in mistake(capsys, calibrate.app, float_model, "-o", tmp_path / "file")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    assert "--force" in mistake(capsys, calibrate.app, float_model, "-o", tmp_path / "mine")
+    assert "quant.json" in mistake(capsys, calibrate.app, float_model, "-o", tmp_path / "mine", "--force")
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_mistakes_in_the_data(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    float_model, out = inputs / "float.safetensors", tmp_path / "out" / "ckpt"
+    static = (float_model, "--act", "static", "-o", out)
+    assert "--data" in mistake(capsys, calibrate.app, *static)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "annotations" in mistake(capsys, calibrate.app, *static, "--data", empty)
+    assert "frames" in mistake(capsys, calibrate.app, *static, "--data", inputs / "scenes", "--frames", 9)
+    import shutil
+
+    shutil.copytree(inputs / "scenes", tmp_path / "scenes")
+    for image in (tmp_path / "scenes").rglob("*.jpg"):
+        image.write_bytes(b"not a picture")
+    assert ".jpg" in mistake(capsys, calibrate.app, *static, "--data", tmp_path / "scenes")
+    assert not out.parent.exists()
+
+
+def test_a_calibrated_checkpoint_keeps_its_scheme(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(calibrate.app, inputs / "float.safetensors", "--bits", "w4a8", "-o", tmp_path / "c") == 0
+    capsys.readouterr()
+    assert "w4a8" in mistake(capsys, export.app, tmp_path / "c", "--bits", "w8a8", "-o", tmp_path / "m.onnx")
+    assert "calibrated already" in mistake(capsys, calibrate.app, tmp_path / "c", "-o", tmp_path / "d")

@@ -1,0 +1,223 @@
+"""ONNX Runtime runner: the numbers of the fake-quant reference, and a clear line for every wrong file."""
+
+from __future__ import annotations
+
+import builtins
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from small_network import SIZE, small_model
+
+from qvggt import QvggtError
+from qvggt.engines.onnx_runner import OnnxRunner, import_onnxruntime, session_options
+from qvggt.engines.opening import open_runner
+from qvggt.engines.torch_runner import TorchRunner
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.quant.scheme import parse_scheme
+
+
+@pytest.fixture(scope="module")
+def runner(onnx_path):
+    with OnnxRunner(onnx_path, threads=1) as runner:
+        yield runner
+
+
+def random_images(frames):
+    return np.random.default_rng(frames).random((frames, 3, SIZE, SIZE), np.float32)
+
+
+def sqnr(expected, got):
+    return {
+        n: 10 * np.log10(np.square(expected[n]).sum() / np.square(got[n] - expected[n]).sum()) for n in expected | got
+    }
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_agrees_with_the_float_model(tmp_path, frames):
+    path, model, images = tmp_path / "float.onnx", small_model(), random_images(frames)
+    export_onnx(model, parse_scheme("fp32"), ExportConfig(SIZE, SIZE), path)
+    expected = TorchRunner(model, "x")(images).named()
+    with OnnxRunner(path, threads=1) as runner:
+        assert min(sqnr(expected, runner(images).named()).values()) > 80
+
+
+def test_agrees_with_the_fake_quant_model(runner, quantized):
+    """Float noise flips a few roundings, and random weights amplify them: the export's own gate is the strict one."""
+    images = random_images(2)
+    expected = TorchRunner(quantized, "x")(images).named()
+    assert min(sqnr(expected, runner(images).named()).values()) > 30
+
+
+def test_named_outputs_are_those_of_the_graph(runner):
+    shapes = {name: value.shape for name, value in runner.run_named(random_images(2)).items()}
+    assert shapes["depth"] == (1, 2, SIZE, SIZE, 1)
+    assert shapes["pose_enc"] == (1, 2, 9)
+
+
+def test_describe(runner, onnx_path, scheme):
+    facts = runner.describe()
+    assert runner.size == (SIZE, SIZE)
+    assert runner.frames is None
+    assert facts["size"] == [SIZE, SIZE]
+    assert facts["scheme"] == scheme.label
+    assert facts["scheme_json"] == {**scheme.to_dict()}
+    assert facts["providers"] == ["CPUExecutionProvider"]
+    assert facts["bytes"] == onnx_path.stat().st_size
+    assert facts["metadata"]["qvggt.size"] == f"{SIZE}x{SIZE}"
+    assert facts["label"] == "onnxruntime w8a8-dynamic small.onnx"
+    assert {"onnxruntime", "qvggt", "numpy"} <= set(facts["versions"])
+
+
+def test_wrong_size_is_one_line(runner):
+    with pytest.raises(QvggtError, match=f"expected images of {SIZE}x{SIZE}") as caught:
+        runner(np.zeros((2, 3, 28, 28), np.float32))
+    assert "\n" not in str(caught.value)
+
+
+def test_closing_frees_the_session(onnx_path):
+    runner = open_runner(onnx_path, threads=1)
+    assert isinstance(runner, OnnxRunner)
+    runner.close()
+    runner.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        runner(random_images(1))
+
+
+def test_external_data(quantized, scheme, runner, tmp_path):
+    path = tmp_path / "big.onnx"
+    export_onnx(quantized, scheme, ExportConfig(SIZE, SIZE, external_above=1000), path)
+    images = random_images(2)
+    with OnnxRunner(path, threads=1) as other:
+        assert [file.path for file in other.files] == [str(path), f"{path}.data"]
+        assert np.array_equal(other(images).pose_enc, runner(images).pose_enc)
+    with open(f"{path}.data", "r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(QvggtError, match="truncated"):
+        OnnxRunner(path)
+
+
+def test_exact_8_bit_kernels_are_asked_for():
+    options = session_options(import_onnxruntime(), 3)
+    assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    assert options.get_session_config_entry("session.qdq_matmulnbits_accuracy_level") == "1"
+    assert options.intra_op_num_threads == 3
+
+
+def test_a_missing_provider_is_named(onnx_path):
+    with pytest.raises(QvggtError, match=r"TensorrtExecutionProvider: not in this onnxruntime.*qvggt\[gpu\]"):
+        OnnxRunner(onnx_path, ["TensorrtExecutionProvider"])
+    with pytest.raises(QvggtError, match="threads: expected 1 or more"):
+        OnnxRunner(onnx_path, threads=0)
+
+
+def test_a_missing_onnxruntime_names_the_extra(onnx_path, monkeypatch):
+    real = builtins.__import__
+
+    def absent(name, *args, **kwargs):
+        if name == "onnxruntime":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(QvggtError, match=r"not installed: pip install onnxruntime, or 'qvggt\[gpu\]'"):
+        OnnxRunner(onnx_path)
+
+
+def test_truncated_file(onnx_path, tmp_path):
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(onnx_path.read_bytes()[:100_000])
+    with pytest.raises(QvggtError, match=r"cut\.onnx") as caught:
+        OnnxRunner(path)
+    assert "\n" not in str(caught.value)
+
+
+def edit(onnx_path, tmp_path, key, value):
+    """A copy whose metadata entry is changed, or removed with None."""
+    model = onnx.load(onnx_path)
+    entries = {entry.key: entry.value for entry in model.metadata_props if entry.key != key}
+    del model.metadata_props[:]
+    helper.set_model_props(model, entries if value is None else {**entries, key: value})
+    path = tmp_path / "edited.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("qvggt.size", "70x70", f"qvggt.size '70x70', but the input is {SIZE}x{SIZE}"),
+        ("qvggt.scheme", "{}", "metadata qvggt.scheme"),
+        ("qvggt.scheme", '{"bits": "w3a3"}', "metadata qvggt.scheme: unknown bits 'w3a3'"),
+        ("qvggt.source", "{", "metadata qvggt.source is no JSON"),
+    ],
+)
+def test_metadata_must_be_true(onnx_path, tmp_path, key, value, message):
+    with pytest.raises(QvggtError, match=message):
+        OnnxRunner(edit(onnx_path, tmp_path, key, value))
+
+
+def test_metadata_may_lack(onnx_path, tmp_path):
+    runner = OnnxRunner(edit(onnx_path, tmp_path, "qvggt.scheme", None))
+    assert runner.describe()["scheme"] == "unknown scheme"
+
+
+def interface(
+    path, name="images", kind=TensorProto.FLOAT, shape=(1, "S", 3, 14, 14), output="pose_enc", out=(1, "S", 9)
+):
+    """A graph that returns zeros of the shape of poses, with a chosen interface."""
+    x = helper.make_tensor_value_info(name, kind, shape)
+    y = helper.make_tensor_value_info(output, TensorProto.FLOAT, out)
+    # one frame is what the zeros have, so other counts must be caught when it runs
+    value = helper.make_tensor("v", TensorProto.FLOAT, (1, 1, 9), [0.0] * 9)
+    nodes = [helper.make_node("Constant", [], [output], value=value)]
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=[helper.make_opsetid("", 21)])
+    model.ir_version = 10
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "pixels"}, "has inputs pixels, expected one input images"),
+        ({"kind": TensorProto.FLOAT16}, "input images has type FLOAT16"),
+        ({"shape": ("S", 3, 14, 14)}, r"input images has shape \[\?, 3, 14, 14\]"),
+        ({"shape": (1, "S", 14, 14, 3)}, "input images has shape"),
+        ({"shape": (2, "S", 3, 14, 14)}, "input images has shape"),
+        ({"shape": (1, "S", 3, 14, "W")}, "fixes only one of H and W"),
+        ({"output": "logits"}, "has outputs logits, expected some of pose_enc"),
+        ({"out": ("S", 9)}, r"output pose_enc has shape \[\?, 9\], expected \[1, S, 9\]"),
+    ],
+)
+def test_other_interfaces_are_refused(tmp_path, change, message):
+    with pytest.raises(QvggtError, match=message):
+        OnnxRunner(interface(tmp_path / "m.onnx", **change))
+
+
+def test_a_bare_graph_runs_and_says_what_it_lacks(tmp_path):
+    runner = OnnxRunner(interface(tmp_path / "m.onnx", shape=(1, "S", 3, "H", "W")))
+    assert runner.size is None
+    assert runner(np.zeros((1, 3, 14, 14), np.float32)).pose_enc.shape == (1, 9)
+    assert runner.describe()["metadata"].startswith("none: not written by qvggt-export")
+    with pytest.raises(QvggtError, match="output pose_enc: expected shape"):
+        runner(np.zeros((2, 3, 14, 14), np.float32))
+
+
+def test_fixed_frame_count(tmp_path):
+    runner = OnnxRunner(interface(tmp_path / "m.onnx", shape=(1, 1, 3, 14, 14)))
+    assert (runner.frames, runner.size) == (1, (14, 14))
+    with pytest.raises(QvggtError, match="expected 1 frames, got 2"):
+        runner(np.zeros((2, 3, 14, 14), np.float32))
+
+
+def test_dispatch_by_suffix(onnx_path, tmp_path):
+    upper = tmp_path / "M.ONNX"
+    shutil.copy(onnx_path, upper)
+    assert isinstance(open_runner(upper), OnnxRunner)
+    with pytest.raises(QvggtError, match="set CUDA_VISIBLE_DEVICES"):
+        open_runner(onnx_path, device="cuda:1")
+    with pytest.raises(QvggtError, match="no such file"):
+        open_runner(str(tmp_path / "nothing.pt"))

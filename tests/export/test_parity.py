@@ -1,0 +1,67 @@
+"""The parity gate's own arithmetic: what passes, what fails, what is counted as a tie."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from small_network import small_model
+
+from qvggt.export.parity import LinearParity, OutputParity, ParityReport, check_outputs, sqnr_db, tie_rows
+from qvggt.quant import QuantLinear, parse_scheme
+from qvggt.quant.scheme import linear_format
+
+
+def test_sqnr() -> None:
+    signal = np.array([3.0, 4.0])
+    assert sqnr_db(signal, signal) == math.inf
+    assert sqnr_db(signal, signal * 1.1) == pytest.approx(20)
+    assert sqnr_db(signal, np.array([3.0, np.nan])) == -math.inf
+
+
+@pytest.mark.parametrize("activation", ["dynamic", "static"])
+def test_ties_are_found_where_a_code_sits_between_two_integers(activation: str) -> None:
+    format = linear_format("w8a8", activation)  # type: ignore[arg-type]
+    assert format is not None
+    linear = torch.nn.Linear(4, 2)
+    module = QuantLinear.from_float(linear, format, 1.0)
+    x = torch.tensor([[1.0, 0.25, 0.1, 0.0], [1.0, 10.5 / 127, 0.1, 0.0], [1.0, 10.49 / 127, 0.1, 0.0]])
+    assert tie_rows(module, x).tolist() == [False, True, False]
+
+
+def test_weight_only_has_no_ties() -> None:
+    format = linear_format("w4a16", "dynamic")
+    assert format is not None
+    assert not tie_rows(QuantLinear.from_float(torch.nn.Linear(4, 2), format), torch.rand(3, 4)).any()
+
+
+def test_a_report_fails_with_its_worst_part() -> None:
+    good, bad = LinearParity("a", 1e-7, 100, 0), LinearParity("b", 1e-3, 100, 0)
+    fine, poor = OutputParity("depth", 2, 60.0, 1e-4, 45.0), OutputParity("pose_enc", 2, 20.0, 1.0, 45.0)
+    assert ParityReport((good,), (fine,))
+    assert not ParityReport((good, bad), (fine,))
+    assert not ParityReport((good,), (fine, poor))
+    lines = ParityReport((good, bad), (fine, poor)).failures()
+    assert len(lines) == 2
+    assert lines[0].startswith("b: relative error 1.00e-03")
+    assert "pose_enc" in lines[1]
+
+
+def test_too_many_ties_are_no_accident() -> None:
+    assert LinearParity("a", 1e-7, 100, 5)
+    assert not LinearParity("a", 1e-7, 100, 6)
+
+
+def test_outputs_are_compared_with_the_reference() -> None:
+    model, images = small_model(), torch.rand(2, 3, 28, 28)
+    with torch.no_grad():
+        truth = {name: value.numpy() for name, value in model(images).items()}
+    exact = check_outputs(lambda _: truth, model, [images], parse_scheme("fp32"))
+    assert {p.name for p in exact} == set(truth)
+    assert all(exact)
+    noisy = {name: value + 0.1 for name, value in truth.items()}
+    assert not any(check_outputs(lambda _: noisy, model, [images], parse_scheme("w8a8")))
+    with pytest.raises(ValueError, match="shape"):
+        check_outputs(lambda _: {"depth": truth["depth"][:, :1]}, model, [images], parse_scheme("fp32"))

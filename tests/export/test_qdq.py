@@ -1,0 +1,158 @@
+"""Q/DQ forms of quantized linears: which nodes, which types, and that they compute what the reference computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+from small_network import small_model
+
+from qvggt.calib.rtn import quantize_rtn_
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.export.parity import LINEAR_TOLERANCE, check_linears, record_inputs
+from qvggt.export.qdq import Target
+from qvggt.model import VGGT
+from qvggt.quant import QuantLinear, Scheme, parse_scheme
+from qvggt.quant.model import scheme_linears
+from qvggt.quant.quantizer import weight_codes, weight_scale
+from qvggt.quant.transform import InputTransform, TransformSpec
+
+SIDE = 28
+PATH = "aggregator.frame_blocks.0.mlp.fc2"
+FORMS = [("w8a8", "dynamic"), ("w8a8", "static"), ("w6a6", "dynamic"), ("w4a8", "dynamic"), ("w4a4", "dynamic")]
+FORMS += [("w4a4", "static"), ("w4a16", "dynamic")]
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+def quantized(scheme: Scheme, images: torch.Tensor) -> VGGT:
+    model = small_model(seed=3)
+    quantize_rtn_(model, scheme, [images], progress=False)
+    return model
+
+
+def nodes(path: Path) -> dict[str, list[onnx.NodeProto]]:
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in onnx.load(path).graph.node:
+        if node.name.startswith(PATH + "/"):
+            found.setdefault(node.op_type, []).append(node)
+    return found
+
+
+def initializer(path: Path, name: str) -> TensorProto:
+    return next(t for t in onnx.load(path).graph.initializer if t.name == name)
+
+
+@pytest.mark.parametrize("target", list(Target))
+@pytest.mark.parametrize(("bits", "act"), FORMS)
+def test_every_linear_equals_the_reference(
+    bits: str, act: str, target: Target, images: torch.Tensor, tmp_path: Path
+) -> None:
+    scheme = parse_scheme(bits, act, ("dino", "aggregator", "camera"))
+    model = quantized(scheme, images)
+    export_onnx(model, scheme, ExportConfig(SIDE, SIDE, target=target), tmp_path / "m.onnx")
+    results = check_linears(tmp_path / "m.onnx", model, images, progress=False)
+    assert len(results) == 4 * (1 + 8 + 1)
+    assert all(results), [p for p in results if not p]
+    assert max(p.error for p in results) < LINEAR_TOLERANCE / 5
+
+
+@pytest.mark.parametrize("spec", [TransformSpec(scale=True), TransformSpec(True, True), TransformSpec(rotation=True)])
+def test_input_transforms_are_emitted(spec: TransformSpec, images: torch.Tensor, tmp_path: Path) -> None:
+    model, scheme = small_model(seed=3), parse_scheme("w8a8")
+    for path, linear, format in list(scheme_linears(model, scheme)):
+        transform = InputTransform(linear.in_features, spec, seed=5)
+        weight = linear.weight
+        if transform.rotation is not None:
+            weight = transform.rotation.rotate_weight(weight)
+        if transform.scale is not None:
+            transform.scale = torch.rand(linear.in_features) + 0.5
+            weight = weight / transform.scale
+        scale = weight_scale(weight, 8)
+        codes = weight_codes(weight, scale, 8)
+        model.set_submodule(path, QuantLinear.from_codes(codes, scale, linear.bias, format, transform))
+    export_onnx(model, scheme, ExportConfig(SIDE, SIDE), tmp_path / "m.onnx")
+    assert all(check_linears(tmp_path / "m.onnx", model, images, progress=False))
+    expected = small_model(seed=3)(images)["pose_enc"]
+    assert (model(images)["pose_enc"] - expected).norm() < 0.2 * expected.norm()
+
+
+def test_dynamic_form(images: torch.Tensor, tmp_path: Path) -> None:
+    """ReduceMax, Max, Div, QuantizeLinear with a constant step 1/127, one product, the range multiplied back."""
+    scheme = parse_scheme("w8a8")
+    export_onnx(quantized(scheme, images), scheme, ExportConfig(SIDE, SIDE), tmp_path / "m.onnx")
+    found = nodes(tmp_path / "m.onnx")
+    count = {k: len(v) for k, v in found.items()}
+    once = ("Abs", "ReduceMax", "Max", "Div", "QuantizeLinear", "MatMul", "Mul", "Add")
+    assert count == {**dict.fromkeys(once, 1), "DequantizeLinear": 2}
+    step = initializer(tmp_path / "m.onnx", found["QuantizeLinear"][0].input[1])
+    assert onnx.numpy_helper.to_array(step) == np.float32(1) / np.float32(127)
+    zero = initializer(tmp_path / "m.onnx", found["QuantizeLinear"][0].input[2])
+    assert zero.data_type == TensorProto.INT8
+    assert onnx.numpy_helper.to_array(zero) == 0
+
+
+def test_four_bits_are_clipped_in_their_container(images: torch.Tensor, tmp_path: Path) -> None:
+    scheme = parse_scheme("w4a4")
+    export_onnx(quantized(scheme, images), scheme, ExportConfig(SIDE, SIDE), tmp_path / "m.onnx")
+    clip = nodes(tmp_path / "m.onnx")["Clip"]
+    low, high = (onnx.numpy_helper.to_array(initializer(tmp_path / "m.onnx", n)) for n in clip[0].input[1:])
+    assert low == pytest.approx(-8 / 7)
+    assert high == pytest.approx(1)
+    codes = initializer(tmp_path / "m.onnx", f"{PATH}.weight_codes")
+    assert codes.data_type == TensorProto.INT8
+    assert abs(onnx.numpy_helper.to_array(codes)).max() == 7
+
+
+def test_tensorrt_stores_four_bits_as_int4(images: torch.Tensor, tmp_path: Path) -> None:
+    scheme, config = parse_scheme("w4a4"), ExportConfig(SIDE, SIDE, target=Target.TENSORRT)
+    export_onnx(quantized(scheme, images), scheme, config, tmp_path / "m.onnx")
+    codes = initializer(tmp_path / "m.onnx", f"{PATH}.weight_codes")
+    assert codes.data_type == TensorProto.INT4
+    assert len(codes.raw_data) == 64 * 256 // 2
+
+
+def test_tensorrt_eight_bit_weights_have_one_scale_in_the_product(images: torch.Tensor, tmp_path: Path) -> None:
+    """Row scales go after the product: inside, the raw accumulator would overflow fp16 (DESIGN 3.5)."""
+    scheme, config = parse_scheme("w8a8"), ExportConfig(SIDE, SIDE, target=Target.TENSORRT)
+    export_onnx(quantized(scheme, images), scheme, config, tmp_path / "m.onnx")
+    assert list(initializer(tmp_path / "m.onnx", f"{PATH}.weight_scale").dims) == []
+    rows = onnx.numpy_helper.to_array(initializer(tmp_path / "m.onnx", f"{PATH}.weight_scale_rows"))
+    assert rows.shape == (64,)
+    assert rows.max() == 1
+
+
+def test_weight_only_is_blocked_along_the_input(images: torch.Tensor, tmp_path: Path) -> None:
+    scheme = parse_scheme("w4a16")
+    export_onnx(quantized(scheme, images), scheme, ExportConfig(SIDE, SIDE), tmp_path / "m.onnx")
+    found = nodes(tmp_path / "m.onnx")
+    assert set(found) == {"DequantizeLinear", "MatMul", "Add"}
+    attributes = {a.name: a.i for a in found["DequantizeLinear"][0].attribute}
+    assert attributes == {"axis": 0, "block_size": 128}
+
+
+def test_a_wrong_weight_fails_the_gate(images: torch.Tensor, tmp_path: Path) -> None:
+    """The gate must be able to fail: one row of one weight off by one code."""
+    scheme = parse_scheme("w8a8")
+    model = quantized(scheme, images)
+    export_onnx(model, scheme, ExportConfig(SIDE, SIDE), tmp_path / "m.onnx")
+    broken = model.get_submodule(PATH)
+    assert isinstance(broken, QuantLinear)
+    broken.codes[7] += torch.where(broken.codes[7] > 0, -1, 1).to(torch.int8)
+    results = {p.path: p for p in check_linears(tmp_path / "m.onnx", model, images, progress=False)}
+    assert not results[PATH]
+    assert all(p for path, p in results.items() if path != PATH)
+
+
+def test_recorded_inputs_are_bounded_and_spread(images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qvggt.export.parity.MAX_ROWS", 8)
+    rows = record_inputs(small_model(), images, [PATH])[PATH]
+    assert rows.shape[1] == 256
+    assert 4 <= len(rows) <= 8

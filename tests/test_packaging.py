@@ -1,0 +1,230 @@
+"""The house of DESIGN section 2: which room may import what, what an import costs, and what lands in a wheel."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("export", "engines", "calib", "eval")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+MAY_IMPORT = {
+    "core": {"core"},
+    "calib": {"core", "calib"},
+    "export": {"core", "export"},
+    "engines": {"core", "engines"},
+    "eval": {"core", "engines", "eval"},
+    "cli": {"core", "calib", "export", "engines", "eval", "cli"},
+}
+CORE_PACKAGES = {"torch", "numpy", "safetensors", "PIL", "huggingface_hub"}
+RUNTIMES = {"onnx", "onnxruntime", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}
+OPTIONAL = {"matplotlib", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}
+COMMAND_LINE = {"typer", "click"}
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module; `lazy`: not at import time, as it is in a function or for the type checker only."""
+
+    module: str
+    lazy: bool
+    place: str
+
+    @property
+    def package(self) -> str:
+        return self.module.split(".")[0]
+
+    def __str__(self) -> str:
+        return f"{self.place} imports {self.module}"
+
+
+def room_of(module: str) -> str:
+    """qvggt.engines.runner -> engines; anything of qvggt/ that is no command -> core."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in (*ROOMS, "cli") else "core"
+
+
+def sources(room: str) -> list[Path]:
+    if room in ROOMS:
+        return sorted((ROOT / room).rglob("*.py"))
+    package = ROOT / "qvggt"
+    commands = sorted((package / "cli").rglob("*.py"))
+    return commands if room == "cli" else sorted(set(package.rglob("*.py")) - set(commands))
+
+
+def imports_of(path: Path) -> list[Import]:
+    return list(imports_in(ast.parse(path.read_text(encoding="utf-8")), str(path.relative_to(ROOT))))
+
+
+def imports_in(tree: ast.AST, name: str, lazy: bool = False) -> Iterator[Import]:
+    """`from qvggt import engines` counts as qvggt.engines."""
+    for node in ast.iter_child_nodes(tree):
+        place = f"{name}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, lazy, place) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{place}: relative import; write the full name"
+            full = [f"qvggt.{alias.name}" for alias in node.names] if node.module == "qvggt" else [str(node.module)]
+            yield from (Import(module, lazy, place) for module in full)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            yield from imports_in(ast.Module(node.body, []), name, lazy=True)
+            yield from imports_in(ast.Module(node.orelse, []), name, lazy)
+        else:
+            yield from imports_in(node, name, lazy or isinstance(node, FUNCTIONS))
+
+
+def imports(room: str) -> list[Import]:
+    files = sources(room)
+    assert files, f"no source file of {room}: the test looks in the wrong place"
+    return [found for path in files for found in imports_of(path)]
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_arrows(room: str) -> None:
+    ours = [found for found in imports(room) if found.package == "qvggt"]
+    wrong = [str(found) for found in ours if room_of(found.module) not in MAY_IMPORT[room]]
+    assert not wrong, f"{room} may import {sorted(MAY_IMPORT[room])} only"
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_no_tool_or_test_is_imported(room: str) -> None:
+    names = {path.stem for path in (ROOT / "tools").iterdir()} | {"tests", "tools"}
+    assert not [str(found) for found in imports(room) if found.package in names]
+
+
+def test_core_needs_torch_numpy_safetensors_only() -> None:
+    allowed = CORE_PACKAGES | {"qvggt", "__future__"} | sys.stdlib_module_names
+    assert not [str(found) for found in imports("core") if found.package not in allowed]
+
+
+def test_calibration_knows_no_runtime() -> None:
+    assert not [str(found) for found in imports("calib") if found.package in RUNTIMES]
+
+
+@pytest.mark.parametrize("room", [room for room in MAY_IMPORT if room != "cli"])
+def test_only_commands_know_the_command_line(room: str) -> None:
+    assert not [str(found) for found in imports(room) if found.package in COMMAND_LINE]
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_optional_packages_are_imported_where_used(room: str) -> None:
+    late = OPTIONAL | ({"PIL", "huggingface_hub"} if room == "core" else set())
+    assert not [str(found) for found in imports(room) if not found.lazy and found.package in late]
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_one_module_knows_the_hub(room: str) -> None:
+    users = {path for path in sources(room) for found in imports_of(path) if found.package == "huggingface_hub"}
+    assert users == ({ROOT / "qvggt" / "model" / "hub.py"} if room == "core" else set())
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after `statement`."""
+    code = f"import sys\n{statement}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+HEAVY = {"onnx", "onnxruntime", "sklearn", "scipy", "matplotlib", "openvino", "polygraphy", "typer", "huggingface_hub"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import qvggt", HEAVY | {"torch", "numpy", "PIL"}),
+        ("import qvggt.model, qvggt.quant, qvggt.images", HEAVY | {"PIL"}),
+        ("import qvggt.calib.rtn", {"onnx", "onnxruntime", "typer", "matplotlib"}),
+        (
+            "; ".join(f"import {entry.split(':')[0]}" for entry in PROJECT["project"]["scripts"].values()),
+            (HEAVY | {"torch", "numpy", "PIL"}) - {"typer"},
+        ),
+    ],
+    ids=["qvggt", "core", "calib", "commands"],
+)
+def test_import_stays_light(statement: str, absent: set[str]) -> None:
+    assert not loaded_after(statement) & absent
+
+
+def packages_on_disk() -> set[str]:
+    """Import names of all folders that hold Python files."""
+    names = set()
+    for folder in ("qvggt", *ROOMS):
+        prefix = "" if folder == "qvggt" else "qvggt."
+        for path in (ROOT / folder).rglob("*.py"):
+            names.add(prefix + ".".join(path.parent.relative_to(ROOT).parts))
+    return names
+
+
+def test_every_package_is_listed() -> None:
+    assert packages_on_disk() == set(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_every_package_has_an_init() -> None:
+    folders = {path.parent for room in MAY_IMPORT for path in sources(room)}
+    assert [str(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+def test_every_command_exists() -> None:
+    for entry in PROJECT["project"]["scripts"].values():
+        module, function = entry.split(":")
+        tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
+        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, entry
+
+
+def test_constraints_satisfy_the_lower_bounds() -> None:
+    from packaging.requirements import Requirement
+
+    pins: dict[str, list[Requirement]] = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            pin = Requirement(line)
+            pins.setdefault(pin.name.lower().replace("_", "-"), []).append(pin)
+    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["dev"]]
+    for requirement in map(Requirement, wanted):
+        found = pins.get(requirement.name.lower().replace("_", "-"), [])
+        assert found, f"constraints.txt: no version of {requirement.name}"
+        for python in ("3.10", "3.11", "3.13"):
+            valid = [p for p in found if p.marker is None or p.marker.evaluate({"python_version": python})]
+            assert len(valid) == 1, f"constraints.txt: {requirement.name} on Python {python}: {len(valid)} versions"
+            (version,) = valid[0].specifier
+            assert version.operator == "==", valid[0]
+            assert requirement.specifier.contains(version.version), f"{valid[0]} is below {requirement}"
+
+
+@pytest.mark.slow
+def test_wheel_holds_one_package_with_its_data(tmp_path: Path) -> None:
+    """Built from a copy, as a build leaves its own folders behind; needs the network or a cache for setuptools."""
+    copy = tmp_path / "source"
+    copy.mkdir()
+    for name in ("qvggt", *ROOMS):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, copy / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(copy)]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"qvggt"}
+    for package in packages_on_disk():
+        assert f"{package.replace('.', '/')}/__init__.py" in names
+    assert "qvggt/py.typed" in names
+    assert "qvggt/weights/tiny/model.safetensors" in names
+    assert {Path(name).name for name in names if ".dist-info/" in name} >= {"LICENSE", "NOTICE", "entry_points.txt"}

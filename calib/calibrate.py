@@ -7,12 +7,15 @@ from dataclasses import asdict
 
 from torch import Tensor
 
+from qvggt.calib.block_store import BlockStore
+from qvggt.calib.ranges import observe_ranges
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.reconstruct import LINEARS, BlockReport, calibrate_block
 from qvggt.calib.stream import Stream, stages
 from qvggt.model import VGGT
 from qvggt.model.block import Block
 from qvggt.progress import bar
+from qvggt.quant.model import quantize_, scheme_linears
 from qvggt.quant.scheme import Scheme
 from qvggt.rotation.config import FoldConfig
 from qvggt.rotation.fold import fold_
@@ -27,17 +30,27 @@ def fold_config(recipe: Recipe, seed: int) -> FoldConfig | None:
 
 
 def calibrate_(
-    model: VGGT, scheme: Scheme, recipe: Recipe, batches: Iterable[Tensor], seed: int = 0, progress: bool = True
+    model: VGGT,
+    scheme: Scheme,
+    recipe: Recipe,
+    batches: Iterable[Tensor],
+    seed: int = 0,
+    *,
+    store: BlockStore | None = None,
+    memory: int = 2 << 30,
+    progress: bool = True,
 ) -> dict[str, BlockReport]:
     """Quantize the blocks of a float model in place; returns path -> report.
 
     `batches`: image sequences [S, 3, H, W] in [0, 1]. Deterministic for a seed. Blocks without a quantized linear
-    are only passed through.
+    are only passed through. `store`: finished blocks go there and are taken from there. `memory`: bytes of tokens
+    held in RAM before they spill to disk. Quantized linears outside the blocks (the camera trunk) are rounded to
+    nearest at the end; with static activations that reads `batches` a second time.
     """
     folds = fold_config(recipe, seed)
     if folds is not None:
         fold_(model, folds)
-    target = Stream.start(model, batches)
+    target = Stream.start(model, batches, memory)
     source = target if recipe.propagation == "float" else target.copy()
     reports: dict[str, BlockReport] = {}
     plan = stages(model)
@@ -50,11 +63,19 @@ def calibrate_(
         final = block
         formats = {n: f for n in LINEARS if (f := scheme.format(f"{stage.path}.{n}")) is not None}
         if formats:
-            final, reports[stage.path] = calibrate_block(block, stage, formats, target, source, recipe, seed)
+            done = None if store is None else store.load(stage.path, block, formats)
+            if done is None:
+                done = calibrate_block(block, stage, formats, target, source, recipe, seed)
+                if store is not None:
+                    store.save(stage.path, *done)
+            final, reports[stage.path] = done
             model.set_submodule(stage.path, final)
         target.advance(stage, block, recipe.frame_shapes)
         if source is not target:
             source.advance(stage, final, recipe.frame_shapes)
+    rest = [path for path, _, format in scheme_linears(model, scheme) if format.activation == "static"]
+    ranges = observe_ranges(model, batches, rest, progress=progress) if rest else None
+    quantize_(model, scheme, ranges)
     return reports
 
 

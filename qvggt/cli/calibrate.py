@@ -3,38 +3,63 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qvggt.cli.common import check_place, run
 from qvggt.errors import QvggtError
 
+if TYPE_CHECKING:
+    from qvggt.calib.recipe import Recipe
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
+EPILOG = """
+\b
+Examples:
+  qvggt-calibrate tiny --bits w4a4 --data outputs/scenes -o outputs/tiny-w4a4
+  qvggt-calibrate tiny --bits w8a8 --recipe rtn -o outputs/tiny-w8a8-rtn
+  qvggt-calibrate facebook/VGGT-1B --bits w4a4 --data /data/co3d --plan -o w4a4
 
-@app.command(epilog="Example: qvggt-calibrate tiny --bits w4a4 --act static --data outputs/scenes -o outputs/tiny-w4a4")
+An interrupted run goes on where it was when the same command is given again.
+"""
+
+
+@app.command(epilog=EPILOG)
 def calibrate(
     model: Annotated[
         str, typer.Argument(help="tiny, vggt-1b, a .safetensors/.pt file, a folder with one, or a Hub id.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint directory to write.")],
     bits: Annotated[str, typer.Option(help="w8a8, w4a8, w6a6, w4a4, w4a16, fp32, fp16 or bf16.")] = "w8a8",
-    act: Annotated[
-        str, typer.Option(help="dynamic: one scale per token. static: one per tensor, observed on --data.")
-    ] = "dynamic",
-    data: Annotated[Path | None, typer.Option(help="Co3D-format folder; needed by --act static.")] = None,
+    act: Annotated[str, typer.Option(help="dynamic: one scale per token. static: one per tensor.")] = "dynamic",
+    data: Annotated[Path | None, typer.Option(help="Co3D-format folder; its train split is used.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="qvggt (ours), or a baseline: rtn, smoothquant, quarot, quantvggt.")
+    ] = "qvggt",
     annotations: Annotated[Path | None, typer.Option(help="Folder of the .jgz files. [DATA/annotations]")] = None,
-    sequences: Annotated[int, typer.Option(min=1, help="Training sequences to observe.")] = 16,
+    sequences: Annotated[int, typer.Option(min=1, help="Training sequences to use.")] = 32,
     frames: Annotated[int, typer.Option(min=1, help="Frames per sequence.")] = 4,
     size: Annotated[str | None, typer.Option(help="HxW of the images in pixels. [model's own]")] = None,
     parts: Annotated[str, typer.Option(help="Parts to quantize: dino, aggregator, camera.")] = "dino,aggregator",
-    seed: Annotated[int, typer.Option(help="Seed of the frames drawn.")] = 0,
+    rounding: Annotated[str | None, typer.Option(help="rtn or gptq. [the recipe's]")] = None,
+    propagation: Annotated[
+        str | None, typer.Option(help="Inputs a block is calibrated on: float or quantized. [the recipe's]")
+    ] = None,
+    fc2: Annotated[str | None, typer.Option(help="Online rotation of fc2: none or kronecker. [the recipe's]")] = None,
+    epochs: Annotated[int | None, typer.Option(min=0, help="Learning passes; 0 = none. [the recipe's]")] = None,
+    memory: Annotated[float, typer.Option(min=0.1, help="GB of tokens kept in RAM before they spill to disk.")] = 2.0,
+    plan: Annotated[bool, typer.Option("--plan", help="Measure a dry run, print time and memory, and stop.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of frames, rotations and batches.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
     offline: Annotated[bool, typer.Option(help="Never use the network.")] = False,
     force: Annotated[bool, typer.Option(help="Replace an existing calibrated checkpoint.")] = False,
 ) -> None:
-    """Quantize a checkpoint: round-to-nearest weights, min/max activation ranges for --act static."""
+    """Quantize a checkpoint: fold rotations and smoothing, learn clips block by block, round the weights."""
+    from qvggt.calib.block_store import BlockStore
+    from qvggt.calib.calibrate import calibrate_, report_table
+    from qvggt.calib.recipe import RECIPES, find_recipe
     from qvggt.calib.rtn import quantize_rtn_
     from qvggt.cli.images import co3d_images
     from qvggt.cli.source import load_source, parse_size
@@ -43,32 +68,90 @@ def calibrate(
     from qvggt.quant.scheme import parse_scheme
 
     scheme = parse_scheme(bits, act, [p for p in parts.split(",") if p])
+    chosen = adjusted(find_recipe(recipe), rounding, propagation, fc2, epochs)
+    plain = chosen == RECIPES["rtn"]
     check_place(output)
     if output.exists() and any(output.iterdir() if output.is_dir() else [output]) and not force:
         raise QvggtError(f"{output}: exists already; choose another directory, or --force to replace a checkpoint")
-    if scheme.needs_ranges and data is None:
-        raise QvggtError("--act static needs --data: a folder of images to observe activation ranges on")
+    needs_data = scheme.needs_ranges or not plain
+    if needs_data and data is None:
+        raise QvggtError(
+            f"--recipe {recipe} --act {act} needs --data, a Co3D-format folder with training images "
+            "(qvggt-scenes makes one); only --recipe rtn --act dynamic does without"
+        )
     source = load_source(model, revision=revision, offline=offline)
     if source.scheme is not None:
         raise QvggtError(f"{model}: is calibrated already ({source.scheme.label}); give the float checkpoint")
     height, width = parse_size(size, source.model)
+    if plan:
+        _print_plan(source.model.config, scheme, chosen, sequences, frames, height, width, memory)
+        return
     images = None
-    if data is not None and scheme.needs_ranges:
+    if data is not None and needs_data:
         images = co3d_images(
             data, height, width, annotations=annotations, frames=frames, sequences=sequences, seed=seed
         )
-    layers = quantize_rtn_(source.model, scheme, images, None if images is None else len(images))
+    calibration: dict[str, Any] = {"recipe": chosen.to_dict(), "seed": seed}
+    if images is not None:
+        calibration |= images.listing()
+    store = None
+    if plain:
+        layers = quantize_rtn_(source.model, scheme, images, None if images is None else len(images))
+    else:
+        assert images is not None
+        job = {"source": source.sha256, "scheme": scheme.to_dict(), "versions": versions(), **calibration}
+        store = BlockStore(output.with_name(f".{output.name}.unfinished"), job)
+        if store.finished():
+            typer.echo(f"going on after {store.finished()} finished blocks ({store.folder})")
+        reports = calibrate_(source.model, scheme, chosen, images, seed, store=store, memory=int(memory * 1e9))
+        layers = report_table(reports)
     provenance = Provenance(
         source={"name": source.name, "sha256": source.sha256},
-        calibration={} if images is None else images.listing(),
+        calibration=calibration,
         versions=versions(),
         layers=layers,
     )
     save_calibrated(output, source.model, scheme, provenance, replace=force)
-    worst = min(layers.items(), key=lambda item: item[1]["weight_sqnr_db"], default=None)
-    typer.echo(f"{output}: {scheme.label}, {len(layers)} linears quantized ({DESCRIPTION} has the per-layer table)")
-    if worst is not None:
-        typer.echo(f"lowest weight SQNR: {worst[1]['weight_sqnr_db']:.1f} dB at {worst[0]}")
+    if store is not None:
+        store.remove()
+    typer.echo(f"{output}: {scheme.label} by recipe {recipe} ({DESCRIPTION} has the per-layer table)")
+
+
+def adjusted(
+    recipe: Recipe, rounding: str | None, propagation: str | None, fc2: str | None, epochs: int | None
+) -> Recipe:
+    """The recipe with the options the user gave; QvggtError for a word that is none."""
+    changes: dict[str, Any] = {}
+    for option, value, allowed in (
+        ("rounding", rounding, ("rtn", "gptq")),
+        ("propagation", propagation, ("float", "quantized")),
+        ("fc2", fc2, ("none", "kronecker")),
+    ):
+        if value is not None and value not in allowed:
+            raise QvggtError(f"--{option} {value!r}: expected {' or '.join(allowed)}")
+    if rounding is not None:
+        changes["rounding"] = rounding
+    if propagation is not None:
+        changes["propagation"] = propagation
+    if fc2 is not None:
+        changes["fc2_rotation"] = fc2 == "kronecker"
+    if epochs is not None:
+        changes |= {"epochs": epochs, "learn": epochs > 0}
+    return recipe.replace(**changes)
+
+
+def _print_plan(
+    config: Any, scheme: Any, recipe: Recipe, sequences: int, frames: int, height: int, width: int, memory: float
+) -> None:
+    from qvggt.calib.plan import make_plan
+    from qvggt.rotation.cost import CostTable
+
+    plan = make_plan(config, scheme, recipe, sequences, frames, height, width)
+    typer.echo(f"{sequences} sequences of {frames} frames, {height}x{width}, recipe {recipe.name}, {scheme.label}")
+    for line in plan.lines(int(memory * 1e9)):
+        typer.echo(line)
+    typer.echo("multiply-adds of the calibrated network, per block:")
+    typer.echo(CostTable(config, recipe.fc2_rotation).to_markdown(height, width))
 
 
 def main() -> None:

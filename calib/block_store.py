@@ -1,0 +1,84 @@
+"""Finished blocks on disk: what lets an interrupted calibration go on where it was."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from qvggt.calib.reconstruct import BlockReport
+from qvggt.errors import QvggtError
+from qvggt.files import atomic_write
+from qvggt.model.block import Block
+from qvggt.quant.linear import QuantLinear
+from qvggt.quant.scheme import LinearFormat
+from qvggt.quant.transform import TransformSpec
+from qvggt.tensor_file import open_tensors, write_tensors
+
+JOB = "job.json"
+
+
+class BlockStore:
+    """A folder of one calibration job: its description, and one safetensors file per finished block.
+
+    `job` is everything the result depends on (source hash, scheme, recipe, image list, seed, versions). A folder of
+    another job is refused with QvggtError: its blocks would not fit.
+    """
+
+    def __init__(self, folder: Path, job: dict[str, Any]) -> None:
+        self.folder = folder
+        text = json.dumps(job, indent=1, sort_keys=True)
+        if (folder / JOB).exists():
+            try:
+                stored = (folder / JOB).read_text(encoding="utf-8")
+            except OSError as error:
+                raise QvggtError(f"{folder / JOB}: cannot be read; delete {folder} to start anew") from error
+            if stored != text:
+                raise QvggtError(f"{folder}: holds an unfinished calibration of another kind; delete it to start anew")
+            return
+        if folder.exists() and any(folder.iterdir()):
+            raise QvggtError(f"{folder}: is not empty and no calibration; choose another output")
+        with atomic_write(folder / JOB) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def _file(self, path: str) -> Path:
+        digest = hashlib.sha256(path.encode()).hexdigest()[:8]
+        return self.folder / f"{path.rpartition('patch_embed.')[2]}-{digest}.safetensors"
+
+    def save(self, path: str, block: Block, report: BlockReport) -> None:
+        """Store a finished block; atomic."""
+        specs = {
+            name: m.transform.spec.to_dict()
+            for name, m in block.named_modules()
+            if isinstance(m, QuantLinear) and m.transform is not None
+        }
+        metadata = {"report": json.dumps(asdict(report)), "transforms": json.dumps(specs)}
+        write_tensors(self._file(path), block.state_dict(), metadata)
+
+    def load(self, path: str, block: Block, formats: dict[str, LinearFormat]) -> tuple[Block, BlockReport] | None:
+        """The finished form of a float block, or None when it is not there yet."""
+        if not self._file(path).exists():
+            return None
+        file = open_tensors(self._file(path))
+        specs = json.loads(file.metadata["transforms"])
+        final = copy.deepcopy(block)
+        for name, format in formats.items():
+            linear = block.get_submodule(name)
+            spec = TransformSpec(**specs[name]) if name in specs else None
+            bias = getattr(linear, "bias", None) is not None
+            final.set_submodule(name, QuantLinear(linear.in_features, linear.out_features, format, bias, spec))  # type: ignore[arg-type]
+        read = file.opener()
+        final.load_state_dict({key: read(key).clone() for key in file.entries}, assign=True)
+        return final.requires_grad_(False), BlockReport(**json.loads(file.metadata["report"]))
+
+    def finished(self) -> int:
+        """Number of blocks stored."""
+        return len(list(self.folder.glob("*.safetensors")))
+
+    def remove(self) -> None:
+        """Delete the folder once the checkpoint that replaces it is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)

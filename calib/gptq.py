@@ -9,20 +9,37 @@ from qvggt.quant.quantizer import qmax
 
 
 class InputMoments:
-    """Running second moment X^T X of a linear's inputs, float64 [in, in]."""
+    """Running second moments of a linear's quantized inputs X and of the float inputs Z they stand for, float64.
+
+    matrix: X^T X [in, in]. cross: Z^T X [in, in].
+    """
 
     def __init__(self, width: int) -> None:
         self.matrix = torch.zeros(width, width, dtype=torch.float64)
+        self.cross = torch.zeros(width, width, dtype=torch.float64)
         self.rows = 0
 
-    def update(self, x: Tensor) -> None:
-        x = x.reshape(-1, x.shape[-1]).double()
+    def update(self, x: Tensor, z: Tensor) -> None:
+        """Add paired rows x, z [..., in]."""
+        x, z = (t.reshape(-1, t.shape[-1]).double() for t in (x, z))
         self.matrix += x.T @ x
+        self.cross += z.T @ x
         self.rows += len(x)
 
 
+def compensated(weight: Tensor, moments: InputMoments, damping: float) -> Tensor:
+    """The weight W' that best maps the quantized inputs to the float outputs: min |X W'^T - Z W^T|^2 + d |W' - W|^2.
+
+    d is `damping` times the mean diagonal of X^T X; large values return `weight`. [out, in], float64 arithmetic.
+    """
+    c = moments.matrix.clone()
+    c.diagonal().add_(damping * float(c.diagonal().mean()) + 1e-12)
+    difference = weight.double() @ (moments.cross - moments.matrix)
+    return (weight.double() + torch.linalg.solve(c, difference.T).T).to(weight.dtype)
+
+
 def gptq_codes(weight: Tensor, scale: Tensor, bits: int, moments: InputMoments, damping: float = 0.01) -> Tensor:
-    """Integer codes [out, in] for weight [out, in] on a fixed per-row grid of step `scale` [out, 1].
+    """Integer codes [out, in] for weight [out, in] on a fixed grid of step `scale`, [out, 1] or [out, in].
 
     Columns are rounded in order of falling input energy; the rounding error of each is spread over those still to
     come through the inverse second moment, damped by `damping` of its mean diagonal. Deterministic.
@@ -37,10 +54,10 @@ def gptq_codes(weight: Tensor, scale: Tensor, bits: int, moments: InputMoments, 
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
     upper = torch.linalg.cholesky(inverse, upper=True)
     rest = weight.double()[:, order].clone()
-    step = scale.double()
+    steps = scale.double().expand_as(weight)[:, order]
     codes = torch.empty_like(rest)
     for i in range(rest.shape[1]):
-        column = rest[:, i : i + 1]
+        column, step = rest[:, i : i + 1], steps[:, i : i + 1]
         codes[:, i : i + 1] = (column / step).round().clamp(-q, q)
         error = (column - codes[:, i : i + 1] * step) / upper[i, i]
         rest[:, i + 1 :] -= error * upper[i, i + 1 :]

@@ -12,12 +12,11 @@ from qvggt.quant.linear import QuantLinear
 from qvggt.quant.quantizer import (
     EPS,
     WEIGHT_FLOOR,
-    clip_weight,
     qmax,
+    spread,
     step,
     token_range,
     weight_codes,
-    weight_scale,
 )
 from qvggt.quant.scheme import LinearFormat
 from qvggt.quant.transform import InputTransform, TransformSpec
@@ -32,7 +31,10 @@ def round_ste(x: Tensor) -> Tensor:
 
 
 class LearnableLinear(nn.Module):
-    """Fake quantization of one linear with learnable scale s [in], weight clips [out, 1] and activation clips.
+    """Fake quantization of one linear with learnable scale s [in], weight clips and activation clips.
+
+    Weight clips are ratios of each row's extremes, [out, blocks, 1] for the blocks of input channels that share a
+    scale (one block where the format has none).
 
     The input is rotated (if the linear has an online rotation) and divided by s; the weight carries the inverse of
     both. Same arithmetic as `QuantLinear`, with straight-through rounding; scales and clips are not detached.
@@ -45,9 +47,10 @@ class LearnableLinear(nn.Module):
         self.register_buffer("weight", weight if rotation is None else rotation.rotate_weight(weight))
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().float())
         self.log_scale = nn.Parameter(torch.zeros(linear.in_features))
-        rows = linear.out_features
-        self.clip_low = nn.Parameter(torch.full((rows, 1), START))
-        self.clip_high = nn.Parameter(torch.full((rows, 1), START))
+        self.block = format.block or linear.in_features
+        blocks = -(-linear.in_features // self.block)
+        self.clip_low = nn.Parameter(torch.full((linear.out_features, blocks, 1), START))
+        self.clip_high = nn.Parameter(torch.full((linear.out_features, blocks, 1), START))
         self.act_clip = nn.Parameter(torch.full((2,), START))  # negative side, positive side
         self.log_amax = nn.Parameter(torch.zeros(()))
         self.codes: Tensor | None = None  # weights rounded by other means, once learning is over
@@ -64,27 +67,33 @@ class LearnableLinear(nn.Module):
     def smoothed_weight(self) -> Tensor:
         return self.weight * self.log_scale.exp()
 
-    def clipped_weight(self) -> Tensor:
-        """The weight the integer grid is laid over, [out, in]."""
-        weight = self.smoothed_weight()
-        if self.format.block is not None:
-            return weight
-        return clip_weight(weight, self.clip_low.sigmoid(), self.clip_high.sigmoid())
+    def blocked(self, weight: Tensor) -> Tensor:
+        """[out, in] -> [out, blocks, block], a partial last block filled with zeros (they move no extreme)."""
+        out, width = weight.shape
+        missing = -width % self.block
+        return F.pad(weight, (0, missing)).view(out, -1, self.block)
+
+    def clipped_weight(self, weight: Tensor | None = None) -> Tensor:
+        """The weight the integer grid is laid over, [out, in]; `weight` replaces the smoothed one under its clips."""
+        smoothed = self.blocked(self.smoothed_weight())
+        low = smoothed.amin(-1, keepdim=True).clamp_max(0) * self.clip_low.sigmoid()
+        high = smoothed.amax(-1, keepdim=True).clamp_min(0) * self.clip_high.sigmoid()
+        inner = smoothed if weight is None else self.blocked(weight)
+        return torch.maximum(torch.minimum(inner, high), low).flatten(1)[:, : self.weight.shape[1]]
 
     def weight_step(self) -> Tensor:
-        """Grid step of each row, [out, 1]."""
-        amax = self.clipped_weight().abs().amax(1, keepdim=True)
+        """Grid step of each block of each row, [out, blocks]."""
+        amax = self.blocked(self.clipped_weight()).abs().amax(-1)
         return amax.clamp_min(WEIGHT_FLOOR) / qmax(self.format.weight_bits)
+
+    def column_step(self) -> Tensor:
+        """Grid step of every weight, [out, in]."""
+        return spread(self.weight_step(), self.weight.shape[1], self.block)
 
     def quantized_weight(self) -> Tensor:
         q = qmax(self.format.weight_bits)
-        weight = self.clipped_weight()
-        if self.format.block is not None:
-            parts = weight.split(self.format.block, dim=1)
-            steps = [p.abs().amax(1, keepdim=True).clamp_min(WEIGHT_FLOOR) / q for p in parts]
-            return torch.cat([round_ste(p / s).clamp(-q, q) * s for p, s in zip(parts, steps, strict=True)], 1)
-        s = self.weight_step()
-        codes = round_ste(weight / s).clamp(-q, q) if self.codes is None else self.codes.to(s.dtype)
+        s = self.column_step()
+        codes = round_ste(self.clipped_weight() / s).clamp(-q, q) if self.codes is None else self.codes.to(s.dtype)
         return codes * s
 
     def quantized_input(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -99,6 +108,11 @@ class LearnableLinear(nn.Module):
             return round_ste(x / a * q).clamp(-q - 1, q) * step(self.format.act_bits), a
         s = self.log_amax.exp() / q
         return round_ste((x / s).clamp(-q - 1, q)) * s, None
+
+    def quantized_product(self, x: Tensor) -> Tensor:
+        """The values the weight is multiplied with, token ranges included [..., in]."""
+        x, a = self.quantized_input(x)
+        return x if a is None else x * a
 
     def forward(self, x: Tensor) -> Tensor:
         x, a = self.quantized_input(x)
@@ -119,8 +133,6 @@ class LearnableLinear(nn.Module):
     @torch.no_grad()
     def search_weight_clips(self) -> None:
         """Start each row's clips where the rounding error is least, both sides alike, on a grid of ratios."""
-        if self.format.block is not None:
-            return
         best = torch.full_like(self.clip_low, math.inf)
         chosen = torch.full_like(self.clip_low, START)
         weight = self.smoothed_weight()
@@ -128,7 +140,7 @@ class LearnableLinear(nn.Module):
             logit = math.log(ratio / (1 - ratio))
             self.clip_low.fill_(logit)
             self.clip_high.fill_(logit)
-            error = (self.quantized_weight() - weight).square().sum(1, keepdim=True)
+            error = self.blocked(self.quantized_weight() - weight).square().sum(-1, keepdim=True)
             better = error < best
             best, chosen = torch.where(better, error, best), torch.where(better, logit, chosen)
         self.clip_low.copy_(chosen)
@@ -169,13 +181,10 @@ class LearnableLinear(nn.Module):
         `keep_scale`: divide the input by s at run time; False where s was folded into the layer before. `row_scale`
         [out]: factor of each output row (codes do not change: a row's grid scales with it).
         """
-        bits, block = self.format.weight_bits, self.format.block
-        if block is None:
-            scale, weight = self.weight_step(), self.clipped_weight()
-        else:
-            weight = self.smoothed_weight()
-            scale = weight_scale(weight, bits, block)
-        codes = weight_codes(weight, scale, bits, block) if self.codes is None else self.codes.to(torch.int8)
+        scale = self.weight_step()
+        codes = self.codes
+        if codes is None:
+            codes = weight_codes(self.clipped_weight(), scale, self.format.weight_bits, self.block)
         bias = self.bias
         if row_scale is not None:
             scale = scale * row_scale[:, None]
@@ -188,7 +197,7 @@ class LearnableLinear(nn.Module):
             transform.rotation = self.rotation
             if smooth:
                 transform.scale = (-self.log_scale).exp()
-        module = QuantLinear.from_codes(codes, scale, bias, self.format, transform)
+        module = QuantLinear.from_codes(codes.to(torch.int8), scale, bias, self.format, transform)
         if self.format.activation == "dynamic":
             module.act_clip = self.act_clip.sigmoid()
         elif self.format.activation == "static":

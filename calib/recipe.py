@@ -24,8 +24,9 @@ class Recipe:
     "rotated" takes rotated weights, "released" the unrotated ones as the released code does. learn: block-wise
     learning of scales and clips for `epochs` passes (AdamW, rates `scale_rate` and `clip_rate`, `weight_decay` on
     everything, 0 in ours); search_clips: start the clips at their least-squares optimum instead of 0.982.
-    propagation: whether a block sees float or quantized inputs. rounding: of the weights. frame_shapes: feed global
-    blocks frame by frame, a fault of the released code kept for its baseline.
+    propagation: whether a block sees float or quantized inputs. rounding: of the weights; with "gptq", `compensate`
+    first moves the weights to what best maps the quantized inputs to the float outputs (a ridge of that strength).
+    frame_shapes: feed global blocks frame by frame, a fault of the released code kept for its baseline.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Recipe:
     batch: int = 8  # sequences per step
     propagation: Propagation = "quantized"
     rounding: Rounding = "rtn"
+    compensate: float | None = None
     frame_shapes: bool = False
 
     def replace(self, **changes: Any) -> Recipe:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qvggt.calib.gptq import InputMoments, gptq_codes
+from qvggt.calib.gptq import InputMoments, compensated, gptq_codes
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.stream import Stage, Stream
@@ -57,7 +57,7 @@ def calibrate_block(
         _learn(quantized, block, stage, target, source, recipe, generator)
         learned = _error(quantized, block, stage, target, source, recipe)
     if recipe.rounding == "gptq":
-        _round(quantized, learnables, stage, source, recipe)
+        _round(quantized, block, learnables, stage, target, source, recipe)
     final = _finish(block, learnables, recipe)
     return final, BlockReport(start, learned, _error(final, block, stage, target, source, recipe))
 
@@ -168,23 +168,49 @@ def _error(quantized: Block, block: Block, stage: Stage, target: Stream, source:
 
 @torch.no_grad()
 def _round(
-    quantized: Block, learnables: dict[str, LearnableLinear], stage: Stage, source: Stream, recipe: Recipe
+    quantized: Block,
+    block: Block,
+    learnables: dict[str, LearnableLinear],
+    stage: Stage,
+    target: Stream,
+    source: Stream,
+    recipe: Recipe,
 ) -> None:
     """GPTQ codes of each linear in turn, on the inputs it sees with the ones before it already rounded."""
-    for learnable in learnables.values():
-        if learnable.format.block is not None:
-            continue
-        moments = InputMoments(learnable.weight.shape[1])
-        hook = learnable.register_forward_pre_hook(
-            lambda m, inputs, moments=moments: moments.update(m.quantized_input(inputs[0])[0])
-        )
-        try:
-            for index in range(len(source.tokens)):
-                quantized(*source.batch(stage, [index], recipe.frame_shapes))
-        finally:
+    for name, learnable in learnables.items():
+        moments = _moments(quantized, block, name, stage, target, source, recipe)
+        weight = learnable.smoothed_weight()
+        if recipe.compensate is not None:
+            weight = compensated(weight, moments, recipe.compensate)
+        bits, step = learnable.format.weight_bits, learnable.column_step()
+        learnable.codes = gptq_codes(learnable.clipped_weight(weight), step, bits, moments)
+
+
+def _moments(
+    quantized: Block, block: Block, name: str, stage: Stage, target: Stream, source: Stream, recipe: Recipe
+) -> InputMoments:
+    """Moments of a linear's quantized inputs on `source`, paired with its float inputs on `target`."""
+    learnable = quantized.get_submodule(name)
+    assert isinstance(learnable, LearnableLinear)
+    moments = InputMoments(learnable.weight.shape[1])
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        learnable.register_forward_pre_hook(
+            lambda m, inputs: seen.update(x=m.quantized_product(inputs[0]))  # type: ignore[operator]
+        ),
+        block.get_submodule(name).register_forward_pre_hook(
+            lambda _m, inputs: seen.update(z=learnable.transformed(inputs[0]))
+        ),
+    ]
+    try:
+        for index in range(len(source.tokens)):
+            quantized(*source.batch(stage, [index], recipe.frame_shapes))
+            block(*target.batch(stage, [index], recipe.frame_shapes))
+            moments.update(seen["x"], seen["z"])
+    finally:
+        for hook in hooks:
             hook.remove()
-        bits = learnable.format.weight_bits
-        learnable.codes = gptq_codes(learnable.clipped_weight(), learnable.weight_step(), bits, moments)
+    return moments
 
 
 @torch.no_grad()

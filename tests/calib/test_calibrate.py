@@ -1,0 +1,126 @@
+"""Block-wise calibration on a small model: streams, shapes, folding, determinism, what learning buys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from small_network import SIZE, small_model
+
+from qvggt.calib.calibrate import calibrate_
+from qvggt.calib.recipe import RECIPES, Recipe, find_recipe
+from qvggt.calib.stream import Stream, TokenStore, stages
+from qvggt.errors import QvggtError
+from qvggt.model import VGGT
+from qvggt.quant import parse_scheme, quantized_linears
+from qvggt.rotation.structure import applied_fold
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(frames, 3, SIZE, SIZE, generator=generator) for frames in (2, 3, 2, 3)]
+
+
+def run(recipe: Recipe, batches: list[torch.Tensor], bits: str = "w4a4", act: str = "dynamic", seed: int = 0) -> VGGT:
+    model = small_model(seed=1)
+    calibrate_(model, parse_scheme(bits, act), recipe, batches, seed, progress=False)
+    return model
+
+
+def distance(model: VGGT, images: torch.Tensor) -> float:
+    """Relative error of the aggregator's last round."""
+    with torch.no_grad():
+        wanted = small_model(seed=1)(images)["depth"].log()
+        return float((model(images)["depth"].log() - wanted).norm() / wanted.norm())
+
+
+def test_streams_reproduce_the_network(batches: list[torch.Tensor]) -> None:
+    model = small_model(seed=1)
+    stream = Stream.start(model, batches, budget=0)
+    plan = stages(model)
+    for number, stage in enumerate(plan):
+        if stage.kind == "frame" and plan[number - 1].kind == "dino":
+            stream.enter_aggregator(model)
+        stream.advance(stage, model.get_submodule(stage.path))  # type: ignore[arg-type]
+    for index, images in enumerate(batches):
+        with torch.no_grad():
+            expected = model.aggregator(images[None])[3][0, :, :, 64:]
+        assert torch.allclose(stream.tokens[index], expected, atol=1e-5)
+
+
+def test_a_full_store_spills_and_returns_the_same_bytes() -> None:
+    tensors = [torch.randn(3, 5, 7) for _ in range(6)]
+    store = TokenStore(budget=3 * tensors[0].numel() * 4)
+    for tensor in tensors:
+        store.append(tensor)
+    assert len(store.held) == 3
+    assert all(torch.equal(a, b) for a, b in zip(store, tensors, strict=True))
+    store.put(5, tensors[0])
+    assert torch.equal(store[5], tensors[0])
+
+
+def test_global_blocks_see_all_frames(batches: list[torch.Tensor]) -> None:
+    model = small_model(seed=1)
+    stream = Stream.start(model, batches)
+    stream.enter_aggregator(model)
+    frame, everything = stages(model)[1:3]
+    tokens = 5 + (SIZE // 14) ** 2
+    assert stream.batch(frame, [0])[0].shape == (2, tokens, 64)
+    assert stream.batch(everything, [0, 2])[0].shape == (2, 2 * tokens, 64)
+    assert stream.batch(everything, [0, 2], frame_shapes=True)[0].shape == (4, tokens, 64)
+    assert [len(group) for group in stream.groups(4, [0, 2, 1, 3])] == [2, 2]
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_every_recipe_runs_and_is_close(name: str, batches: list[torch.Tensor]) -> None:
+    recipe = find_recipe(name).replace(epochs=1)
+    model = run(recipe, batches, "w8a8")
+    assert sum(1 for _ in quantized_linears(model)) == 36
+    assert distance(model, batches[1]) < 0.02
+    online = [m.transform is not None for _, m in quantized_linears(model)]
+    assert sum(online) == {"rtn": 0, "smoothquant": 9, "quarot": 9, "quantvggt": 36, "qvggt": 9}[name]
+    assert (applied_fold(model) is not None) == (name in ("quarot", "qvggt"))
+
+
+@pytest.mark.parametrize(("act", "share"), [("dynamic", 0.9), ("static", 0.8)])
+def test_ours_beats_rounding_to_nearest(act: str, share: float, batches: list[torch.Tensor]) -> None:
+    ours = run(find_recipe("qvggt").replace(epochs=3), batches, "w4a4", act)
+    nearest = run(find_recipe("rtn"), batches, "w4a4", act)
+    held_out = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(9))
+    assert distance(ours, held_out) < share * distance(nearest, held_out)
+
+
+def test_learning_lowers_every_blocks_error(batches: list[torch.Tensor]) -> None:
+    model = small_model(seed=1)
+    recipe = find_recipe("qvggt").replace(epochs=6, rounding="rtn")
+    reports = calibrate_(model, parse_scheme("w4a4"), recipe, batches, progress=False)
+    assert len(reports) == 9
+    assert all(r.learned < r.start for r in reports.values())
+    assert all(r.final == pytest.approx(r.learned, rel=0.02) for r in reports.values())
+
+
+def test_deterministic_for_a_seed(batches: list[torch.Tensor]) -> None:
+    recipe = find_recipe("qvggt").replace(epochs=1)
+    first, second = run(recipe, batches), run(recipe, batches)
+    other = run(recipe, batches, seed=1)
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+    assert any(
+        not torch.equal(a, b) for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+
+
+def test_unknown_recipe_names_the_known() -> None:
+    with pytest.raises(QvggtError, match="rtn, smoothquant, quarot, quantvggt, qvggt"):
+        find_recipe("none")

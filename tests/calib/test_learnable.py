@@ -1,0 +1,97 @@
+"""The learnable linear computes exactly what the QuantLinear it becomes computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from qvggt.calib.learnable import LearnableLinear, round_ste
+from qvggt.quant.scheme import linear_format
+from qvggt.rotation.kronecker import KroneckerHadamard
+
+FORMS = [("w8a8", "dynamic"), ("w4a4", "dynamic"), ("w4a4", "static"), ("w4a16", "dynamic")]
+
+
+def made(bits: str, activation: str, rotated: bool = False) -> tuple[LearnableLinear, nn.Linear, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(160, 24)
+    with torch.no_grad():
+        linear.weight.copy_(torch.randn(24, 160, generator=generator))
+        linear.bias.copy_(torch.randn(24, generator=generator))
+    x = torch.randn(3, 20, 160, generator=generator) * torch.rand(160, generator=generator)
+    format = linear_format(bits, activation)  # type: ignore[arg-type]
+    assert format is not None
+    rotation = KroneckerHadamard(160, 3) if rotated else None
+    return LearnableLinear(linear, format, rotation), linear, x
+
+
+def test_rounding_passes_the_gradient() -> None:
+    x = torch.tensor([0.4, 0.5, 1.5], requires_grad=True)
+    round_ste(x).sum().backward()
+    assert round_ste(x).tolist() == [0, 0, 2]
+    assert x.grad is not None
+    assert x.grad.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize(("bits", "activation"), FORMS)
+def test_finishes_as_what_it_was(bits: str, activation: str, rotated: bool) -> None:
+    learnable, _, x = made(bits, activation, rotated)
+    learnable.start_scale(x.abs().flatten(0, -2).amax(0), 0.5)
+    learnable.search_weight_clips()
+    learnable.search_act_clip(x)
+    with torch.no_grad():
+        expected = learnable(x)
+        got = learnable.finish()(x)
+    assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize(("bits", "activation"), FORMS)
+def test_without_rounding_it_is_the_linear(bits: str, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scale and rotation cancel: only the rounding and the clips change a number."""
+    learnable, linear, x = made(bits, activation, rotated=True)
+    learnable.start_scale(x.abs().flatten(0, -2).amax(0), 0.5)
+    learnable.start_at_extremes(x, 1 - 1e-7)
+    monkeypatch.setattr("qvggt.calib.learnable.round_ste", lambda value: value)
+    with torch.no_grad():
+        assert torch.allclose(learnable(x), linear(x), atol=1e-4)
+
+
+def test_scales_start_flat_and_balanced() -> None:
+    learnable, _, x = made("w4a4", "dynamic")
+    learnable.start_scale(x.abs().flatten(0, -2).amax(0), 0.5)
+    assert learnable.log_scale.mean().abs() < 1e-5
+    spread_before = x.abs().flatten(0, -2).amax(0)
+    spread_after = learnable.transformed(x).abs().flatten(0, -2).amax(0)
+    assert (spread_after.max() / spread_after.min()) < (spread_before.max() / spread_before.min())
+
+
+def test_searched_clips_lower_the_error() -> None:
+    learnable, linear, x = made("w4a4", "dynamic")
+    learnable.start_at_extremes(x, 1 - 1e-7)
+    with torch.no_grad():
+        plain = (learnable(x) - linear(x)).square().mean()
+        learnable.search_weight_clips()
+        learnable.search_act_clip(x)
+        assert (learnable(x) - linear(x)).square().mean() < plain
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    for bits, activation in FORMS[1:3]:
+        learnable, linear, x = made(bits, activation)
+        learnable.search_act_clip(x)
+        (learnable(x) - linear(x)).square().mean().backward()
+        names = ["log_scale", "clip_low", "clip_high", "act_clip" if activation == "dynamic" else "log_amax"]
+        for name in names:
+            gradient = getattr(learnable, name).grad
+            assert gradient is not None, name
+            assert gradient.abs().sum() > 0, name
+
+
+def test_value_rows_shrink_without_new_codes() -> None:
+    learnable, _, x = made("w4a4", "dynamic")
+    factor = torch.rand(24) + 0.5
+    plain, scaled = learnable.finish(), learnable.finish(row_scale=factor)
+    assert torch.equal(plain.codes, scaled.codes)
+    assert torch.allclose(scaled(x), plain(x) * factor, atol=1e-5)

@@ -30,6 +30,7 @@ from qvggt.errors import QvggtError
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("qvggt", "export", "engines", "calib", "eval", "tools")
 BITS = ("w8a8", "w4a4")
+Line = list[str | Path | int]
 SCENE_FRAMES, FRAMES = 8, 4
 TABLE = "evaluate"
 
@@ -39,7 +40,7 @@ def demo(
         str, typer.Option(help="tiny, a .safetensors/.pt file, a folder with one, or a Hub id: float weights.")
     ] = "tiny",
     out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("outputs/demo"),
-    train: Annotated[int, typer.Option(min=1, help="Training scenes (for calibration).")] = 8,
+    train: Annotated[int, typer.Option(min=1, help="Training scenes (for calibration).")] = 32,
     test: Annotated[int, typer.Option(min=3, help="Test scenes (for the gate, the table and the picture).")] = 48,
 ) -> None:
     """Run every step that is not done yet, then show where the results are."""
@@ -70,21 +71,30 @@ def plan(model: str, out: Path, train: int, test: int) -> list[Step]:
     name = model if model == "tiny" else Path(model).stem
     scenes, results, picture = out / "scenes", out / "results.json", out / "depth.png"
     folders = [out / f"{name}-{bits}" for bits in BITS]  # calibrated checkpoints
+    nearest = out / f"{name}-{BITS[-1]}-rtn"  # the baseline: round to nearest, nothing learned
     files = [out / f"{name}-{bits}.onnx" for bits in BITS]
-    data = ["--root", scenes, "--frames", FRAMES]
+    data: Line = ["--root", scenes, "--frames", FRAMES]
 
-    counts = ["--train", train, "--test", test, "--frames", SCENE_FRAMES, "--size", f"{size}x{size}"]
+    counts: Line = ["--train", train, "--test", test, "--frames", SCENE_FRAMES, "--size", f"{size}x{size}"]
     steps = [step("scenes", ["qvggt-scenes", scenes, *counts], [], scenes)]
     for bits, folder in zip(BITS, folders, strict=True):
-        line = ["qvggt-calibrate", model, "--bits", bits, "-o", folder, "--force"]
-        steps.append(step(f"calibrate {bits}", line, [weights], folder))
+        line: Line = ["qvggt-calibrate", model, "--bits", bits, "--data", scenes, "-o", folder, "--force"]
+        steps.append(step(f"calibrate {bits}", line, [weights, scenes], folder))
+    line = ["qvggt-calibrate", model, "--bits", BITS[-1], "--recipe", "rtn", "-o", nearest, "--force"]
+    steps.append(step(f"calibrate {BITS[-1]} rtn", line, [weights], nearest))
     for bits, folder, file in zip(BITS, folders, files, strict=True):
         line = ["qvggt-export", folder, "--data", scenes, "-o", file]
         steps.append(step(f"export {bits}", line, [folder, scenes], file))
-    candidates = [part for each in (model, *folders) for part in ("--model", each)]
-    candidates += [part for each in files for part in ("--engine", each)]
-    protocol = ["--dataset", "co3d", *data, "--min-frames", SCENE_FRAMES, "--json", results]
-    steps.append(step(TABLE, ["qvggt-eval", *candidates, *protocol], [weights, scenes, *folders, *files], results))
+    models: Line = [model, *folders, nearest]
+    candidates: Line = []
+    for each in models:
+        candidates += ["--model", each]
+    for file in files:
+        candidates += ["--engine", file]
+    protocol: Line = ["--dataset", "co3d", *data, "--min-frames", SCENE_FRAMES, "--json", results]
+    steps.append(
+        step(TABLE, ["qvggt-eval", *candidates, *protocol], [weights, scenes, *folders, nearest, *files], results)
+    )
     script = Path(os.path.relpath(ROOT / "tools" / "depth_sheet.py"))
     line = [sys.executable, script, "--model", model, "--engine", files[-1], *data, "-o", picture]
     steps.append(step("picture", line, [weights, scenes, files[-1]], picture))

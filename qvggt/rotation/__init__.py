@@ -2,7 +2,7 @@
 
 from qvggt.rotation.config import FoldConfig
 from qvggt.rotation.cost import CostTable
-from qvggt.rotation.fold import fold_
+from qvggt.rotation.fold import fold_, rotate_streams_
 from qvggt.rotation.hadamard import head_rotation, residual_rotation
 from qvggt.rotation.kronecker import KroneckerHadamard
 from qvggt.rotation.smoothing import fold_fc2_smoothing_, fold_smoothing_
@@ -19,4 +19,5 @@ __all__ = [
     "fold_structure_",
     "head_rotation",
     "residual_rotation",
+    "rotate_streams_",
 ]

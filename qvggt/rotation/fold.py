@@ -6,7 +6,7 @@ from torch import Tensor
 
 from qvggt.model import VGGT
 from qvggt.rotation.config import FoldConfig
-from qvggt.rotation.hadamard import named_seed, residual_rotation
+from qvggt.rotation.hadamard import check_residual_rotation, named_seed, residual_rotation
 from qvggt.rotation.layer_scale import fold_layer_scale_
 from qvggt.rotation.precision import in_float64
 from qvggt.rotation.residual import (
@@ -15,6 +15,7 @@ from qvggt.rotation.residual import (
     rotate_camera_,
     rotate_dpt_,
     rotate_patch_entry_,
+    set_identity_,
 )
 from qvggt.rotation.structure import add_rotations_, blocks, check_foldable, mark_
 from qvggt.rotation.value import head_rotations, rotate_values_
@@ -33,13 +34,35 @@ def fold_(model: VGGT, config: FoldConfig | None = None) -> None:
     """
     config = config or FoldConfig()
     check_foldable(model)
-    device = model.aggregator.camera_token.device
-    q_encoder = q_stream = None
+    width = model.config.embed_dim
+    rotations = None
     if config.residual:
-        q_encoder, q_stream = (
-            residual_rotation(model.config.embed_dim, named_seed(config.seed, name)).to(device)
-            for name in ("patch encoder", "aggregator")
+        rotations = tuple(
+            residual_rotation(width, named_seed(config.seed, name)) for name in ("patch encoder", "aggregator")
         )
+    fold_given_(model, config, rotations)
+    mark_(model, config)
+
+
+def rotate_streams_(model: VGGT, q_encoder: Tensor, q_stream: Tensor) -> None:
+    """Move both residual streams into given bases in place, x' = x Q, and fold every LayerScale; exact as `fold_` is.
+
+    q_encoder (patch encoder), q_stream (aggregator): float64 [D, D], orthogonal with Q 1 = 1 (DESIGN 3.1). The model
+    gains the two linears of `fold_`; it may be folded again, which rotates the new bases. Raises QvggtError as `fold_`
+    does, AssertionError for another kind of matrix.
+    """
+    check_foldable(model)
+    for q in (q_encoder, q_stream):
+        check_residual_rotation(q)
+    config = FoldConfig(value=False)
+    fold_given_(model, config, (q_encoder, q_stream))
+    mark_(model, config, refoldable=True)
+
+
+def fold_given_(model: VGGT, config: FoldConfig, rotations: tuple[Tensor, Tensor] | None) -> None:
+    """The folds of `config`, with these residual rotations of patch encoder and aggregator."""
+    device = model.aggregator.camera_token.device
+    q_encoder, q_stream = (None, None) if rotations is None else (q.to(device) for q in rotations)
     for path, block in blocks(model):
         trunk = path.startswith(TRUNK)
         with in_float64(block):
@@ -52,12 +75,16 @@ def fold_(model: VGGT, config: FoldConfig | None = None) -> None:
                 rotate_values_(block.attn, head_rotations(block.attn, named_seed(config.seed, path)).to(device))
     if q_encoder is not None and q_stream is not None:
         rotate_ends_(model, q_encoder, q_stream)
-    mark_(model, config)
 
 
 def rotate_ends_(model: VGGT, q_encoder: Tensor, q_stream: Tensor) -> None:
     """The places where the two streams begin and where the heads read them."""
+    fresh = model.aggregator.patch_rotation is None
     patch_rotation, token_rotation = add_rotations_(model)
+    if fresh:
+        for linear in (patch_rotation, token_rotation):
+            if linear is not None:
+                set_identity_(linear)
     aggregator, encoder = model.aggregator, model.aggregator.patch_embed
     tokens = (aggregator.camera_token, aggregator.register_token)
     embeddings = (encoder.cls_token, encoder.pos_embed, encoder.register_tokens, encoder.mask_token)

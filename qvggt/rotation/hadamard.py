@@ -97,9 +97,7 @@ def residual_rotation(width: int, seed: int) -> Tensor:
         core //= 4
     q = torch.kron(regular_hadamard(width // core), flat_rotation(core, rng))
     q = q[torch.from_numpy(rng.permutation(width))][:, torch.from_numpy(rng.permutation(width))].contiguous()
-    check_rotation(q)
-    if not torch.allclose(q.sum(1), q.new_ones(()), rtol=0, atol=TOLERANCE):
-        raise AssertionError(f"residual rotation of width {width}: Q 1 is not 1")
+    check_residual_rotation(q)
     return q
 
 
@@ -119,3 +117,10 @@ def check_rotation(q: Tensor) -> None:
     """AssertionError unless q is orthogonal to rounding."""
     if not torch.allclose(q.T @ q, torch.eye(len(q), dtype=q.dtype), rtol=0, atol=TOLERANCE):
         raise AssertionError(f"rotation of width {len(q)} is not orthogonal")
+
+
+def check_residual_rotation(q: Tensor) -> None:
+    """AssertionError unless q is orthogonal and q 1 = 1, to rounding."""
+    check_rotation(q)
+    if not torch.allclose(q.sum(1), q.new_ones(()), rtol=0, atol=TOLERANCE):
+        raise AssertionError(f"residual rotation of width {len(q)}: Q 1 is not 1")

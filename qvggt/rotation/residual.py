@@ -70,16 +70,20 @@ def rotate_patch_entry_(vit: VisionTransformer, q: Tensor) -> None:
         rotate_vectors_(vectors, q)
 
 
+def set_identity_(linear: nn.Linear) -> None:
+    linear.weight.data = torch.eye(linear.in_features).to(linear.weight.data)
+    linear.bias.data = torch.zeros_like(linear.bias.data)
+
+
 def rotate_aggregator_entry_(aggregator: Aggregator, rotation: nn.Linear, q_vit: Tensor, q: Tensor) -> None:
     """The aggregator's own tokens, and `rotation`: patch tokens from the encoder's rotated basis to this one.
 
     The encoder's last norm gives n(x) q_vit; the stream wants (n(x) * gamma + beta) q. Hence a dense matrix
-    q_vit^T diag(gamma) q, which also takes that norm's affine.
+    q_vit^T diag(gamma) q, which also takes that norm's affine. `rotation` is the identity, or that of a fold before.
     """
-    norm = aggregator.patch_embed.norm
-    rotation.weight.data = q.T @ (norm.weight.data[:, None] * q_vit)
-    rotation.bias.data = norm.bias.data @ q
-    norm.weight.data, norm.bias.data = torch.ones_like(norm.weight.data), torch.zeros_like(norm.bias.data)
+    fold_affine_(aggregator.patch_embed.norm, [rotation])
+    rotate_reader_(rotation, q_vit)
+    rotate_writer_(rotation, q)
     rotate_vectors_(aggregator.camera_token, q)
     rotate_vectors_(aggregator.register_token, q)
 
@@ -93,8 +97,9 @@ def rotate_dpt_(features: DPTFeatures, q: Tensor) -> None:
 
 
 def rotate_camera_(head: CameraHead, rotation: nn.Linear, q: Tensor) -> None:
-    """`rotation`: camera tokens from n(x) blockdiag(q, q) back to n(x) * gamma + beta, which the head goes on with."""
-    norm = head.token_norm
-    rotation.weight.data = norm.weight.data[:, None] * torch.block_diag(q, q)
-    rotation.bias.data = norm.bias.data.clone()
-    norm.weight.data, norm.bias.data = torch.ones_like(norm.weight.data), torch.zeros_like(norm.bias.data)
+    """`rotation`: camera tokens from n(x) blockdiag(q, q) back to n(x) * gamma + beta, which the head goes on with.
+
+    As for the aggregator, it is the identity before a first fold.
+    """
+    fold_affine_(head.token_norm, [rotation])
+    rotate_reader_(rotation, torch.block_diag(q, q))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import torch
@@ -13,6 +14,7 @@ from qvggt.model.block import Block, LayerScale
 from qvggt.rotation.config import FoldConfig
 
 MARK = "_fold_config"  # beside the parameters, so that a deep copy keeps it
+REFOLDABLE = "_refoldable"  # the marked fold only changed the basis of the streams: another one may follow
 
 
 def applied_fold(model: VGGT) -> FoldConfig | None:
@@ -20,8 +22,13 @@ def applied_fold(model: VGGT) -> FoldConfig | None:
     return model.__dict__.get(MARK)
 
 
-def mark_(model: VGGT, config: FoldConfig) -> None:
-    model.__dict__[MARK] = config
+def mark_(model: VGGT, config: FoldConfig, refoldable: bool = False) -> None:
+    """Record a fold. The structure an earlier one left (its two linears, no LayerScales) stays part of the record."""
+    earlier = applied_fold(model)
+    if earlier is not None:
+        residual, layer_scale = config.residual or earlier.residual, config.layer_scale or earlier.layer_scale
+        config = dataclasses.replace(config, residual=residual, layer_scale=layer_scale)
+    model.__dict__[MARK], model.__dict__[REFOLDABLE] = config, refoldable
 
 
 def blocks(model: VGGT) -> Iterator[tuple[str, Block]]:
@@ -32,15 +39,15 @@ def blocks(model: VGGT) -> Iterator[tuple[str, Block]]:
 
 
 def check_foldable(model: VGGT) -> None:
-    """Raise QvggtError unless the model is as built: unfolded, with float linears."""
-    done = applied_fold(model)
-    if done is not None:
+    """Raise QvggtError unless the model is as built, or as `rotate_streams_` left it, with float linears."""
+    done, refoldable = applied_fold(model), model.__dict__.get(REFOLDABLE, False)
+    if done is not None and not refoldable:
         raise QvggtError(f"model: already folded with {done.to_json()}, expected an unfolded one; load it again")
-    if model.aggregator.patch_rotation is not None:
+    if model.aggregator.patch_rotation is not None and not refoldable:
         raise QvggtError("model: aggregator.patch_rotation exists, expected an unfolded model; load it again")
     for path, block in blocks(model):
         for name in ("ls1", "ls2"):
-            if not isinstance(block.get_submodule(name), LayerScale):
+            if not isinstance(block.get_submodule(name), LayerScale) and not refoldable:
                 raise QvggtError(f"model: {path}.{name} is no LayerScale, expected an unfolded model; load it again")
         for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
             kind = type(block.get_submodule(name))
@@ -49,7 +56,7 @@ def check_foldable(model: VGGT) -> None:
 
 
 def add_rotations_(model: VGGT) -> tuple[nn.Linear, nn.Linear | None]:
-    """The two matmuls a rotated model gains, uninitialised: of the patch tokens and of the camera tokens."""
+    """The two matmuls a rotated model has, of the patch tokens and of the camera tokens; new ones are uninitialised."""
     patch = add_linear_(model, model.aggregator, "patch_rotation", model.config.embed_dim)
     if model.camera_head is None:
         return patch, None
@@ -57,6 +64,10 @@ def add_rotations_(model: VGGT) -> tuple[nn.Linear, nn.Linear | None]:
 
 
 def add_linear_(model: VGGT, parent: nn.Module, name: str, width: int) -> nn.Linear:
+    """The square linear `name` of `parent`, made where it is missing."""
+    present = getattr(parent, name)
+    if isinstance(present, nn.Linear):
+        return present
     like = model.aggregator.camera_token
     linear = nn.utils.skip_init(nn.Linear, width, width, device=like.device, dtype=like.dtype)
     if not isinstance(linear, nn.Linear):

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qvggt.errors import QvggtError
+from qvggt.model import VGGT, VGGT_1B
+from qvggt.quant.model import scheme_linears
+from qvggt.quant.scheme import ACTIVATIONS, BITS, PARTS, LinearFormat, Scheme, linear_format, parse_scheme
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from(BITS),
+    st.sampled_from(ACTIVATIONS),
+    st.lists(st.sampled_from(list(PARTS)), unique=True),
+    st.lists(st.tuples(st.sampled_from(["*", "aggregator.frame_blocks.3.*"]), st.sampled_from(BITS)), max_size=2),
+)
+def test_json_round_trip(bits: str, act: str, parts: list[str], overrides: list[tuple[str, str]]) -> None:
+    scheme = Scheme(bits, act, tuple(parts), tuple(overrides))  # type: ignore[arg-type]
+    assert Scheme.from_json(scheme.to_json()) == scheme
+    assert Scheme.from_dict(scheme.to_dict()) == scheme
+
+
+def test_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parse_scheme("w8a8").bits = "w4a4"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("bits", "act", "expected"),
+    [
+        ("w8a8", "dynamic", LinearFormat(8, 8, "dynamic")),
+        ("w4a8", "static", LinearFormat(4, 8, "static")),
+        ("w6a6", "dynamic", LinearFormat(6, 6, "dynamic")),
+        ("w4a4", "static", LinearFormat(4, 4, "static")),
+        ("w4a16", "static", LinearFormat(4, 16, None, 128)),
+        ("fp32", "dynamic", None),
+        ("bf16", "dynamic", None),
+    ],
+)
+def test_formats(bits: str, act: str, expected: LinearFormat | None) -> None:
+    assert linear_format(bits, act) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("bits", "act", "label", "float_type", "needs_ranges"),
+    [
+        ("w4a4", "dynamic", "w4a4-dynamic", "fp32", False),
+        ("w4a4", "static", "w4a4-static", "fp32", True),
+        ("w4a16", "static", "w4a16", "fp32", False),
+        ("fp32", "static", "fp32", "fp32", False),
+        ("bf16", "dynamic", "bf16", "bf16", False),
+    ],
+)
+def test_names_and_needs(bits: str, act: str, label: str, float_type: str, needs_ranges: bool) -> None:
+    scheme = parse_scheme(bits, act)
+    assert (scheme.label, scheme.float_type, scheme.needs_ranges) == (label, float_type, needs_ranges)
+
+
+@pytest.mark.parametrize(
+    ("parts", "count"),
+    [(("dino", "aggregator"), 288), (("aggregator",), 192), (("dino", "aggregator", "camera"), 304), ((), 0)],
+)
+def test_linears_of_vggt_1b(parts: tuple[str, ...], count: int) -> None:
+    with torch.device("meta"):
+        model = VGGT(VGGT_1B)
+    found = [path for path, _, _ in scheme_linears(model, parse_scheme("w4a4", parts=parts))]
+    assert len(found) == count
+    assert len(set(found)) == count
+
+
+def test_the_last_matching_override_wins() -> None:
+    overrides = (("aggregator.frame_blocks.*", "fp32"), ("*.frame_blocks.0.mlp.fc2", "w8a8"), ("depth_head.x", "w4a8"))
+    scheme = Scheme("w4a4", overrides=overrides)
+    assert scheme.format("aggregator.global_blocks.0.mlp.fc2") == LinearFormat(4, 4, "dynamic")
+    assert scheme.format("aggregator.frame_blocks.1.mlp.fc2") is None
+    assert scheme.format("aggregator.frame_blocks.0.mlp.fc2") == LinearFormat(8, 8, "dynamic")
+    assert scheme.format("depth_head.x") == LinearFormat(4, 8, "dynamic")
+    assert scheme.format("aggregator.patch_embed.patch_embed.proj") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not JSON"),
+        ("[]", "list"),
+        ('{"activation": "static"}', "bits"),
+        ('{"bits": "w4a4", "colour": 1}', "colour"),
+        ('{"bits": "w2a2"}', "w8a8, w4a8"),
+        ('{"bits": "w4a4", "activation": "soft"}', "dynamic or static"),
+        ('{"bits": "w4a4", "parts": ["nose"]}', "dino, aggregator, camera"),
+        ('{"bits": "w4a4", "version": 9}', "update qvggt"),
+    ],
+)
+def test_mistakes_are_named(text: str, words: str) -> None:
+    with pytest.raises(QvggtError, match=words):
+        Scheme.from_json(text)

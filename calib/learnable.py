@@ -42,10 +42,10 @@ class LearnableLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, format: LinearFormat, rotation: KroneckerHadamard | None = None) -> None:
         super().__init__()
-        weight = linear.weight.detach().float()
+        weight = linear.weight.detach().float().clone()
         self.format, self.rotation = format, rotation
-        self.register_buffer("weight", weight if rotation is None else rotation.rotate_weight(weight))
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().float())
+        self.weight = nn.Parameter(weight if rotation is None else rotation.rotate_weight(weight))
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().float().clone())
         self.log_scale = nn.Parameter(torch.zeros(linear.in_features))
         self.block = format.block or linear.in_features
         blocks = -(-linear.in_features // self.block)
@@ -54,9 +54,6 @@ class LearnableLinear(nn.Module):
         self.act_clip = nn.Parameter(torch.full((2,), START))  # negative side, positive side
         self.log_amax = nn.Parameter(torch.zeros(()))
         self.codes: Tensor | None = None  # weights rounded by other means, once learning is over
-
-    weight: Tensor
-    bias: Tensor | None
 
     def transformed(self, x: Tensor) -> Tensor:
         """The input after rotation and smoothing."""

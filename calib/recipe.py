@@ -22,7 +22,7 @@ class Recipe:
     online Hadamard before every linear (the published method). value_rotation: per-head, folded (3.2). fc2_rotation:
     online Kronecker Hadamard before fc2 (3.4). smooth: per-channel scales (3.3), `alpha` their exponent; scale_init
     "rotated" takes rotated weights, "released" the unrotated ones as the released code does. learn: block-wise
-    learning of scales and clips for `epochs` passes (AdamW, rates `scale_rate` and `clip_rate`, `weight_decay` on
+    learning of scales and clips for `epochs` passes (AdamW, rates `scale_rate`, `clip_rate` and `weight_rate`, `weight_decay` on
     everything, 0 in ours); search_clips: start the clips at their least-squares optimum instead of 0.982.
     propagation: whether a block sees float or quantized inputs. rounding: of the weights; with "gptq", `compensate`
     first moves the weights to what best maps the quantized inputs to the float outputs (a ridge of that strength).
@@ -41,6 +41,7 @@ class Recipe:
     epochs: int = 15
     scale_rate: float = 5e-3
     clip_rate: float = 1e-2
+    weight_rate: float = 0.0
     weight_decay: float = 0.0
     batch: int = 8  # sequences per step
     propagation: Propagation = "quantized"

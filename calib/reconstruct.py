@@ -138,6 +138,9 @@ def _learn(
         {"params": [p for m in learnables for p in (m.clip_low, m.clip_high)], "lr": recipe.clip_rate},
         {"params": [p for m in learnables for p in (m.act_clip, m.log_amax)], "lr": recipe.clip_rate},
     ]
+    weights = [p for m in learnables for p in (m.weight, m.bias) if p is not None]
+    if recipe.weight_rate > 0:
+        groups.append({"params": weights, "lr": recipe.weight_rate})
     optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
     steps_per_epoch = len(list(target.groups(recipe.batch)))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs * steps_per_epoch)
@@ -152,6 +155,7 @@ def _learn(
             loss.backward()
             optimizer.step()
             schedule.step()
+    quantized.requires_grad_(False)
 
 
 @torch.no_grad()

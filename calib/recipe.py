@@ -22,8 +22,9 @@ class Recipe:
     online Hadamard before every linear (the published method). value_rotation: per-head, folded (3.2). fc2_rotation:
     online Kronecker Hadamard before fc2 (3.4). smooth: per-channel scales (3.3), `alpha` their exponent; scale_init
     "rotated" takes rotated weights, "released" the unrotated ones as the released code does. learn: block-wise
-    learning of scales and clips for `epochs` passes (AdamW, rates `scale_rate`, `clip_rate` and `weight_rate`, `weight_decay` on
-    everything, 0 in ours); search_clips: start the clips at their least-squares optimum instead of 0.982.
+    learning of scales and clips for `epochs` passes (AdamW, rates `scale_rate` and `clip_rate`; with `weight_rate` the
+    weights too; `weight_decay` on everything, 0 in ours); search_clips: start the clips at their least-squares optimum
+    instead of 0.982.
     propagation: whether a block sees float or quantized inputs. rounding: of the weights; with "gptq", `compensate`
     first moves the weights to what best maps the quantized inputs to the float outputs (a ridge of that strength).
     frame_shapes: feed global blocks frame by frame, a fault of the released code kept for its baseline.

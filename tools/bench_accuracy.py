@@ -3,9 +3,9 @@
     python tools/bench_accuracy.py                          # everything (an hour or more on two cores; resumes)
     python tools/bench_accuracy.py --models plain --schemes w4a4-dynamic,w4a4-static --recipes rtn,qvggt
 
-Held-out scenes only (seeds from 10000000), `--scenes` of them, 4 frames each; calibration on 64 other scenes. Each row is
-appended to OUT/rows.jsonl as it is done, so that an interrupted run goes on; the table is written as JSON and Markdown.
-AUC in points; the change against the float model comes with a paired-bootstrap 95 % interval.
+Held-out scenes only (seeds from 10000000), `--scenes` of them, 4 frames each; calibration on 64 other scenes. Each row
+is appended to OUT/rows.jsonl as it is done, so that an interrupted run goes on; the table is written as JSON and
+Markdown. AUC in points; the change against the float model comes with a paired-bootstrap 95 % interval.
 """
 
 from __future__ import annotations
@@ -115,27 +115,14 @@ def evaluate_row(
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    header = [
-        "model",
-        "scheme",
-        "recipe",
-        "AUC@30",
-        "@15",
-        "@5",
-        "@3",
-        "change @30 (95 %)",
-        "% of FP",
-        "pose dB",
-        "depth",
-    ]
+    header = ["model", "scheme", "recipe", "AUC@30", "@15", "@5", "@3", "change @30 (95 %)", "% of FP"]
+    header += ["pose dB", "depth abs-rel"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     floats = {r["model"]: r for r in rows if r["recipe"] == "float"}
     for row in rows:
-        interval = row["auc30_interval"]
+        low, high = row["auc30_interval"]
         cells = [row["model"], row["scheme"], row["recipe"], *(f"{row[f'auc{t}']:.2f}" for t in (30, 15, 5, 3))]
-        change = (
-            "" if row["recipe"] == "float" else f"{row['auc30_change']:+.2f} [{interval[0]:+.2f}, {interval[1]:+.2f}]"
-        )
+        change = "" if row["recipe"] == "float" else f"{row['auc30_change']:+.2f} [{low:+.2f}, {high:+.2f}]"
         share = 100 * row["auc30"] / floats[row["model"]]["auc30"] if row["model"] in floats else float("nan")
         pose = "" if row["recipe"] == "float" else f"{row['sqnr_db']['pose_enc']:.1f}"
         lines.append("| " + " | ".join([*cells, change, f"{share:.1f}", pose, f"{row['abs_rel']:.4f}"]) + " |")

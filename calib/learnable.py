@@ -182,7 +182,7 @@ class LearnableLinear(nn.Module):
         codes = self.codes
         if codes is None:
             codes = weight_codes(self.clipped_weight(), scale, self.format.weight_bits, self.block)
-        bias = self.bias
+        bias: Tensor | None = self.bias
         if row_scale is not None:
             scale = scale * row_scale[:, None]
             bias = None if bias is None else bias * row_scale

@@ -82,6 +82,8 @@ RECIPES = {
             fc2_rotation=True,
             smooth=True,
             learn=True,
+            epochs=8,
+            weight_rate=1e-4,
             search_clips=True,
             rounding="gptq",
         ),

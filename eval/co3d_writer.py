@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from qvggt.errors import QvggtError
 from qvggt.eval.co3d_annotations import Annotations, annotation_path, load_annotations, write_annotations
 from qvggt.eval.ndc import intrinsics_to_ndc
@@ -23,6 +21,7 @@ from qvggt.eval.synthetic.scene import SceneConfig, config_to_json, sample_scene
 from qvggt.eval.synthetic.sequence import depth_name, image_name, sequence_name, write_sequence
 from qvggt.eval.synthetic.workers import run_jobs
 from qvggt.geometry import opencv_to_pytorch3d
+from qvggt.progress import bar
 
 MARKER = "qvggt_scenes.json"
 
@@ -75,9 +74,9 @@ def write_co3d(
     seeds = [*train, *test]
     missing = [seed for seed in seeds if not (folder / sequence_name(seed)).is_dir()]
     jobs = [(folder, config, seed, samples, quality) for seed in missing]
-    with tqdm(total=len(missing), unit="scene", desc=f"write {category}", disable=not progress or not missing) as bar:
+    with bar(total=len(missing), desc=f"write {category}", unit="scene", shown=progress and bool(missing)) as moved:
         for _ in run_jobs(write_sequence, jobs, workers):
-            bar.update()
+            moved.update()
     for split, split_seeds in (("train", train), ("test", test)):
         path = annotation_path(target, category, split)
         if not path.exists():

@@ -3,13 +3,16 @@
 (a) Every quantized linear alone, fed the input it sees in the reference, must agree to float rounding. The one
 exception is a value that sits on a rounding tie, where one ulp of difference moves a code by one: tokens that differ
 and hold such a value are counted apart. (b) The whole network, per output, as SQNR and largest error: float noise
-between the two implementations flips the odd rounding, so (b) has a floor in dB where (a) is exact.
+between the two implementations flips the odd rounding, and one flipped code moves every later value of its token, so
+that a few flips end at the level of the quantization noise itself. (b) therefore passes at a floor in dB, or when the
+file differs from the reference no more than the reference differs from itself after a relative change of 1e-5 in its
+input, which is 400 times less than one grey level of an 8-bit image.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,8 @@ LINEAR_TOLERANCE = 1e-5  # of the largest output
 TIE_WIDTH = 1e-4  # distance from a half-integer code, in steps, that float rounding may cross
 MAX_TIES = 0.05  # of the tokens: more than that is no accident
 MAX_ROWS = 4096  # tokens per linear: enough to see every failure, bounded at 1B scale
+NUDGE = 1e-5  # relative change of the input that stands for float noise
+SELF_MARGIN_DB = 6.0  # two realisations of the same noise, and their spread over a few sequences
 FLOORS_DB = {"w8a8": 45.0, "w6a6": 36.0, "w4a8": 45.0, "w4a4": 30.0, "w4a16": 60.0, "fp32": 80.0}
 
 
@@ -49,16 +54,25 @@ class LinearParity:
 
 @dataclass(frozen=True)
 class OutputParity:
-    """One network output at one frame count: SQNR in dB (inf when equal), largest absolute error."""
+    """One network output at one frame count: SQNR in dB (inf when equal), largest absolute error.
+
+    self_db: SQNR of the reference against itself on an input changed by 1e-5, its sensitivity to float noise.
+    """
 
     name: str
     frames: int
     sqnr_db: float
     max_error: float
     floor_db: float
+    self_db: float = math.inf
+
+    @property
+    def needed_db(self) -> float:
+        """What passes: the format's floor, or SELF_MARGIN_DB below the reference's own noise where that is lower."""
+        return min(self.floor_db, self.self_db - SELF_MARGIN_DB)
 
     def __bool__(self) -> bool:
-        return self.sqnr_db >= self.floor_db
+        return self.sqnr_db >= self.needed_db
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,7 @@ class ParityReport:
             if not p
         ]
         lines += [
-            f"{p.name} with {p.frames} frames: SQNR {p.sqnr_db:.1f} dB < {p.floor_db:.0f} dB"
+            f"{p.name} with {p.frames} frames: SQNR {p.sqnr_db:.1f} dB < {p.needed_db:.1f} dB"
             for p in sorted(self.outputs, key=lambda p: p.sqnr_db)
             if not p
         ]
@@ -88,14 +102,9 @@ class ParityReport:
 
 def sqnr_db(reference: NDArray[Any], other: NDArray[Any]) -> float:
     """10 log10 of signal power over error power, float64; inf for equal arrays, -inf for non-finite ones."""
-    reference, other = np.asarray(reference, np.float64), np.asarray(other, np.float64)
-    if not (np.isfinite(reference).all() and np.isfinite(other).all()):
-        return -math.inf
-    noise = float(np.square(reference - other).sum())
-    signal = float(np.square(reference).sum())
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+    pool = _Pool()
+    pool.add(reference, other)
+    return pool.sqnr_db
 
 
 def record_inputs(model: VGGT, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
@@ -156,19 +165,48 @@ def check_linears(onnx_path: Path, reference: VGGT, images: Tensor, progress: bo
 
 
 def check_outputs(
-    run: Any, reference: VGGT, batches: Sequence[Tensor], scheme: Scheme, floor_db: float | None = None
+    run: Any, reference: VGGT, batches: Iterable[Tensor], scheme: Scheme, floor_db: float | None = None
 ) -> tuple[OutputParity, ...]:
-    """Check (b): `run(images) -> {output name: array}` against the reference for every batch [S, 3, H, W]."""
+    """Check (b): `run(images) -> {output name: array}` against the reference on batches [S, 3, H, W].
+
+    One result per output and frame count; batches of one frame count are pooled (energies added up).
+    """
     floor = FLOORS_DB[scheme.bits] if floor_db is None else floor_db
-    results = []
+    pools: dict[tuple[str, int], _Pool] = {}
+    own: dict[tuple[str, int], _Pool] = {}
     for images in batches:
         with torch.no_grad():
-            expected = reference(images)
-        got = run(images.numpy())
-        for name, value in got.items():
+            expected, nudged = reference(images), reference(images * (1 + NUDGE))
+        for name, value in run(images.numpy()).items():
             if value.shape != tuple(expected[name].shape):
                 raise ValueError(f"output {name}: shape {value.shape}, expected {tuple(expected[name].shape)}")
-            truth = expected[name].numpy()
-            error = float(np.abs(value - truth).max())
-            results.append(OutputParity(name, len(images), sqnr_db(truth, value), error, floor))
-    return tuple(results)
+            pools.setdefault((name, len(images)), _Pool()).add(expected[name].numpy(), value)
+            own.setdefault((name, len(images)), _Pool()).add(expected[name].numpy(), nudged[name].numpy())
+    return tuple(
+        OutputParity(name, frames, pool.sqnr_db, pool.largest, floor, own[name, frames].sqnr_db)
+        for (name, frames), pool in pools.items()
+    )
+
+
+@dataclass
+class _Pool:
+    """Running energies of a signal and of the error of what should equal it, float64."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    largest: float = 0.0
+
+    def add(self, truth: NDArray[Any], value: NDArray[Any]) -> None:
+        truth, value = np.asarray(truth, np.float64), np.asarray(value, np.float64)
+        error = np.where(np.isfinite(value), value, np.inf) - truth
+        self.signal += float(np.square(truth).sum())
+        self.noise += float(np.square(error).sum())
+        self.largest = max(self.largest, float(np.abs(error).max()))
+
+    @property
+    def sqnr_db(self) -> float:
+        if self.noise == 0:
+            return math.inf
+        if not math.isfinite(self.noise) or self.signal == 0:
+            return -math.inf
+        return 10 * math.log10(self.signal / self.noise)

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "eval": {"core", "engines", "eval"},
     "cli": {"core", "calib", "export", "engines", "eval", "cli"},
 }
-CORE_PACKAGES = {"torch", "numpy", "safetensors", "PIL", "huggingface_hub"}
+CORE_PACKAGES = {"torch", "numpy", "safetensors", "PIL", "huggingface_hub", "tqdm"}
 RUNTIMES = {"onnx", "onnxruntime", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}
 OPTIONAL = {"matplotlib", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}
 COMMAND_LINE = {"typer", "click"}

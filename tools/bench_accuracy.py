@@ -61,7 +61,7 @@ def per_scene(outputs: Predictions, split: SceneSplit) -> dict[str, list[float]]
     """AUC (points) at every threshold and depth abs-rel of each scene."""
     height, width = split.images.shape[2:4]
     extrinsics, _ = decode_pose(outputs["pose_enc"].double(), height, width)
-    scores: dict[str, list[float]] = {f"auc{t}": [] for t in (30, 15, 5, 3)} | {"abs_rel": []}
+    scores: dict[str, list[float]] = {key: [] for key in ("auc30", "auc15", "auc5", "auc3", "abs_rel")}
     for index, predicted in enumerate(extrinsics):
         truth = split.extrinsics[index, :FRAMES].astype(np.float64)
         auc = pose_auc([pairwise_errors(predicted, truth)])

@@ -40,7 +40,7 @@ def demo(
         str, typer.Option(help="tiny, a .safetensors/.pt file, a folder with one, or a Hub id: float weights.")
     ] = "tiny",
     out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("outputs/demo"),
-    train: Annotated[int, typer.Option(min=1, help="Training scenes (for calibration).")] = 32,
+    train: Annotated[int, typer.Option(min=1, help="Training scenes (for calibration).")] = 64,
     test: Annotated[int, typer.Option(min=3, help="Test scenes (for the gate, the table and the picture).")] = 48,
 ) -> None:
     """Run every step that is not done yet, then show where the results are."""

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from qvggt.errors import QvggtError
 from qvggt.eval.synthetic.render import render
 from qvggt.eval.synthetic.scene import SceneConfig, config_from_json, config_to_json, sample_scene
 from qvggt.eval.synthetic.workers import run_jobs
+from qvggt.progress import bar
 
 Array = NDArray[Any]
 
@@ -68,14 +68,12 @@ def render_split(
     done = _resume(out, recipe)
     blocks = [range(a, min(a + chunk, len(seeds))) for a in range(0, len(seeds), chunk)]
     jobs = [(config, seeds.start, samples, out, block) for block in blocks if not done.issuperset(block)]
-    with tqdm(
-        total=len(seeds), initial=len(done), unit="scene", desc=f"render {out.name}", disable=not progress
-    ) as bar:
+    with bar(total=len(seeds), desc=f"render {out.name}", unit="scene", shown=progress) as moved:
         for block in run_jobs(_render_block, jobs, workers):
             done.update(block)
             _write_json(out / "progress.json", {**recipe, "done": _spans(done)})
-            bar.n = len(done)
-            bar.refresh()
+            moved.n = len(done)
+            moved.refresh()
     _write_json(out / "meta.json", recipe)
     (out / "progress.json").unlink()
     return out

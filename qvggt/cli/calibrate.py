@@ -39,7 +39,7 @@ def calibrate(
         str, typer.Option(help="qvggt (ours), or a baseline: rtn, smoothquant, quarot, quantvggt.")
     ] = "qvggt",
     annotations: Annotated[Path | None, typer.Option(help="Folder of the .jgz files. [DATA/annotations]")] = None,
-    sequences: Annotated[int, typer.Option(min=1, help="Training sequences to use.")] = 32,
+    sequences: Annotated[int, typer.Option(min=1, help="Training sequences to use.")] = 64,
     frames: Annotated[int, typer.Option(min=1, help="Frames per sequence.")] = 4,
     size: Annotated[str | None, typer.Option(help="HxW of the images in pixels. [model's own]")] = None,
     parts: Annotated[str, typer.Option(help="Parts to quantize: dino, aggregator, camera.")] = "dino,aggregator",

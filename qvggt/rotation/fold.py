@@ -30,16 +30,18 @@ def fold_(model: VGGT, config: FoldConfig | None = None) -> None:
     Each tensor is computed in float64 and rounded once to its own type. One block is held in float64 at a time
     (at 1B 100 MB, in the camera trunk 400 MB). Afterwards every LayerNorm on a rotated stream has weight 1 and bias 0,
     and the model has two more linears, `aggregator.patch_rotation` and `camera_head.token_rotation`.
-    Raises QvggtError for a model that is folded or quantized already; a fold cannot be undone.
+    Raises QvggtError for a model that is folded or quantized already; a fold cannot be undone. A model whose streams
+    `rotate_streams_` moved counts as unfolded, and keeps the two linears.
     """
     config = config or FoldConfig()
     check_foldable(model)
     width = model.config.embed_dim
     rotations = None
     if config.residual:
-        rotations = tuple(
+        q_encoder, q_stream = (
             residual_rotation(width, named_seed(config.seed, name)) for name in ("patch encoder", "aggregator")
         )
+        rotations = q_encoder, q_stream
     fold_given_(model, config, rotations)
     mark_(model, config)
 
@@ -62,7 +64,9 @@ def rotate_streams_(model: VGGT, q_encoder: Tensor, q_stream: Tensor) -> None:
 def fold_given_(model: VGGT, config: FoldConfig, rotations: tuple[Tensor, Tensor] | None) -> None:
     """The folds of `config`, with these residual rotations of patch encoder and aggregator."""
     device = model.aggregator.camera_token.device
-    q_encoder, q_stream = (None, None) if rotations is None else (q.to(device) for q in rotations)
+    q_encoder = q_stream = None
+    if rotations is not None:
+        q_encoder, q_stream = (q.to(device) for q in rotations)
     for path, block in blocks(model):
         trunk = path.startswith(TRUNK)
         with in_float64(block):

@@ -116,12 +116,15 @@ def test_static_equals_dynamic_in_nothing_but_the_activations(inputs: Path, tmp_
 def test_a_failed_gate_ends_with_one(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("qvggt.export.parity", fromlist=["x"]).FLOORS_DB, "w8a8", 500.0)
+    from qvggt.export import parity
+
+    monkeypatch.setitem(parity.FLOORS_DB, "w8a8", 500.0)
+    monkeypatch.setattr(parity, "SELF_MARGIN_DB", -500.0)
     line = (inputs / "float.safetensors", "-o", tmp_path / "m.onnx", "--parity-sequences", 0, "--parity-frames", "2")
     assert call(export.app, *line) == 1
     captured = capsys.readouterr()
     assert "parity FAILED" in captured.out
-    assert "500 dB" in captured.err
+    assert " dB < " in captured.err
     assert json.loads((tmp_path / "m.onnx.parity.json").read_text())["passed"] is False
 
 

@@ -49,6 +49,13 @@ def test_a_report_fails_with_its_worst_part() -> None:
     assert "pose_enc" in lines[1]
 
 
+def test_the_reference_own_noise_lowers_the_floor() -> None:
+    """A network that float noise alone moves by 20 dB cannot be held to 30; one it does not move can."""
+    assert OutputParity("pose_enc", 2, 20.0, 1.0, 30.0, self_db=22.0)
+    assert not OutputParity("pose_enc", 2, 15.0, 1.0, 30.0, self_db=22.0)
+    assert not OutputParity("pose_enc", 2, 20.0, 1.0, 30.0, self_db=120.0)
+
+
 def test_too_many_ties_are_no_accident() -> None:
     assert LinearParity("a", 1e-7, 100, 5)
     assert not LinearParity("a", 1e-7, 100, 6)
@@ -63,5 +70,6 @@ def test_outputs_are_compared_with_the_reference() -> None:
     assert all(exact)
     noisy = {name: value + 0.1 for name, value in truth.items()}
     assert not any(check_outputs(lambda _: noisy, model, [images], parse_scheme("w8a8")))
+    assert all(p.self_db > 60 for p in exact)
     with pytest.raises(ValueError, match="shape"):
         check_outputs(lambda _: {"depth": truth["depth"][:, :1]}, model, [images], parse_scheme("fp32"))

@@ -1,0 +1,143 @@
+"""Heavy tails by exact transformations: stress tests for quantization that leave a model's outputs alone.
+
+A small trained model has milder activations than a large one. Two transformations give it what makes 4 bits hard:
+channels with outliers (spec/tiny_model.md section 5), and a residual stream whose energy sits in a few channels, as
+massive activations put it there. Both work on float models in place, in float64, and both leave ordinary models:
+fold, smooth, quantize and save them like any other. The camera trunk is left alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qvggt.calib.stream import stages
+from qvggt.errors import QvggtError
+from qvggt.model import VGGT
+from qvggt.model.block import Block
+from qvggt.rotation.fold import rotate_streams_
+from qvggt.rotation.hadamard import complement_of_ones, named_seed
+from qvggt.rotation.smoothing import fold_smoothing_
+from qvggt.rotation.structure import check_foldable
+
+LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+
+
+def inject_channels_(model: VGGT, factor: float = 30.0, fraction: float = 0.02, seed: int = 0) -> None:
+    """Multiply random channels at the inputs of qkv, proj and fc1 by `factor`, and divide the weight columns by it.
+
+    In every block of the patch encoder and the aggregator, round(fraction * C) channels each: at qkv and fc1 through
+    weight and bias of the LayerNorm before, at proj through the v rows of qkv. fc2 follows a GELU, which takes no
+    factor. This is smoothing run backwards, so smoothing is its natural remedy (caveat 1 of the spec).
+
+    `pca_basis_` and every residual rotation absorb the LayerNorm's gains: inject after them. Raises QvggtError for a
+    fraction that gives no channel, a factor that is not positive and finite, and a quantized model.
+    """
+    width = model.config.embed_dim
+    count = round(fraction * width)
+    if not 1 <= count <= width:
+        raise QvggtError(f"stress: fraction {fraction} gives {count} of {width} channels, expected 1 to {width}")
+    if not (math.isfinite(factor) and factor > 0):
+        raise QvggtError(f"stress: factor {factor}, expected a positive finite number")
+    blocks = [(stage.path, float_block(model, stage.path)) for stage in stages(model)]
+    for path, block in blocks:
+        rng = np.random.default_rng(named_seed(seed, path))
+        scales = torch.ones(3, width, dtype=torch.float64)
+        for scale in scales:
+            scale[torch.from_numpy(rng.choice(width, count, replace=False))] = 1 / factor
+        fold_smoothing_(block, *scales)
+
+
+def pca_basis_(model: VGGT, batches: Iterable[Tensor], seed: int = 0) -> None:
+    """Move both residual streams into bases where few channels hold most of the energy (DESIGN 3.1, `pca_rotation`).
+
+    batches: image sequences [S, 3, H, W] in [0, 1], at least one, each read once. seed: which channels become the
+    strong ones. LayerScales and the affine of the LayerNorms go into the linears around them, and the model gains the
+    two linears of a fold; `fold_` still takes it. Deterministic. Raises QvggtError as `fold_` does.
+    """
+    check_foldable(model)
+    names = ("patch encoder", "aggregator")
+    rotations = [
+        pca_rotation(moment, named_seed(seed, name))
+        for moment, name in zip(stream_moments(model, batches), names, strict=True)
+    ]
+    rotate_streams_(model, *rotations)
+
+
+@torch.no_grad()
+def stream_moments(model: VGGT, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean of n(x)^T n(x) over the tokens of the patch encoder's and of the aggregator's stream, float64 [D, D] each.
+
+    n(x) is LayerNorm without affine, taken wherever a block (or the encoder's last norm) reads the stream: tokens and
+    depths count alike, whatever their scale. The mean token is part of it, as it is part of what gets quantized.
+    """
+    width = model.config.embed_dim
+    sums, counts = torch.zeros(2, width, width, dtype=torch.float64), [0, 0]
+
+    def add(stream: int, norm: nn.LayerNorm, x: Tensor) -> None:
+        tokens = F.layer_norm(x.double(), (width,), eps=norm.eps).flatten(0, -2)
+        sums[stream] += (tokens.T @ tokens).cpu()
+        counts[stream] += len(tokens)
+
+    norms = [(0, model.aggregator.patch_embed.norm)]
+    for stage in stages(model):
+        block = model.get_submodule(stage.path)
+        assert isinstance(block, Block)
+        norms += [(int(stage.kind != "dino"), norm) for norm in (block.norm1, block.norm2)]
+    hooks = [
+        norm.register_forward_pre_hook(lambda module, inputs, stream=stream: add(stream, module, inputs[0]))
+        for stream, norm in norms
+    ]
+    try:
+        for images in batches:
+            model.aggregator(images[None])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not all(counts):
+        raise QvggtError("stress: expected at least one image sequence to find the strong directions, got none")
+    return sums[0] / counts[0], sums[1] / counts[1]
+
+
+def pca_rotation(moment: Tensor, seed: int = 0) -> Tensor:
+    """Q [D, D], float64, orthogonal with Q 1 = 1, that gathers the energy of x Q in as few channels as it can.
+
+    moment [D, D]: second moment of tokens whose channels sum to zero. With its eigenvectors v_i, energies falling, and
+    orthonormal w_i in the complement of the ones, Q = 11^T/D + sum_i v_i w_i^T puts direction i on w_i. No axis e_j
+    lies in that complement: e_j - 1/D, of squared length 1 - 1/D, is as near as a w can come. So one channel can hold
+    at most (1 - 1/D) of the largest energy, and `gathered_basis` reaches that. The order of channels is random.
+    """
+    width = len(moment)
+    u = complement_of_ones(width)
+    _, vectors = torch.linalg.eigh(u.T @ moment.double() @ u)  # energies rise
+    v = u @ vectors.flip(1)
+    peaks = v.gather(0, v.abs().argmax(0, keepdim=True))
+    q = 1 / width + (v * peaks.sign()) @ gathered_basis(width).T  # a sign for each v_i, which eigh leaves open
+    return q[:, torch.from_numpy(np.random.default_rng(seed).permutation(width))].contiguous()
+
+
+def gathered_basis(width: int) -> Tensor:
+    """Orthonormal w_0, w_1, ... of the vectors that sum to zero, [width, width - 1], float64: Helmert's.
+
+    w_i has all but 1 / (width - i) of its energy in entry i, nothing before it, the rest even over those after it.
+    """
+    w = torch.tril(torch.full((width, width - 1), -1.0, dtype=torch.float64), -1)
+    rest = torch.arange(width - 1, 0, -1, dtype=torch.float64)  # entries after i
+    w.diagonal().copy_(rest)
+    return w / (rest * (rest + 1)).sqrt()
+
+
+def float_block(model: VGGT, path: str) -> Block:
+    """The block at `path`; QvggtError when one of its linears is quantized."""
+    block = model.get_submodule(path)
+    assert isinstance(block, Block)
+    for name in LINEARS:
+        kind = type(block.get_submodule(name))
+        if kind is not nn.Linear:
+            raise QvggtError(f"stress: {path}.{name} is a {kind.__name__}, expected Linear; stress before quantizing")
+    return block

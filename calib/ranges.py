@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from qvggt.errors import QvggtError
 from qvggt.progress import bar
-
-
-@dataclass
-class Range:
-    """Running extremes of one linear's input over all tokens seen."""
-
-    low: float = 0.0
-    high: float = 0.0
-
-    def update(self, x: Tensor) -> None:
-        low, high = x.aminmax()
-        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
-
-    @property
-    def amax(self) -> float:
-        return max(-self.low, self.high)
 
 
 def observe_ranges(
@@ -36,13 +21,20 @@ def observe_ranges(
 ) -> dict[str, float]:
     """Largest |x| at the input of each named linear over image batches [S, 3, H, W] in [0, 1].
 
-    Streams: nothing but the extremes is kept. `total` is the number of batches, for the progress bar.
+    Streams: nothing but one number per linear is kept. `total` is the number of batches, for the progress bar.
+    Raises QvggtError for a linear that saw no input (no batch, or an iterator read before) or NaN or infinity.
     """
-    ranges = {path: Range() for path in paths}
+    ranges: dict[str, float] = {}
+
+    def record(path: str, x: Tensor) -> None:
+        low, high = x.aminmax()
+        amax = max(-float(low), float(high))
+        if not math.isfinite(amax):
+            raise QvggtError(f"{path}: its input holds NaN or infinity, so it has no range; check weights and images")
+        ranges[path] = max(ranges.get(path, 0.0), amax)
+
     hooks = [
-        model.get_submodule(path).register_forward_pre_hook(
-            lambda _module, inputs, record=ranges[path]: record.update(inputs[0])
-        )
+        model.get_submodule(path).register_forward_pre_hook(lambda _, inputs, path=path: record(path, inputs[0]))
         for path in paths
     ]
     try:
@@ -52,4 +44,7 @@ def observe_ranges(
     finally:
         for hook in hooks:
             hook.remove()
-    return {path: record.amax for path, record in ranges.items()}
+    for path in paths:
+        if path not in ranges:
+            raise QvggtError(f"{path}: no input seen; its range needs at least one image sequence")
+    return ranges

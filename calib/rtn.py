@@ -29,18 +29,19 @@ def quantize_rtn_(
 ) -> dict[str, dict[str, float]]:
     """Quantize in place with absmax round-to-nearest weights; returns path -> {"weight_sqnr_db", ...}.
 
-    Static schemes take the min/max range of each input over `batches` ([S, 3, H, W] each) and need at least one.
+    Static activations take the largest |x| of each input over `batches` ([S, 3, H, W] each, `total` of them), and
+    need at least one; it is returned as "input_amax". QvggtError without, with the model untouched.
     """
-    linears = list(scheme_linears(model, scheme))
-    ranges = None
-    if any(format.activation == "static" for _, _, format in linears) and batches is not None:
-        ranges = observe_ranges(model, batches, [path for path, _, _ in linears], total, progress)
-    weights = {path: linear.weight.detach() for path, linear, _ in linears}
+    static = [path for path, _, format in scheme_linears(model, scheme) if format.activation == "static"]
+    ranges: dict[str, float] = {}
+    if static and batches is not None:
+        ranges = observe_ranges(model, batches, static, total, progress)
+    weights = {path: linear.weight.detach() for path, linear, _ in scheme_linears(model, scheme)}
     quantize_(model, scheme, ranges)
     table: dict[str, dict[str, float]] = {}
     with torch.no_grad():
         for path, module in quantized_linears(model):
             table[path] = {"weight_sqnr_db": round(weight_sqnr(weights[path], module.weight_dequantized()), 3)}
-            if ranges is not None:
+            if path in ranges:
                 table[path]["input_amax"] = round(ranges[path], 6)
     return table

@@ -53,3 +53,10 @@ def _in_units_of(predicted: Array, truth: Array | None) -> Array:
         return np.full_like(predicted, np.nan)
     scale = depth_errors(predicted, truth).scale  # NaN for a prediction without a positive median
     return np.where(truth > 0, truth / scale, np.nan).astype(np.float32)
+
+
+def heading(runner: Runner) -> str:
+    """Two short lines for a column: the scheme, and what runs it (labels hold file names, which are too wide)."""
+    facts = runner.describe()
+    kind = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime"}.get(str(facts["kind"]), str(facts["kind"]))
+    return f"{facts['scheme']}\n{kind}"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing as mp
-import resource
 import tempfile
 import time
 from dataclasses import dataclass
@@ -68,7 +67,15 @@ def serve(candidate: Candidate, pipe: Connection) -> None:
         start = time.perf_counter()
         runner(images)
         pipe.send(time.perf_counter() - start)
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    pipe.send(peak_rss())
+
+
+def peak_rss() -> int:
+    """Peak resident memory of this process in bytes (getrusage would carry over that of the parent)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no VmHWM: peak memory needs Linux")
 
 
 def write_files(model: str, bits: list[str], height: int, width: int, folder: Path) -> dict[str, int]:

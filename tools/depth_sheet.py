@@ -32,7 +32,7 @@ def depth_sheet(
     from qvggt.engines.opening import open_runner
     from qvggt.eval.co3d import Co3DConfig, read_sequences
     from qvggt.eval.contact_sheet import Sheet, draw_contact_sheet
-    from qvggt.eval.depth_sheet import depth_rows
+    from qvggt.eval.depth_sheet import depth_rows, heading
 
     place = annotations or root / ANNOTATIONS
     config = Co3DConfig(str(root), str(place), frames=frames, min_frames=frames, seed=seed)
@@ -41,7 +41,7 @@ def depth_sheet(
         rows = depth_rows(reference, other, chosen, shown)
         sheet = Sheet(
             title="Predicted depth before and after quantization",
-            columns=("ground truth", reference.label, other.label),
+            columns=("ground truth", heading(reference), heading(other)),
             rows=rows,
             compared=(1, 2),
             caption="Depth in the units of the reference; ground truth scaled to it by the median of each sequence. "

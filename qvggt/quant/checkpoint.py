@@ -9,10 +9,11 @@ rather than float weights to be rounded again: that is 4x smaller, and right for
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -31,19 +32,34 @@ FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "quant.json"
 
+Part = TypeVar("Part")
+
 
 @dataclass(frozen=True)
 class Provenance:
     """Where a calibrated checkpoint comes from, and how good each layer is.
 
     source: {"name", "sha256"} of the float checkpoint. calibration: {"frames", "list", "sha256"} of the images used,
-    empty when none were. versions: tool versions. layers: path -> error figures (e.g. weight SQNR in dB).
+    empty when none were. versions: tool versions. layers: path -> error figures (e.g. weight SQNR in dB); a figure
+    that is not finite is stored as null, as JSON has no other word for it.
     """
 
     source: Mapping[str, str] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
-    layers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    layers: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What quant.json says, parsed."""
+
+    scheme: Scheme
+    config: VGGTConfig
+    fold: FoldConfig | None
+    transforms: Mapping[str, TransformSpec]
+    weights_sha256: str
+    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -73,12 +89,12 @@ def save_calibrated(
             "scheme": scheme.to_dict(),
             "config": json.loads(model.config.to_json()),
             "fold": None if fold is None else fold.to_dict(),
-            "transforms": {path: spec.to_dict() for path, spec in transform_specs(model).items()},
+            "transforms": {name: spec.to_dict() for name, spec in transform_specs(model).items()},
             "weights_sha256": file_sha256(folder / WEIGHTS),
             "source": dict(provenance.source),
             "calibration": dict(provenance.calibration),
             "versions": dict(provenance.versions),
-            "layers": {k: dict(v) for k, v in provenance.layers.items()},
+            "layers": {name: _finite(figures) for name, figures in provenance.layers.items()},
         }
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
@@ -87,27 +103,25 @@ def load_calibrated(path: str | Path) -> Calibrated:
     """Rebuild the fake-quant model. QvggtError names the file and key of whatever is missing or does not fit."""
     folder = Path(path)
     description = _read_description(folder / DESCRIPTION)
-    scheme = Scheme.from_dict(description["scheme"])
-    config = VGGTConfig.from_dict(description["config"])
     weights = folder / WEIGHTS
     digest = file_sha256(weights)
-    if digest != description["weights_sha256"]:
+    if digest != description.weights_sha256:
         raise QvggtError(
             f"{weights}: sha256 {digest[:12]} does not match {DESCRIPTION} "
-            f"({str(description['weights_sha256'])[:12]}); the directory was changed: calibrate again"
+            f"({description.weights_sha256[:12]}); the directory was changed: calibrate again"
         )
     file = open_tensors(weights)
     with torch.device("meta"):
-        model = VGGT(config)
-        if description["fold"] is not None:
-            fold_structure_(model, FoldConfig.from_dict(description["fold"]))
-        prepare_(model, scheme, {path: TransformSpec(**spec) for path, spec in description["transforms"].items()})
+        model = VGGT(description.config)
+        if description.fold is not None:
+            fold_structure_(model, description.fold)
+        prepare_(model, description.scheme, description.transforms)
     expected = model.state_dict()
     for key in (*expected, *file.entries):
-        shape = tuple(expected[key].shape) if key in expected else None
-        got = file.entries[key].shape if key in file.entries else None
+        shape = list(expected[key].shape) if key in expected else "absent"
+        got = list(file.entries[key].shape) if key in file.entries else "absent"
         if shape != got:
-            raise QvggtError(f"{weights}: {key} expected {shape or 'absent'}, got {got or 'absent'}; calibrate again")
+            raise QvggtError(f"{weights}: {key} expected {shape}, got {got}; calibrate again")
     read = file.opener()
     state = {key: read(key) for key in expected}
     for key, tensor in expected.items():
@@ -115,20 +129,22 @@ def load_calibrated(path: str | Path) -> Calibrated:
             raise QvggtError(f"{weights}: {key} expected {tensor.dtype}, got {state[key].dtype}; calibrate again")
     model.load_state_dict(state, assign=True)
     restore_constants(model)
-    provenance = Provenance(*(description[k] for k in ("source", "calibration", "versions", "layers")))
-    return Calibrated(model.requires_grad_(False).eval(), scheme, provenance, digest)
+    return Calibrated(model.requires_grad_(False).eval(), description.scheme, description.provenance, digest)
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def _finite(figures: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: None if value is None or not math.isfinite(value) else value for name, value in figures.items()}
+
+
+def _read_description(path: Path) -> _Description:
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise QvggtError(f"{path}: no readable JSON ({type(error).__name__}); expected a calibrated checkpoint") from (
-            error
-        )
-    if not isinstance(description, dict):
-        raise QvggtError(f"{path}: expected a JSON object, got {type(description).__name__}")
-    version = description.get("format_version")
+        kind = type(error).__name__
+        raise QvggtError(f"{path}: no readable JSON ({kind}); expected a calibrated checkpoint") from error
+    if not isinstance(values, dict):
+        raise QvggtError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    version = values.get("format_version")
     if version != FORMAT_VERSION:
         raise QvggtError(
             f"{path}: format_version {version}, expected {FORMAT_VERSION}; update qvggt or calibrate again"
@@ -136,6 +152,22 @@ def _read_description(path: Path) -> dict[str, Any]:
     kinds: dict[str, Any] = {"scheme": dict, "config": dict, "weights_sha256": str, "source": dict}
     kinds |= {"calibration": dict, "versions": dict, "layers": dict, "transforms": dict, "fold": dict | None}
     for key, kind in kinds.items():
-        if key not in description or not isinstance(description[key], kind):
+        if key not in values or not isinstance(values[key], kind):
             raise QvggtError(f"{path}: key {key!r} is missing or of the wrong kind; calibrate again")
-    return description
+
+    def part(key: str, parse: Callable[[Any], Part]) -> Part:
+        try:
+            return parse(values[key])
+        except QvggtError as error:
+            raise QvggtError(f"{path}: {error}") from error
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise QvggtError(f"{path}: key {key!r} holds a value that does not fit; calibrate again") from error
+
+    return _Description(
+        scheme=part("scheme", Scheme.from_dict),
+        config=part("config", VGGTConfig.from_dict),
+        fold=part("fold", lambda fold: None if fold is None else FoldConfig.from_dict(fold)),
+        transforms=part("transforms", lambda specs: {name: TransformSpec(**spec) for name, spec in specs.items()}),
+        weights_sha256=values["weights_sha256"],
+        provenance=Provenance(*(values[key] for key in ("source", "calibration", "versions", "layers"))),
+    )

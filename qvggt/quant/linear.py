@@ -10,9 +10,9 @@ from qvggt.errors import QvggtError
 from qvggt.quant.quantizer import (
     EPS,
     dequantize_weight,
-    quantize_tensor,
     quantize_tokens,
-    step,
+    round_to_grid,
+    tensor_step,
     weight_codes,
     weight_scale,
 )
@@ -23,7 +23,10 @@ from qvggt.quant.transform import InputTransform, TransformSpec
 class QuantLinear(nn.Module):
     """y = (codes_x * step) (codes_w * scale_w)^T * range_x + b, with codes_x of the (transformed) input.
 
-    Buffers: `codes` int8 [out, in]; `weight_scale` fp32 [out, 1] or [out, blocks]; `bias` [out]; with dynamic
+    range_x is the range of each token with dynamic activations, absent with static ones, whose step has the range of
+    the tensor in it. x [..., in] -> y [..., out].
+
+    Buffers: `codes` int8 [out, in]; `weight_scale` fp32 [out, 1] or [out, blocks]; `bias` fp32 [out]; with dynamic
     activations `act_clip` fp32 [2] = clip ratios of the negative and the positive side; with static ones `act_amax`
     fp32 [] = range of the tensor.
     """
@@ -81,7 +84,7 @@ class QuantLinear(nn.Module):
             module = cls(codes.shape[1], codes.shape[0], format, bias is not None)
         module.codes, module.weight_scale = codes, scale
         if bias is not None:
-            module.bias = bias.detach().clone()
+            module.bias = bias.detach().to(torch.float32, copy=True)
         module.transform = transform
         return module
 
@@ -89,24 +92,24 @@ class QuantLinear(nn.Module):
         """The weight the integer codes stand for, fp32 [out, in]."""
         return dequantize_weight(self.codes, self.weight_scale, self.format.block)
 
-    def input_codes(self, x: Tensor) -> Tensor:
-        """Integer codes of a (transformed) input [..., in], in x's dtype."""
-        if self.format.activation == "dynamic":
-            return quantize_tokens(x, self.format.act_bits, self.act_clip[0], self.act_clip[1]).codes
-        return quantize_tensor(x, self.act_amax, self.format.act_bits)
-
-    def forward(self, x: Tensor) -> Tensor:
+    def quantized_input(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(what the weight is multiplied with [..., in], the token ranges [..., 1] to multiply back or None)."""
         if self.transform is not None:
             x = self.transform(x)
-        weight = self.weight_dequantized()
         if self.format.activation is None:
-            return F.linear(x, weight.to(x.dtype), self.bias)
+            return x, None
         if self.format.activation == "static":
-            codes = quantize_tensor(x, self.act_amax, self.format.act_bits)
-            return F.linear(codes * (self.act_amax / (2 ** (self.format.act_bits - 1) - 1)), weight, self.bias)
+            spacing = tensor_step(self.act_amax, self.format.act_bits)
+            return round_to_grid(x, spacing, self.format.act_bits) * spacing, None
         tokens = quantize_tokens(x, self.format.act_bits, self.act_clip[0], self.act_clip[1])
-        y = F.linear(tokens.codes * step(self.format.act_bits), weight) * tokens.range
-        return y if self.bias is None else y + self.bias
+        return tokens.normalised, tokens.range
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, token_range = self.quantized_input(x)
+        y = F.linear(x, self.weight_dequantized().to(x.dtype))
+        if token_range is not None:
+            y = y * token_range
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
         f = self.format

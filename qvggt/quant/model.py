@@ -14,12 +14,16 @@ from qvggt.quant.transform import TransformSpec
 
 
 def scheme_linears(model: nn.Module, scheme: Scheme) -> Iterator[tuple[str, nn.Linear, LinearFormat]]:
-    """(path, linear, format) of every float linear the scheme quantizes, in module order."""
-    for path, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear):
-            format = scheme.format(path)
-            if format is not None:
-                yield path, module, format
+    """(path, linear, format) of every float linear the scheme quantizes, in module order.
+
+    Each may be replaced before the next is asked for; only one is held, so that replaced ones free their memory.
+    """
+    for path in [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]:
+        format = scheme.format(path)
+        if format is not None:
+            linear = model.get_submodule(path)
+            assert isinstance(linear, nn.Linear)
+            yield path, linear, format
 
 
 def quantized_linears(model: nn.Module) -> Iterator[tuple[str, QuantLinear]]:
@@ -37,14 +41,15 @@ def transform_specs(model: nn.Module) -> dict[str, TransformSpec]:
 def quantize_(model: nn.Module, scheme: Scheme, ranges: Mapping[str, float] | None = None) -> None:
     """Replace the scheme's linears in place, one at a time, by round-to-nearest `QuantLinear`s.
 
-    `ranges` maps a path to the observed max |x| of its input; static schemes need one for every linear
-    (QvggtError names the first that lacks it).
+    `ranges` maps a path to the observed max |x| of its input; static schemes need one for every linear: QvggtError
+    names the first that lacks it, with the model untouched.
     """
-    for path, linear, format in scheme_linears(model, scheme):
-        amax = None if ranges is None else ranges.get(path)
-        if format.activation == "static" and amax is None:
+    ranges = ranges or {}
+    for path, _, format in scheme_linears(model, scheme):
+        if format.activation == "static" and path not in ranges:
             raise QvggtError(f"{path}: static activations need an observed range; calibrate with data first")
-        model.set_submodule(path, QuantLinear.from_float(linear, format, amax))
+    for path, linear, format in scheme_linears(model, scheme):
+        model.set_submodule(path, QuantLinear.from_float(linear, format, ranges.get(path)))
 
 
 def prepare_(model: nn.Module, scheme: Scheme, transforms: Mapping[str, TransformSpec] | None = None) -> None:

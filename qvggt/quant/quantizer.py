@@ -81,24 +81,24 @@ def quantize_tokens(x: Tensor, bits: int, low: float | Tensor = 1.0, high: float
 
     Values outside the range are clipped to [-(Q+1)/Q, 1] ranges, i.e. to codes [-Q-1, Q].
     """
-    a = token_range(x, low, high)
-    return TokenQuantized(round_to_grid(x / a, 1.0, bits), step(bits), a)
+    a, constant = token_range(x, low, high), step(bits)
+    return TokenQuantized(round_to_grid(x / a, constant, bits), constant, a)
 
 
-def quantize_tensor(x: Tensor, amax: Tensor, bits: int) -> Tensor:
-    """Static per-tensor codes for the range `amax` (a scalar tensor); the step is amax / Q."""
-    return round_to_grid(x, amax, bits)
+def step(bits: int) -> float:
+    """Grid step of a range of 1: 1 / Q, rounded to the fp32 value the ONNX constant holds."""
+    return float(torch.tensor(1.0) / qmax(bits))
 
 
-def step(bits: int, amax: float = 1.0) -> float:
-    """Grid step for a range, rounded to the fp32 value the ONNX constant holds."""
-    return float(torch.tensor(amax, dtype=torch.float32) / qmax(bits))
+def tensor_step(amax: Tensor, bits: int) -> Tensor:
+    """Grid step of the range of a whole tensor: amax / Q, a scalar tensor of amax's type."""
+    return amax / amax.new_tensor(qmax(bits))  # CUDA divides by a number on the CPU as times its reciprocal
 
 
-def round_to_grid(x: Tensor, amax: float | Tensor, bits: int) -> Tensor:
-    """Codes in [-Q-1, Q] of x for the range amax; the Clip is what an int8 container needs below 8 bits."""
+def round_to_grid(x: Tensor, spacing: float | Tensor, bits: int) -> Tensor:
+    """Codes in [-Q-1, Q] of x on a grid of this step; the Clip is what an int8 container needs below 8 bits."""
     q = qmax(bits)
-    s = torch.as_tensor(amax, dtype=x.dtype) / q
+    s = torch.as_tensor(spacing, dtype=x.dtype, device=x.device)
     if bits < 8:
         x = torch.minimum(torch.maximum(x, -(q + 1) * s), q * s)
     return (x / s).round().clamp(-q - 1, q)

@@ -44,10 +44,6 @@ class LinearFormat:
     activation: Activation | None
     block: int | None = None
 
-    @property
-    def quantizes_activations(self) -> bool:
-        return self.act_bits < 16
-
 
 @dataclass(frozen=True)
 class Scheme:
@@ -64,11 +60,11 @@ class Scheme:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        for bits in (self.bits, *(b for _, b in self.overrides)):
+        for bits in self._all_bits:
             if bits not in BITS:
                 raise QvggtError(f"unknown bits {bits!r}: expected one of {', '.join(BITS)}")
         if self.activation not in ACTIVATIONS:
-            raise QvggtError(f"unknown activation mode {self.activation!r}: expected dynamic or static")
+            raise QvggtError(f"unknown activation mode {self.activation!r}: expected {' or '.join(ACTIVATIONS)}")
         unknown = [p for p in self.parts if p not in PARTS]
         if unknown:
             raise QvggtError(f"unknown part {unknown[0]!r}: expected a subset of {', '.join(PARTS)}")
@@ -76,16 +72,20 @@ class Scheme:
             raise QvggtError(f"scheme version {self.version} is not readable here, expected {VERSION}: update qvggt")
 
     @property
+    def _all_bits(self) -> tuple[str, ...]:
+        return self.bits, *(bits for _, bits in self.overrides)
+
+    @property
     def label(self) -> str:
         """Short name for tables and files, e.g. "w4a4-static"."""
-        quantizes_activations = self.bits in INTEGERS and self.bits != "w4a16"
-        return f"{self.bits}-{self.activation}" if quantizes_activations else self.bits
+        format = linear_format(self.bits, self.activation)
+        return self.bits if format is None or format.activation is None else f"{self.bits}-{self.activation}"
 
     @property
     def needs_ranges(self) -> bool:
         """Whether some linear has static activations, whose ranges must be observed on data."""
-        quantized = [b for b in (self.bits, *(b for _, b in self.overrides)) if b in INTEGERS and b != "w4a16"]
-        return self.activation == "static" and bool(quantized)
+        formats = [linear_format(bits, self.activation) for bits in self._all_bits]
+        return any(format is not None and format.activation == "static" for format in formats)
 
     @property
     def float_type(self) -> str:
@@ -108,17 +108,17 @@ class Scheme:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Scheme:
+        """Rebuild from `to_dict`'s mapping; missing keys take their default, except `bits`."""
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown or "bits" not in values:
             raise QvggtError(f"scheme: expected keys {', '.join(sorted(known))}, got {', '.join(sorted(values))}")
-        return cls(
-            bits=values["bits"],
-            activation=values.get("activation", "dynamic"),
-            parts=tuple(values.get("parts", DEFAULT_PARTS)),
-            overrides=tuple((p, b) for p, b in values.get("overrides", ())),
-            version=values.get("version", VERSION),
-        )
+        parts, overrides = values.get("parts", DEFAULT_PARTS), values.get("overrides", ())
+        if not _is_list(parts) or not all(isinstance(p, str) for p in parts):
+            raise QvggtError(f"scheme: parts {parts!r}, expected a list of names")
+        if not _is_list(overrides) or not all(_is_list(o) and [type(v) for v in o] == [str, str] for o in overrides):
+            raise QvggtError(f"scheme: overrides {overrides!r}, expected a list of [pattern, bits]")
+        return cls(**{**values, "parts": tuple(parts), "overrides": tuple((p, b) for p, b in overrides)})
 
     @classmethod
     def from_json(cls, text: str) -> Scheme:
@@ -129,6 +129,10 @@ class Scheme:
         if not isinstance(values, dict):
             raise QvggtError(f"scheme: expected a JSON object, got {type(values).__name__}")
         return cls.from_dict(values)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple))
 
 
 def linear_format(bits: str, activation: Activation) -> LinearFormat | None:

@@ -1,3 +1,5 @@
+"""`QuantLinear` against its formula and the float linear; against ONNX Runtime in test_linear_onnx.py."""
+
 from __future__ import annotations
 
 import pytest
@@ -6,7 +8,8 @@ from torch import nn
 
 from qvggt.errors import QvggtError
 from qvggt.quant import QuantLinear
-from qvggt.quant.scheme import linear_format
+from qvggt.quant.quantizer import EPS, qmax, step
+from qvggt.quant.scheme import LinearFormat, linear_format
 from qvggt.quant.transform import InputTransform, TransformSpec
 
 FORMS = [("w8a8", "dynamic"), ("w8a8", "static"), ("w4a4", "dynamic"), ("w4a4", "static"), ("w4a16", "dynamic")]
@@ -37,18 +40,94 @@ def test_state_dict_round_trip(bits: str, activation: str) -> None:
     assert module.codes.dtype == torch.int8
 
 
-def test_output_is_the_documented_formula() -> None:
-    module, _, x = made("w4a4", "dynamic")
-    a = x.abs().amax(-1, keepdim=True)
-    assert torch.allclose(module(x), module.input_codes(x) / 7 @ module.weight_dequantized().T * a + module.bias)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("weight_bits", "act_bits"), [(8, 8), (6, 6), (4, 8), (4, 4)])
+@pytest.mark.parametrize("activation", ["dynamic", "static"])
+def test_output_is_an_integer_product(activation: str, weight_bits: int, act_bits: int, bias: bool) -> None:
+    """scale_x scale_w (q_x q_w^T) + b in int64 and float64, a scale per token or per tensor."""
+    module, linear, x = made(f"w{weight_bits}a{act_bits}", activation, bias)
+    low, high = 0.9, 0.75
+    if activation == "dynamic":
+        module.act_clip = torch.tensor([low, high])
+        top, bottom = x.double().amax(-1, keepdim=True) * high, -x.double().amin(-1, keepdim=True) * low
+        amax = torch.maximum(top, bottom)
+    else:
+        module.act_amax = torch.tensor(2.5)
+        amax = torch.tensor(2.5).double()
+    q = qmax(act_bits)
+    scaled = x.double() * q / amax
+    away = ((scaled - scaled.floor() - 0.5).abs() > 1e-5).all(-1)  # tokens without a value on a rounding tie
+    assert away.sum() > 15
+    product = scaled.round().clamp(-q - 1, q).long() @ module.codes.long().T
+    expected = product * (amax / q) * module.weight_scale.double().T
+    if bias:
+        expected += linear.bias.double()
+    assert (module(x) - expected)[away].abs().max() < 1e-6 * expected.abs().max()
 
 
-def test_clips_shrink_the_range() -> None:
+def test_weight_only_is_a_float_product() -> None:
+    module, linear, x = made("w4a16", "dynamic")
+    blocks = linear.weight.detach().split(128, dim=1)
+    scale = torch.stack([part.abs().amax(1) for part in blocks], 1) / 7
+    assert torch.equal(module.weight_scale, scale)
+    weight = torch.cat([(part / s[:, None]).round() * s[:, None] for part, s in zip(blocks, scale.T, strict=True)], 1)
+    assert torch.equal(module.weight_dequantized(), weight)
+    assert torch.allclose(module(x), x @ weight.T + linear.bias, atol=1e-5)
+
+
+def test_clips_shrink_the_range_of_their_side() -> None:
     module, _, x = made("w4a4", "dynamic")
-    module.act_clip = torch.tensor([0.5, 0.5])
-    codes = module.input_codes(x)
-    assert (codes == 7).sum() > 100
-    assert (codes == -8).sum() > 0
+    x = x.clone()
+    x[..., 0], x[..., 1] = 4, -6  # of a token: the extremes
+    for low, high, largest in ((1.0, 1.0, 6.0), (0.5, 1.0, 4.0), (0.5, 0.5, 3.0)):
+        module.act_clip = torch.tensor([low, high])
+        values, token_range = module.quantized_input(x)
+        assert token_range is not None
+        assert torch.equal(token_range, torch.full((2, 9, 1), largest))
+        codes = values / step(4)
+        assert codes[..., 0].unique().tolist() == pytest.approx([7 if largest <= 4 else 5])
+        assert codes[..., 1].unique().tolist() == pytest.approx([-7 if largest == 6 else -8])
+
+
+def test_a_token_does_not_see_the_others() -> None:
+    module, _, x = made("w8a8", "dynamic")
+    changed = x.clone()
+    changed[0, 1:] *= 100
+    assert torch.equal(module.quantized_input(changed)[0][0, 0], module.quantized_input(x)[0][0, 0])
+    torch.testing.assert_close(module(changed)[0, 0], module(x)[0, 0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("bits", "activation"), FORMS)
+def test_computes_in_float64(bits: str, activation: str) -> None:
+    module, _, x = made(bits, activation)
+    y = module(x)
+    for double in (module(x.double()), module.double()(x.double())):
+        assert double.dtype == torch.float64
+        torch.testing.assert_close(double, y.double(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("bits", "activation"), FORMS)
+def test_a_half_precision_linear_gets_fp32_buffers(bits: str, activation: str) -> None:
+    _, linear, x = made(bits, activation)
+    format = linear_format(bits, activation)  # type: ignore[arg-type]
+    assert format is not None
+    module = QuantLinear.from_float(linear.bfloat16(), format, 3.0)
+    assert {b.dtype for b in module.buffers()} == {torch.int8, torch.float32}
+    assert module(x).dtype == torch.float32
+
+
+def test_buffers_are_copies() -> None:
+    module, linear, _ = made("w8a8", "dynamic")
+    before = module.bias.clone()  # type: ignore[union-attr]
+    linear.bias.data += 1
+    assert torch.equal(module.bias, before)  # type: ignore[arg-type]
+    assert not any(b.requires_grad for b in module.buffers())
+
+
+def test_an_unused_input_has_the_smallest_range() -> None:
+    module = QuantLinear.from_float(nn.Linear(4, 4), LinearFormat(8, 8, "static"), 0.0)
+    assert module.act_amax.item() == pytest.approx(EPS)
+    assert module(torch.randn(2, 4)).isfinite().all()
 
 
 def test_transforms_come_first() -> None:
@@ -61,6 +140,10 @@ def test_transforms_come_first() -> None:
     codes = (weight / scale).round().to(torch.int8)
     turned = QuantLinear.from_codes(codes, scale, linear.bias, module.format, transform)
     assert (turned(x) - linear(x)).norm() < 0.02 * linear(x).norm()
+    turned.transform = None
+    assert torch.equal(
+        turned(transform(x)), QuantLinear.from_codes(codes, scale, linear.bias, module.format, transform)(x)
+    )
 
 
 def test_static_needs_a_range() -> None:

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from qvggt.errors import QvggtError
 from qvggt.model import VGGT, VGGT_1B
 from qvggt.quant.model import scheme_linears
-from qvggt.quant.scheme import ACTIVATIONS, BITS, PARTS, LinearFormat, Scheme, linear_format, parse_scheme
+from qvggt.quant.scheme import (
+    ACTIVATIONS,
+    BITS,
+    DEFAULT_PARTS,
+    PARTS,
+    LinearFormat,
+    Scheme,
+    linear_format,
+    parse_scheme,
+)
 
 
 @settings(deadline=None, max_examples=40)
@@ -29,6 +38,17 @@ def test_json_round_trip(bits: str, act: str, parts: list[str], overrides: list[
 def test_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         parse_scheme("w8a8").bits = "w4a4"  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        LinearFormat(8, 8, "dynamic").block = 3  # type: ignore[misc]
+    assert hash(parse_scheme("w8a8")) == hash(parse_scheme("w8a8"))
+
+
+def test_a_bare_name_takes_the_defaults() -> None:
+    assert (
+        Scheme.from_json('{"bits": "w4a8"}')
+        == Scheme("w4a8", "dynamic", ("dino", "aggregator"))
+        == parse_scheme("w4a8")
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,14 +82,28 @@ def test_names_and_needs(bits: str, act: str, label: str, float_type: str, needs
     assert (scheme.label, scheme.float_type, scheme.needs_ranges) == (label, float_type, needs_ranges)
 
 
+@pytest.fixture(scope="module")
+def vggt_1b() -> VGGT:
+    with torch.device("meta"):
+        return VGGT(VGGT_1B)
+
+
+@pytest.mark.parametrize(
+    ("bits", "overrides", "needs_ranges"),
+    [("fp32", (("*.fc2", "w8a8"),), True), ("w4a16", (("*.fc2", "fp16"),), False)],
+)
+def test_overrides_count_for_the_ranges(bits: str, overrides: tuple[tuple[str, str], ...], needs_ranges: bool) -> None:
+    assert Scheme(bits, "static", overrides=overrides).needs_ranges == needs_ranges
+    assert not Scheme(bits, "dynamic", overrides=overrides).needs_ranges
+
+
 @pytest.mark.parametrize(
     ("parts", "count"),
-    [(("dino", "aggregator"), 288), (("aggregator",), 192), (("dino", "aggregator", "camera"), 304), ((), 0)],
+    [(DEFAULT_PARTS, 288), (("aggregator",), 192), (("camera",), 16), (("dino", "aggregator", "camera"), 304), ((), 0)],
 )
-def test_linears_of_vggt_1b(parts: tuple[str, ...], count: int) -> None:
-    with torch.device("meta"):
-        model = VGGT(VGGT_1B)
-    found = [path for path, _, _ in scheme_linears(model, parse_scheme("w4a4", parts=parts))]
+def test_linears_of_vggt_1b(parts: tuple[str, ...], count: int, vggt_1b: VGGT) -> None:
+    """4 in each of 24 DINO, 24 + 24 aggregator and 4 camera trunk blocks."""
+    found = [path for path, _, _ in scheme_linears(vggt_1b, parse_scheme("w4a4", parts=parts))]
     assert len(found) == count
     assert len(set(found)) == count
 
@@ -94,9 +128,17 @@ def test_the_last_matching_override_wins() -> None:
         ('{"bits": "w2a2"}', "w8a8, w4a8"),
         ('{"bits": "w4a4", "activation": "soft"}', "dynamic or static"),
         ('{"bits": "w4a4", "parts": ["nose"]}', "dino, aggregator, camera"),
+        ('{"bits": "w4a4", "parts": "dino"}', "parts 'dino', expected a list"),
+        ('{"bits": "w4a4", "parts": [["dino"]]}', "expected a list of names"),
+        ('{"bits": "w4a4", "overrides": [["*"]]}', "pattern, bits"),
+        ('{"bits": "w4a4", "overrides": [[1, "w4a4"]]}', "pattern, bits"),
+        ('{"bits": "w4a4", "overrides": {"*": "w4a4"}}', "pattern, bits"),
+        ('{"bits": "w4a4", "overrides": [["*", "w1a1"]]}', "w1a1.*w8a8, w4a8"),
+        ('{"bits": 4}', "unknown bits 4"),
         ('{"bits": "w4a4", "version": 9}', "update qvggt"),
     ],
 )
 def test_mistakes_are_named(text: str, words: str) -> None:
-    with pytest.raises(QvggtError, match=words):
+    with pytest.raises(QvggtError, match=words) as caught:
         Scheme.from_json(text)
+    assert "\n" not in str(caught.value)

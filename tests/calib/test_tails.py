@@ -1,0 +1,196 @@
+"""Tail statistics against scipy and numpy over the inputs themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kurtosis
+from small_network import CONFIG, SIZE, small_model
+
+from qvggt.calib.stress import inject_channels_
+from qvggt.calib.tails import InputRecord, Magnitudes, Moments, TailTable, measure_tails
+from qvggt.errors import QvggtError
+from qvggt.model import VGGT
+from qvggt.quant import parse_scheme, quantize_
+from qvggt.quant.scheme import PARTS
+
+ALL = tuple(PARTS)
+BIN = 0.004  # relative error of a median
+quick = settings(deadline=None, max_examples=25)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[torch.Tensor]:
+    """Two sequences of other sizes and frame counts."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(s, 3, h, SIZE, generator=generator) for s, h in ((2, SIZE), (3, SIZE - 14), (2, SIZE))]
+
+
+@pytest.fixture(scope="module")
+def model() -> VGGT:
+    return small_model(seed=1, aa_depth=2, dpt_layers=(0, 0, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def table(model: VGGT, batches: list[torch.Tensor]) -> TailTable:
+    return measure_tails(model, iter(batches), ALL, progress=False)
+
+
+def recorded(model: VGGT, batches: list[torch.Tensor]) -> dict[str, list[tuple[np.ndarray, int]]]:
+    """Path -> (tokens [..., L, C], tokens per frame) of every call."""
+    seen: dict[str, list[tuple[np.ndarray, int]]] = {}
+    per_frame = 0
+
+    def record(path: str, x: torch.Tensor) -> None:
+        seen.setdefault(path, []).append((x.double().numpy(), per_frame))
+
+    hooks = [
+        model.get_submodule(path).register_forward_pre_hook(lambda _, args, path=path: record(path, args[0]))
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and any(p.fullmatch(path) for p in PARTS.values())
+    ]
+    for images in batches:
+        per_frame = CONFIG.patch_start + (images.shape[-2] // 14) * (images.shape[-1] // 14)
+        with torch.no_grad():
+            model(images)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def test_every_statistic_of_every_linear(model: VGGT, batches: list[torch.Tensor], table: TailTable) -> None:
+    seen = recorded(model, batches)
+    assert {row.path for row in table.rows} == seen.keys()
+    for row in table.rows:
+        tokens = np.concatenate([x.reshape(-1, x.shape[-1]) for x, _ in seen[row.path]])
+        magnitudes, peak = np.abs(tokens), np.abs(tokens).max()
+        assert row.tokens == len(tokens)
+        assert row.max_abs == pytest.approx(peak, rel=1e-6)
+        assert row.kurtosis == pytest.approx(kurtosis(tokens, axis=None, fisher=False), rel=1e-6)
+        assert row.max_over_median == pytest.approx(peak / np.median(magnitudes), rel=BIN)
+        assert row.channel_ratio == pytest.approx(peak / np.median(magnitudes.max(0)), rel=1e-6)
+        assert row.token_ratio == pytest.approx(peak / lower_median(magnitudes.max(1)), rel=BIN)
+        if row.part == "camera":
+            assert row.special_max == pytest.approx(peak, rel=1e-6)
+            assert row.patch_max is None
+        else:
+            frames = [np.abs(x).reshape(-1, p, x.shape[-1]) for x, p in seen[row.path]]
+            assert row.special_max == pytest.approx(max(x[:, :5].max() for x in frames), rel=1e-6)
+            assert row.patch_max == pytest.approx(max(x[:, 5:].max() for x in frames), rel=1e-6)
+
+
+def lower_median(values: np.ndarray) -> float:
+    return float(np.sort(values.ravel())[(values.size - 1) // 2])
+
+
+def test_summary_by_kind(table: TailTable) -> None:
+    summary = table.summary()
+    assert list(summary) == ["qkv", "proj", "fc1", "fc2"]
+    rows = [row for row in table.rows if row.kind == "fc2"]
+    assert len(rows) == 1 + 2 * 2 + 1
+    assert summary["fc2"]["kurtosis"] == pytest.approx(np.median([row.kurtosis for row in rows]))
+    assert summary["fc2"]["kurtosis_max"] == max(row.kurtosis for row in rows)
+    ratios = [row.special_max / row.patch_max for row in rows if row.special_max and row.patch_max]
+    assert len(ratios) == len(rows) - 1
+    assert summary["fc2"]["special_over_patch"] == pytest.approx(np.median(ratios))
+
+
+def test_survives_json(table: TailTable) -> None:
+    json.dumps(table.to_dict(), allow_nan=False)
+    assert TailTable.from_dict(json.loads(table.to_json())) == table
+
+
+def test_planted_outliers_show(batches: list[torch.Tensor], table: TailTable) -> None:
+    stressed = small_model(seed=1, aa_depth=2, dpt_layers=(0, 0, 1, 1))
+    inject_channels_(stressed, 30)
+    after = measure_tails(stressed, batches, progress=False)
+    before = {row.path: row for row in table.rows}
+    for row in after.rows:
+        if row.kind == "fc2":
+            assert row.kurtosis == pytest.approx(before[row.path].kurtosis, rel=1e-3)
+        else:
+            assert row.channel_ratio > 8 * before[row.path].channel_ratio
+            assert row.kurtosis > 5 * before[row.path].kurtosis
+
+
+def test_quantized_linears_and_parts(batches: list[torch.Tensor]) -> None:
+    model = small_model(seed=1)
+    float_rows = measure_tails(model, batches, ("dino",), progress=False).rows
+    quantize_(model, parse_scheme("w8a8", parts=("aggregator",)))
+    rows = measure_tails(model, batches, ("dino", "aggregator"), progress=False).rows
+    assert rows[:4] == float_rows
+    assert {row.part for row in rows[4:]} == {"aggregator"}
+    assert len(rows) == 4 + 2 * 4 * 4
+
+
+def test_hooks_are_gone_after_a_failure(model: VGGT) -> None:
+    with pytest.raises(RuntimeError):
+        measure_tails(model, [torch.rand(2, 2, SIZE, SIZE)], progress=False)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_errors(model: VGGT) -> None:
+    with pytest.raises(QvggtError, match="unknown part 'dpt': expected a subset of dino, aggregator, camera"):
+        measure_tails(model, [], ("dpt",))
+    with pytest.raises(QvggtError, match=r"blocks\.0\.attn\.qkv: no input seen"):
+        measure_tails(model, [], progress=False)
+    bad = torch.rand(2, 3, SIZE, SIZE)
+    bad[0, 0, 0, 0] = torch.nan
+    with pytest.raises(QvggtError, match=r"blocks\.0\.attn\.qkv: its input holds NaN or infinity"):
+        measure_tails(model, [bad], progress=False)
+
+
+def test_an_input_of_zeros() -> None:
+    record = InputRecord(special=1)
+    record.update(torch.zeros(2, 3, 4), 3)
+    row = record.tails("aggregator.frame_blocks.0.mlp.fc2")
+    assert (row.kurtosis, row.max_abs, row.max_over_median, row.channel_ratio, row.token_ratio) == (0, 0, 0, 0, 0)
+    assert (row.special_max, row.patch_max) == (0, 0)
+    json.dumps(TailTable((row,)).to_dict(), allow_nan=False)
+
+
+@quick
+@given(
+    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=6),
+    offset=st.sampled_from([0.0, 3.0, 1e6]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_moments_of_any_split(sizes: list[int], offset: float, seed: int) -> None:
+    """Batch by batch as over all, also where raw sums of powers would cancel."""
+    rng = np.random.default_rng(seed)
+    parts = [offset + rng.standard_t(4, size) * (i + 1) for i, size in enumerate([5, *sizes])]
+    moments = Moments()
+    for part in parts:
+        moments.update(torch.from_numpy(part))
+    assert moments.count == sum(sizes) + 5
+    assert moments.kurtosis == pytest.approx(kurtosis(np.concatenate(parts), fisher=False), rel=1e-6)
+
+
+@quick
+@given(
+    size=st.integers(1, 300),
+    scale=st.sampled_from([1e-30, 1e-3, 1.0, 1e20]),
+    seed=st.integers(0, 2**32 - 1),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_median_magnitude(size: int, scale: float, seed: int, dtype: torch.dtype) -> None:
+    values = torch.from_numpy(scale * np.abs(np.random.default_rng(seed).standard_normal(size))).to(dtype)
+    magnitudes = Magnitudes()
+    for part in values.split(100):
+        magnitudes.update(part)
+    assert magnitudes.count == size
+    assert magnitudes.median == pytest.approx(lower_median(values.numpy()), rel=BIN)

@@ -1,11 +1,12 @@
 """Latency ratios, peak memory and file bytes on this CPU: PyTorch fp32 / ONNX Runtime fp32, w8a8, w4a4.
 
     python tools/bench_cpu.py                                # the tiny model
-    python tools/bench_cpu.py --model random-1b --frames 2 --size 266x266 --rounds 3
+    python tools/bench_cpu.py --model random-1b --frames 2 --size 266x266 --rounds 3 --no-together
 
 Every candidate lives in a process of its own (so that peak memory is its own), and the calls go round-robin, so that
 a noisy machine disturbs all alike: trust the ratios of one run, not seconds across runs. `random-1b` is VGGT-1B with
-random weights: speed and bytes do not depend on the values.
+random weights: speed and bytes do not depend on the values. `--no-together` loads one candidate after the other, for
+models of which four do not fit into memory.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from tqdm import tqdm
+
+from qvggt.progress import bar
 
 RANDOM_1B = "random-1b"
 
@@ -85,37 +87,57 @@ def write_files(model: str, bits: list[str], height: int, width: int, folder: Pa
     from qvggt.quant.scheme import parse_scheme
 
     sizes = {}
-    for name in tqdm(bits, desc="export", unit="file"):
+    for name in bar(bits, desc="export", unit="file"):
         network, scheme = load_float(model), parse_scheme(name)
         quantize_rtn_(network, scheme)
         sizes[name] = export_onnx(network, scheme, ExportConfig(height, width), folder / f"{name}.onnx").bytes
     return sizes
 
 
-def measure(candidates: list[Candidate], images: np.ndarray, rounds: int) -> list[dict[str, float]]:
-    """Median and p90 seconds of `rounds` round-robin calls after one warm-up call, and peak memory in bytes."""
-    context = mp.get_context("spawn")
-    workers = []
-    for candidate in tqdm(candidates, desc="load", unit="candidate"):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(candidate, theirs), daemon=True)
-        process.start()
+class Worker:
+    """A candidate in a process of its own."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        context = mp.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(candidate, theirs), daemon=True)
+        self.process.start()
         theirs.close()
-        ours.recv()
-        workers.append((process, ours))
-    seconds: list[list[float]] = [[] for _ in candidates]
-    for turn in tqdm(range(rounds + 1), desc="measure", unit="round"):
-        for (_, pipe), times in zip(workers, seconds, strict=True):
-            pipe.send(images)
-            taken = pipe.recv()
-            if turn > 0:
-                times.append(taken)
-    results = []
-    for (process, pipe), times in zip(workers, seconds, strict=True):
-        pipe.send(None)
-        peak = pipe.recv()
-        process.join()
-        results.append({"median_s": float(np.median(times)), "p90_s": float(np.quantile(times, 0.9)), "peak_rss": peak})
+        self.pipe.recv()
+
+    def run(self, images: np.ndarray) -> float:
+        """Seconds of one forward pass."""
+        self.pipe.send(images)
+        return float(self.pipe.recv())
+
+    def finish(self) -> int:
+        """Peak memory in bytes."""
+        self.pipe.send(None)
+        peak = int(self.pipe.recv())
+        self.process.join()
+        return peak
+
+
+def measure(candidates: list[Candidate], images: np.ndarray, rounds: int, together: bool) -> list[dict[str, float]]:
+    """Median and p90 seconds of `rounds` calls after one warm-up call, and peak memory in bytes.
+
+    `together`: all candidates loaded at once, calls round-robin; else one candidate after the other.
+    """
+    results: list[dict[str, float]] = []
+    groups = [candidates] if together else [[c] for c in candidates]
+    with bar(total=len(candidates) * (rounds + 1), desc="measure", unit="call") as moved:
+        for group in groups:
+            workers = [Worker(candidate) for candidate in group]
+            seconds: list[list[float]] = [[] for _ in group]
+            for turn in range(rounds + 1):
+                for worker, times in zip(workers, seconds, strict=True):
+                    taken = worker.run(images)
+                    if turn > 0:
+                        times.append(taken)
+                    moved.update()
+            for worker, times in zip(workers, seconds, strict=True):
+                figures = {"median_s": float(np.median(times)), "p90_s": float(np.quantile(times, 0.9))}
+                results.append(figures | {"peak_rss": worker.finish()})
     return results
 
 
@@ -126,6 +148,9 @@ def main(
     size: Annotated[str, typer.Option(help="HxW in pixels.")] = "70x70",
     rounds: Annotated[int, typer.Option(min=1, help="Timed calls per candidate.")] = 20,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each candidate.")] = 2,
+    together: Annotated[
+        bool, typer.Option(help="All candidates loaded at once, calls in turn; without, one after the other.")
+    ] = True,
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write.")] = Path("outputs/bench_cpu.json"),
 ) -> None:
     """Time the candidates in one run and print their ratios."""
@@ -139,7 +164,7 @@ def main(
         sizes = write_files(model, names, height, width, Path(folder))
         candidates = [Candidate("PyTorch fp32", model, None, threads)]
         candidates += [Candidate(f"ONNX Runtime {n}", model, f"{folder}/{n}.onnx", threads) for n in names]
-        results = measure(candidates, images, rounds)
+        results = measure(candidates, images, rounds, together)
     rows = []
     base = results[0]["median_s"]
     print(f"{model}, {frames} frames of {height}x{width}, {threads} threads, {rounds} rounds")
@@ -153,7 +178,14 @@ def main(
             f"{candidate.label:22} {result['median_s']:9.4f} {result['p90_s']:9.4f} {row['speed_up']:8.2f}x "
             f"{result['peak_rss'] / 1e6:12.0f} {file_mb:>9}"
         )
-    call = {"model": model, "frames": frames, "size": [height, width], "threads": threads, "rounds": rounds}
+    call: dict[str, Any] = {
+        "model": model,
+        "frames": frames,
+        "size": [height, width],
+        "threads": threads,
+        "rounds": rounds,
+    }
+    call["together"] = together
     with atomic_write(output) as temporary:
         temporary.write_text(json.dumps({"call": call, "versions": versions(), "rows": rows}, indent=1) + "\n")
     print(f"wrote {output}")

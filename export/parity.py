@@ -137,6 +137,8 @@ def tie_rows(module: QuantLinear, x: Tensor) -> Tensor:
     format = module.format
     if format.activation is None:
         return torch.zeros(len(x), dtype=torch.bool)
+    if module.transform is not None:
+        x = module.transform(x)
     if format.activation == "dynamic":
         scaled = x.double() / token_range(x, module.act_clip[0], module.act_clip[1]).double() / step(format.act_bits)
     else:

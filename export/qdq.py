@@ -61,7 +61,11 @@ def _transform(builder: GraphBuilder, path: str, transform: InputTransform, x: s
         x = b.op("Mul", [x, b.constant(f"{parameters}.transform.signs", _array(rotation.signs))], path)
         rows, cols = rotation.factors
         x = b.reshape(x, (0, 0, rows, cols), path)
-        x = b.op("MatMul", [b.constant(f"{parameters}.transform.left", _array(rotation.left)), x], path)
+        x = b.op(
+            "MatMul",
+            [b.constant(f"{parameters}.transform.left", np.ascontiguousarray(_array(rotation.left).T)), x],
+            path,
+        )
         x = b.op("MatMul", [x, b.constant(f"{parameters}.transform.right", _array(rotation.right))], path)
         x = b.reshape(x, (0, 0, rows * cols), path)
     if transform.scale is not None:

@@ -28,6 +28,7 @@ An interrupted run goes on where it was when the same command is given again.
 
 @app.command(epilog=EPILOG)
 def calibrate(
+    context: typer.Context,
     model: Annotated[
         str, typer.Argument(help="tiny, vggt-1b, a .safetensors/.pt file, a folder with one, or a Hub id.")
     ],
@@ -50,6 +51,9 @@ def calibrate(
     fc2: Annotated[str | None, typer.Option(help="Online rotation of fc2: none or kronecker. [the recipe's]")] = None,
     epochs: Annotated[int | None, typer.Option(min=0, help="Learning passes; 0 = none. [the recipe's]")] = None,
     memory: Annotated[float, typer.Option(min=0.1, help="GB of tokens kept in RAM before they spill to disk.")] = 2.0,
+    import_quantvggt: Annotated[
+        Path | None, typer.Option(help="Folder of released QuantVGGT parameters to import instead (with --bits).")
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Measure a dry run, print time and memory, and stop.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of frames, rotations and batches.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
@@ -57,6 +61,10 @@ def calibrate(
     force: Annotated[bool, typer.Option(help="Replace an existing calibrated checkpoint.")] = False,
 ) -> None:
     """Quantize a checkpoint: fold rotations and smoothing, learn clips block by block, round the weights."""
+    if import_quantvggt is not None:
+        from qvggt.cli.imports import given_options, import_released
+
+        return import_released(import_quantvggt, model, output, bits, given_options(context), revision, offline, force)
     from qvggt.calib.block_store import BlockStore
     from qvggt.calib.calibrate import calibrate_, report_table
     from qvggt.calib.recipe import RECIPES, find_recipe

@@ -137,7 +137,7 @@ def test_what_was_not_checked_is_said(inputs: Path, tmp_path: Path, capsys: pyte
     ("options", "words"),
     [
         (("--bits", "w3a3"), ("w3a3", "w8a8, w4a8")),
-        (("--act", "sometimes"), ("sometimes", "dynamic, static")),
+        (("--act", "sometimes"), ("sometimes", "dynamic", "static")),
         (("--size", "57x56"), ("57", "multiple of the patch size 14", "56 and 70")),
         (("--size", "big"), ("big", "392x518")),
         (("--frames", "8:1:2"), ("8:1:2", "min <= opt <= max")),

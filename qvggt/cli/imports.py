@@ -1,0 +1,75 @@
+"""qvggt-calibrate --import-quantvggt: released QuantVGGT parameters + float checkpoint -> calibrated checkpoint."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import typer
+
+from qvggt.cli.common import check_place
+from qvggt.errors import QvggtError
+
+TAKEN = ("model", "output", "bits", "import_quantvggt", "revision", "offline", "force")
+
+
+def given_options(context: typer.Context) -> tuple[str, ...]:
+    """Names of the parameters the user wrote on the command line, rather than left at their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return tuple(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
+
+
+def import_released(
+    folder: Path,
+    model: str,
+    output: Path,
+    bits: str,
+    given: tuple[str, ...],
+    revision: str | None = None,
+    offline: bool = False,
+    force: bool = False,
+) -> None:
+    """Read the release in `folder`, quantize the float checkpoint `model` with it and write the directory `output`.
+
+    given: the options the user wrote (`given_options`). The files do not tell their bits, so --bits must be one of
+    them; an option a release leaves nothing to choose for must not. QvggtError for either, before any work.
+    """
+    from qvggt.calib.import_quantvggt import PART, check_scheme, import_quantvggt_, read_released
+    from qvggt.calib.quantvggt_release import FILES
+    from qvggt.cli.source import load_source
+    from qvggt.cli.versions import versions
+    from qvggt.files import file_sha256
+    from qvggt.quant.checkpoint import DESCRIPTION, Provenance, save_calibrated
+    from qvggt.quant.scheme import parse_scheme
+
+    others = [f"--{name.replace('_', '-')}" for name in given if name not in TAKEN]
+    if others:
+        raise QvggtError(f"{', '.join(others)}: not with --import-quantvggt, where the release decides; leave it out")
+    if "bits" not in given:
+        raise QvggtError("--import-quantvggt needs --bits: the released files do not tell theirs (e.g. --bits w4a4)")
+    scheme = parse_scheme(bits, "dynamic", (PART,))
+    check_scheme(scheme)
+    check_place(output)
+    if output.exists() and any(output.iterdir() if output.is_dir() else [output]) and not force:
+        raise QvggtError(f"{output}: exists already; choose another directory, or --force to replace a checkpoint")
+    named = [part for part in folder.resolve().parts if re.fullmatch(r"w\d+a\d+", part)]
+    if named and named[-1] != bits:
+        typer.echo(f"note: {folder} lies in a folder {named[-1]}, imported as {bits}", err=True)
+    source = load_source(model, revision=revision, offline=offline)
+    if source.scheme is not None:
+        raise QvggtError(f"{model}: is calibrated already ({source.scheme.label}); give the float checkpoint")
+    released = read_released(folder)
+    if released.ignored:
+        shown = ", ".join(released.ignored[:3]) + (", ..." if len(released.ignored) > 3 else "")
+        typer.echo(f"note: {folder}: {len(released.ignored)} unknown tensors ignored ({shown})", err=True)
+    layers = import_quantvggt_(source.model, released, scheme)
+    files = {name: file_sha256(folder / name) for name in FILES.values()}
+    provenance = Provenance(
+        source={"name": source.name, "sha256": source.sha256},
+        calibration={"import": "quantvggt", "files": files, "groups": list(released.groups)},
+        versions=versions(),
+        layers=layers,
+    )
+    save_calibrated(output, source.model, scheme, provenance, replace=force)
+    held = ", ".join(("rotation", *released.groups))
+    typer.echo(f"{output}: {scheme.label}, {len(layers)} linears by the release in {folder} ({held}; {DESCRIPTION})")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 
@@ -52,9 +54,15 @@ def emit_vit(
 
 
 def emit_aggregator(
-    builder: GraphBuilder, aggregator: Aggregator, images: str, height: int, width: int, target: Target
+    builder: GraphBuilder,
+    aggregator: Aggregator,
+    images: str,
+    height: int,
+    width: int,
+    target: Target,
+    rounds: Collection[int],
 ) -> dict[int, str]:
-    """images [S, 3, H, W] -> {kept round: tokens [S, P, 2C]}."""
+    """images [S, 3, H, W] -> {round: tokens [S, P, 2C]} for the given rounds."""
     path = "aggregator"
     config = aggregator.config
     patches = emit_vit(builder, f"{path}.patch_embed", aggregator.patch_embed, images, height, width, target)
@@ -82,6 +90,6 @@ def emit_aggregator(
         name = f"{path}.global_blocks.{i}"
         x = over_all.block(name, global_block, builder.reshape(frame, (1, -1, config.embed_dim), name))  # type: ignore[arg-type]
         x = builder.reshape(x, (-1, tokens, config.embed_dim), name)
-        if i in aggregator.kept:
+        if i in rounds:
             kept[i] = builder.op("Concat", [frame, x], f"{path}.round.{i}", axis=-1)
     return kept

@@ -67,19 +67,21 @@ def export_onnx(
         builder = GraphBuilder(storage)
         emit_network(builder, model, config.height, config.width, config.outputs, config.target)
         proto = builder.model("vggt", _metadata(scheme, config, source or {}), __version__)
+        temporary.write_bytes(proto.SerializeToString())
         if storage.data is not None:
             storage.data.flush()
-        else:
-            onnx.checker.check_model(proto, full_check=True)
-        temporary.write_bytes(proto.SerializeToString())
+        check_file(temporary)
     data = target_path.with_name(target_path.name + ".data") if external else None
-    if external:
-        try:
-            onnx.checker.check_model(str(target_path), full_check=True)
-        except onnx.checker.ValidationError as error:
-            raise QvggtError(f"{target_path}: fails onnx.checker: {str(error).splitlines()[0]}") from error
     size = sum(p.stat().st_size for p in (target_path, data) if p is not None)
     return Exported(target_path, data, size)
+
+
+def check_file(path: Path) -> None:
+    """onnx.checker with shape inference, external data by name only; QvggtError names the first finding."""
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise QvggtError(f"{path.name}: not written, it fails onnx.checker: {str(error).splitlines()[0]}") from error
 
 
 def _metadata(scheme: Scheme, config: ExportConfig, source: dict[str, str]) -> dict[str, str]:

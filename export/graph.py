@@ -29,6 +29,7 @@ class GraphBuilder:
     def __init__(self, storage: Storage | None = None) -> None:
         self.storage = storage or Storage()
         self.nodes: list[NodeProto] = []
+        self.proto = onnx.ModelProto()  # holds the initializers from the start: a copy at the end would double the RAM
         self.initializers: dict[str, TensorProto] = {}
         self.inputs: list[ValueInfoProto] = []
         self.outputs: list[ValueInfoProto] = []
@@ -50,15 +51,16 @@ class GraphBuilder:
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
         """An initializer, stored once per name."""
-        if name not in self.initializers:
-            self.initializers[name] = self.storage.tensor(name, array)
-        return name
+        return name if name in self.initializers else self._keep(self.storage.tensor(name, array))
 
     def int4_constant(self, name: str, codes: NDArray[np.int8]) -> str:
         """An INT4 initializer of codes in [-8, 7]."""
-        if name not in self.initializers:
-            self.initializers[name] = self.storage.tensor(name, codes, int4=True)
-        return name
+        return name if name in self.initializers else self._keep(self.storage.tensor(name, codes, int4=True))
+
+    def _keep(self, tensor: TensorProto) -> str:
+        self.proto.graph.initializer.append(tensor)
+        self.initializers[tensor.name] = self.proto.graph.initializer[-1]
+        return tensor.name
 
     def ints(self, *values: int) -> str:
         """A shared int64 vector constant."""
@@ -81,13 +83,13 @@ class GraphBuilder:
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(dims)))
 
     def model(self, name: str, metadata: Mapping[str, str], producer_version: str) -> onnx.ModelProto:
-        graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, list(self.initializers.values()))
-        model = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
-            producer_name="qvggt",
-            producer_version=producer_version,
-        )
-        helper.set_model_props(model, dict(metadata))
-        return model
+        """The finished model; the builder is spent afterwards."""
+        proto = self.proto
+        proto.ir_version, proto.producer_name, proto.producer_version = IR_VERSION, "qvggt", producer_version
+        proto.opset_import.append(helper.make_opsetid("", OPSET))
+        proto.graph.name = name
+        proto.graph.node.extend(self.nodes)
+        proto.graph.input.extend(self.inputs)
+        proto.graph.output.extend(self.outputs)
+        helper.set_model_props(proto, dict(metadata))
+        return proto

@@ -34,7 +34,10 @@ def emit_network(
         raise QvggtError(f"no output chosen: expected a subset of {', '.join(heads)}")
     images = builder.input("images", [1, FRAMES, 3, height, width])
     images = builder.reshape(images, (-1, 3, height, width), "images")
-    levels = emit_aggregator(builder, model.aggregator, images, height, width, target)
+    rounds = {model.config.aa_depth - 1} if "pose" in outputs else set()
+    if set(outputs) - {"pose"}:
+        rounds.update(model.config.dpt_layers)
+    levels = emit_aggregator(builder, model.aggregator, images, height, width, target, rounds)
     if "pose" in outputs:
         assert model.camera_head is not None
         last = levels[model.config.aa_depth - 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,7 @@ from onnx import TensorProto
 
 from qvggt.errors import QvggtError
 from qvggt.export.int4 import pack_int4
-from qvggt.files import atomic_write
+from qvggt.files import atomic_write, sibling, sync
 
 EXTERNAL_ABOVE = 1_500_000_000  # bytes: a protobuf ends at 2 GiB
 ALIGNMENT = 4096  # so that a runtime can map tensors; Windows wants 64 KiB only for the file's start
@@ -52,19 +54,36 @@ class Storage:
 
 @contextmanager
 def model_files(path: Path, external: bool) -> Iterator[tuple[Storage, Path]]:
-    """Yield (storage, temporary model path); on success the model, and its data file, take their final names.
+    """Yield (storage, path to write the model to); on success the model, and its data file, are moved into place.
 
-    The data file is `<name>.data` in the same folder and is moved into place first: a model is never seen without
-    it. On failure nothing is left behind.
+    Both are written under their final names into a hidden folder beside `path`, so that the pair can be opened and
+    checked before anyone sees it (flush `storage.data` first). The data file is `<name>.data` and is moved first; an
+    old model is deleted before, since with new data it would load and compute nonsense. On failure nothing is left.
     """
     if path.suffix != ".onnx":
         raise QvggtError(f"{path}: expected a file name ending in .onnx")
     data_path = path.with_name(path.name + ".data")
-    with atomic_write(path) as temporary:
+    with atomic_write(path) as model_slot, staging(path) as folder:
         if not external:
-            yield Storage(), temporary
+            yield Storage(), folder / path.name
         else:
-            with atomic_write(data_path) as temporary_data, open(temporary_data, "wb") as stream:
-                yield Storage(stream, data_path.name), temporary
+            with atomic_write(data_path) as data_slot:
+                with open(folder / data_path.name, "wb") as stream:
+                    yield Storage(stream, data_path.name), folder / path.name
+                os.replace(folder / data_path.name, data_slot)
+                sync(data_slot)
+                path.unlink(missing_ok=True)
+        os.replace(folder / path.name, model_slot)
     if not external:
         data_path.unlink(missing_ok=True)  # of an earlier export under the same name
+
+
+@contextmanager
+def staging(path: Path) -> Iterator[Path]:
+    """An empty hidden folder beside `path`, gone at the end of the block."""
+    folder = sibling(path)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

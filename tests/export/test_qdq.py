@@ -67,13 +67,14 @@ def test_every_linear_equals_the_reference(
 @pytest.mark.parametrize("spec", [TransformSpec(scale=True), TransformSpec(True, True), TransformSpec(rotation=True)])
 def test_input_transforms_are_emitted(spec: TransformSpec, images: torch.Tensor, tmp_path: Path) -> None:
     model, scheme = small_model(seed=3), parse_scheme("w8a8")
+    generator = torch.Generator().manual_seed(0)
     for path, linear, format in list(scheme_linears(model, scheme)):
         transform = InputTransform(linear.in_features, spec, seed=5)
         weight = linear.weight
         if transform.rotation is not None:
             weight = transform.rotation.rotate_weight(weight)
         if transform.scale is not None:
-            transform.scale = torch.rand(linear.in_features) + 0.5
+            transform.scale = torch.rand(linear.in_features, generator=generator) + 0.5
             weight = weight / transform.scale
         scale = weight_scale(weight, 8)
         codes = weight_codes(weight, scale, 8)

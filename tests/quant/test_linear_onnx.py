@@ -35,8 +35,8 @@ class HandMade:
         self.constants.append(numpy_helper.from_array(np.asarray(value, dtype), name))
         return name
 
-    def node(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
+    def node(self, op: str, inputs: list[str], output: str, **attributes: int) -> str:
+        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))  # type: ignore[arg-type]
         return output
 
     def run(self, x: Tensor, output: str, kind: int = TensorProto.FLOAT) -> NDArray[np.generic]:

@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from qvggt.quant.quantizer import (
     EPS,
+    WEIGHT_FLOOR,
     clip_weight,
     dequantize_weight,
     qmax,
@@ -160,7 +161,7 @@ def test_half_goes_to_even(bits: int) -> None:
 def test_steps_are_the_constants_of_the_file(bits: int) -> None:
     """The fp32 quotients that the exporter computes with numpy."""
     q = np.float32(qmax(bits))
-    assert step(bits) == np.float32(1) / q
+    assert step(bits) == float(np.float32(1) / q)
     for amax in np.random.default_rng(0).lognormal(0, 3, 100).astype(np.float32):
         assert tensor_step(torch.tensor(amax), bits).item() == amax / q
 
@@ -172,9 +173,17 @@ def test_static_codes_saturate_at_the_range(bits: int) -> None:
     assert round_to_grid(x, tensor_step(torch.tensor(2.0), bits), bits).tolist() == [0, q, -q, q, -q - 1]
 
 
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_weight_codes_saturate_symmetrically(bits: int) -> None:
+    """A grid may be laid over less than the row: GPTQ and learned clips do."""
+    weight, q = torch.tensor([[300.0, -300.0, 1.0]]), qmax(bits)
+    assert weight_codes(weight, torch.ones(1, 1), bits).tolist() == [[q, -q, 1]]
+
+
 def test_zero_rows_and_tokens_stay_zero() -> None:
     weight = torch.zeros(2, 5)
     scale = weight_scale(weight, 4)
+    assert torch.equal(scale, torch.full((2, 1), WEIGHT_FLOOR / 7))
     assert dequantize_weight(weight_codes(weight, scale, 4), scale).abs().max() == 0
     tokens = quantize_tokens(torch.zeros(3, 5), 4)
     assert (tokens.normalised * tokens.range).abs().max() == 0

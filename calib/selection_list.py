@@ -1,0 +1,167 @@
+"""The result of a calibration-set selection: every pooled sequence, what became of it and why; as a JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from qvggt.calib.class_modes import check_mode
+from qvggt.calib.diversity import PICKS, Pick
+from qvggt.errors import QvggtError
+from qvggt.files import atomic_write, reason
+
+FORMAT = 1
+Status = Literal["chosen", "left", "rejected"]
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """clusters of the frame similarities, sequences per cluster, and how they are picked (`calib/diversity.py`).
+
+    deep_rounds: the last rounds of the aggregator whose statistics are judged. false_alarm: share of good sequences the
+    noise filter may lose; with 0 it only looks for what is no finite number. min_judges: a category with fewer
+    sequences is judged by the whole pool.
+    class_mode: categories the pool is drawn from (`calib/class_modes.py`).
+    """
+
+    clusters: int = 5
+    per_cluster: int = 4
+    seed: int = 0
+    pick: Pick = "spread"
+    deep_rounds: int = 4
+    false_alarm: float = 0.02
+    min_judges: int = 8
+    class_mode: str = "all"
+
+    def __post_init__(self) -> None:
+        check_mode(self.class_mode)
+        if self.pick not in PICKS:
+            raise QvggtError(f"selection: pick {self.pick!r}, expected one of {', '.join(PICKS)}")
+        if not 0 <= self.false_alarm < 1:
+            raise QvggtError(f"selection: false_alarm {self.false_alarm}, expected 0 (no filter) to below 1")
+        for name, least in (("clusters", 1), ("per_cluster", 1), ("seed", 0), ("deep_rounds", 1), ("min_judges", 3)):
+            if getattr(self, name) < least:
+                raise QvggtError(f"selection: {name} {getattr(self, name)}, expected at least {least}")
+
+    @property
+    def size(self) -> int:
+        """Sequences to choose."""
+        return self.clusters * self.per_cluster
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A statistic of a block's input outside what its category shows; None: no finite number, or no range known."""
+
+    layer: str
+    statistic: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One sequence of the pool. similarity: of frames 1..S-1 to frame 0; empty where it is no finite number.
+    cluster, distance to its centre and violation
+    are None where there is none."""
+
+    key: str
+    category: str
+    status: Status
+    reason: str
+    similarity: tuple[float, ...]
+    cluster: int | None = None
+    distance: float | None = None
+    violation: Violation | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """All sequences of the pool, sorted by key."""
+
+    config: SelectionConfig
+    sequences: tuple[Pooled, ...]
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Keys of the chosen sequences, sorted."""
+        return tuple(s.key for s in self.sequences if s.status == "chosen")
+
+    @property
+    def rejected(self) -> tuple[str, ...]:
+        """Keys of the sequences taken for noise, sorted."""
+        return tuple(s.key for s in self.sequences if s.status == "rejected")
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the configuration and of everything known about every sequence."""
+        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `from_dict` reads it back."""
+        return {"format": FORMAT, "sha256": self.sha256, "chosen": list(self.chosen), **self._content()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Selection:
+        """QvggtError for another format, a damaged list or one edited by hand."""
+        if values.get("format") != FORMAT:
+            raise QvggtError(f"selection: format {values.get('format')!r}, expected {FORMAT}; select again")
+        try:
+            sequences = tuple(_pooled(entry) for entry in values["sequences"])
+            selection = cls(SelectionConfig(**values["config"]), sequences)
+        except (KeyError, TypeError) as error:
+            raise QvggtError(f"selection: damaged ({error}); select again") from error
+        if values.get("sha256") != selection.sha256 or values.get("chosen") != list(selection.chosen):
+            raise QvggtError("selection: content does not match its sha256, it was changed by hand; select again")
+        return selection
+
+    def summary(self) -> str:
+        """One line for a terminal."""
+        return (
+            f"{len(self.chosen)} of {len(self.sequences)} sequences chosen from "
+            f"{len({s.cluster for s in self.sequences if s.cluster is not None})} clusters, "
+            f"{len(self.rejected)} rejected as noise"
+        )
+
+    def _content(self) -> dict[str, Any]:
+        sequences = [dataclasses.asdict(s) | {"similarity": list(s.similarity)} for s in self.sequences]
+        return {"config": dataclasses.asdict(self.config), "sequences": sequences}
+
+
+def save_selection(path: str | Path, selection: Selection) -> None:
+    """Write the list as JSON; atomic."""
+    text = json.dumps(selection.to_dict(), indent=1, allow_nan=False)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def load_selection(path: str | Path) -> Selection:
+    """Read what `save_selection` wrote; QvggtError when the file is missing, damaged or changed."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise QvggtError(f"{path}: cannot be read ({reason(error)}); expected a saved selection") from error
+    except ValueError as error:
+        raise QvggtError(f"{path}: is no JSON, expected a saved selection; select again") from error
+    if not isinstance(values, dict):
+        raise QvggtError(f"{path}: holds no JSON object, expected a saved selection; select again")
+    try:
+        return Selection.from_dict(values)
+    except QvggtError as error:
+        raise QvggtError(f"{path}: {error}") from error
+
+
+def _pooled(entry: dict[str, Any]) -> Pooled:
+    violation = entry["violation"]
+    return Pooled(
+        **{
+            **entry,
+            "similarity": tuple(entry["similarity"]),
+            "violation": None if violation is None else Violation(**violation),
+        }
+    )

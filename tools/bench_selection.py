@@ -1,0 +1,244 @@
+"""Calibration-set selection on pools with planted noise: what the filter finds, and how diverse the choice is.
+
+    python tools/bench_selection.py                          # the tiny model, 4 pools of 48 scenes and planted noise
+    python tools/bench_selection.py --pools 1 --frames 8
+
+Each pool holds generated scenes and, of every kind below, `--planted` sequences. `whole` kinds have nothing in common
+with the pool and must all be rejected; `partial` kinds are a good sequence with one bad frame. Beside our filter, the
+published fences (1.5 interquartile ranges on mean and std, drawn once). Diversity among the accepted sequences: mean
+pairwise distance of the chosen (larger is better) and mean distance of all accepted to the nearest chosen (smaller is
+better), against drawing as many at random with `--draws` seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qvggt.calib.diversity import PICKS, coverage_distance, mean_pairwise_distance
+from qvggt.calib.selection import Record, SelectionConfig, cluster_points, measure_pool, select_records
+from qvggt.cli.common import fail
+from qvggt.cli.versions import versions
+from qvggt.errors import QvggtError
+from qvggt.eval.synthetic.render import render
+from qvggt.eval.synthetic.scene import SceneConfig, sample_scene
+from qvggt.files import atomic_write
+from qvggt.model import load_model
+
+FIRST_SEED = 60_000_000  # neither trained on, held out, nor calibrated on anywhere else
+GOOD, CATEGORY = "good", "synthetic"
+Scene = Callable[[int], Tensor]
+
+
+def blank(index: int, scene: Scene, draw: torch.Generator) -> Tensor:
+    """Black, white, grey, then random colours."""
+    level = torch.full((3, 1, 1), (0.0, 1.0, 0.5)[index]) if index < 3 else torch.rand(3, 1, 1, generator=draw)
+    return level.expand_as(scene(0)).clone()
+
+
+def noise(index: int, scene: Scene, draw: torch.Generator) -> Tensor:
+    """Uniform and normal noise in turn."""
+    shape = scene(0).shape
+    if index % 2 == 0:
+        return torch.rand(shape, generator=draw)
+    return (0.5 + 0.2 * torch.randn(shape, generator=draw)).clamp(0, 1)
+
+
+def shuffled(index: int, scene: Scene, draw: torch.Generator) -> Tensor:
+    """Every frame from another scene."""
+    frames = len(scene(0))
+    return torch.stack([scene(index * frames + f)[f] for f in range(frames)])
+
+
+def one_blank(index: int, scene: Scene, draw: torch.Generator) -> Tensor:
+    images = scene(index).clone()
+    images[-1] = float(index % 2)
+    return images
+
+
+def one_foreign(index: int, scene: Scene, draw: torch.Generator) -> Tensor:
+    images = scene(index).clone()
+    images[-1] = scene(index + 1)[-1]
+    return images
+
+
+WHOLE = {"blank": blank, "noise": noise, "shuffled": shuffled}
+PARTIAL = {"one blank frame": one_blank, "one foreign frame": one_foreign}
+
+
+def scene_images(config: SceneConfig, frames: int, seed: int) -> Tensor:
+    """The first frames of a generated scene, [S, 3, H, W] in [0, 1]."""
+    images = render(sample_scene(config, seed), config).images[:frames]
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+
+
+def pool_sequences(
+    config: SceneConfig, frames: int, first: int, good: int, planted: int
+) -> Iterator[tuple[str, str, Tensor]]:
+    """(key, category, images); a key starts with the kind. Planted ones are made of scenes that are not in the pool."""
+    for index in range(good):
+        yield f"{GOOD}/{index:04}", CATEGORY, scene_images(config, frames, first + index)
+    draw = torch.Generator().manual_seed(first)
+
+    def other(index: int) -> Tensor:
+        return scene_images(config, frames, first + good + index)
+
+    for kind, make in {**WHOLE, **PARTIAL}.items():
+        for index in range(planted):
+            yield f"{kind}/{index:04}", CATEGORY, make(index, other, draw)
+
+
+def published_fences(records: list[Record]) -> set[str]:
+    """Keys outside 1.5 interquartile ranges in mean or std of any layer."""
+    table = np.stack([record.features.statistics[:, :2].ravel() for record in records])
+    low, high = np.percentile(table, [25, 75], axis=0)
+    reach = 1.5 * (high - low)
+    outside = ((table < low - reach) | (table > high + reach)).any(axis=1)
+    return {record.key for record, out in zip(records, outside, strict=True) if out}
+
+
+def diversity(points: NDArray[np.float64], rows: list[int]) -> tuple[float, float]:
+    return mean_pairwise_distance(points[rows]), coverage_distance(points, points[rows])
+
+
+def compare_picks(records: list[Record], config: SelectionConfig, draws: int) -> dict[str, dict[str, float]]:
+    """Way of choosing -> mean pairwise distance and coverage distance; `uniform` is the mean of `draws` random draws.
+    `beats`: shares of those draws that the choice is better than."""
+    points = cluster_points([record.features for record in records])
+    size = min(config.size, len(records))
+    generators = [np.random.default_rng(seed) for seed in range(draws)]
+    random = np.array([diversity(points, rng.choice(len(records), size, False).tolist()) for rng in generators])
+    rows = {"uniform": dict(zip(("pairwise", "coverage"), random.mean(axis=0).tolist(), strict=True))}
+    for pick in PICKS:
+        changed = SelectionConfig(**{**asdict(config), "pick": pick, "false_alarm": 0.0})
+        chosen = set(select_records(records, changed).chosen)
+        pairwise, coverage = diversity(points, [i for i, record in enumerate(records) if record.key in chosen])
+        beaten = float((pairwise > random[:, 0]).mean()), float((coverage < random[:, 1]).mean())
+        rows[pick] = {"pairwise": pairwise, "coverage": coverage, "beats": beaten[0], "beats_coverage": beaten[1]}
+    return rows
+
+
+def count_kinds(keys: set[str], records: list[Record]) -> dict[str, list[int]]:
+    """Kind -> [rejected, all]."""
+    counts: dict[str, list[int]] = {}
+    for record in records:
+        entry = counts.setdefault(record.key.split("/")[0], [0, 0])
+        entry[0] += record.key in keys
+        entry[1] += 1
+    return counts
+
+
+def total(pools: list[dict[str, Any]], filter_name: str) -> dict[str, list[int]]:
+    """Counts of all pools together."""
+    sums: dict[str, list[int]] = {}
+    for pool in pools:
+        for kind, (rejected, count) in pool[filter_name].items():
+            entry = sums.setdefault(kind, [0, 0])
+            entry[0] += rejected
+            entry[1] += count
+    return sums
+
+
+def mean_rows(pools: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    first = pools[0]["diversity"]
+    return {
+        name: {key: float(np.mean([pool["diversity"][name][key] for pool in pools])) for key in first[name]}
+        for name in first
+    }
+
+
+def print_report(rejected: dict[str, dict[str, list[int]]], rows: dict[str, dict[str, float]], draws: int) -> None:
+    print(f"\n{'rejected':<20}{'ours':>10}{'published fences':>20}")
+    for kind in rejected["ours"]:
+        cells = [f"{rejected[name][kind][0]}/{rejected[name][kind][1]}" for name in ("ours", "published")]
+        print(f"{kind:<20}{cells[0]:>10}{cells[1]:>20}")
+    print(f"\n{'choice':<12}{'pairwise':>10}{'coverage':>10}   better than random in (of {draws} draws)")
+    for name, row in rows.items():
+        beats = f"   {row['beats']:.0%} pairwise, {row['beats_coverage']:.0%} coverage" if "beats" in row else ""
+        print(f"{name:<12}{row['pairwise']:>10.4f}{row['coverage']:>10.4f}{beats}")
+
+
+def bench(
+    model: Annotated[str, typer.Option(help="tiny, or any float checkpoint.")] = "tiny",
+    pools: Annotated[int, typer.Option(min=1, help="Pools, each with scenes of its own.")] = 4,
+    good: Annotated[int, typer.Option(min=8, help="Good sequences in a pool.")] = 48,
+    planted: Annotated[int, typer.Option(min=1, help="Planted sequences of each kind.")] = 4,
+    frames: Annotated[int, typer.Option(min=2, help="Frames of each sequence.")] = 4,
+    clusters: Annotated[int, typer.Option(min=1)] = 5,
+    per_cluster: Annotated[int, typer.Option(min=1)] = 4,
+    draws: Annotated[int, typer.Option(min=1, help="Random selections to compare with.")] = 50,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write.")] = Path(
+        "outputs/bench_selection.json"
+    ),
+) -> None:
+    """Print and save both tables; an error when a whole planted sequence gets through."""
+    torch.set_num_threads(threads)
+    network = load_model(model, heads=("camera",))
+    size = network.config.img_size
+    scenes = SceneConfig(height=size, width=size, frames=max(8, frames))
+    config = SelectionConfig(clusters=clusters, per_cluster=per_cluster, deep_rounds=min(4, network.config.aa_depth))
+    results: list[dict[str, Any]] = []
+    start = time.perf_counter()
+    for number in range(pools):
+        first = FIRST_SEED + number * 10_000
+        sequences = pool_sequences(scenes, frames, first, good, planted)
+        count = good + planted * len({**WHOLE, **PARTIAL})
+        records = measure_pool(network, sequences, config.deep_rounds, total=count)
+        selection = select_records(records, config)
+        rejected = set(selection.rejected)
+        kept = sorted((r for r in records if r.key not in rejected), key=lambda record: record.key)
+        results.append(
+            {
+                "ours": count_kinds(rejected, records),
+                "published": count_kinds(published_fences(records), records),
+                "diversity": compare_picks(kept, config, draws),
+                "chosen": list(selection.chosen),
+                "reasons": {s.key: s.reason for s in selection.sequences if s.status == "rejected"},
+                "sha256": selection.sha256,
+            }
+        )
+    counts = {name: total(results, name) for name in ("ours", "published")}
+    rows = mean_rows(results)
+    print(f"{model}: {pools} pools of {good} scenes and {planted} of each planted kind, {frames} frames")
+    print_report(counts, rows, draws)
+    whole = [sum(counts["ours"][kind][i] for kind in WHOLE) for i in (0, 1)]
+    print(
+        f"\nplanted rejected {whole[0]}/{whole[1]}, good rejected {counts['ours'][GOOD][0]}/{counts['ours'][GOOD][1]}"
+    )
+    call = {"model": model, "pools": pools, "good": good, "planted": planted, "frames": frames, "draws": draws}
+    report = {
+        "call": call,
+        "config": asdict(config),
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - start, 1),
+        "rejected": counts,
+        "diversity": rows,
+        "pools": results,
+    }
+    with atomic_write(output) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {output}")
+    if whole[0] < whole[1]:
+        raise QvggtError(f"{whole[1] - whole[0]} of {whole[1]} planted sequences got through the noise filter")
+
+
+def main() -> None:
+    try:
+        typer.run(bench)
+    except QvggtError as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    main()

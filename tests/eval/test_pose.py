@@ -93,7 +93,8 @@ def test_equal_trajectories_have_no_error(seed: int) -> None:
     gt = random_poses(np.random.default_rng(seed), 6)
     errors = pairwise_errors(gt[:, :3], gt[:, :3])
     assert errors.rotation_deg.shape == errors.translation_deg.shape == (15,)
-    assert errors.worst_deg.max() < 1e-5
+    # arccos near 1 turns rounding of some 1e-16 into its square root, about 1e-5 degrees
+    assert errors.worst_deg.max() < 1e-4
     assert pose_auc([errors]) == {30: 1.0, 15: 1.0, 5: 1.0, 3: 1.0}
 
 

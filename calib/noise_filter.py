@@ -70,7 +70,7 @@ class Fences:
         return found
 
 
-def fit_fences(table: Array, false_alarm: float = 0.02) -> Fences:
+def fit_fences(table: Array, false_alarm: float = 0.05) -> Fences:
     """Fences of a table [N, P] of N >= 3 sequences and P statistics; rows with non-finite values have no say.
 
     All statistics in one unit, of like size: a spread of a millionth of the largest is taken for rounding.
@@ -109,7 +109,7 @@ def fence_width(count: int, statistics: int, false_alarm: float) -> float:
 
 
 def find_noise(
-    table: Array, groups: Sequence[str], minimum: int = 8, false_alarm: float = 0.02
+    table: Array, groups: Sequence[str], minimum: int = 8, false_alarm: float = 0.05
 ) -> list[Finding | None]:
     """Findings of each row of `table` [N, P], judged among the rows of its own group (category).
 

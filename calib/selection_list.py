@@ -33,7 +33,7 @@ class SelectionConfig:
     seed: int = 0
     pick: Pick = "spread"
     deep_rounds: int = 4
-    false_alarm: float = 0.02
+    false_alarm: float = 0.05
     min_judges: int = 8
     class_mode: str = "all"
 

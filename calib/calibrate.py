@@ -7,7 +7,9 @@ from dataclasses import asdict
 
 from torch import Tensor
 
+from qvggt.calib.basis import principal_rotations
 from qvggt.calib.block_store import BlockStore
+from qvggt.calib.convs import observe_convs
 from qvggt.calib.ranges import observe_ranges
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.reconstruct import LINEARS, BlockReport, calibrate_block
@@ -15,7 +17,7 @@ from qvggt.calib.stream import Stream, stages
 from qvggt.model import VGGT
 from qvggt.model.block import Block
 from qvggt.progress import bar
-from qvggt.quant.model import quantize_, scheme_linears
+from qvggt.quant.model import check_overrides, quantize_, scheme_convs, scheme_linears
 from qvggt.quant.scheme import Scheme
 from qvggt.rotation.config import FoldConfig
 from qvggt.rotation.fold import fold_
@@ -26,7 +28,8 @@ def fold_config(recipe: Recipe, seed: int) -> FoldConfig | None:
     if recipe.rotation != "folded" and not recipe.value_rotation:
         return None
     residual = recipe.rotation == "folded"
-    return FoldConfig(seed=seed, residual=residual, layer_scale=True, value=recipe.value_rotation)
+    value = recipe.value_rotation and recipe.value_basis == "hadamard"
+    return FoldConfig(seed=seed, residual=residual, layer_scale=True, value=value)
 
 
 def calibrate_(
@@ -44,12 +47,17 @@ def calibrate_(
 
     `batches`: image sequences [S, 3, H, W] in [0, 1]. Deterministic for a seed. Blocks without a quantized linear
     are only passed through. `store`: finished blocks go there and are taken from there. `memory`: bytes of tokens
-    held in RAM before they spill to disk. Quantized linears outside the blocks (the camera trunk) are rounded to
-    nearest at the end; with static activations that reads `batches` a second time.
+    held in RAM before they spill to disk. What is quantized outside the blocks (the camera trunk, the convolutions of
+    the dense heads) is rounded to nearest at the end; static activations read `batches` again for their ranges.
+    QvggtError for an override that matches nothing.
     """
+    check_overrides(model, scheme)
     folds = fold_config(recipe, seed)
     if folds is not None:
-        fold_(model, folds)
+        rotations = None
+        if recipe.basis == "principal":
+            rotations = principal_rotations(model, batches, seed, memory)
+        fold_(model, folds, rotations)
     target = Stream.start(model, batches, memory)
     source = target if recipe.propagation == "float" else target.copy()
     reports: dict[str, BlockReport] = {}
@@ -75,7 +83,8 @@ def calibrate_(
             source.advance(stage, final, recipe.frame_shapes)
     rest = [path for path, _, format in scheme_linears(model, scheme) if format.activation == "static"]
     ranges = observe_ranges(model, batches, rest, progress=progress) if rest else None
-    quantize_(model, scheme, ranges)
+    convs = [path for path, _, _ in scheme_convs(model, scheme)]
+    quantize_(model, scheme, ranges, observe_convs(model, batches, convs, progress=progress) if convs else None)
     return reports
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -36,15 +37,25 @@ class LearnableLinear(nn.Module):
     Weight clips are ratios of each row's extremes, [out, blocks, 1] for the blocks of input channels that share a
     scale (one block where the format has none).
 
-    The input is rotated (if the linear has an online rotation) and divided by s; the weight carries the inverse of
-    both. Same arithmetic as `QuantLinear`, with straight-through rounding; scales and clips are not detached.
+    The input loses the mean of its token's kind (where `start_center` gave some), is rotated (if the linear has an
+    online rotation) and divided by s, or with `scale_first` divided and then rotated; the weight carries the inverse.
+    Same arithmetic as `QuantLinear`, with straight-through rounding; scales and clips are not detached.
     """
 
-    def __init__(self, linear: nn.Linear, format: LinearFormat, rotation: KroneckerHadamard | None = None) -> None:
+    def __init__(
+        self,
+        linear: nn.Linear,
+        format: LinearFormat,
+        rotation: KroneckerHadamard | None = None,
+        scale_first: bool = False,
+    ) -> None:
         super().__init__()
         weight = linear.weight.detach().float().clone()
-        self.format, self.rotation = format, rotation
-        self.weight = nn.Parameter(weight if rotation is None else rotation.rotate_weight(weight))
+        self.format, self.rotation, self.scale_first = format, rotation, scale_first
+        rotate = rotation is not None and not scale_first
+        self.weight = nn.Parameter(rotation.rotate_weight(weight) if rotate else weight)  # type: ignore[union-attr]
+        self.register_buffer("center", None)
+        self.kind_bias: nn.Parameter | None = None
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().float().clone())
         self.log_scale = nn.Parameter(torch.zeros(linear.in_features))
         self.block = format.block or linear.in_features
@@ -55,14 +66,40 @@ class LearnableLinear(nn.Module):
         self.log_amax = nn.Parameter(torch.zeros(()))
         self.codes: Tensor | None = None  # weights rounded by other means, once learning is over
 
+    @property
+    def kinds(self) -> int:
+        """Kinds of tokens it treats apart."""
+        return 0 if self.center is None else len(self.center)
+
+    def centered(self, x: Tensor, kinds: Tensor | None = None) -> Tensor:
+        """x without the center of each token's kind."""
+        return x if self.center is None else x - self.center[kinds]
+
     def transformed(self, x: Tensor) -> Tensor:
-        """The input after rotation and smoothing."""
+        """The (centered) input after rotation and smoothing."""
+        if self.scale_first:
+            x = x / self.log_scale.exp()
         if self.rotation is not None:
             x = self.rotation(x)
-        return x / self.log_scale.exp()
+        return x if self.scale_first else x / self.log_scale.exp()
 
     def smoothed_weight(self) -> Tensor:
-        return self.weight * self.log_scale.exp()
+        smoothed = self.weight * self.log_scale.exp()
+        return self.rotation(smoothed) if self.scale_first and self.rotation is not None else smoothed
+
+    @torch.no_grad()
+    def start_center(self, means: Tensor) -> None:
+        """Take `means` [kinds, in] off the tokens; their product with the weight becomes a bias per kind: exact."""
+        self.center = means.clone()
+        rotated = means if self.scale_first or self.rotation is None else self.rotation(means)
+        self.kind_bias = nn.Parameter(rotated @ self.weight.T)
+
+    @torch.no_grad()
+    def start_balanced(self, variance: Tensor) -> None:
+        """s^4 = E[x^2] / |w|^2 per input channel: the least E|x/s|^2 |w s|^2 a diagonal can reach."""
+        energy = self.weight.square().sum(0)
+        s = (variance.clamp_min(1e-6 * float(variance.max()) + 1e-20).log() - energy.clamp_min(1e-20).log()) / 4
+        self.log_scale.copy_(s - s.mean())
 
     def blocked(self, weight: Tensor) -> Tensor:
         """[out, in] -> [out, blocks, block], a partial last block filled with zeros (they move no extreme)."""
@@ -94,7 +131,7 @@ class LearnableLinear(nn.Module):
         return codes * s
 
     def quantized_input(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(transformed input on its grid, the token ranges to multiply back or None)."""
+        """(transformed input on its grid, the token ranges to multiply back or None); x is centered already."""
         x = self.transformed(x)
         if self.format.activation is None:
             return x, None
@@ -107,15 +144,16 @@ class LearnableLinear(nn.Module):
         return round_ste((x / s).clamp(-q - 1, q)) * s, None
 
     def quantized_product(self, x: Tensor) -> Tensor:
-        """The values the weight is multiplied with, token ranges included [..., in]."""
+        """The values the weight is multiplied with for a centered x, token ranges included [..., in]."""
         x, a = self.quantized_input(x)
         return x if a is None else x * a
 
-    def forward(self, x: Tensor) -> Tensor:
-        x, a = self.quantized_input(x)
+    def forward(self, x: Tensor, kinds: Tensor | None = None) -> Tensor:
+        x, a = self.quantized_input(self.centered(x, kinds))
         y = F.linear(x, self.quantized_weight())
         y = y if a is None else y * a
-        return y if self.bias is None else y + self.bias
+        y = y if self.bias is None else y + self.bias
+        return y if self.kind_bias is None else y + self.kind_bias[kinds]
 
     @torch.no_grad()
     def start_scale(self, amax_x: Tensor, alpha: float, weight: Tensor | None = None) -> None:
@@ -183,20 +221,36 @@ class LearnableLinear(nn.Module):
         if codes is None:
             codes = weight_codes(self.clipped_weight(), scale, self.format.weight_bits, self.block)
         bias: Tensor | None = self.bias
+        kind_bias = None
+        if self.kind_bias is not None:
+            kind_bias, bias = self.kind_bias if bias is None else self.kind_bias + bias, None
         if row_scale is not None:
             scale = scale * row_scale[:, None]
             bias = None if bias is None else bias * row_scale
-        smooth = keep_scale and bool((self.log_scale != 0).any())
-        spec = TransformSpec(self.rotation is not None, smooth)
-        transform = None
-        if spec:
-            transform = InputTransform(self.weight.shape[1], spec)
-            transform.rotation = self.rotation
-            if smooth:
-                transform.scale = (-self.log_scale).exp()
-        module = QuantLinear.from_codes(codes.to(torch.int8), scale, bias, self.format, transform)
+            kind_bias = None if kind_bias is None else kind_bias * row_scale
+        transform = self._input_transform(keep_scale)
+        module = QuantLinear.from_codes(codes.to(torch.int8), scale, bias, self.format, transform, kind_bias)
         if self.format.activation == "dynamic":
             module.act_clip = self.act_clip.sigmoid()
         elif self.format.activation == "static":
             module.act_amax = self.log_amax.exp()
         return module
+
+    def _input_transform(self, keep_scale: bool) -> InputTransform | None:
+        """What is left to do to the input at run time."""
+        smooth = keep_scale and bool((self.log_scale != 0).any())
+        inside = smooth and self.scale_first and self.rotation is not None  # the rotation's factors take it
+        spec = TransformSpec(self.rotation is not None, smooth and not inside, self.kinds)
+        if not spec:
+            return None
+        transform = InputTransform(self.weight.shape[1], spec)
+        if self.rotation is not None:
+            transform.rotation = copy.deepcopy(self.rotation)
+            if inside:
+                transform.rotation.signs = transform.rotation.signs * (-self.log_scale).exp()
+        if spec.scale:
+            transform.scale = (-self.log_scale).exp()
+        if self.center is not None:
+            # where s went into the layer before, tokens arrive divided by it
+            transform.center = self.center if keep_scale else self.center / self.log_scale.exp()
+        return transform

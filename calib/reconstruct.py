@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from qvggt.calib.balance import balanced_basis
 from qvggt.calib.gptq import InputMoments, compensated, gptq_codes
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import Recipe
-from qvggt.calib.stream import Stage, Stream
+from qvggt.calib.stream import Stage, Stream, kinds_of
 from qvggt.model.block import Block
 from qvggt.quant.scheme import LinearFormat
 from qvggt.rotation.hadamard import named_seed
 from qvggt.rotation.kronecker import KroneckerHadamard
+from qvggt.rotation.precision import in_float64
 from qvggt.rotation.smoothing import fold_smoothing_
+from qvggt.rotation.value import rotate_values_
 
 LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 SAMPLE_ROWS = 2048  # tokens kept per linear to start scales and clips from
@@ -45,9 +49,15 @@ def calibrate_block(
     `formats` maps LINEARS names to number formats (absent ones stay float). `target`: float inputs; `source`: inputs
     the quantized block will see. The block's output on `target` is what its quantized form on `source` must match.
     """
+    if recipe.value_basis == "balanced" and "attn.proj" in formats:
+        block = _balance_values(block, stage, source, recipe, seed)
     quantized = copy.deepcopy(block).float()
     generator = torch.Generator().manual_seed(named_seed(seed, stage.path))
     learnables = _attach(quantized, formats, stage, recipe, seed)
+    if recipe.center:
+        names = [name for name, format in formats.items() if format.activation is not None]
+        for name, means in _kind_means(block, names, stage, source, recipe).items():
+            learnables[name].start_center(means)
     inputs = _record(block, learnables, stage, source, recipe)
     for name, learnable in learnables.items():
         _start(learnable, block.get_submodule(name), inputs.pop(name), recipe)
@@ -62,6 +72,48 @@ def calibrate_block(
     return final, BlockReport(start, learned, _error(final, block, stage, target, source, recipe))
 
 
+@torch.no_grad()
+def _balance_values(block: Block, stage: Stage, source: Stream, recipe: Recipe, seed: int) -> Block:
+    """A copy of the block whose value channels, head by head, are in the balanced basis of proj's input."""
+    attention = block.attn
+    covariance = torch.zeros(attention.num_heads, attention.head_dim, attention.head_dim, dtype=torch.float64)
+    means = _kind_means(block, ("attn.proj",), stage, source, recipe)["attn.proj"] if recipe.center else None
+
+    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0] if means is None else inputs[0] - means[kinds]
+        x = x.double().flatten(0, -2).unflatten(-1, (attention.num_heads, attention.head_dim))
+        covariance.add_(torch.einsum("thi,thj->hij", x, x))
+
+    hook = attention.proj.register_forward_pre_hook(keep)
+    try:
+        for index in range(len(source.tokens)):
+            tokens, rope, kinds = source.batch(stage, [index], recipe.frame_shapes)
+            block(tokens, rope)
+    finally:
+        hook.remove()
+    columns = attention.proj.weight.detach().double().unflatten(1, (attention.num_heads, attention.head_dim))
+    energy = torch.einsum("ohi,ohj->hij", columns, columns)
+    pairs = [
+        balanced_basis(c, e, named_seed(seed, f"{stage.path} head {i}"))
+        for i, (c, e) in enumerate(zip(covariance, energy, strict=True))
+    ]
+    final = copy.deepcopy(block)
+    with in_float64(final):
+        rotate_values_(final.attn, torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs]))
+    return final
+
+
+def token_weights(kinds: Tensor, special: float) -> Tensor:
+    """Weights of mean 1 that give all special tokens together `special` times the weight of all patches; 0: none."""
+    patch = kinds == kinds.max()
+    count = int(patch.sum())
+    if special == 0 or count == kinds.numel():
+        return torch.ones(kinds.shape)
+    each = special * count / (kinds.numel() - count)
+    weights = torch.where(patch, 1.0, each)
+    return weights / weights.mean()
+
+
 def _attach(
     block: Block, formats: dict[str, LinearFormat], stage: Stage, recipe: Recipe, seed: int
 ) -> dict[str, LearnableLinear]:
@@ -72,25 +124,62 @@ def _attach(
             continue
         linear = block.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        rotated = recipe.rotation == "linear" or (recipe.fc2_rotation and name == "mlp.fc2")
+        online = {"none": (), "fc2": ("mlp.fc2",), "all": ("attn.qkv", "mlp.fc1", "mlp.fc2")}[recipe.online]
+        rotated = recipe.rotation == "linear" or name in online
         width = linear.in_features
         rotation = KroneckerHadamard(width, named_seed(seed, f"{stage.path}.{name}")) if rotated else None
-        found[name] = LearnableLinear(linear, formats[name], rotation)
+        scale_first = recipe.scale_init == "balanced"
+        if rotation is not None and scale_first and name != "mlp.fc2":
+            rotation.signs.fill_(1.0)
+        found[name] = LearnableLinear(linear, formats[name], rotation, scale_first)
         block.set_submodule(name, found[name])
     return found
+
+
+@torch.no_grad()
+def _kind_means(block: Block, names: Sequence[str], stage: Stage, source: Stream, recipe: Recipe) -> dict[str, Tensor]:
+    """Mean input of each of these linears per kind of token, fp32 [kinds, in]; 0 for kinds no sequence has."""
+    count = kinds_of(stage, source.special)
+    sums = {}
+    for name in names:
+        linear = block.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        sums[name] = torch.zeros(count, linear.in_features, dtype=torch.float64)
+    seen = torch.zeros(count, dtype=torch.float64)
+
+    def add(name: str, x: Tensor) -> None:
+        sums[name].index_add_(0, kinds.flatten(), x.flatten(0, -2).double())
+
+    hooks = [
+        block.get_submodule(name).register_forward_pre_hook(lambda _m, inputs, name=name: add(name, inputs[0]))
+        for name in names
+    ]
+    try:
+        for index in range(len(source.tokens)):
+            tokens, rope, kinds = source.batch(stage, [index], recipe.frame_shapes)
+            seen += torch.bincount(kinds.flatten(), minlength=count)
+            block(tokens, rope)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: (total / seen.clamp_min(1)[:, None]).float() for name, total in sums.items()}
 
 
 @torch.no_grad()
 def _record(
     block: Block, learnables: dict[str, LearnableLinear], stage: Stage, source: Stream, recipe: Recipe
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """For each linear of the float block: (largest |rotated input| per channel [in], sampled inputs [rows, in])."""
+    """For each linear of the float block: (largest |rotated input| per channel [in], sampled inputs [rows, in]).
+
+    Both are of centered inputs.
+    """
     amax: dict[str, Tensor] = {}
     samples: dict[str, list[Tensor]] = {name: [] for name in learnables}
     per_sequence = max(1, SAMPLE_ROWS // len(source.tokens))
 
     def keep(name: str, x: Tensor) -> None:
         learnable = learnables[name]
+        x = learnable.centered(x, kinds)
         rotated = x if learnable.rotation is None else learnable.rotation(x)
         largest = rotated.abs().flatten(0, -2).amax(0)
         amax[name] = largest if name not in amax else torch.maximum(amax[name], largest)
@@ -103,7 +192,8 @@ def _record(
     ]
     try:
         for index in range(len(source.tokens)):
-            block(*source.batch(stage, [index], recipe.frame_shapes))
+            tokens, rope, kinds = source.batch(stage, [index], recipe.frame_shapes)
+            block(tokens, rope)
     finally:
         for hook in hooks:
             hook.remove()
@@ -112,7 +202,9 @@ def _record(
 
 def _start(learnable: LearnableLinear, linear: nn.Module, inputs: tuple[Tensor, Tensor], recipe: Recipe) -> None:
     amax, rows = inputs
-    if recipe.smooth:
+    if recipe.smooth and recipe.scale_init == "balanced":
+        learnable.start_balanced(rows.square().mean(0))
+    elif recipe.smooth:
         assert isinstance(linear, nn.Linear)
         learnable.start_scale(amax, recipe.alpha, linear.weight if recipe.scale_init == "released" else None)
     if recipe.search_clips:
@@ -138,7 +230,7 @@ def _learn(
         {"params": [p for m in learnables for p in (m.clip_low, m.clip_high)], "lr": recipe.clip_rate},
         {"params": [p for m in learnables for p in (m.act_clip, m.log_amax)], "lr": recipe.clip_rate},
     ]
-    weights = [p for m in learnables for p in (m.weight, m.bias) if p is not None]
+    weights = [p for m in learnables for p in (m.weight, m.bias, m.kind_bias) if p is not None]
     if recipe.weight_rate > 0:
         groups.append({"params": weights, "lr": recipe.weight_rate})
     optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
@@ -149,8 +241,10 @@ def _learn(
         for group in target.groups(recipe.batch, order):
             with torch.no_grad():
                 wanted = block(*target.batch(stage, group, recipe.frame_shapes))
-            got = quantized(*source.batch(stage, group, recipe.frame_shapes))
-            loss = (got - wanted).square().mean() / wanted.square().mean().clamp_min(1e-12)
+            tokens, rope, kinds = source.batch(stage, group, recipe.frame_shapes)
+            error = (quantized(tokens, rope, kinds) - wanted).square().mean(-1)
+            size = wanted.square().mean().clamp_min(1e-12)
+            loss = (error * token_weights(kinds, recipe.special_weight)).mean() / size
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -200,17 +294,18 @@ def _moments(
     seen: dict[str, Tensor] = {}
     hooks = [
         learnable.register_forward_pre_hook(
-            lambda m, inputs: seen.update(x=m.quantized_product(inputs[0]))  # type: ignore[operator]
+            lambda m, inputs: seen.update(x=m.quantized_product(m.centered(*inputs)))  # type: ignore[operator]
         ),
-        block.get_submodule(name).register_forward_pre_hook(
-            lambda _m, inputs: seen.update(z=learnable.transformed(inputs[0]))
-        ),
+        block.get_submodule(name).register_forward_pre_hook(lambda _m, inputs: seen.update(z=inputs[0])),
     ]
     try:
         for index in range(len(source.tokens)):
             quantized(*source.batch(stage, [index], recipe.frame_shapes))
-            block(*target.batch(stage, [index], recipe.frame_shapes))
-            moments.update(seen["x"], seen["z"])
+            tokens, rope, kinds = target.batch(stage, [index], recipe.frame_shapes)
+            block(tokens, rope)
+            weight = token_weights(kinds, recipe.special_weight).sqrt()[..., None]
+            wanted = learnable.transformed(learnable.centered(seen["z"], kinds))
+            moments.update(seen["x"] * weight, wanted * weight)
     finally:
         for hook in hooks:
             hook.remove()
@@ -230,5 +325,5 @@ def _finish(block: Block, learnables: dict[str, LearnableLinear], recipe: Recipe
             # proj's scale divides the value rows, whose grids shrink with them
             width = len(scale["attn.proj"])
             rows = torch.cat([torch.ones(2 * width), 1 / scale["attn.proj"]])
-        final.set_submodule(name, learnable.finish(keep_scale=name not in scale, row_scale=rows))
+        final.set_submodule(name, learnable.finish(name not in scale, rows))
     return final

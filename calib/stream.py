@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qvggt.model import VGGT
 from qvggt.model.block import Block, Rope
+from qvggt.model.kinds import aggregator_kinds, encoder_kinds
 
 Kind = Literal["dino", "frame", "global"]
 
@@ -24,6 +25,11 @@ class Stage:
 
     path: str
     kind: Kind
+
+
+def kinds_of(stage: Stage, special: int) -> int:
+    """Kinds of tokens in a stage's stream."""
+    return special + 1 if stage.kind == "dino" else 2 * special + 1
 
 
 def stages(model: VGGT) -> list[Stage]:
@@ -82,12 +88,13 @@ class Stream:
     tokens: TokenStore
     ropes: list[Rope]
     frames: list[int]
+    special: int = 0  # camera (or class) and register tokens of a frame
 
     @classmethod
     @torch.no_grad()
     def start(cls, model: VGGT, batches: Iterable[Tensor], budget: int = 2 << 30) -> Stream:
         """Embed image batches [S, 3, H, W]; one batch of images is alive at a time."""
-        stream = cls(TokenStore(budget), [], [])
+        stream = cls(TokenStore(budget), [], [], model.config.patch_start)
         encoder = model.aggregator.patch_embed
         for images in batches:
             stream.tokens.append(encoder.embed(model.aggregator.normalise(images[None])))
@@ -100,7 +107,7 @@ class Stream:
         tokens = TokenStore(self.tokens.budget)
         for tensor in self.tokens:
             tokens.append(tensor.clone())
-        return Stream(tokens, list(self.ropes), list(self.frames))
+        return Stream(tokens, list(self.ropes), list(self.frames), self.special)
 
     def groups(self, size: int, order: list[int] | None = None) -> Iterator[list[int]]:
         """Runs of up to `size` sequences of equal shape, in `order`."""
@@ -116,21 +123,25 @@ class Stream:
     def _shape(self, index: int) -> tuple[int, int]:
         return self.frames[index], self.ropes[index][0].shape[0]
 
-    def batch(self, stage: Stage, group: list[int], frame_shapes: bool = False) -> tuple[Tensor, Rope | None]:
-        """What the block of `stage` takes for these sequences: [n*S, T, C], or [n, S*P, C] for a global block."""
+    def batch(self, stage: Stage, group: list[int], frame_shapes: bool = False) -> tuple[Tensor, Rope | None, Tensor]:
+        """What the block of `stage` takes for these sequences: tokens, RoPE tables, kinds of the tokens.
+
+        Tokens [n*S, T, C], or [n, S*P, C] for a global block; kinds of the same shape without C.
+        """
         tokens = torch.cat([self.tokens[i] for i in group])
+        count = tokens.shape[1]
         if stage.kind == "dino":
-            return tokens, None
+            return tokens, None, encoder_kinds(count, self.special, tokens.device).expand(len(tokens), -1)
+        kinds = aggregator_kinds(self.frames[group[0]], count, self.special, tokens.device).repeat(len(group), 1)
         if stage.kind == "global" and not frame_shapes:
-            tokens = tokens.view(len(group), -1, tokens.shape[-1])
-        return tokens, self.ropes[group[0]]
+            tokens, kinds = tokens.view(len(group), -1, tokens.shape[-1]), kinds.view(len(group), -1)
+        return tokens, self.ropes[group[0]], kinds
 
     @torch.no_grad()
     def advance(self, stage: Stage, block: Block, frame_shapes: bool = False) -> None:
         """Run the block on every sequence, in place."""
         for index in range(len(self.tokens)):
-            x, rope = self.batch(stage, [index], frame_shapes)
-            self.tokens.put(index, block(x, rope).view_as(self.tokens[index]))
+            self.tokens.put(index, block(*self.batch(stage, [index], frame_shapes)).view_as(self.tokens[index]))
 
     @torch.no_grad()
     def enter_aggregator(self, model: VGGT) -> None:

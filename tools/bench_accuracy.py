@@ -3,9 +3,9 @@
     python tools/bench_accuracy.py                          # everything (an hour or more on two cores; resumes)
     python tools/bench_accuracy.py --models plain --schemes w4a4-dynamic,w4a4-static --recipes rtn,qvggt
 
-Held-out scenes only (seeds from 10000000), `--scenes` of them, 4 frames each; calibration on 64 other scenes. Each row
-is appended to OUT/rows.jsonl as it is done, so that an interrupted run goes on; the table is written as JSON and
-Markdown. AUC in points; the change against the float model comes with a paired-bootstrap 95 % interval.
+Held-out scenes only (seeds from 10000000), `--scenes` of them, 4 frames each; calibration on `--calibration-scenes`
+others. Each row is appended to OUT/rows.jsonl as it is done, so that an interrupted run goes on; the table is written
+as JSON and Markdown. AUC in points; the change against the float model comes with a paired-bootstrap 95 % interval.
 """
 
 from __future__ import annotations
@@ -37,8 +37,14 @@ from qvggt.progress import bar
 from qvggt.quant import parse_scheme
 
 HELD_OUT_SEED, CALIBRATION_SEED = 10_000_000, 50_000_000
-FRAMES, BATCH, CALIBRATION_SCENES = 4, 16, 64
+FRAMES, BATCH = 4, 16
 SCHEMES = "w8a8-dynamic,w8a8-static,w4a8-dynamic,w4a8-static,w4a4-dynamic,w4a4-static,w4a16-dynamic"
+BALANCED: dict[str, Any] = {
+    "basis": "principal",
+    "online": "all",
+    "scale_init": "balanced",
+    "value_basis": "balanced",
+}
 Predictions = dict[str, Tensor]
 
 
@@ -136,29 +142,34 @@ def main(
     ),
     schemes: Annotated[str, typer.Option(help="Bits and activation mode, e.g. w4a4-static.")] = SCHEMES,
     recipes: Annotated[str, typer.Option()] = "rtn,smoothquant,quarot,quantvggt,qvggt",
-    ablate: Annotated[bool, typer.Option(help="Also take single steps out of qvggt, at w4a4.")] = False,
+    ablate: Annotated[bool, typer.Option(help="Also change single steps of qvggt.")] = False,
     scenes: Annotated[int, typer.Option(min=2)] = 256,
+    calibration_scenes: Annotated[int, typer.Option(min=1)] = 32,
     threads: Annotated[int, typer.Option(min=1)] = 2,
     out: Annotated[Path, typer.Option(help="Folder for scenes and results.")] = Path("outputs/bench_accuracy"),
 ) -> None:
     """Run what is not in OUT/rows.jsonl yet, print and write the table."""
     torch.set_num_threads(threads)
+    folder = out / f"calibration_{calibration_scenes}"
     config = SceneConfig(height=70, width=70, family="random", frames=8)
     render_split(config, range(HELD_OUT_SEED, HELD_OUT_SEED + scenes), out / "held_out", workers=2)
-    render_split(config, range(CALIBRATION_SEED, CALIBRATION_SEED + CALIBRATION_SCENES), out / "calibration", workers=2)
-    split, pool = load_split(out / "held_out"), load_split(out / "calibration")
-    calibration = [images_of(pool, i) for i in range(CALIBRATION_SCENES)]
+    render_split(config, range(CALIBRATION_SEED, CALIBRATION_SEED + calibration_scenes), folder, workers=2)
+    split, pool = load_split(out / "held_out"), load_split(folder)
+    calibration = [images_of(pool, i) for i in range(calibration_scenes)]
     weights = file_sha256(find_weights(model))[:16]
     path = out / "rows.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {r["key"] for r in rows}
-    plan = [(m, s, find_recipe(r)) for m in models.split(",") for s in schemes.split(",") for r in recipes.split(",")]
+    plan = [
+        (m, s, find_recipe(r)) for m in models.split(",") for s in schemes.split(",") for r in recipes.split(",") if r
+    ]
     if ablate:
-        plan += [(m, s, r) for m in models.split(",") for s in ("w4a4-dynamic", "w4a4-static") for r in ablations()]
+        plan += [(m, s, r) for m in models.split(",") for s in schemes.split(",") for r in ablations()]
     makers = model_makers(model, calibration)
     current, reference, base = "", {}, {}
     for kind, scheme_name, recipe in bar(plan, desc="rows", unit="row"):
-        key = f"{weights} {scenes} {kind} {scheme_name} {json.dumps(recipe.to_dict(), sort_keys=True)}"
+        job = json.dumps(recipe.to_dict(), sort_keys=True)
+        key = f"{weights} {scenes} {calibration_scenes} {kind} {scheme_name} {job}"
         if key in done:
             continue
         if kind != current:
@@ -174,6 +185,7 @@ def main(
         calibrate_(network, parse_scheme(bits, activation or "dynamic"), recipe, calibration, progress=False)
         seconds = time.perf_counter() - start
         row = evaluate_row(network, reference, base, split, scenes) | {"calibration_seconds": round(seconds, 1)}
+        row["calibration_scenes"] = calibration_scenes
         rows.append(append(path, key, kind, scheme_name, recipe.name, row))
         print(f"{kind} {scheme_name} {recipe.name}: AUC@30 {row['auc30']:.2f} ({row['auc30_change']:+.2f})", flush=True)
     rows = [r for r in rows if r["key"].startswith(f"{weights} {scenes} ")]
@@ -190,14 +202,17 @@ def ablations() -> list[Recipe]:
     """Ours with one step changed at a time."""
     ours = find_recipe("qvggt")
     return [
+        ours.replace(name="ours without centers", center=False),
         ours.replace(name="ours without residual rotation", rotation="none"),
         ours.replace(name="ours without value rotation", value_rotation=False),
-        ours.replace(name="ours without fc2 rotation", fc2_rotation=False),
+        ours.replace(name="ours without fc2 rotation", online="none"),
         ours.replace(name="ours without smoothing", smooth=False),
         ours.replace(name="ours without clip search", search_clips=False),
         ours.replace(name="ours without learning", learn=False),
         ours.replace(name="ours with nearest rounding", rounding="rtn"),
         ours.replace(name="ours on float inputs", propagation="float"),
+        ours.replace(name="ours, all tokens alike", special_weight=0.0),
+        ours.replace(name="ours, balanced basis, all online", learn=False, **BALANCED),
     ]
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from qvggt.model.block import Block
 from qvggt.model.config import VGGTConfig
+from qvggt.model.kinds import aggregator_kinds
 from qvggt.model.rope import rope_tables
 from qvggt.model.vit import VisionTransformer
 
@@ -73,10 +74,12 @@ class Aggregator(nn.Module):
         tokens = self.join(self.patch_embed(self.normalise(images)), b, s)
         _, _, p, c = tokens.shape
         rope = self.rope(height, width, tokens.device)
+        kinds = aggregator_kinds(s, p, self.config.patch_start, tokens.device).expand(b, -1, -1)
+        per_frame, over_all = kinds.reshape(b * s, p), kinds.reshape(b, s * p)
         kept: dict[int, Tensor] = {}
         for i, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks, strict=True)):
-            frame = frame_block(tokens.view(b * s, p, c), rope)
-            tokens = global_block(frame.view(b, s * p, c), rope)
+            frame = frame_block(tokens.view(b * s, p, c), rope, per_frame)
+            tokens = global_block(frame.view(b, s * p, c), rope, over_all)
             if i in self.kept:
                 kept[i] = torch.cat([frame.view(b, s, p, c), tokens.view(b, s, p, c)], dim=-1)
         return kept

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from qvggt.model.block import Block
 from qvggt.model.config import VGGTConfig
+from qvggt.model.kinds import encoder_kinds
 
 # Every norm of this stage uses 1e-6; the rest of the network uses 1e-5.
 EPS = 1e-6
@@ -73,6 +74,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.embed(images)
+        kinds = encoder_kinds(tokens.shape[1], 1 + self.num_registers, tokens.device)
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, None, kinds)
         return self.patches(tokens)

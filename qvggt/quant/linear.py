@@ -26,14 +26,16 @@ class QuantLinear(nn.Module):
     range_x is the range of each token with dynamic activations, absent with static ones, whose step has the range of
     the tensor in it. x [..., in] -> y [..., out].
 
-    Buffers: `codes` int8 [out, in]; `weight_scale` fp32 [out, 1] or [out, blocks]; `bias` fp32 [out]; with dynamic
-    activations `act_clip` fp32 [2] = clip ratios of the negative and the positive side; with static ones `act_amax`
-    fp32 [] = range of the tensor.
+    Buffers: `codes` int8 [out, in]; `weight_scale` fp32 [out, 1] or [out, blocks]; `bias` fp32 [out], or in its place,
+    where the transform centers its input, `kind_bias` fp32 [kinds, out]: bias plus the product of the float weight
+    with each center; with dynamic activations `act_clip` fp32 [2] = clip ratios of the negative and the positive
+    side; with static ones `act_amax` fp32 [] = range of the tensor.
     """
 
     codes: Tensor
     weight_scale: Tensor
     bias: Tensor | None
+    kind_bias: Tensor | None
     act_clip: Tensor
     act_amax: Tensor
 
@@ -50,7 +52,9 @@ class QuantLinear(nn.Module):
         blocks = 1 if format.block is None else -(-in_features // format.block)
         self.register_buffer("codes", torch.zeros(out_features, in_features, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(out_features, blocks))
-        self.register_buffer("bias", torch.zeros(out_features) if bias else None)
+        kinds = transform.kinds if transform else 0
+        self.register_buffer("bias", torch.zeros(out_features) if bias and not kinds else None)
+        self.register_buffer("kind_bias", torch.zeros(kinds, out_features) if kinds else None)
         self.transform = InputTransform(in_features, transform) if transform else None
         if format.activation == "dynamic":
             self.register_buffer("act_clip", torch.ones(2))
@@ -78,22 +82,38 @@ class QuantLinear(nn.Module):
         bias: Tensor | None,
         format: LinearFormat,
         transform: InputTransform | None = None,
+        kind_bias: Tensor | None = None,
     ) -> QuantLinear:
-        """From integer weights [out, in] however they were rounded; clips at 1, range at 1."""
+        """From integer weights [out, in] however they were rounded; clips at 1, range at 1.
+
+        `kind_bias` [kinds, out] goes with a transform that centers, and takes the place of `bias`.
+        """
         with torch.device(codes.device):
             module = cls(codes.shape[1], codes.shape[0], format, bias is not None)
         module.codes, module.weight_scale = codes, scale
         if bias is not None:
             module.bias = bias.detach().to(torch.float32, copy=True)
-        module.transform = transform
+        module.transform, module.kind_bias = transform, kind_bias
         return module
+
+    @property
+    def kinds(self) -> int:
+        """Kinds of tokens it treats apart; `forward` needs theirs when there are any."""
+        return self.transform.spec.kinds if self.transform is not None else 0
 
     def weight_dequantized(self) -> Tensor:
         """The weight the integer codes stand for, fp32 [out, in]."""
         return dequantize_weight(self.codes, self.weight_scale, self.format.block)
 
+    def centered(self, x: Tensor, kinds: Tensor | None = None) -> Tensor:
+        """The input without the centers of its tokens' kinds."""
+        return x if self.transform is None else self.transform.centered(x, kinds)
+
     def quantized_input(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(what the weight is multiplied with [..., in], the token ranges [..., 1] to multiply back or None)."""
+        """(what the weight is multiplied with [..., in], the token ranges [..., 1] to multiply back or None).
+
+        x is centered already.
+        """
         if self.transform is not None:
             x = self.transform(x)
         if self.format.activation is None:
@@ -104,7 +124,12 @@ class QuantLinear(nn.Module):
         tokens = quantize_tokens(x, self.format.act_bits, self.act_clip[0], self.act_clip[1])
         return tokens.normalised, tokens.range
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, kinds: Tensor | None = None) -> Tensor:
+        y = self.product(self.centered(x, kinds))
+        return y if self.kind_bias is None else y + self.kind_bias[kinds].to(y.dtype)
+
+    def product(self, x: Tensor) -> Tensor:
+        """Everything between the centers: the (centered) input quantized and multiplied, plus the bias."""
         x, token_range = self.quantized_input(x)
         y = F.linear(x, self.weight_dequantized().to(x.dtype))
         if token_range is not None:

@@ -13,33 +13,47 @@ from qvggt.rotation.kronecker import KroneckerHadamard
 
 @dataclass(frozen=True)
 class TransformSpec:
-    """Which parts an `InputTransform` has; JSON-serialisable."""
+    """Which parts an `InputTransform` has, and the kinds of tokens it centers; JSON-serialisable."""
 
     rotation: bool = False
     scale: bool = False
+    kinds: int = 0
 
     def __bool__(self) -> bool:
-        return self.rotation or self.scale
+        return self.rotation or self.scale or self.kinds > 0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 class InputTransform(nn.Module):
-    """x [..., n] -> (x K) * scale: an online Kronecker Hadamard K, then a factor per channel (1/s of a smoothing).
+    """x [..., n] -> ((x - center of the token's kind) K) * scale.
 
-    Either part may be absent. The weight that follows carries the inverse of both.
+    K is an online Kronecker Hadamard, `scale` a factor per channel, `center` [kinds, n] the mean token of each kind
+    (qvggt.model.kinds). Any part may be absent; a smoothing that comes before K lives in K's `signs`. The linear that
+    follows carries the inverse of K and scale in its weight, the product with the center in a bias per kind.
     """
 
     scale: Tensor | None
+    center: Tensor | None
 
     def __init__(self, width: int, spec: TransformSpec, seed: int = 0) -> None:
         super().__init__()
         self.spec = spec
         self.rotation = KroneckerHadamard(width, seed) if spec.rotation else None
         self.register_buffer("scale", torch.ones(width) if spec.scale else None)
+        self.register_buffer("center", torch.zeros(spec.kinds, width) if spec.kinds else None)
+
+    def centered(self, x: Tensor, kinds: Tensor | None) -> Tensor:
+        """x without the center of each token's kind, int64 [..., L] (broadcast over x [..., L, n])."""
+        if self.center is None:
+            return x
+        if kinds is None:
+            raise ValueError("a linear with centers needs the kinds of its tokens")
+        return x - self.center[kinds].to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        """What follows the centering."""
         if self.rotation is not None:
             x = self.rotation(x)
         return x if self.scale is None else x * self.scale

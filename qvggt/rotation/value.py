@@ -16,11 +16,13 @@ def head_rotations(attention: Attention, seed: int) -> Tensor:
     )
 
 
-def rotate_values_(attention: Attention, rotations: Tensor) -> None:
+def rotate_values_(attention: Attention, rotations: Tensor, inverse: Tensor | None = None) -> None:
     """v' = v R in every head: R into the v rows of qkv, its inverse into the columns of proj.
 
-    rotations: [heads, head_dim, head_dim], orthogonal. Works in the type of its arguments.
+    rotations: [heads, head_dim, head_dim], orthogonal, or any invertible ones with their `inverse`. Works in the type
+    of its arguments.
     """
+    undo = rotations.mT if inverse is None else inverse
     qkv, proj = attention.qkv, attention.proj
     dim, heads = proj.in_features, (attention.num_heads, attention.head_dim)
     weight, bias = qkv.weight.data.clone(), qkv.bias.data.clone()
@@ -29,4 +31,4 @@ def rotate_values_(attention: Attention, rotations: Tensor) -> None:
     bias[2 * dim :] = (bias[2 * dim :].unflatten(0, heads)[:, None] @ rotations).flatten()
     qkv.weight.data, qkv.bias.data = weight, bias
     columns = proj.weight.data.unflatten(1, heads)  # [D, heads, head_dim]
-    proj.weight.data = torch.einsum("ohi,hij->ohj", columns, rotations).flatten(1)
+    proj.weight.data = torch.einsum("ohi,hji->ohj", columns, undo).flatten(1)

@@ -10,6 +10,7 @@ from small_network import SIZE, small_model
 
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.recipe import RECIPES, Recipe, find_recipe
+from qvggt.calib.reconstruct import token_weights
 from qvggt.calib.stream import Stream, TokenStore, stages
 from qvggt.errors import QvggtError
 from qvggt.model import VGGT
@@ -87,8 +88,8 @@ def test_every_recipe_runs_and_is_close(name: str, batches: list[torch.Tensor]) 
     model = run(recipe, batches, "w8a8")
     assert sum(1 for _ in quantized_linears(model)) == 36
     assert distance(model, batches[1]) < 0.02
-    online = [m.transform is not None for _, m in quantized_linears(model)]
-    assert sum(online) == {"rtn": 0, "smoothquant": 9, "quarot": 9, "quantvggt": 36, "qvggt": 9}[name]
+    online = [m.transform is not None and m.transform.rotation is not None for _, m in quantized_linears(model)]
+    assert sum(online) == {"rtn": 0, "smoothquant": 0, "quarot": 9, "quantvggt": 36, "qvggt": 9}[name]
     assert (applied_fold(model) is not None) == (name in ("quarot", "qvggt"))
 
 
@@ -119,6 +120,37 @@ def test_deterministic_for_a_seed(batches: list[torch.Tensor]) -> None:
     assert any(
         not torch.equal(a, b) for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True)
     )
+
+
+VARIANTS = {
+    "balanced values": {"value_basis": "balanced"},
+    "balanced scales": {"scale_init": "balanced"},
+    "everything online": {"basis": "principal", "online": "all", "scale_init": "balanced", "value_basis": "balanced"},
+}
+
+
+@pytest.mark.parametrize("act", ["dynamic", "static"])
+@pytest.mark.parametrize("change", VARIANTS)
+def test_variants_are_exact_but_for_rounding(change: str, act: str, batches: list[torch.Tensor]) -> None:
+    """At 8 bits every change of basis and every center leaves the network what it was."""
+    recipe = find_recipe("qvggt").replace(learn=False, **VARIANTS[change])
+    assert distance(run(recipe, batches, "w8a8", act), batches[0]) < 0.01
+
+
+def test_centers_follow_the_kinds(batches: list[torch.Tensor]) -> None:
+    model = run(find_recipe("qvggt").replace(learn=False), batches)
+    special = model.config.patch_start
+    for path, module in quantized_linears(model):
+        assert module.kinds == (special + 1 if "patch_embed" in path else 2 * special + 1)
+        assert module.bias is None
+
+
+def test_special_tokens_weigh_what_they_are_given() -> None:
+    kinds = torch.tensor([[0, 1, 2, 2, 2, 2, 2, 2]])
+    weights = token_weights(kinds, 4.0)
+    assert float(weights[kinds < 2].sum() / weights[kinds == 2].sum()) == pytest.approx(4)
+    assert float(weights.mean()) == pytest.approx(1)
+    assert (token_weights(kinds, 0.0) == 1).all()
 
 
 def test_unknown_recipe_names_the_known() -> None:

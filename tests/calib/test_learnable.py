@@ -58,6 +58,61 @@ def test_without_rounding_it_is_the_linear(bits: str, activation: str, monkeypat
         assert torch.allclose(learnable(x), linear(x), atol=1e-4)
 
 
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize(("bits", "activation"), FORMS[:3])
+def test_centered_it_finishes_as_what_it_was(bits: str, activation: str, rotated: bool, first: bool) -> None:
+    _, linear, x = made(bits, activation)
+    rotation = KroneckerHadamard(160, 3) if rotated else None
+    format = linear_format(bits, activation)  # type: ignore[arg-type]
+    assert format is not None
+    learnable = LearnableLinear(linear, format, rotation, scale_first=first)
+    kinds = torch.arange(20) % 3
+    means = torch.stack([x[:, kinds == k].flatten(0, -2).mean(0) for k in range(3)])
+    learnable.start_center(means)
+    rows = learnable.centered(x, kinds)
+    assert rows[:, kinds == 1].flatten(0, -2).mean(0).abs().max() < 1e-5
+    learnable.start_balanced(rows.flatten(0, -2).square().mean(0))
+    learnable.search_weight_clips()
+    learnable.search_act_clip(rows)
+    rows_scale = torch.rand(24) + 0.5
+    with torch.no_grad():
+        expected = learnable(x, kinds)
+        final = learnable.finish(row_scale=rows_scale)
+        assert final.kinds == 3
+        assert (final(x, kinds) - expected * rows_scale).abs().max() < 1e-4 * expected.abs().max()
+        with pytest.raises(ValueError, match="kinds"):
+            final(x)
+
+
+def test_centers_are_exact_without_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the means contribute is computed with the float weight, whatever the grid does to the rest."""
+    learnable, linear, x = made("w4a4", "dynamic", rotated=True)
+    kinds = torch.arange(20) % 2
+    learnable.start_center(torch.randn(2, 160))
+    with torch.no_grad():
+        constant = learnable.center[kinds].expand_as(x)
+        assert torch.allclose(learnable(constant, kinds), linear(constant), atol=1e-4)
+        monkeypatch.setattr("qvggt.calib.learnable.round_ste", lambda value: value)
+        learnable.start_at_extremes(learnable.centered(x, kinds), 1 - 1e-7)
+        assert torch.allclose(learnable(x, kinds), linear(x), atol=1e-4)
+
+
+def test_the_balanced_scale_is_the_best_diagonal() -> None:
+    learnable, linear, x = made("w4a4", "dynamic")
+    variance = x.flatten(0, -2).square().mean(0)
+    learnable.start_balanced(variance)
+
+    def noise(log_scale: torch.Tensor) -> float:
+        s2 = (2 * log_scale).exp()
+        return float((variance / s2).sum() * (linear.weight.detach().square().sum(0) * s2).sum())
+
+    best = noise(learnable.log_scale.detach())
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        assert noise(learnable.log_scale.detach() + 0.1 * torch.randn(160, generator=generator)) > best
+
+
 def test_scales_start_flat_and_balanced() -> None:
     learnable, _, x = made("w4a4", "dynamic")
     learnable.start_scale(x.abs().flatten(0, -2).amax(0), 0.5)

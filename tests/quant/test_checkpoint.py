@@ -116,7 +116,7 @@ def test_bit_for_bit_with_transforms_overrides_and_clips(images: torch.Tensor, t
         model.set_submodule(path, module)
     save_calibrated(tmp_path / "c", model, scheme, Provenance())
     stored = json.loads((tmp_path / "c" / "quant.json").read_text())["transforms"]
-    assert stored == {path: {"rotation": spec.rotation, "scale": spec.scale} for path, spec in specs.items()}
+    assert stored == {path: spec.to_dict() for path, spec in specs.items()}
     loaded = load_calibrated(tmp_path / "c")
     assert loaded.scheme == scheme
     check_equal(model, loaded.model, images)
@@ -217,8 +217,8 @@ def edit(folder: Path, **changes: object) -> None:
         ({"weights_sha256": "0" * 64}, "does not match"),
         ({"weights_sha256": 7}, "'weights_sha256'"),
         ({"config": {"embed_dim": 7}}, "embed_dim 7"),
-        ({"config": {"embed_dim": "wide"}}, "'config'"),
-        ({"config": {"num_heads": 0}}, "'config'"),
+        ({"config": {"embed_dim": "wide"}}, "embed_dim wide, expected an integer"),
+        ({"config": {"num_heads": 0}}, "num_heads 0, expected an integer"),
         ({"config": {"heads": 3}}, "'config'"),
         ({"scheme": {"bits": "w9a9"}}, "w9a9"),
         ({"scheme": {"bits": "w8a8", "parts": 3}}, "parts 3"),

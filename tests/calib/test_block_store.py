@@ -1,0 +1,126 @@
+"""Finished blocks on disk: read back bit for bit, and refused in one line when anything is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from small_network import small_model
+
+from qvggt.calib.block_store import JOB, BlockStore
+from qvggt.calib.reconstruct import BlockReport
+from qvggt.errors import QvggtError
+from qvggt.model.block import Block
+from qvggt.quant import parse_scheme, quantize_
+from qvggt.quant.scheme import LinearFormat
+from qvggt.tensor_file import open_tensors, write_tensors
+
+PATH = "aggregator.frame_blocks.0"
+LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+
+
+def block_of(quantized: bool) -> Block:
+    model = small_model()
+    if quantized:
+        quantize_(model, parse_scheme("w8a8"), None)
+    block = model.get_submodule(PATH)
+    assert isinstance(block, Block)
+    return block
+
+
+def formats() -> dict[str, LinearFormat]:
+    scheme = parse_scheme("w8a8")
+    found = {name: scheme.format(f"{PATH}.{name}") for name in LINEARS}
+    return {name: format for name, format in found.items() if format is not None}
+
+
+@pytest.fixture
+def report() -> BlockReport:
+    from dataclasses import fields
+
+    return BlockReport(**{field.name: 1.0 for field in fields(BlockReport)})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store(tmp_path: Path, report: BlockReport) -> BlockStore:
+    store = BlockStore(tmp_path / "store", {"seed": 0})
+    store.save(PATH, block_of(quantized=True), report)
+    return store
+
+
+def stored(store: BlockStore) -> Path:
+    (path,) = store.folder.glob("*.safetensors")
+    return path
+
+
+def refused(store: BlockStore, *words: str) -> None:
+    with pytest.raises(QvggtError) as caught:
+        store.load(PATH, block_of(quantized=False), formats())
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in (str(stored(store)), *words):
+        assert word in message, message
+
+
+def test_a_block_is_read_back_bit_for_bit(store: BlockStore, report: BlockReport) -> None:
+    loaded = store.load(PATH, block_of(quantized=False), formats())
+    assert loaded is not None
+    wanted = block_of(quantized=True).state_dict()
+    assert loaded[0].state_dict().keys() == wanted.keys()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in loaded[0].state_dict().items())
+    assert loaded[1] == report
+    assert store.load("aggregator.frame_blocks.1", block_of(quantized=False), formats()) is None
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"report": "{}"},
+        {"transforms": "{}", "report": "no json"},
+        {"transforms": "[]", "report": "{}"},
+        {"transforms": '{"mlp.fc2": {"colour": 1}}', "report": "{}"},
+        {"transforms": '{"mlp.fc2": 3}', "report": "{}"},
+        {"transforms": '{"mlp.fc2": {"scale": true}}', "report": "{}"},
+    ],
+)
+def test_damaged_metadata_is_one_line(store: BlockStore, metadata: dict[str, str]) -> None:
+    file = open_tensors(stored(store))
+    read = file.opener()
+    tensors = {key: read(key).clone() for key in file.entries}
+    write_tensors(stored(store), tensors, metadata)
+    refused(store, "no finished block", "delete it")
+
+
+def test_absent_and_misshaped_tensors_are_one_line(store: BlockStore) -> None:
+    file = open_tensors(stored(store))
+    read = file.opener()
+    tensors = {key: read(key).clone() for key in file.entries}
+    first = next(iter(tensors))
+    write_tensors(stored(store), {k: t for k, t in tensors.items() if k != first}, dict(file.metadata))
+    refused(store, "no finished block")
+    write_tensors(stored(store), {**tensors, first: torch.zeros(3)}, dict(file.metadata))
+    refused(store, "no finished block")
+
+
+def test_a_flipped_bit_is_noticed(store: BlockStore) -> None:
+    path = stored(store)
+    damaged = bytearray(path.read_bytes())
+    damaged[-5] ^= 4
+    path.write_bytes(damaged)
+    refused(store, "do not match their sha256")
+
+
+def test_a_truncated_file_is_one_line(store: BlockStore) -> None:
+    path = stored(store)
+    path.write_bytes(path.read_bytes()[:-100])
+    refused(store, "truncated")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\xbb", b"", json.dumps({"seed": 1}).encode()])
+def test_another_or_damaged_job_is_refused(store: BlockStore, content: bytes) -> None:
+    (store.folder / JOB).write_bytes(content)
+    with pytest.raises(QvggtError, match="delete"):
+        BlockStore(store.folder, {"seed": 0})

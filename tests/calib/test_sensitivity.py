@@ -1,0 +1,83 @@
+"""Units of a network, what they weigh, and how much the outputs suffer from each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from small_network import SIZE, small_model
+
+from qvggt.calib import sensitivity
+from qvggt.calib.memo import Memo
+from qvggt.calib.recipe import find_recipe
+from qvggt.calib.sensitivity import (
+    find_units,
+    measure_units,
+    network_outputs,
+    output_error,
+    quick,
+    unit_layers,
+    unit_scheme,
+    weight_bytes,
+)
+from qvggt.errors import QvggtError
+from qvggt.quant.scheme import PARTS, parse_scheme
+
+ALL = tuple(PARTS)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+BATCHES = [torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(s)) for s in (0, 1)]
+
+
+def test_units_cover_every_layer_once() -> None:
+    model = small_model()
+    for by, count in (("part", 4), ("block", 1 + 8 + 1 + 2)):
+        units = find_units(model, ALL, by)
+        assert len(units) == count
+        assert sum(unit_layers(model, unit) for unit in units) == 40 + 60
+        whole = weight_bytes(model, parse_scheme("w4a8", "dynamic", ALL))
+        assert sum(weight_bytes(model, unit_scheme(unit, "w4a8", "dynamic")) for unit in units) == whole
+    with pytest.raises(QvggtError, match="part or block"):
+        find_units(model, ALL, "layer")
+
+
+def test_fewer_bits_do_more_damage_and_cost_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    units = find_units(model, ("aggregator", "dpt"), "part")
+    ladder = ("w4a4", "w4a8", "w8a8", "fp32")
+    recipe = quick(find_recipe("smoothquant"))
+    memo = Memo(tmp_path / "memo.jsonl", {"a": 1}, "search")
+    table = measure_units(model, units, ladder, "dynamic", recipe, BATCHES, memo=memo, progress=False)
+    assert [c.bits for c in table["aggregator"]] == ["w4a4", "w4a8", "w8a8", "fp32"]
+    assert [c.bits for c in table["dpt"]] == ["w4a4", "w8a8", "fp32"]  # activations have 8 bits anyway
+    for choices in table.values():
+        damages, costs, sizes = ([getattr(c, key) for c in choices] for key in ("damage", "cost", "bytes"))
+        assert damages == sorted(damages, reverse=True)
+        assert damages[-1] == 0
+        assert costs == sorted(costs)
+        assert sizes == sorted(sizes)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    monkeypatch.setattr(sensitivity, "quantized_copy", lambda *_: pytest.fail("measured twice"))
+    again = Memo(tmp_path / "memo.jsonl", {"a": 1}, "search")
+    assert measure_units(model, units, ladder, "dynamic", recipe, BATCHES, memo=again, progress=False) == table
+    with pytest.raises(QvggtError, match="search of another kind"):
+        Memo(tmp_path / "memo.jsonl", {"a": 2}, "search")
+
+
+def test_the_error_of_outputs() -> None:
+    outputs = network_outputs(small_model(), BATCHES)
+    assert set(outputs[0]) == {"pose_enc", "depth", "world_points"}
+    assert output_error(outputs, outputs) == 0
+    scaled = [{name: 1.1 * value for name, value in one.items()} for one in outputs]
+    assert output_error(outputs, scaled) == pytest.approx(0.01, rel=1e-4)

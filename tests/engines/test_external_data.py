@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qvggt import QvggtError
 from qvggt.engines.external_data import open_onnx
+from qvggt.external_data import BITS, described
 
 
 def external(name, location, offset=None, length=16):
@@ -40,7 +41,7 @@ def folder(tmp_path):
 
 
 def test_data_beside_the_model_is_found_once(folder):
-    model = write(folder / "m.onnx", [external("a", "m.data"), external("b", "m.data", 16, 48)])
+    model = write(folder / "m.onnx", [external("a", "m.data"), external("b", "m.data", 16)])
     assert open_onnx(model).data == (folder / "m.data",)
 
 
@@ -59,7 +60,20 @@ def test_inline_weights_need_no_file(folder):
 
 @pytest.mark.parametrize(
     "location",
-    ["../secret", "sub/../../secret", "/etc/passwd", "", "C:\\x", "..\\secret", "\\\\host\\x", "./../secret"],
+    [
+        "../secret",
+        "sub/../../secret",
+        "/etc/passwd",
+        "",
+        ".",
+        "C:\\x",
+        "..\\secret",
+        "\\\\host\\x",
+        "./../secret",
+        "m.data\n",
+        "m.data\0.txt",
+        "*/_ORT_MEM_ADDR_/*",
+    ],
 )
 def test_escaping_locations_are_refused(folder, location):
     model = write(folder / "m.onnx", [external("a", location)])
@@ -85,6 +99,106 @@ def test_a_link_out_of_the_folder_is_refused(folder):
 def test_a_link_inside_the_folder_is_allowed(folder):
     (folder / "link").symlink_to("m.data")
     assert open_onnx(write(folder / "m.onnx", [external("a", "link")])).data == (folder / "m.data",)
+
+
+def test_a_hard_link_out_of_the_folder_is_refused(folder):
+    os.link(folder.parent / "secret", folder / "copy")
+    with pytest.raises(QvggtError, match="hard link to a file that also lies outside"):
+        open_onnx(write(folder / "m.onnx", [external("a", "copy")]))
+
+
+def test_a_hard_link_inside_the_folder_is_allowed(folder):
+    (folder / "sub").mkdir()
+    os.link(folder / "m.data", folder / "twin")
+    os.link(folder / "m.data", folder / "sub" / "twin")
+    assert open_onnx(write(folder / "m.onnx", [external("a", "sub/twin")])).data == (folder / "sub" / "twin",)
+
+
+def test_a_link_to_a_device_is_refused(folder):
+    (folder / "zeros").symlink_to("/dev/zero")
+    with pytest.raises(QvggtError, match="symbolic link leads out"):
+        open_onnx(write(folder / "m.onnx", [external("a", "zeros")]))
+
+
+def test_a_location_onnx_runtime_takes_for_memory_is_refused_even_as_a_file(folder):
+    (folder / "*" / "_ORT_MEM_ADDR_").mkdir(parents=True)
+    (folder / "*" / "_ORT_MEM_ADDR_" / "*").write_bytes(bytes(64))
+    with pytest.raises(QvggtError, match="expected a relative path"):
+        open_onnx(write(folder / "m.onnx", [external("a", "*/_ORT_MEM_ADDR_/*")]))
+
+
+def test_a_name_too_long_for_the_system_is_one_short_line(folder):
+    with pytest.raises(QvggtError, match=r"cannot be read|missing") as caught:
+        open_onnx(write(folder / "m.onnx", [external("a", "x" * 5000)]))
+    assert len(str(caught.value)) < 600
+
+
+def test_tied_weights_share_their_bytes(folder):
+    assert open_onnx(write(folder / "m.onnx", [external(n, "m.data", 16) for n in "ab"])).data == (folder / "m.data",)
+
+
+@pytest.mark.parametrize("offset", [4, 15, 17, 31])
+def test_ranges_that_cut_each_other_are_refused(folder, offset):
+    tensors = [external("a", "m.data", 16), external("b", "m.data", offset)]
+    for pair in (tensors, tensors[::-1]):
+        with pytest.raises(QvggtError, match=r"bytes \d+ to \d+ of m\.data cut those of tensor [ab]"):
+            open_onnx(write(folder / "m.onnx", pair))
+
+
+def test_an_empty_tensor_cuts_nothing(folder):
+    empty = external("b", "m.data", 20, 0)
+    empty.dims[0] = 0
+    assert open_onnx(write(folder / "m.onnx", [external("a", "m.data", 16), empty])).data == (folder / "m.data",)
+
+
+@pytest.mark.parametrize("number", ["x", "-4", "+4", " 4", "1_0", "0x4", "1e1", "\u0664", "9" * 30])
+@pytest.mark.parametrize("key", ["offset", "length"])
+def test_a_number_that_readers_may_take_differently_is_refused(folder, number, key):
+    with pytest.raises(QvggtError, match="offset or length is no number"):
+        open_onnx(write(folder / "m.onnx", [external("a", "m.data", **{key: number})]))
+
+
+def test_a_key_given_twice_is_refused(folder):
+    tensor = external("a", "m.data")
+    tensor.external_data.add(key="location", value="other")
+    with pytest.raises(QvggtError, match="location is given twice"):
+        open_onnx(write(folder / "m.onnx", [tensor]))
+
+
+@pytest.mark.parametrize("length", [0, 12, 20])
+def test_a_length_that_does_not_fit_the_shape_is_refused(folder, length):
+    with pytest.raises(QvggtError, match=rf"has a length of {length} bytes, its shape needs 16"):
+        open_onnx(write(folder / "m.onnx", [external("a", "m.data", length=length)]))
+
+
+@pytest.mark.parametrize(("count", "length"), [(4, 2), (5, 3), (1, 1)])
+def test_packed_types_count_in_whole_bytes(folder, count, length):
+    tensor = external("a", "m.data", length=length)
+    tensor.data_type, tensor.dims[0] = TensorProto.INT4, count
+    assert open_onnx(write(folder / "m.onnx", [tensor])).data
+    tensor = external("a", "m.data", length=length + 1)
+    tensor.data_type, tensor.dims[0] = TensorProto.INT4, count
+    with pytest.raises(QvggtError, match="its shape needs"):
+        open_onnx(write(folder / "m.onnx", [tensor]))
+
+
+def test_every_onnx_type_has_a_size():
+    """A type that onnx adds must be added to BITS, or its length goes unchecked."""
+    assert set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED, TensorProto.STRING} <= set(BITS)
+
+
+@pytest.mark.parametrize("kind", ["FLOAT", "DOUBLE", "BOOL", "BFLOAT16", "INT4", "UINT4", "FLOAT8E4M3FN", "INT64"])
+def test_sizes_are_those_of_onnx(kind):
+    data_type = TensorProto.DataType.Value(kind)
+    packed = numpy_helper.from_array(np.zeros(6, helper.tensor_dtype_to_np_dtype(data_type)), "t")
+    assert packed.data_type == data_type
+    assert described(packed).nbytes == len(packed.raw_data)
+
+
+def test_a_negative_dimension_is_no_crash(folder):
+    tensor = external("a", "m.data", length=None)
+    tensor.dims[0] = -4
+    assert open_onnx(write(folder / "m.onnx", [tensor])).data == (folder / "m.data",)
 
 
 def test_the_layout_of_the_hub_cache_is_allowed(tmp_path):
@@ -126,9 +240,9 @@ def test_missing_and_short_data(folder):
     with pytest.raises(QvggtError, match=r"expected bytes 60 to 76 of m\.data, which has 64: truncated"):
         open_onnx(write(folder / "m.onnx", [external("a", "m.data", 60)]))
     with pytest.raises(QvggtError, match="truncated"):
-        open_onnx(write(folder / "m.onnx", [external("a", "m.data", -4)]))
-    with pytest.raises(QvggtError, match="no number"):
-        open_onnx(write(folder / "m.onnx", [external("a", "m.data", "x")]))
+        open_onnx(write(folder / "m.onnx", [external("a", "m.data", 10**18 - 1)]))
+    with pytest.raises(QvggtError, match="truncated"):
+        open_onnx(write(folder / "m.onnx", [external("a", "m.data", 80, length=None)]))
     os.mkfifo(folder / "pipe")
     with pytest.raises(QvggtError, match="no regular file"):
         open_onnx(write(folder / "m.onnx", [external("a", "pipe")]))

@@ -1,0 +1,43 @@
+"""Legality lint: what TensorRT would refuse, get wrong or slow down in an ONNX model, without a GPU or TensorRT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from qvggt.export.lint import formats, granularity, operators, overflow, placement, scales, stored
+from qvggt.export.lint.finding import Finding, Severity
+from qvggt.export.lint.graph import open_graph
+from qvggt.export.lint.rule import RULES, Rule
+from qvggt.export.qdq import Target
+from qvggt.external_data import parse_model
+
+__all__ = ["RULES", "Finding", "Rule", "Severity", "errors", "lint_model"]
+
+_MODULES = (formats, scales, granularity, overflow, placement, stored, operators)  # imported for their rules
+
+
+def lint_model(model: onnx.ModelProto | str | Path, target: Target = Target.TENSORRT) -> list[Finding]:
+    """Every finding of the rules that hold for `target`, by rule id and then in the order of the nodes.
+
+    model: a path, or a model in memory without external data. Weights are not loaded: of a file with external data
+    only scales, zero points and, where float16 sums may overflow, int8 codes are read. A weight that may not be read
+    is a finding itself and unknown to the other rules. QvggtError for a file that is no ONNX model.
+
+    target: `tensorrt` means TensorRT and TensorRT-RTX; `cpu` has the rules on the file itself only, since ONNX Runtime
+    and OpenVINO run every Q/DQ form.
+    """
+    path = None if isinstance(model, onnx.ModelProto) else Path(model)
+    proto = model if isinstance(model, onnx.ModelProto) else parse_model(Path(model), _load)
+    view = open_graph(proto, path)
+    chosen = [RULES[id] for id in sorted(RULES) if target in RULES[id].targets]
+    return [finding for rule in chosen for finding in rule.findings(view)]
+
+
+def errors(findings: list[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.severity is Severity.ERROR]
+
+
+def _load(path: str) -> onnx.ModelProto:
+    return onnx.load(path, format="protobuf", load_external_data=False)

@@ -1,0 +1,123 @@
+"""Rules on which scales a product may have, and which lose its low-bit kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qvggt.export.lint.finding import Severity
+from qvggt.export.lint.graph import Model
+from qvggt.export.lint.product import Product, products, quantized_input
+from qvggt.export.lint.quantizer import FP4, FP8, INT4, INT8, SUPPORTED, type_name
+from qvggt.export.lint.rule import Place, rule
+
+EIGHT_BIT = (INT8, FP8)
+
+
+def _activation_quantized(product: Product) -> bool:
+    return product.data.dq is not None and (not product.data.constant or quantized_input(product.data.dq) is not None)
+
+
+@rule(
+    "QV301",
+    "block-scales-with-quantized-activations",
+    Severity.ERROR,
+    reason="block scales together with quantized activations: TensorRT builds one integer product over all blocks, in "
+    "which their scales cannot act, or fails to build",
+    fix="use one scale per output channel, or leave the activations in floating point",
+)
+def block_scales(model: Model) -> Iterator[Place]:
+    for product in products(model):
+        if product.quantized and not product.data.constant and product.data.codes != FP4:
+            for operand in (product.data, product.weight):
+                if operand.dq is not None and operand.dq.blocked:
+                    yield Place(product.node.label, product.node.op, f"{operand.name}: {operand.dq.describe()}")
+
+
+@rule(
+    "QV302",
+    "scales-along-the-sum",
+    Severity.WARNING,
+    reason="a scale per index of the axis that is summed over cannot be taken out of the sum: the product runs in "
+    "floating point",
+    fix="use one scale per output channel for weights and one scale for activations",
+)
+def scales_along_the_sum(model: Model) -> Iterator[Place]:
+    for product in products(model):
+        for operand in (product.data, product.weight) if product.quantized else ():
+            if operand.dq is not None and operand.along_sum and not operand.dq.blocked:
+                yield Place(product.node.label, product.node.op, f"{operand.name}: {operand.dq.describe()}")
+
+
+@rule(
+    "QV303",
+    "mixed-formats",
+    Severity.ERROR,
+    reason="the operands have formats that TensorRT has no product for: it does not build",
+    fix="use one format for both; 4-bit weights with 8-bit activations need a scale per channel, not one scale",
+)
+def mixed_formats(model: Model) -> Iterator[Place]:
+    for product in products(model):
+        data, weight = product.data, product.weight
+        if not product.quantized or not {data.codes, weight.codes} <= SUPPORTED or data.codes == weight.codes:
+            continue
+        integers = {data.codes, weight.codes} == {INT8, INT4}
+        if not integers or product.node.op in ("Conv",) or (weight.dq is not None and weight.dq.per_tensor):
+            kinds = f"{type_name(data.codes)} times {type_name(weight.codes)}"
+            yield Place(product.node.label, product.node.op, kinds)
+
+
+@rule(
+    "QV304",
+    "int4-weights-without-blocks",
+    Severity.WARNING,
+    reason="INT4 weights with floating-point activations and one scale per channel or tensor: the whole weight is "
+    "expanded at every run",
+    fix="give them block scales along the inputs, of 128 or 64; repeated scales will do",
+)
+def int4_without_blocks(model: Model) -> Iterator[Place]:
+    for product in products(model):
+        dq = product.weight.dq
+        if product.weight_only and product.is_gemm and dq is not None and dq.codes == INT4 and not dq.blocked:
+            yield Place(product.node.label, product.node.op, dq.describe())
+
+
+@rule(
+    "QV305",
+    "int8-weights-in-blocks",
+    Severity.WARNING,
+    reason="8-bit weights with block scales and floating-point activations: the whole weight is expanded at every run",
+    fix="use one scale per output channel",
+)
+def int8_in_blocks(model: Model) -> Iterator[Place]:
+    for product in products(model):
+        dq = product.weight.dq
+        if product.weight_only and dq is not None and dq.codes in EIGHT_BIT and dq.blocked:
+            yield Place(product.node.label, product.node.op, dq.describe())
+
+
+@rule(
+    "QV306",
+    "convolution-format",
+    Severity.ERROR,
+    reason="a convolution of 4-bit operands: it does not build",
+    fix="use INT8 for both, or leave its activations in floating point",
+)
+def convolution_format(model: Model) -> Iterator[Place]:
+    for product in products(model):
+        if not product.is_gemm and product.quantized and product.data.codes == product.weight.codes == INT4:
+            yield Place(product.node.label, product.node.op)
+
+
+@rule(
+    "QV307",
+    "convolution-kernel",
+    Severity.WARNING,
+    reason="this convolution runs in floating point, its weight is expanded at every run",
+    fix="quantize both operands of a Conv to INT8, or neither; leave ConvTranspose in floating point",
+)
+def convolution_kernel(model: Model) -> Iterator[Place]:
+    for product in products(model):
+        if product.is_gemm or product.weight.dq is None:
+            continue
+        if product.node.op == "ConvTranspose" or product.weight_only:
+            yield Place(product.node.label, product.node.op, "weight only" if product.weight_only else "")

@@ -1,0 +1,63 @@
+"""Every file we write is legal, for the target it was written for and for TensorRT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_network import small_model
+
+from qvggt.calib.rtn import quantize_rtn_
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.export.lint import RULES, Severity, lint_model
+from qvggt.export.precision import Precision
+from qvggt.export.qdq import Target
+from qvggt.quant import parse_scheme
+
+ROOT = Path(__file__).resolve().parents[3]
+SIDE = 28
+FORMS = [("w8a8", "dynamic"), ("w8a8", "static"), ("w6a6", "dynamic"), ("w6a6", "static"), ("w4a8", "dynamic")]
+FORMS += [("w4a8", "static"), ("w4a4", "dynamic"), ("w4a4", "static"), ("w4a16", "dynamic"), ("fp32", "dynamic")]
+
+
+def exported(bits: str, act: str, target: Target, precision: Precision, folder: Path) -> Path:
+    images = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    scheme = parse_scheme(bits, act, ("dino", "aggregator", "camera"))
+    model = small_model(seed=3)
+    quantize_rtn_(model, scheme, [images], progress=False)
+    export_onnx(model, scheme, ExportConfig(SIDE, SIDE, target=target, precision=precision), folder / "m.onnx")
+    return folder / "m.onnx"
+
+
+@pytest.mark.parametrize("target", list(Target))
+@pytest.mark.parametrize(("bits", "act"), FORMS)
+def test_float32_networks(bits: str, act: str, target: Target, tmp_path: Path) -> None:
+    path = exported(bits, act, target, Precision.FP32, tmp_path)
+    assert lint_model(path, target) == []
+    assert [f.line() for f in lint_model(path, Target.TENSORRT)] == []
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
+@pytest.mark.parametrize(
+    ("bits", "act"), [("w8a8", "dynamic"), ("w8a8", "static"), ("w4a4", "dynamic"), ("w4a16", "dynamic")]
+)
+def test_half_networks(bits: str, act: str, precision: Precision, tmp_path: Path) -> None:
+    path = exported(bits, act, Target.TENSORRT, precision, tmp_path)
+    assert [f.line() for f in lint_model(path)] == []
+
+
+def test_rules_are_documented_in_one_line_each() -> None:
+    for rule in RULES.values():
+        assert rule.id.startswith("QV")
+        assert rule.id[2:].isdigit()
+        for text in (rule.reason, rule.fix):
+            assert text
+            assert "\n" not in text
+            assert not text.endswith(".")
+    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("tensorrt*.md"))
+    for rule in RULES.values():
+        assert f"| {rule.id} | `{rule.name}` | {rule.severity.value} | {rule.reason} |" in pages
+    names = [rule.name for rule in RULES.values()]
+    assert len(set(names)) == len(names)
+    assert {rule.severity for rule in RULES.values()} == set(Severity)

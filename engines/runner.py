@@ -139,6 +139,8 @@ class Runner(ABC):
             raise QvggtError(f"{self.label}: expected images as a float32 numpy array, got {kind}")
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise QvggtError(f"{self.label}: expected images of shape [S, 3, H, W], got {list(images.shape)}")
+        if not np.isfinite(images).all():
+            raise QvggtError(f"{self.label}: the images hold NaN or infinity, expected values in [0, 1]")
         height, width = images.shape[2:]
         if self.size is not None and (height, width) != self.size:
             raise QvggtError(

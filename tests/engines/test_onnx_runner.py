@@ -11,11 +11,12 @@ import pytest
 from onnx import TensorProto, helper
 from small_network import SIZE, small_model
 
-from qvggt import QvggtError
-from qvggt.engines.onnx_runner import OnnxRunner, import_onnxruntime, session_options
+from qvggt import QvggtError, onnxruntime_config
+from qvggt.engines.onnx_runner import TENSORRT, OnnxRunner, import_onnxruntime, placement, session_options
 from qvggt.engines.opening import open_runner
 from qvggt.engines.torch_runner import TorchRunner
 from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.onnxruntime_config import exact_by_default
 from qvggt.quant.scheme import parse_scheme
 
 
@@ -99,9 +100,15 @@ def test_external_data(quantized, scheme, runner, tmp_path):
         OnnxRunner(path)
 
 
-def test_exact_8_bit_kernels_are_asked_for():
+@pytest.mark.parametrize("exact", [True, False])
+def test_exact_8_bit_kernels_are_asked_for(monkeypatch, exact):
+    monkeypatch.setattr(onnxruntime_config, "exact_by_default", lambda ort: exact)
     options = session_options(import_onnxruntime(), 3)
-    assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    if exact:
+        with pytest.raises(RuntimeError):
+            options.get_session_config_entry("session.x64quantprecision")
+    else:
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
     assert options.get_session_config_entry("session.qdq_matmulnbits_accuracy_level") == "1"
     assert options.intra_op_num_threads == 3
 
@@ -211,6 +218,89 @@ def test_fixed_frame_count(tmp_path):
     assert (runner.frames, runner.size) == (1, (14, 14))
     with pytest.raises(QvggtError, match="expected 1 frames, got 2"):
         runner(np.zeros((2, 3, 14, 14), np.float32))
+
+
+class Placed:
+    """A session whose first provider is `first`, with `op` left to the CPU."""
+
+    def __init__(self, first, op="Shape"):
+        self.first, self.op = first, op
+
+    def __call__(self, path, options, providers):
+        self.given = providers
+        return self
+
+    def get_providers(self):
+        return [self.first, "CPUExecutionProvider"]
+
+    def get_provider_graph_assignment_info(self):
+        return [
+            Part(self.first, "MatMul"),
+            Part("CPUExecutionProvider", self.op),
+            Part("CPUExecutionProvider", "Shape"),
+        ]
+
+    def disable_fallback(self):
+        pass
+
+
+class Part:
+    def __init__(self, provider, op):
+        self.ep_name, self.op_type = provider, op
+
+    def get_nodes(self):
+        return [self]
+
+
+@pytest.fixture
+def gpu_build(monkeypatch):
+    """An onnxruntime that claims the NVIDIA providers; `session` decides what comes of it."""
+    ort = import_onnxruntime()
+    monkeypatch.setattr(ort, "get_available_providers", lambda: list(TENSORRT))
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+
+    def use(session):
+        monkeypatch.setattr(ort, "InferenceSession", session)
+        return session
+
+    exact_by_default(ort)  # its own session is a real one
+    return use
+
+
+def test_a_provider_that_does_not_start_is_no_silent_fallback(onnx_path, gpu_build):
+    gpu_build(Placed("CPUExecutionProvider"))
+    with pytest.raises(QvggtError, match="CUDAExecutionProvider: could not start, only CPUExecutionProvider") as caught:
+        open_runner(onnx_path, device="cuda")
+    assert "\n" not in str(caught.value)
+
+
+def test_products_left_to_the_cpu_are_no_silent_fallback(onnx_path, gpu_build):
+    gpu_build(Placed("CUDAExecutionProvider", "MatMul"))
+    with pytest.raises(QvggtError, match="CUDAExecutionProvider takes not all of it, left to the CPU: 1 MatMul"):
+        open_runner(onnx_path, device="cuda")
+    gpu_build(Placed("CUDAExecutionProvider"))
+    runner = open_runner(onnx_path, device="cuda:0")
+    assert runner.label == "onnxruntime cuda w8a8-dynamic small.onnx"
+    assert runner.describe()["placement"] == {"CUDAExecutionProvider": 1, "CPUExecutionProvider": 2}
+
+
+def test_tensorrt_gets_the_range_of_frames(onnx_path, gpu_build):
+    session = gpu_build(Placed("TensorrtExecutionProvider"))
+    runner = open_runner(onnx_path, providers=["tensorrt"])
+    (name, options), *rest = session.given
+    assert [name, *(n for n, _ in rest)] == list(TENSORRT)
+    assert options["trt_profile_min_shapes"] == f"images:1x1x3x{SIZE}x{SIZE}"
+    assert options["trt_profile_max_shapes"] == f"images:1x32x3x{SIZE}x{SIZE}"
+    assert runner.label.startswith("onnxruntime tensorrt ")
+    OnnxRunner(onnx_path, TENSORRT, provider_options={TENSORRT[0]: {"trt_fp16_enable": "0"}})
+    assert session.given[0][1]["trt_fp16_enable"] == "0"
+
+
+def test_placement_here(runner):
+    placed = runner.describe()["placement"]
+    assert list(placed) == ["CPUExecutionProvider"]
+    assert placed["CPUExecutionProvider"] > 100
+    assert placement(object()) is None  # an older onnxruntime
 
 
 def test_dispatch_by_suffix(onnx_path, tmp_path):

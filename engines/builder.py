@@ -1,0 +1,230 @@
+"""ONNX file -> engine with its manifest and layer report, all of them or none (DESIGN 6)."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from pathlib import Path
+
+from qvggt import __version__
+from qvggt.engines.build_config import FRAMES, SUFFIXES, BuildConfig
+from qvggt.engines.external_data import OnnxFile, open_onnx
+from qvggt.engines.layer_report import LayerReport, layer_report
+from qvggt.engines.layer_table import Row, rows_of_inspector, rows_of_log
+from qvggt.engines.manifest import FileFact, Manifest, Shapes, manifest_path
+from qvggt.engines.network_facts import NetworkFacts, network_facts
+from qvggt.engines.trt_build import Built, build_with_python
+from qvggt.engines.trtexec import find_trtexec, run_trtexec, save_command, trtexec_command
+from qvggt.errors import QvggtError
+from qvggt.files import atomic_write, sibling
+from qvggt.quant.scheme import Scheme
+from qvggt.tensor_file import line
+
+REPORT_SUFFIX = ".layers.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An ONNX file as a build sees it. stamps: sizes and times of its files, to notice a change during the build."""
+
+    path: Path
+    files: tuple[Path, ...]
+    facts: NetworkFacts
+    metadata: Mapping[str, str]
+    scheme: Scheme | None
+    stamps: tuple[tuple[int, int], ...]
+
+    @property
+    def float_type(self) -> str:
+        """What the exporter says, else what the graph shows."""
+        return self.metadata.get("qvggt.precision") or self.facts.float_type
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A written engine with what lies beside it."""
+
+    engine: Path
+    manifest: Manifest
+    report: LayerReport
+    report_path: Path
+
+
+def report_path(engine: str | Path) -> Path:
+    """Where the layer report of an engine lies: `<engine>.layers.json`."""
+    engine = Path(engine)
+    return engine.with_name(engine.name + REPORT_SUFFIX)
+
+
+def read_source(path: str | Path) -> Source:
+    """Open and check an ONNX file and its external data; QvggtError for one that is missing, corrupt or unsafe."""
+    opened = open_onnx(path)
+    metadata = {entry.key: entry.value for entry in opened.model.metadata_props if entry.key.startswith("qvggt.")}
+    scheme = _scheme(opened, metadata)
+    files = (opened.path, *opened.data)
+    return Source(opened.path, files, network_facts(opened.model, scheme), metadata, scheme, _stamps(files))
+
+
+def plan_profile(source: Source, config: BuildConfig) -> dict[str, Shapes]:
+    """Input name -> (min, opt, max) shapes of every input with a symbolic dimension; empty when there is none.
+
+    The one symbolic dimension of an input is the frame count. QvggtError for an input with several, and for frame
+    counts asked of a file that fixes them.
+    """
+    frames = config.frames or _stated_frames(source) or FRAMES
+    profile: dict[str, Shapes] = {}
+    for name, dims in source.facts.inputs.items():
+        free = dims.count(None)
+        if free > 1:
+            shape = ", ".join("?" if d is None else str(d) for d in dims)
+            raise QvggtError(
+                f"{source.path}: input {name} [{shape}] has {free} symbolic dimensions, expected one, the frame count; "
+                "fix the others at export"
+            )
+        if free:
+            low, opt, high = (tuple(count if d is None else d for d in dims) for count in frames)
+            profile[name] = (low, opt, high)
+    if not profile and config.frames is not None and len(set(config.frames)) > 1:
+        raise QvggtError(f"--frames {':'.join(map(str, config.frames))}: {source.path} fixes its shapes; leave it out")
+    return profile
+
+
+def check_precision(source: Source, precision: str | None) -> None:
+    """QvggtError when the network has another float type than `precision`: a builder takes types as they are."""
+    if precision is not None and source.float_type != precision:
+        raise QvggtError(
+            f"--precision {precision}: {source.path} is an {source.float_type} network, and TensorRT keeps the types "
+            f"of the file; export it with qvggt-export --precision {precision}, or leave --precision out"
+        )
+
+
+def plan_trtexec(source: Source, output: Path, config: BuildConfig) -> tuple[list[str], Path]:
+    """The trtexec command of a build, saved beside `output`; returns it and where it was saved."""
+    command = trtexec_command(source.path, output.name, plan_profile(source, config))
+    return command, save_command(output, command)
+
+
+def build_engine(source: Source, output: str | Path, config: BuildConfig, shown: bool = True) -> BuildResult:
+    """Build `source` into the engine file `output`, with `<output>.manifest.json` and `<output>.layers.json`.
+
+    The three appear together, the manifest last, after everything else succeeded; until then what was there stays. A
+    report that failed is written as well: its `passed` says so. QvggtError for a file, place or setting that cannot be,
+    for a backend that is not installed and for a graph it refuses. `shown`: a progress bar.
+    """
+    output = Path(output)
+    check_output(output)
+    check_precision(source, config.precision)
+    profile = plan_profile(source, config)
+    hashed = tuple(FileFact.of(file) for file in source.files)
+    with (
+        atomic_write(manifest_path(output)) as manifest_slot,
+        atomic_write(report_path(output)) as report_slot,
+        atomic_write(output) as engine,  # renamed first: until the manifest follows, the old one matches no engine
+        _folder(output) as folder,
+    ):
+        if config.backend == "trtexec":
+            built, rows = _with_trtexec(source, output, engine, folder, config, shown)
+        else:
+            built = build_with_python(source.path, engine, folder, config, profile, shown)
+            rows = _rows(built.table)
+        if _stamps(source.files) != source.stamps:
+            raise QvggtError(f"{source.path}: changed while it was built; nothing was written, build again")
+        report = layer_report(source.facts, rows, built.weight_bytes, built.activation_bytes)
+        manifest = Manifest(
+            engine=FileFact.of(engine, output.name),
+            onnx=hashed,
+            backend=config.backend,
+            backend_version=built.version,
+            precision=source.float_type,
+            profile=profile,
+            compute_capabilities=config.compute_capabilities,
+            scheme=None if source.scheme is None else json.loads(source.scheme.to_json()),
+            metadata=source.metadata,
+            report=report.facts(),
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            build={
+                "seconds": round(built.seconds, 2),
+                "peak_bytes": built.peak_bytes,
+                "layers": built.layers,
+                "weight_bytes": built.weight_bytes,
+                "activation_bytes": built.activation_bytes,
+                "warnings": list(built.warnings),
+            },
+            versions={"qvggt": __version__, **_versions(("onnx", "tensorrt-rtx", "tensorrt"))},
+        )
+        manifest_slot.write_text(manifest.to_json(), encoding="utf-8")
+        report_slot.write_text(report.to_json(), encoding="utf-8")
+    return BuildResult(output, manifest, report, report_path(output))
+
+
+def check_output(path: Path) -> None:
+    """QvggtError for a name that is no engine's."""
+    if path.suffix not in SUFFIXES:
+        raise QvggtError(f"{path}: expected a file name ending in {' or '.join(SUFFIXES)}")
+
+
+def _with_trtexec(
+    source: Source, output: Path, engine: Path, folder: Path, config: BuildConfig, shown: bool
+) -> tuple[Built, Sequence[Row]]:
+    command, saved = plan_trtexec(source, output, config)
+    binary = find_trtexec()
+    if binary is None:
+        raise QvggtError(f"trtexec: not on PATH, so nothing was built; run {saved} where TensorRT is installed")
+    ran = run_trtexec(binary, command, folder, source.path, shown)
+    if not (folder / output.name).is_file():
+        raise QvggtError(f"{source.path}: trtexec ended well but wrote no engine; nothing was written")
+    os.replace(folder / output.name, engine)
+    rows = rows_of_inspector(ran.layer_info) if ran.layer_info else []
+    return Built(ran.version, ran.seconds, ran.layer_info, None, None, None, None, ()), rows
+
+
+def _rows(table: str) -> Sequence[Row]:
+    return rows_of_inspector(table) if table.lstrip().startswith("{") else rows_of_log(table)
+
+
+@contextmanager
+def _folder(output: Path) -> Iterator[Path]:
+    """An empty hidden folder beside `output`, gone at the end of the block."""
+    folder = sibling(Path(os.path.realpath(output)))
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scheme(opened: OnnxFile, metadata: Mapping[str, str]) -> Scheme | None:
+    text = metadata.get("qvggt.scheme")
+    try:
+        return None if text is None else Scheme.from_json(text)
+    except (QvggtError, TypeError, ValueError) as error:
+        raise QvggtError(f"{opened.path}: metadata qvggt.scheme: {line(error)}; export again") from error
+
+
+def _stated_frames(source: Source) -> tuple[int, int, int] | None:
+    parts = source.metadata.get("qvggt.frames", "").split(":")
+    if len(parts) != 3 or not all(part.isdigit() for part in parts):
+        return None
+    low, opt, high = (int(part) for part in parts)
+    return (low, opt, high) if 1 <= low <= opt <= high else None
+
+
+def _stamps(files: Sequence[Path]) -> tuple[tuple[int, int], ...]:
+    return tuple((stat.st_size, stat.st_mtime_ns) for stat in (file.stat() for file in files))
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for name in packages:
+        try:
+            found[name] = package_version(name)
+        except PackageNotFoundError:
+            continue
+    return found

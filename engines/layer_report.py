@@ -1,0 +1,252 @@
+"""Which kernel the builder planned for every quantized linear, judged from its own layer table.
+
+The table says which kernels the plan schedules and the types they read; it does not say that a GPU has a fast kernel of
+that kind, nor how fast it is, nor that its numbers are right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qvggt.engines.layer_table import Operand, Row
+from qvggt.engines.network_facts import CONV, GEMM, NetworkFacts, QuantizedLinear
+
+VERSION = 1
+SCOPE = (
+    "from the builder's layer table: which kernels the plan schedules and what it stores; which kernel the GPU "
+    "runs, its speed and its numbers are not measured"
+)
+BITS = {"Int4": 4, "FP4": 4, "Int8": 8, "FP8": 8, "Half": 16, "BFloat16": 16, "Float": 32}
+FLOATS = ("Half", "BFloat16", "Float")
+CONTAINER_TYPES = {"INT4": "Int4", "INT8": "Int8", "FP8": "FP8"}
+GENERATED = ("kgen", "shape_call", "signal", "wait", "allocate", "deallocate")  # never a matrix product
+UNMEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class LinearVerdict:
+    """One quantized linear: the kernel it was to become and the one it became.
+
+    found: "INT8 GEMM", "INT4 GEMM", "FP8 GEMM", "INT8 conv", "INT4 weight-only" or "not quantized". kernel,
+    layer_type: name and kind of the row; activation, weight: the types it reads; stored: the type the plan keeps the
+    weight in; bytes_per_weight: of the stored weight with its block scales, None where the table does not show it.
+    """
+
+    path: str
+    wanted: str
+    found: str
+    passed: bool
+    layer_type: str
+    kernel: str
+    activation: str
+    weight: str
+    stored: str
+    bytes_per_weight: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """Verdicts of a build; measured is False where the builder gave no table, and nothing is claimed then."""
+
+    linears: tuple[LinearVerdict, ...]
+    measured: bool
+    kernels: dict[str, int]
+    products: dict[str, int]
+    fused_attentions: int
+    attentions: int
+    weight_bytes: int | None = None
+    activation_bytes: int | None = None
+
+    @property
+    def failed(self) -> tuple[LinearVerdict, ...]:
+        return tuple(v for v in self.linears if not v.passed)
+
+    @property
+    def passed(self) -> bool:
+        """Every linear that should be low-bit is; true as well when there is none."""
+        return self.measured and not self.failed
+
+    @property
+    def summary(self) -> str:
+        """Such as "40/40 linears INT8 GEMM, weights stored as INT4 (0.50 bytes each); attention: 12/12 fused"."""
+        if not self.measured:
+            return f"layer report: {UNMEASURED} (the builder gave no layer table)"
+        parts = [_group(wanted, self.linears) for wanted in dict.fromkeys(v.wanted for v in self.linears)]
+        if not parts:
+            kinds = ", ".join(f"{count} in {kind}" for kind, count in sorted(self.products.items()))
+            parts = [f"no quantized linears; matrix products: {kinds or 'none'}"]
+        if self.attentions:
+            parts.append(f"attention: {self.fused_attentions}/{self.attentions} fused into one kernel")
+        return "; ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "scope": SCOPE,
+            "passed": self.passed if self.measured else None,
+            "summary": self.summary,
+            **dataclasses.asdict(self),
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def facts(self) -> dict[str, Any]:
+        """The part a manifest keeps."""
+        return {
+            "summary": self.summary,
+            "passed": self.passed if self.measured else None,
+            "linears": len(self.linears),
+            "failed": [v.path for v in self.failed],
+            "weight_bytes": self.weight_bytes,
+        }
+
+    def table(self) -> str:
+        """The verdicts as text, linears of equal outcome in one line."""
+        groups: dict[tuple[str, ...], list[LinearVerdict]] = {}
+        for v in self.linears:
+            size = "?" if v.bytes_per_weight is None else f"{v.bytes_per_weight:.3f}"
+            key = (v.found, v.layer_type, v.activation, v.weight, f"{v.stored} {size} B", v.note)
+            groups.setdefault(key, []).append(v)
+        header = ("linears", "verdict", "kernel", "input", "weight", "stored", "note")
+        lines = [header, *((str(len(vs)), *key) for key, vs in groups.items())]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def layer_report(
+    facts: NetworkFacts,
+    rows: Sequence[Row],
+    weight_bytes: int | None = None,
+    activation_bytes: int | None = None,
+) -> LayerReport:
+    """Judge the rows of one engine; without rows nothing is measured."""
+    by_node: dict[str, list[Row]] = {}
+    for row in rows:
+        for name in dict.fromkeys(row.onnx):
+            by_node.setdefault(name, []).append(row)
+    verdicts = tuple(_verdict(linear, by_node) for linear in facts.linears) if rows else ()
+    fused = sum(_is_fused((a.scores, a.softmax, a.context), by_node) for a in facts.attentions)
+    kernels = Counter(row.kind for row in rows)
+    products = Counter(_operand_types(row) for row in rows if row.kind not in GENERATED and row.inputs)
+    return LayerReport(
+        verdicts,
+        bool(rows),
+        dict(kernels),
+        dict(products),
+        fused,
+        len(facts.attentions),
+        weight_bytes,
+        activation_bytes,
+    )
+
+
+def _group(wanted: str, linears: Iterable[LinearVerdict]) -> str:
+    group = [v for v in linears if v.wanted == wanted]
+    good = [v for v in group if v.passed]
+    kind = "convolutions" if wanted.endswith(CONV) else "linears"
+    text = f"{len(good)}/{len(group)} {kind} {wanted}"
+    stored = {v.stored for v in good}
+    sizes = sorted({f"{v.bytes_per_weight:.2f}" for v in good if v.bytes_per_weight is not None})
+    if len(stored) == 1 and sizes:
+        text += f", weights stored as {min(stored)} ({' to '.join(dict.fromkeys((sizes[0], sizes[-1])))} bytes each)"
+    return text
+
+
+def _operand_types(row: Row) -> str:
+    weight = row.constants[0].dtype if row.constants and row.constants[0].size > 1 else row.inputs[-1].dtype
+    return row.inputs[0].dtype if row.inputs[0].dtype == weight else f"{row.inputs[0].dtype} x {weight}"
+
+
+def _is_fused(nodes: tuple[str, ...], by_node: dict[str, list[Row]]) -> bool:
+    names = [{row.name for row in by_node.get(node, ())} for node in nodes]
+    return bool(set.intersection(*names))
+
+
+def _verdict(linear: QuantizedLinear, by_node: dict[str, list[Row]]) -> LinearVerdict:
+    """The worst of the linear's uses."""
+    stored, size = _stored(linear, by_node)
+    uses = [_use(linear, node, by_node) for node in linear.nodes]
+    found, row, activation, weight, note = next((use for use in uses if use[0] != linear.wanted), uses[0])
+    return LinearVerdict(
+        linear.path,
+        linear.wanted,
+        found,
+        found == linear.wanted and not note,
+        "" if row is None else row.kind,
+        "" if row is None else row.name,
+        activation,
+        weight,
+        stored,
+        size,
+        note,
+    )
+
+
+def _use(linear: QuantizedLinear, node: str, by_node: dict[str, list[Row]]) -> tuple[str, Row | None, str, str, str]:
+    """(verdict, row, activation type, weight type, note) of one product node."""
+    rows = by_node.get(node, [])
+    if not rows:
+        return "not quantized", None, "", "", f"no kernel names {node}"
+    for row in rows:
+        weight = None if row.kind in GENERATED else _weight_operand(linear, row)
+        if weight is None:
+            continue
+        activation = next((o for o in row.inputs if o is not weight), None)
+        types = ("" if activation is None else activation.dtype, weight.dtype)
+        note = ""
+        if linear.block is not None and linear.activation is not None and linear.inner > linear.block:
+            note = "block scales with quantized activations: builds, but computes only with the first block's scales"
+        found = _kernel(*types, linear.product)
+        if found == "not quantized":
+            note = "float product" + (
+                ", weights expanded by another kernel" if linear.weight in CONTAINER_TYPES else ""
+            )
+        return found, row, *types, note
+    return "not quantized", rows[0], "", "", "only generated kernels, no matrix product"
+
+
+def _kernel(activation: str, weight: str, product: str) -> str:
+    if activation in FLOATS:
+        return f"{weight.upper()} weight-only" if weight in CONTAINER_TYPES.values() else "not quantized"
+    if activation == weight and weight in CONTAINER_TYPES.values():
+        return f"{weight.upper()} {product}"
+    return "not quantized"
+
+
+def _weight_operand(linear: QuantizedLinear, row: Row) -> Operand | None:
+    """The operand that is the weight: constant before computed, exact shape before one merged with a neighbour's."""
+    operands = [o for o in (*row.constants, *reversed(row.inputs)) if len(o.dims) >= 2]
+    exact = [o for o in operands if _is_weight(linear, o)]
+    count = linear.inner * linear.outer
+    wider = [o for o in operands if linear.product == GEMM and linear.inner in o.dims[-2:] and o.size > count]
+    return next(iter(exact or wider), None)
+
+
+def _is_weight(linear: QuantizedLinear, operand: Operand) -> bool:
+    """Whether an operand has the shape of the weight, in any order; of a convolution any layout of its size."""
+    same = linear.product == CONV or sorted(operand.dims[-2:]) == sorted((linear.inner, linear.outer))
+    return same and operand.size == linear.inner * linear.outer
+
+
+def _stored(linear: QuantizedLinear, by_node: dict[str, list[Row]]) -> tuple[str, float | None]:
+    """(type the plan keeps the weight in, bytes per weight with block scales)."""
+    rows = [row for node in (*linear.nodes, *linear.weight_nodes) for row in by_node.get(node, ())]
+    count = linear.inner * linear.outer
+    constants = [o for row in rows for o in row.constants]
+    weights = [o for o in constants if o.dtype in BITS and len(o.dims) >= 2 and _is_weight(linear, o)]
+    if not weights:
+        return "?", None
+    weight = min(weights, key=lambda o: BITS[o.dtype])
+    size = BITS[weight.dtype] / 8
+    if linear.block is not None:
+        scales = -(-linear.inner // linear.block) * linear.outer
+        found = [o for o in constants if o.size == scales and o.dtype in FLOATS and len(o.dims) >= 2]
+        size += BITS[found[0].dtype] / 8 * scales / count if found else 0.0
+    return weight.dtype, size

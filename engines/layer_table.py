@@ -1,0 +1,131 @@
+"""The compiled layers a TensorRT builder prints, as rows.
+
+Two documented sources: the table in the verbose log (TensorRT-RTX, detailed profiling verbosity), and the JSON
+of the engine inspector (`trtexec --exportLayerInfo`, TensorRT). Engine files are never parsed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from qvggt.errors import QvggtError
+
+ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+SECTIONS = ("Inputs", "Constants", "Outputs")
+TENSOR = re.compile(r"Name: (?P<name>.*?), Dimensions: \[(?P<dims>[-\d,\s]*)\].*?Datatype: (?P<type>\w+)", re.DOTALL)
+HEAD = re.compile(r"Name: (?P<name>.*?), LayerType: (?P<kind>[^,]*), ", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor a kernel reads or writes; dims hold -1 where dynamic; dtype as printed: Int8, Int4, Half, Float, ..."""
+
+    name: str
+    dims: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """Number of values, 0 with a dynamic dimension."""
+        result = 1
+        for dim in self.dims:
+            result *= max(dim, 0)
+        return result
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.dims))}]"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kernel: kind is the builder's word (gemm, runtime_fusion, kgen, ...), onnx the nodes it stands for."""
+
+    name: str
+    kind: str
+    inputs: tuple[Operand, ...]
+    constants: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+    tactic: str
+    onnx: tuple[str, ...]
+
+
+def rows_of_log(text: str) -> list[Row]:
+    """Rows of the messages "Layers:\\nName: ..., LayerType: ..." of a verbose build log; other lines are skipped."""
+    return [row for line in text.splitlines() if "LayerType: " in line and (row := _row_of_line(line)) is not None]
+
+
+def rows_of_inspector(text: str) -> list[Row]:
+    """Rows of the engine inspector's JSON, of one engine; QvggtError when it has no list of detailed layers.
+
+    Both spellings are read: "Format/Datatype" (TensorRT 10) and "Format" with "DataType" (TensorRT 11).
+    """
+    try:
+        layers = json.loads(text)["Layers"]
+        if not all(isinstance(layer, dict) for layer in layers):
+            raise TypeError
+    except (ValueError, KeyError, TypeError) as error:
+        raise QvggtError(
+            "layer information: expected JSON with detailed Layers; build with detailed verbosity"
+        ) from error
+    return [_row_of_object(layer) for layer in layers]
+
+
+def _row_of_line(line: str) -> Row | None:
+    head = HEAD.search(line)
+    places = [line.find(f"{word}: [", head.end() if head else 0) for word in SECTIONS]
+    tail = line.rfind("TacticName: ")
+    if head is None or tail < 0 or min(places) < 0 or places != sorted(places):
+        return None
+    ends = (*places[1:], tail)
+    inputs, constants, outputs = (tuple(_operands(line[start:end])) for start, end in zip(places, ends, strict=True))
+    nodes = tuple(ONNX_LAYER.findall(line, tail))
+    tactic = line[tail + len("TacticName: ") :].split(", ", 1)[0]
+    return Row(head["name"], head["kind"].strip(), inputs, constants, outputs, tactic, nodes)
+
+
+def _operands(section: str) -> Iterator[Operand]:
+    for found in TENSOR.finditer(section):
+        dims = tuple(int(d) for d in found["dims"].split(",") if d.strip())
+        yield Operand(found["name"], dims, found["type"])
+
+
+def _row_of_object(layer: dict[str, Any]) -> Row:
+    inputs, constants, outputs = (
+        tuple(_operand_of_object(entry) for entry in layer.get(word) or [] if isinstance(entry, dict))
+        for word in SECTIONS
+    )
+    name, kind, tactic, metadata = (str(layer.get(k, "")) for k in ("Name", "LayerType", "TacticName", "Metadata"))
+    return Row(name, kind, inputs, constants, outputs, tactic, tuple(ONNX_LAYER.findall(metadata)))
+
+
+def _operand_of_object(entry: dict[str, Any]) -> Operand:
+    dims = entry.get("Dimensions") or []
+    words = str(entry.get("DataType") or entry.get("Datatype") or entry.get("Format/Datatype") or "")
+    return Operand(str(entry.get("Name", "")), tuple(d for d in dims if isinstance(d, int)), _dtype(words))
+
+
+def _dtype(words: str) -> str:
+    """The type in phrases such as "Int8", "FP16", "Row major linear FP32"."""
+    named = {
+        "int4": "Int4",
+        "int8": "Int8",
+        "int32": "Int32",
+        "int64": "Int64",
+        "bool": "Bool",
+        "fp8": "FP8",
+        "fp4": "FP4",
+        "bf16": "BFloat16",
+        "bfloat16": "BFloat16",
+        "fp16": "Half",
+        "half": "Half",
+        "fp32": "Float",
+        "float": "Float",
+    }
+    for word in re.findall(r"[a-z0-9]+", words.lower()):
+        if word in named:
+            return named[word]
+    return words

@@ -1,0 +1,122 @@
+"""OpenVINO runner: an exported model on the CPU."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qvggt import __version__
+from qvggt.engines.network_file import INPUT, read_network
+from qvggt.engines.runner import Array, Runner
+from qvggt.errors import QvggtError
+from qvggt.tensor_file import line
+
+DEVICE = "CPU"
+PRECISIONS = {"f32": "FP32", "bf16": "BF16"}
+"""Inference precision -> what the device lists when it has it."""
+PLACES = ("Exception from", "Check ", "FrontEnd API", "Model wasn't", "Summary:", "-- ", "While validating")
+
+
+class OpenVINORunner(Runner):
+    """Opens an ONNX file, see `NetworkFile` for its interface, with OpenVINO on the CPU.
+
+    precision: "f32", or "bf16" for what is not quantized, attention above all: twice as fast on CPUs with bf16
+    instructions, and less exact. threads: default all cores. QvggtError for a missing package, a precision this CPU
+    lacks, or a file that is missing, corrupt, unsafe or has another interface.
+    """
+
+    def __init__(
+        self, path: str | Path, precision: str = "f32", threads: int | None = None, *, label: str | None = None
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise QvggtError(f"precision {precision!r}: OpenVINO runs {' or '.join(PRECISIONS)} here")
+        if threads is not None and threads < 1:
+            raise QvggtError(f"threads: expected 1 or more, got {threads}")
+        openvino = import_openvino()
+        self.network = read_network(path)
+        self.path, self.metadata, self.scheme = self.network.path, self.network.metadata, self.network.scheme
+        self.frames, self.size = self.network.frames, self.network.size
+        self.outputs, self.files = self.network.outputs, self.network.files
+        self.precision = precision
+        self.label = label or f"openvino {precision} {self.network.scheme_label} {self.path.name}"
+        self.compiled: Any = compile_cpu(openvino, self.path, precision, threads)
+        self.request: Any = self.compiled.create_infer_request()
+
+    @property
+    def closed(self) -> bool:
+        return self.request is None
+
+    def close(self) -> None:
+        self.request = self.compiled = None
+
+    def _run(self, images: Array) -> dict[str, Array]:
+        try:
+            self.request.infer({INPUT: np.ascontiguousarray(images)[None]})
+            return {name: np.array(self.request.get_tensor(name).data, np.float32) for name in self.outputs}
+        except RuntimeError as error:
+            raise QvggtError(
+                f"{self.path}: OpenVINO failed on {len(images)} frames of {images.shape[2]}x{images.shape[3]}: "
+                f"{reason(error)}"
+            ) from error
+
+    def describe(self) -> dict[str, Any]:
+        openvino = import_openvino()
+        return {
+            "kind": "openvino",
+            **self._facts(),
+            **self.network.describe(),
+            "float_type": {"f32": "fp32"}.get(self.precision, self.precision),
+            "providers": [DEVICE],
+            "device": str(openvino.Core().get_property(DEVICE, "FULL_DEVICE_NAME")).strip(),
+            "versions": {"qvggt": __version__, "openvino": openvino.__version__, "numpy": np.__version__},
+        }
+
+
+def import_openvino() -> Any:
+    """The openvino module; QvggtError names what to install."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise QvggtError("openvino is not installed: pip install 'qvggt[openvino]'") from error
+    return openvino
+
+
+def reason(error: RuntimeError) -> str:
+    """The node and the last words of an OpenVINO exception, which spans a dozen lines of its own source's places."""
+    text = str(error)
+    node = re.search(r"ONNX node '<Node\(\w+\): ([^>']+)>'", text)
+    said = [part.strip() for part in text.splitlines() if part.strip() and not part.strip().startswith(PLACES)]
+    return (f"{node[1]}: " if node else "") + (said[-1] if said else line(error))[:200]
+
+
+def compile_cpu(
+    openvino: Any, path: Path, precision: str, threads: int | None, more: Mapping[str, str] | None = None
+) -> Any:
+    """The compiled model at exactly this precision; QvggtError where OpenVINO or the CPU has it not.
+
+    `more`: further properties of OpenVINO's CPU device.
+    """
+    core = openvino.Core()
+    if PRECISIONS[precision] not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
+        raise QvggtError(f"precision {precision}: this CPU has no instructions for it; use f32")
+    config = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+        # weight-only products would otherwise round activations to 8 bits on the way
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+        **(more or {}),
+    }
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = str(threads)
+    try:
+        compiled = core.compile_model(core.read_model(str(path)), DEVICE, config)
+    except RuntimeError as error:
+        raise QvggtError(f"{path}: OpenVINO refuses it: {reason(error)}; use ONNX Runtime for this file") from error
+    chosen = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if chosen != precision:
+        raise QvggtError(f"precision {precision}: OpenVINO chose {chosen} instead; use f32")
+    return compiled

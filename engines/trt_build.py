@@ -1,0 +1,170 @@
+"""Starts the building process, follows it, and turns what it answers into a result or one line of error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qvggt.engines.build_config import BuildConfig, enum_name
+from qvggt.engines.manifest import Shapes
+from qvggt.errors import QvggtError
+from qvggt.progress import bar
+
+MODULES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+INSTALL = {
+    "rtx": "pip install 'qvggt[rtx]' (Linux or Windows, x86-64)",
+    "tensorrt": "pip install 'qvggt[gpu]', or use --backend rtx, which needs no GPU",
+}
+OLDEST = (10, 12)  # of TensorRT: strongly typed networks with INT4 and without the flags version 11 removed
+# TensorRT-RTX spends 95 % of a build in one step of its progress monitor, so the bar counts processor seconds, towards
+# what networks of this size took: 0.4 s for 362 layers, 28 s for 8021, 172 s for 24005
+SECONDS, LAYERS, POWER = 172.0, 24005, 1.6
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build measured; table: the builder's layer table as text, empty where it gave none."""
+
+    version: str
+    seconds: float
+    table: str
+    layers: int | None
+    peak_bytes: int | None
+    weight_bytes: int | None
+    activation_bytes: int | None
+    warnings: tuple[str, ...]
+
+
+def build_with_python(
+    onnx: Path, engine: Path, folder: Path, config: BuildConfig, profile: Mapping[str, Shapes], shown: bool = True
+) -> Built:
+    """Build `onnx` into the file `engine` with the rtx or tensorrt wheel, in a process of its own.
+
+    `folder` is an empty folder for what the process needs; `profile` holds the inputs with symbolic dimensions.
+    QvggtError when the wheel is missing, the graph or the build is refused, or the process crashes.
+    """
+    table = folder / "layers.txt"
+    request = {
+        "module": MODULES[config.backend],
+        "onnx": os.path.abspath(onnx),
+        "engine": os.path.abspath(engine),
+        "table": str(table),
+        "profile": profile,
+        "capabilities": [enum_name(c) for c in config.compute_capabilities],
+    }
+    start = time.monotonic()
+    with open(folder / "stderr.txt", "w+", encoding="utf-8", errors="replace") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "qvggt.engines.build_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=folder,  # `-m` looks for modules here first: a folder of ours, not the user's
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if os.path.isabs(p))},
+            encoding="utf-8",
+        )
+        try:
+            answer = _follow(process, request, onnx, shown)
+            code = process.wait()
+        finally:
+            process.kill()  # harmless when it has ended
+            process.wait()
+        errors.seek(0)
+        noise = errors.read()
+    if answer["kind"] != "done":
+        raise _refusal(onnx, config, answer, code, noise)
+    _check_version(config, answer["version"])
+    return Built(
+        answer["version"],
+        time.monotonic() - start,
+        table.read_text(encoding="utf-8"),
+        answer["layers"],
+        answer["peak_bytes"],
+        answer.get("weight_bytes"),
+        answer.get("activation_bytes"),
+        tuple(answer["warnings"]),
+    )
+
+
+def _follow(process: subprocess.Popen[str], request: Mapping[str, Any], onnx: Path, shown: bool) -> dict[str, Any]:
+    """Send the request, show progress; returns the last answer, with kind "crash" and the last node if none came."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(OSError):  # it ended at once; its answer, or the lack of one, says why
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()  # and left open: its end tells the process that we are gone
+    node, progress, start = "", None, 0.0
+    try:
+        for text in process.stdout:
+            answer = json.loads(text)
+            if answer["kind"] in ("done", "refused"):
+                return dict(answer)
+            if answer["kind"] == "node":
+                node = answer["name"]
+            elif answer["kind"] == "network":
+                node, start = "", answer["cpu"]
+                estimate = max(1.0, SECONDS * (answer["layers"] / LAYERS) ** POWER)
+                progress = bar(total=round(estimate), desc=f"building {onnx.name}", unit="s", shown=shown)
+            elif answer["kind"] == "tick" and progress is not None:
+                _move(progress, answer["cpu"] - start)
+        return {"kind": "crash", "node": node}
+    finally:
+        if progress is not None:
+            progress.close()
+
+
+def _move(progress: Any, seconds: float) -> None:
+    """To the processor seconds spent; past the estimate, a tenth of them is taken to be left."""
+    if 1.1 * seconds > progress.total:
+        progress.total = round(1.1 * seconds) + 1
+    progress.update(round(seconds) - progress.n)
+
+
+def _refusal(onnx: Path, config: BuildConfig, answer: Mapping[str, Any], code: int, noise: str) -> QvggtError:
+    name = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}[config.backend]
+    if answer["kind"] == "crash":
+        end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        last = next((text for text in reversed(noise.splitlines()) if text.strip()), "")
+        where = f" at node {answer['node']}" if answer["node"] else f": {last[:200]}" if last else ""
+        return QvggtError(
+            f"{onnx}: the {name} process ended with {end}{where}; nothing was written"
+            + ("; free some memory" if code == -getattr(signal, "SIGKILL", 9) else "; change the graph there")
+        )
+    reasons = answer["reasons"] or [{"text": "no reason given"}]
+    first, stage = reasons[0], answer["stage"]
+    if stage == "load":
+        return QvggtError(f"--backend {config.backend} needs {name}, {first['text']}: {INSTALL[config.backend]}")
+    if stage == "profile":
+        return QvggtError(first["text"])
+    what = {"parse": "refuses the graph", "build": "cannot build it"}[stage]
+    named = first.get("node") or first.get("operator")
+    node = f"{first['operator'] or 'node'} {first['node'] or '(no name)'}: " if named else ""
+    more = f" (and {len(reasons) - 1} more)" if stage == "parse" and len(reasons) > 1 else ""
+    return QvggtError(f"{onnx}: {name} {what}: {node}{words(first['text'])}{more}")
+
+
+def words(text: str) -> str:
+    """The builder's reason without the places in its own source: "Cannot compile for target(s) sm86, because ..."."""
+    text = " ".join(text.split())
+    if "Assertion failed: " in text:
+        text = text[text.index("Assertion failed: ") :]
+    text = re.sub(r"^I\w+::\w+: ", "", text)
+    text = re.sub(r"^Error Code \d+: \w+ \((?:\[[^\]]*\] )?", "", text)
+    text = re.sub(r"\.? \(?In \S+ at \S+\.\w+:\d+.*$", "", text)
+    return text.strip()[:300]
+
+
+def _check_version(config: BuildConfig, version: str) -> None:
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if config.backend == "tensorrt" and numbers < OLDEST:
+        raise QvggtError(f"TensorRT {version}: expected {'.'.join(map(str, OLDEST))} or newer; pip install -U tensorrt")

@@ -1,0 +1,143 @@
+"""qvggt-build from the command line to the files; a mistake is one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from qvggt.cli.build import app
+from qvggt.cli.common import run
+from qvggt.engines.manifest import check_engine
+
+rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install 'qvggt[rtx]'")
+
+
+def call(*args: Any) -> int:
+    with pytest.raises(SystemExit) as caught:
+        run(app, [str(arg) for arg in args])
+    return int(caught.value.code or 0)
+
+
+def product(path: Path, dynamic_scale: bool = False) -> Path:
+    """x [1, n, 64] quantized per tensor, times an int8 weight; with a scale computed at run time no INT8 kernel."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "xs", "zero"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["fc.weight_codes", "s"], ["w"], name="fc/DequantizeLinear"),
+        helper.make_node("MatMul", ["xd", "w"], ["y"], name="fc/MatMul"),
+    ]
+    tensors = [
+        helper.make_tensor("zero", TensorProto.INT8, [], [0]),
+        helper.make_tensor("s", TensorProto.FLOAT, [], [0.1]),
+        helper.make_tensor("fc.weight_codes", TensorProto.INT8, [64, 32], [i % 7 for i in range(64 * 32)]),
+    ]
+    if dynamic_scale:
+        nodes.insert(0, helper.make_node("ReduceMax", ["x"], ["xs"], keepdims=0))
+    else:
+        tensors.append(helper.make_tensor("xs", TensorProto.FLOAT, [], [0.1]))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "n", 64])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "n", 32])
+    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
+@rtx
+def test_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, engine = product(tmp_path / "m.onnx"), tmp_path / "out" / "m.engine"
+    line = (model, "-o", engine, "--precision", "fp32", "--frames", "1:4:8", "--cc", "8.6,8.9,12.0")
+    assert call(*line) == 0
+    printed = capsys.readouterr().out
+    assert "1/1 linears INT8 GEMM, weights stored as Int8 (1.00 bytes each)" in printed
+    assert "nothing was run on a GPU" in printed
+    manifest = check_engine(engine)
+    assert manifest.compute_capabilities == ("8.6", "8.9", "12.0")
+    assert manifest.profile["x"][2] == (1, 8, 64)
+    assert json.loads((tmp_path / "out" / "m.engine.layers.json").read_text())["linears"][0]["path"] == "fc"
+
+
+@rtx
+def test_a_linear_that_is_not_low_bit_ends_with_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = tmp_path / "m.engine"
+    assert call(product(tmp_path / "m.onnx", dynamic_scale=True), "-o", engine, "--frames", "1:4:8") == 1
+    captured = capsys.readouterr()
+    assert "0/1 linears INT8 GEMM" in captured.out
+    assert "not as wanted: fc: INT8 GEMM expected" in captured.err
+    assert check_engine(engine).report["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--backend", "cuda"), ("--backend", "rtx, tensorrt, trtexec")),
+        (("--precision", "int8"), ("--precision", "fp32, fp16, bf16")),
+        (("--precision", "fp16"), ("--precision fp16", "fp32 network", "qvggt-export")),
+        (("--frames", "8:1"), ("--frames", "min:opt:max")),
+        (("--cc", "sm_86"), ("--cc", "8.6,8.9,12.0")),
+        (("--cc", "8.6", "--backend", "trtexec"), ("--cc", "leave --cc out")),
+        (("--no-such-option",), ("--no-such-option",)),
+    ],
+)
+def test_mistakes_in_the_call(
+    options: tuple[str, ...], words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = product(tmp_path / "m.onnx")
+    assert call(model, "-o", tmp_path / "m.engine", *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert all(word in error for word in words), error
+    assert list(tmp_path.iterdir()) == [model]
+
+
+def test_mistakes_in_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = product(tmp_path / "m.onnx")
+    (tmp_path / "folder.engine").mkdir()
+    (tmp_path / "text.onnx").write_text("hello")
+    for source, output, word in (
+        (tmp_path / "no.onnx", "m.engine", "no.onnx: nothing there"),
+        (tmp_path / "text.onnx", "m.engine", "text.onnx"),
+        (model, "m.onnx", ".engine or .plan"),
+        (model, "folder.engine", "folder.engine"),
+    ):
+        assert call(source, "-o", tmp_path / output) == 2
+        error = capsys.readouterr().err
+        assert word in error
+        assert error.count("\n") == 1
+
+
+def test_trtexec_is_printed_and_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    model, engine = product(tmp_path / "m.onnx"), tmp_path / "m.engine"
+    assert call(model, "-o", engine, "--backend", "trtexec", "--frames", "1:4:8") == 2
+    captured = capsys.readouterr()
+    command = captured.out.splitlines()[0]
+    assert command.startswith(f"trtexec --onnx={model} --stronglyTyped --saveEngine=m.engine")
+    assert command in (tmp_path / "m.engine.trtexec.sh").read_text()
+    assert "error: trtexec: not on PATH, so nothing was built" in captured.err
+    assert not engine.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_trtexec_is_run_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "bin" / "trtexec"
+    script.parent.mkdir()
+    script.write_text('#!/bin/sh\necho "[TensorRT v101303]"\nprintf plan > m.plan\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(script.parent) + os.pathsep + os.path.dirname(shutil.which("sh") or "/bin/sh"))
+    engine = tmp_path / "m.plan"
+    assert call(product(tmp_path / "m.onnx"), "-o", engine, "--backend", "trtexec", "--frames", "1:4:8") == 0
+    assert "layer report: not measured" in capsys.readouterr().out
+    assert check_engine(engine).backend_version == "10.13.3"

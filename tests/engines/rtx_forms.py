@@ -1,0 +1,52 @@
+"""Small networks around one linear of each format, as the exporter emits it, and what they are checked with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from qvggt.export.graph import GraphBuilder
+from qvggt.export.linear import emit_linear
+from qvggt.export.precision import Precision
+from qvggt.export.qdq import Target
+from qvggt.quant.linear import QuantLinear
+from qvggt.quant.scheme import linear_format, parse_scheme
+
+LINEAR = "aggregator.frame_blocks.0.mlp.fc1"
+
+
+def module(bits: str, act: str, inner: int = 256, outer: int = 384) -> nn.Module:
+    """A float or quantized linear of random weights."""
+    format = linear_format(bits, act)  # type: ignore[arg-type]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        linear = nn.Linear(inner, outer)
+    return linear if format is None else QuantLinear.from_float(linear, format, 4.0)
+
+
+def write_network(
+    path: Path, bits: str, act: str = "dynamic", precision: str = "fp16", inner: int = 256, outer: int = 384
+) -> Path:
+    """LayerNorm -> linear -> GELU on x [1, rows, inner] as an ONNX file for TensorRT."""
+    builder = GraphBuilder(precision=Precision(precision))
+    x = builder.input("x", [1, "rows", inner])
+    x = builder.op("LayerNormalization", [x, builder.constant("ones", np.ones(inner, np.float32))], "norm", axis=-1)
+    y = emit_linear(builder, LINEAR, module(bits, act, inner, outer), x, Target.TENSORRT)
+    builder.output(builder.op("Gelu", [y], "act"), "y", [1, "rows", outer])
+    metadata = {"qvggt.scheme": parse_scheme(bits, act).to_json(), "qvggt.precision": precision}
+    path.write_bytes(builder.model("form", metadata, "test").SerializeToString())
+    return path
+
+
+def run_onnx(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    import onnxruntime as ort
+
+    from qvggt.export.subgraph import session_options
+
+    session = ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
+    result: NDArray[np.float32] = session.run(None, {"x": x})[0]
+    return result

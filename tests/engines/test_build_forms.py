@@ -1,0 +1,90 @@
+"""Every number format the exporter emits, built by TensorRT-RTX: the kernel each linear becomes, per GPU generation.
+
+No GPU is needed and none is used: the plan is checked, nothing is run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rtx_forms import LINEAR, run_onnx, write_network
+
+from qvggt.engines.build_config import BuildConfig
+from qvggt.engines.builder import build_engine, read_source
+from qvggt.engines.layer_report import LayerReport
+
+pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'qvggt[rtx]'")
+
+GENERATIONS = ("8.6", "8.9", "12.0")
+FORMS = [  # bits, activations, kernel, type the weight is stored in, its bytes with block scales
+    ("w8a8", "static", "INT8 GEMM", "Int8", 1.0),
+    ("w8a8", "dynamic", "INT8 GEMM", "Int8", 1.0),
+    ("w4a8", "dynamic", "INT8 GEMM", "Int4", 0.5),
+    ("w4a4", "dynamic", "INT8 GEMM", "Int4", 0.5),
+    ("w4a4", "static", "INT4 GEMM", "Int4", 0.5),
+    ("w4a16", "dynamic", "INT4 weight-only", "Int4", 0.5 + 2 / 128),
+]
+
+
+def report_of(onnx: Path, *capabilities: str) -> LayerReport:
+    config = BuildConfig(compute_capabilities=capabilities, frames=(1, 30, 120))
+    return build_engine(read_source(onnx), onnx.with_suffix(".engine"), config, shown=False).report
+
+
+@pytest.mark.parametrize("capability", GENERATIONS)
+@pytest.mark.parametrize(("bits", "act", "kernel", "stored", "size"), FORMS)
+def test_form(bits: str, act: str, kernel: str, stored: str, size: float, capability: str, tmp_path: Path) -> None:
+    report = report_of(write_network(tmp_path / "m.onnx", bits, act), capability)
+    (verdict,) = report.linears
+    assert verdict.path == LINEAR
+    assert (verdict.wanted, verdict.found, verdict.note) == (kernel, kernel, "")
+    assert (verdict.stored, verdict.bytes_per_weight) == (stored, size)
+    assert report.passed
+    weights = 256 * 384
+    assert report.weight_bytes is not None
+    assert size * weights <= report.weight_bytes < size * weights + 40 * 384  # scales, bias and norm
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+def test_float_networks(precision: str, tmp_path: Path) -> None:
+    report = report_of(write_network(tmp_path / "m.onnx", precision, precision=precision), *GENERATIONS)
+    kind = {"fp16": "Half", "bf16": "BFloat16", "fp32": "Float"}[precision]
+    assert report.summary == f"no quantized linears; matrix products: 1 in {kind}"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize(("bits", "act", "kernel", "stored", "size"), [FORMS[1], FORMS[3], FORMS[5]])
+def test_form_in_other_float_types(
+    bits: str, act: str, kernel: str, stored: str, size: float, precision: str, tmp_path: Path
+) -> None:
+    (verdict,) = report_of(write_network(tmp_path / "m.onnx", bits, act, precision), *GENERATIONS).linears
+    assert (verdict.found, verdict.stored, verdict.passed) == (kernel, stored, True)
+    assert verdict.bytes_per_weight == size + (2 / 128 if (bits, precision) == ("w4a16", "fp32") else 0)
+
+
+@pytest.mark.parametrize("inner", [64, 128])
+def test_weight_only_of_one_block_keeps_its_kernel(inner: int, tmp_path: Path) -> None:
+    """One scale per row is expanded to floats by TensorRT-RTX; the exporter repeats it over two blocks."""
+    (verdict,) = report_of(write_network(tmp_path / "m.onnx", "w4a16", inner=inner), "8.9").linears
+    assert (verdict.found, verdict.passed) == ("INT4 weight-only", True)
+
+
+def test_repeated_scales_compute_the_same_numbers(tmp_path: Path) -> None:
+    """Width 128 with blocks of 64 (as emitted) and of 128 (as the scheme says), in ONNX Runtime."""
+    import onnx
+
+    path = write_network(tmp_path / "m.onnx", "w4a16", precision="fp32", inner=128)
+    model = onnx.load(path)
+    (node,) = [n for n in model.graph.node if n.op_type == "DequantizeLinear"]
+    (block,) = [a for a in node.attribute if a.name == "block_size"]
+    (scales,) = [t for t in model.graph.initializer if t.name == node.input[1]]
+    values = onnx.numpy_helper.to_array(scales)
+    assert (block.i, len(values)) == (64, 2)
+    np.testing.assert_array_equal(values[0], values[1])
+    block.i = 128
+    scales.CopyFrom(onnx.numpy_helper.from_array(values[:1], scales.name))
+    onnx.save(model, tmp_path / "one.onnx")
+    x = np.random.default_rng(0).standard_normal((1, 50, 128)).astype(np.float32)
+    np.testing.assert_array_equal(run_onnx(path, x), run_onnx(tmp_path / "one.onnx", x))

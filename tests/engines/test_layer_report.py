@@ -1,0 +1,135 @@
+"""Verdicts over rows of the layer table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from layer_rows import gemm, operand
+
+from qvggt.engines.layer_report import layer_report
+from qvggt.engines.layer_table import rows_of_log
+from qvggt.engines.network_facts import Attention, NetworkFacts, QuantizedLinear
+
+X = operand("x", (1, -1, 256), "Int8")
+FLOAT_X = operand("x", (1, -1, 256), "Half")
+W8, W4 = operand("w", (256, 512), "Int8"), operand("w", (1, 256, 512), "Int4")
+ALPHA = operand("alpha", (1,))
+W16, EXPANDED = operand("c", (256, 512), "Half"), operand("c", (1, 256, 512), "Int8")
+CAST = gemm("m", [], [W4], [EXPANDED], kind="kgen")
+X_FP8, W_FP8 = operand("x", (4, 256), "FP8"), operand("w", (512, 256), "FP8")
+
+
+def wanted(kernel: str, weight: str = "INT8", activation: str | None = "INT8", **changes: object) -> QuantizedLinear:
+    linear = QuantizedLinear("m", ("m/MatMul",), ("m/DequantizeLinear",), 256, 512, weight, activation, None, kernel)
+    return dataclasses.replace(linear, **changes)  # type: ignore[arg-type]
+
+
+def report(linear: QuantizedLinear, *lines: str):  # type: ignore[no-untyped-def]
+    return layer_report(NetworkFacts({}, (linear,), (), {}), rows_of_log("\n".join(lines)), 1000)
+
+
+@pytest.mark.parametrize(
+    ("linear", "lines", "stored", "size"),
+    [
+        (wanted("INT8 GEMM"), [gemm("m", [X], [W8, ALPHA])], "Int8", 1.0),
+        (wanted("INT8 GEMM", "INT4"), [CAST, gemm("m", [X, EXPANDED], [ALPHA])], "Int4", 0.5),
+        (wanted("INT4 GEMM", "INT4", "INT4"), [gemm("m", [operand("x", (-1, 256), "Int4")], [W4])], "Int4", 0.5),
+        (
+            wanted("INT4 weight-only", "INT4", None, block=128),
+            [gemm("m", [FLOAT_X], [W4, operand("s", (1, 2, 512), "Half")], kind="runtime_fusion")],
+            "Int4",
+            0.5 + 2 / 128,
+        ),
+        (wanted("INT8 weight-only", "INT8", None), [gemm("m", [FLOAT_X], [W8], kind="runtime_fusion")], "Int8", 1.0),
+        (wanted("FP8 GEMM", "FP8", "FP8"), [gemm("m", [X_FP8], [W_FP8])], "FP8", 1.0),
+    ],
+)
+def test_what_is_as_wanted(linear: QuantizedLinear, lines: list[str], stored: str, size: float) -> None:
+    found = report(linear, *lines)
+    (verdict,) = found.linears
+    assert (verdict.found, verdict.passed, verdict.note) == (linear.wanted, True, "")
+    assert (verdict.stored, verdict.bytes_per_weight) == (stored, size)
+    assert found.passed
+    assert found.summary == f"1/1 linears {linear.wanted}, weights stored as {stored} ({size:.2f} bytes each)"
+
+
+@pytest.mark.parametrize(
+    ("linear", "lines", "note"),
+    [
+        (wanted("INT8 GEMM"), [gemm("m", [FLOAT_X], [W16])], "float product"),
+        (wanted("INT8 GEMM"), [gemm("other", [X], [W8])], "no kernel names m/MatMul"),
+        (wanted("INT8 GEMM"), [CAST], "only generated kernels"),
+        (wanted("INT4 weight-only", "INT4", None), [CAST, gemm("m", [FLOAT_X, W16], [])], "expanded"),
+        (wanted("INT8 GEMM", block=128), [gemm("m", [X], [W8])], "block scales with quantized activations"),
+    ],
+)
+def test_what_is_not(linear: QuantizedLinear, lines: list[str], note: str) -> None:
+    found = report(linear, *lines)
+    (verdict,) = found.failed
+    assert note in verdict.note
+    assert not found.passed
+    assert found.summary.startswith("0/1 linears")
+
+
+def test_fake_quantization_in_floats_is_not_int8() -> None:
+    """Weight-only where activations were to be quantized: what TensorRT makes of a scale computed at run time."""
+    (verdict,) = report(wanted("INT8 GEMM"), gemm("m", [FLOAT_X], [W8], kind="runtime_fusion")).failed
+    assert (verdict.found, verdict.activation, verdict.weight) == ("INT8 weight-only", "Half", "Int8")
+
+
+def test_the_worst_use_of_a_shared_linear_counts() -> None:
+    linear = wanted("INT8 GEMM", nodes=("m/MatMul", "n/MatMul"))
+    good, bad = gemm("m", [X], [W8]), gemm("n", [FLOAT_X], [W16])
+    assert report(linear, good, gemm("n", [X], [W8])).passed
+    assert report(linear, good, bad).failed
+    assert report(linear, good).failed
+
+
+def test_products_merged_by_the_builder_count() -> None:
+    both = gemm("m", [X], [operand("w", (256, 1024), "Int8")], metadata="[ONNX Layer: m/MatMul][ONNX Layer: k/MatMul]")
+    assert report(wanted("INT8 GEMM"), both).passed
+
+
+def test_convolutions() -> None:
+    linear = wanted("INT8 conv", inner=32 * 9, outer=64, product="conv")
+    x, w = operand("x", (-1, 32, 20, 20), "Int8"), operand("w", (64, 32, 3, 3), "Int8")
+    bias = operand("b", (1, 64, 1, 1))
+    found = report(linear, gemm("m", [x], [w, bias], kind="correlation"))
+    assert found.summary == "1/1 convolutions INT8 conv, weights stored as Int8 (1.00 bytes each)"
+    floats = gemm("m", [operand("x", (-1, 32, 20, 20))], [operand("w", (64, 32, 3, 3)), bias], kind="correlation")
+    assert report(linear, floats).failed
+
+
+def test_square_weights_are_not_taken_for_activations() -> None:
+    linear = wanted("INT8 GEMM", "INT4", inner=256, outer=256)
+    x, w = operand("x", (1, 256, 256), "Int8"), operand("w", (1, 256, 256), "Half")
+    assert report(linear, gemm("m", [x, w], [ALPHA])).failed
+
+
+def test_without_a_table_nothing_is_claimed() -> None:
+    found = report(wanted("INT8 GEMM"))
+    assert not found.passed
+    assert not found.failed
+    assert "not measured" in found.summary
+    assert found.to_dict()["passed"] is None
+
+
+def test_attention_and_float_products() -> None:
+    attentions = (Attention("a.s", "a.softmax", "a.c"), Attention("b.s", "b.softmax", "b.c"))
+    fused = gemm("", [FLOAT_X], [], kind="mha", metadata="".join(f"[ONNX Layer: a.{n}]" for n in ("s", "softmax", "c")))
+    apart = [gemm("", [FLOAT_X], [], metadata=f"[ONNX Layer: b.{n}]") for n in ("s", "softmax", "c")]
+    apart = [line.replace("Name: /", f"Name: {i}/", 1) for i, line in enumerate(apart)]
+    found = layer_report(NetworkFacts({}, (), attentions, {}), rows_of_log("\n".join([fused, *apart])))
+    assert found.summary == "no quantized linears; matrix products: 4 in Half; attention: 1/2 fused into one kernel"
+    assert found.passed
+
+
+def test_report_as_json_and_text() -> None:
+    found = report(wanted("INT8 GEMM"), gemm("m", [X], [W8]))
+    values = json.loads(found.to_json())
+    assert values["linears"][0]["kernel"] == "m/MatMul_U1_myl0_4"
+    assert "speed and its numbers are not measured" in values["scope"]
+    assert values["weight_bytes"] == found.facts()["weight_bytes"] == 1000
+    assert "Int8 1.000 B" in found.table()

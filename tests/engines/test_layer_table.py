@@ -1,0 +1,75 @@
+"""Rows of the builder's table, from its log and from the inspector's JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from layer_rows import gemm, operand
+
+from qvggt import QvggtError
+from qvggt.engines.layer_table import Operand, rows_of_inspector, rows_of_log
+
+LOG = "\n".join(
+    [
+        "Total Weights Memory: 12 bytes",
+        "Layers:",
+        gemm("a.fc1", [operand("x", (1, -1, 256), "Int8")], [operand("w", (1, 256, 512), "Int4"), operand("s", (1,))]),
+        gemm("", [], [], kind="shape_call", metadata=""),
+        gemm(
+            "b", [operand("y", (4,), "BFloat16")], [], outputs=[operand("z", (4,), "Half")], metadata="[ONNX Layer: p]"
+        ),
+        "something else with LayerType: in it",
+    ]
+)
+
+
+def test_rows_of_a_log() -> None:
+    first, shapes, last = rows_of_log(LOG)
+    assert (first.name, first.kind) == ("a.fc1/MatMul_U1_myl0_4", "gemm")
+    assert first.inputs == (Operand("x", (1, -1, 256), "Int8"),)
+    assert first.constants == (Operand("w", (1, 256, 512), "Int4"), Operand("s", (1,), "Float"))
+    assert first.onnx == ("a.fc1/MatMul", "a.fc1/DequantizeLinear")
+    assert first.tactic == "__stub"
+    assert (shapes.kind, shapes.inputs, shapes.onnx) == ("shape_call", (), ())
+    assert (last.inputs[0].dtype, last.outputs[0].dtype, last.onnx) == ("BFloat16", "Half", ("p",))
+
+
+def test_sizes_of_operands() -> None:
+    assert Operand("w", (1, 256, 512), "Int4").size == 131072
+    assert Operand("x", (1, -1, 256), "Int8").size == 0
+    assert str(Operand("w", (2, -1), "Half")) == "Half[2,-1]"
+
+
+def test_a_log_without_table_has_no_rows() -> None:
+    assert rows_of_log("") == rows_of_log("Layers:\n[V] nothing") == []
+
+
+@pytest.mark.parametrize(
+    ("spelling", "dtype"),
+    [
+        ({"Format/Datatype": "Int8"}, "Int8"),
+        ({"Format/Datatype": "Row major linear FP16 format"}, "Half"),
+        ({"Format/Datatype": "Four wide channel vectorized row major Int8 format"}, "Int8"),
+        ({"Format": "Row major linear", "DataType": "BF16"}, "BFloat16"),
+        ({"Datatype": "Int4", "Format": "x"}, "Int4"),
+        ({}, ""),
+    ],
+)
+def test_rows_of_the_inspector(spelling: dict[str, str], dtype: str) -> None:
+    layer = {
+        "Name": "gemm_1",
+        "LayerType": "gemm",
+        "Inputs": [{"Name": "x", "Dimensions": [1, 4], **spelling}],
+        "Outputs": [],
+        "Metadata": "[ONNX Layer: a/MatMul]\x1e[ONNX Layer: a/DequantizeLinear]",
+    }
+    (row,) = rows_of_inspector(json.dumps({"Layers": [layer], "Bindings": []}))
+    assert row.inputs == (Operand("x", (1, 4), dtype),)
+    assert (row.kind, row.constants, row.onnx) == ("gemm", (), ("a/MatMul", "a/DequantizeLinear"))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"Layers": ["name only"]}', '{"Layers": 3}'])
+def test_layer_names_alone_are_refused(text: str) -> None:
+    with pytest.raises(QvggtError, match="expected JSON with detailed Layers"):
+        rows_of_inspector(text)

@@ -1,0 +1,143 @@
+"""Engines and the manifests beside them: what belongs together opens, everything else is one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qvggt import QvggtError
+from qvggt.engines.manifest import (
+    FileFact,
+    Manifest,
+    check_engine,
+    check_onnx,
+    manifest_path,
+    read_manifest,
+    write_manifest,
+)
+
+
+def manifest(engine: Path, **changes: Any) -> Manifest:
+    onnx = FileFact("m.onnx", "a" * 64, 10)
+    values: dict[str, Any] = {
+        "engine": FileFact.of(engine),
+        "onnx": (onnx, FileFact("m.onnx.data", "b" * 64, 20)),
+        "backend": "rtx",
+        "backend_version": "1.7.1.116",
+        "precision": "fp16",
+        "profile": {"images": ((1, 1, 3, 56, 56), (1, 4, 3, 56, 56), (1, 8, 3, 56, 56))},
+        "compute_capabilities": ("8.6", "8.9"),
+        "scheme": {"bits": "w8a8"},
+        "metadata": {"qvggt.size": "56x56"},
+        "report": {"summary": "40/40 linears INT8 GEMM"},
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    return Manifest(**{**values, **changes})
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    path = tmp_path / "m.engine"
+    path.write_bytes(b"engine bytes")
+    write_manifest(path, manifest(path))
+    return path
+
+
+def test_what_was_written_is_read(engine: Path) -> None:
+    assert manifest_path(engine).name == "m.engine.manifest.json"
+    assert read_manifest(engine) == check_engine(engine) == manifest(engine)
+    assert check_engine(str(engine)).profile["images"][1] == (1, 4, 3, 56, 56)
+
+
+def test_an_engine_without_manifest_is_refused(engine: Path) -> None:
+    manifest_path(engine).unlink()
+    with pytest.raises(QvggtError, match=r"m\.engine: has no manifest m\.engine\.manifest\.json beside it"):
+        check_engine(engine)
+    with pytest.raises(QvggtError, match=r"no\.engine: nothing there, expected an engine file"):
+        check_engine(engine.with_name("no.engine"))
+    with pytest.raises(QvggtError, match="a directory there"):
+        check_engine(engine.parent)
+
+
+@pytest.mark.parametrize("content", [b"engine bytez", b"engine byte", b"engine bytes+", b""])
+def test_a_changed_engine_is_refused(engine: Path, content: bytes) -> None:
+    engine.write_bytes(content)
+    with pytest.raises(QvggtError, match=r"its manifest says .*build again") as caught:
+        check_engine(engine)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_engine_of_another_model_is_refused(engine: Path) -> None:
+    check_onnx(read_manifest(engine), FileFact("renamed.onnx", "a" * 64, 10))
+    with pytest.raises(QvggtError, match=r"m\.engine: was built from m\.onnx of sha256 aaaaaaaaaaaa"):
+        check_onnx(read_manifest(engine), FileFact("m.onnx", "c" * 64, 10))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("version", 2, "version 2, expected 1"),
+        ("engine", {"name": "m", "sha256": "xyz", "bytes": 3}, "64 hex digits"),
+        ("engine", {"name": "m", "sha256": "a" * 64, "bytes": "3"}, "an integer"),
+        ("engine", {"name": "m", "sha256": "a" * 64, "bytes": True}, "an integer"),
+        ("engine", [], "name, sha256 and bytes"),
+        ("onnx", [], "a list of files"),
+        ("backend", "cuda", "one of rtx, tensorrt, trtexec"),
+        ("profile", {"images": [[1, 2], [1, 2]]}, "three shapes"),
+        ("profile", {"images": [[1], [1], ["1"]]}, "three shapes"),
+        ("compute_capabilities", [8.6], "a list of strings"),
+        ("metadata", {"a": 1}, "an object of strings"),
+        ("scheme", "w8a8", "an object or null"),
+        ("surprise", 1, "keys surprise"),
+    ],
+)
+def test_a_manifest_of_another_form_is_refused(engine: Path, key: str, value: object, words: str) -> None:
+    path = manifest_path(engine)
+    values = {**json.loads(path.read_text()), key: value}
+    path.write_text(json.dumps(values))
+    with pytest.raises(QvggtError, match=words) as caught:
+        check_engine(engine)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null", b"[" * 100_000])
+def test_what_is_no_json_object_is_refused(engine: Path, content: bytes) -> None:
+    manifest_path(engine).write_bytes(content)
+    with pytest.raises(QvggtError, match="not a manifest of this version"):
+        read_manifest(engine)
+
+
+def test_a_huge_manifest_is_not_read(engine: Path) -> None:
+    with open(manifest_path(engine), "r+b") as file:
+        file.truncate(1 << 30)  # sparse
+    with pytest.raises(QvggtError, match="expected at most"):
+        read_manifest(engine)
+
+
+def test_equal_manifests_are_equal_bytes(engine: Path, tmp_path: Path) -> None:
+    one = manifest_path(engine).read_bytes()
+    write_manifest(engine, dataclasses.replace(read_manifest(engine)))
+    assert manifest_path(engine).read_bytes() == one
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_manifests_end_in_one_line(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    engine = tmp_path_factory.mktemp("fuzz") / "m.engine"
+    engine.write_bytes(b"x")
+    text = bytearray(manifest(engine).to_json().encode())
+    for _ in range(data.draw(st.integers(0, 3))):
+        text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
+    manifest_path(engine).write_bytes(text[: data.draw(st.integers(0, len(text)))])
+    outcome = ""
+    try:
+        outcome = check_engine(engine).backend
+    except QvggtError as error:
+        outcome = str(error)
+    assert "\n" not in outcome

@@ -1,0 +1,165 @@
+"""OpenVINO runner: the numbers of the fake-quant reference at the floors the ONNX Runtime gate has."""
+
+from __future__ import annotations
+
+import builtins
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from small_network import SIZE, small_model
+
+from qvggt import QvggtError
+from qvggt.calib.rtn import quantize_rtn_
+from qvggt.engines import openvino_runner
+from qvggt.engines.openvino_runner import OpenVINORunner, import_openvino, reason
+from qvggt.engines.torch_runner import TorchRunner
+from qvggt.eval.synthetic.render import render
+from qvggt.eval.synthetic.scene import SceneConfig, sample_scene
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.export.parity import check_outputs
+from qvggt.model.loading import load_model
+from qvggt.quant.scheme import parse_scheme
+
+pytest.importorskip("openvino")
+BF16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.fixture(scope="module")
+def runner(onnx_path):
+    with OpenVINORunner(onnx_path, threads=1) as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Images [3, 3, 70, 70] of two held-out scenes."""
+    config = SceneConfig(height=70, width=70, frames=3)
+    views = (render(sample_scene(config, 20_000_000 + i), config) for i in range(2))
+    return [torch.from_numpy(v.images).permute(0, 3, 1, 2).float() / 255 for v in views]
+
+
+def random_images(frames):
+    return np.random.default_rng(frames).random((frames, 3, SIZE, SIZE), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("bits", "activation"), [("w8a8", "dynamic"), ("w8a8", "static"), ("w4a4", "dynamic"), ("w4a16", "dynamic")]
+)
+def test_the_trained_model_passes_the_gates_floors(tmp_path, scenes, bits, activation):
+    model, scheme = load_model("tiny", heads=("camera", "point", "depth")), parse_scheme(bits, activation)
+    quantize_rtn_(model, scheme, scenes if activation == "static" else None)
+    path = tmp_path / "m.onnx"
+    export_onnx(model, scheme, ExportConfig(70, 70), path)
+    with OpenVINORunner(path, threads=1) as runner:
+        results = check_outputs(runner.run_named, model, scenes, scheme)
+    assert len(results) == 5
+    assert all(results), results
+    if bits == "w8a8" and activation == "dynamic" and BF16:
+        with OpenVINORunner(path, "bf16", 1) as runner:
+            results = check_outputs(runner.run_named, model, scenes, scheme)
+        assert min(result.sqnr_db for result in results) > 36, results  # bf16 rounds what the integers do not
+
+
+def test_agrees_with_the_float_model_at_any_frame_count(tmp_path):
+    path, model = tmp_path / "float.onnx", small_model()
+    export_onnx(model, parse_scheme("fp32"), ExportConfig(SIZE, SIZE), path)
+    with OpenVINORunner(path, threads=1) as runner:
+        for frames in (1, 3, 2):
+            expected = TorchRunner(model, "x")(random_images(frames)).named()
+            for name, value in runner(random_images(frames)).named().items():
+                np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=1e-3 * np.abs(expected[name]).max())
+
+
+def test_predictions_outlive_the_next_call(runner):
+    first = runner(random_images(2))
+    kept = {name: value.copy() for name, value in first.named().items()}
+    runner(random_images(2) * 0.5)
+    assert all(np.array_equal(kept[name], value) for name, value in first.named().items())
+
+
+def test_describe(runner, onnx_path, scheme):
+    facts = runner.describe()
+    assert (runner.size, runner.frames) == ((SIZE, SIZE), None)
+    assert (facts["kind"], facts["scheme"], facts["float_type"]) == ("openvino", scheme.label, "fp32")
+    assert facts["label"] == "openvino f32 w8a8-dynamic small.onnx"
+    assert facts["bytes"] == onnx_path.stat().st_size
+    assert facts["providers"] == ["CPU"]
+    assert facts["versions"]["openvino"]
+
+
+def test_closing(onnx_path):
+    runner = OpenVINORunner(onnx_path, threads=1)
+    runner.close()
+    runner.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        runner(random_images(1))
+
+
+def test_external_data(quantized, scheme, runner, tmp_path):
+    path = tmp_path / "big.onnx"
+    export_onnx(quantized, scheme, ExportConfig(SIZE, SIZE, external_above=1000), path)
+    with OpenVINORunner(path, threads=1) as other:
+        assert [file.path for file in other.files] == [str(path), f"{path}.data"]
+        assert np.array_equal(other(random_images(2)).pose_enc, runner(random_images(2)).pose_enc)
+
+
+def test_what_it_cannot_convert_is_one_line_with_the_node(tmp_path):
+    """Blocks of 128 that end beyond the 64 inputs of the small model."""
+    model, scheme = small_model(), parse_scheme("w4a16")
+    quantize_rtn_(model, scheme)
+    path = tmp_path / "m.onnx"
+    export_onnx(model, scheme, ExportConfig(SIZE, SIZE), path)
+    with pytest.raises(
+        QvggtError, match=r"OpenVINO refuses it: aggregator\S+DequantizeLinear: Deq.*block_size"
+    ) as caught:
+        OpenVINORunner(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_reason_of_an_exception_without_a_node():
+    assert (
+        reason(RuntimeError("Exception from src/a.cpp:1:\nCheck 'x' failed at b:\nout of memory\n")) == "out of memory"
+    )
+    assert reason(RuntimeError("Exception from src/a.cpp:1:")) == "Exception from src/a.cpp:1:"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "fp16"}, "precision 'fp16': OpenVINO runs f32 or bf16 here"),
+        ({"threads": 0}, "threads: expected 1 or more, got 0"),
+    ],
+)
+def test_arguments(onnx_path, arguments, message):
+    with pytest.raises(QvggtError, match=message):
+        OpenVINORunner(onnx_path, **arguments)
+
+
+def test_a_precision_this_cpu_lacks(onnx_path, monkeypatch):
+    monkeypatch.setitem(openvino_runner.PRECISIONS, "bf16", "SOMETHING")
+    with pytest.raises(QvggtError, match="precision bf16: this CPU has no instructions for it; use f32"):
+        OpenVINORunner(onnx_path, "bf16")
+
+
+def test_a_missing_package_names_the_extra(onnx_path, monkeypatch):
+    real = builtins.__import__
+
+    def absent(name, *args, **kwargs):
+        if name == "openvino":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(QvggtError, match=r"openvino is not installed: pip install 'qvggt\[openvino\]'"):
+        OpenVINORunner(onnx_path)
+
+
+def test_unsafe_and_broken_files(onnx_path, tmp_path):
+    cut = tmp_path / "cut.onnx"
+    shutil.copy(onnx_path, cut)
+    with open(cut, "r+b") as file:
+        file.truncate(100_000)
+    with pytest.raises(QvggtError, match=r"cut\.onnx: truncated or corrupt"):
+        OpenVINORunner(cut)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from qvggt.export.blocks import BlockEmitter, Rope, emit_norm
 from qvggt.export.graph import GraphBuilder
+from qvggt.export.kinds import emit_kinds
 from qvggt.export.linear import array, emit_linear
+from qvggt.export.precision import Precision
 from qvggt.export.qdq import Target
 from qvggt.model.aggregator import IMAGE_MEAN, IMAGE_STD, Aggregator
+from qvggt.model.kinds import aggregator_kinds, encoder_kinds
 from qvggt.model.vit import VisionTransformer
 
 
 def emit_patches(builder: GraphBuilder, path: str, vit: VisionTransformer, images: str, height: int, width: int) -> str:
-    """images [S, 3, H, W] in [0, 1] -> patch embeddings [S, h*w, C], ImageNet normalisation folded in (float64)."""
+    """images [S, 3, H, W] in [0, 1] -> patch embeddings [S, h*w, C], ImageNet normalisation folded in (float64).
+
+    fp32 in every network: bf16 would round grey levels away, and the product is 0.1 % of the work.
+    """
     conv = vit.patch_embed.proj
     weight = conv.weight.detach().double()
     mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
@@ -42,15 +48,30 @@ def emit_vit(
         prefix = torch.cat([vit.cls_token[0] + positions[:1], vit.register_tokens[0]])
     count, dim = positions.shape[0] - 1, positions.shape[1]
     first = len(prefix)
-    patches = builder.op("Add", [patches, builder.constant(f"{path}.pos_embed", array(positions[1:]))], path)
+    positional = builder.real(f"{path}.pos_embed", array(positions[1:]), Precision.FP32)
+    patches = builder.cast(builder.op("Add", [patches, positional], path), builder.precision, path)
     frames = builder.op("Shape", [images], path, start=0, end=1)
     shape = builder.op("Concat", [frames, builder.ints(first, dim)], path, axis=0)
-    special = builder.op("Expand", [builder.constant(f"{path}.prefix", array(prefix[None])), shape], path)
+    special = builder.op("Expand", [builder.real(f"{path}.prefix", array(prefix[None])), shape], path)
     x = builder.op("Concat", [special, patches], path, axis=1)
-    emitter = BlockEmitter(builder, target, (-1, first + count))
+    kinds = emit_kinds(builder, f"{path}.kinds", encoder_kinds(first + count, first)[None], images, first)
+    emitter = BlockEmitter(builder, target, (-1, first + count), kinds=kinds)
     for i, block in enumerate(vit.blocks):
         x = emitter.block(f"{path}.blocks.{i}", block, x)  # type: ignore[arg-type]
     return emit_norm(builder, f"{path}.norm", vit.norm, builder.slice(x, 1, first, first + count, path))
+
+
+def _special_tokens(builder: GraphBuilder, path: str, rows: Tensor, images: str) -> str:
+    """rows [2, T, C] -> [S, T, C]: row 0 for frame 0, row 1 for every other frame.
+
+    By copies: TensorRT fails to build an indexed table that is fused with an INT4 quantization (docs/tensorrt.md).
+    """
+    first, other = (builder.real(f"{path}.special_tokens.{i}", array(rows[i : i + 1])) for i in (0, 1))
+    frames = builder.op("Shape", [images], path, start=0, end=1)
+    shape = builder.op("Concat", [frames, builder.ints(*rows.shape[1:])], path, axis=0)
+    # one row too many, so that no tensor is empty with a single frame
+    table = builder.op("Concat", [first, builder.op("Expand", [other, shape], path)], path, axis=0)
+    return builder.op("Slice", [table, builder.ints(0), frames, builder.ints(0)], path)
 
 
 def emit_aggregator(
@@ -68,28 +89,25 @@ def emit_aggregator(
     patches = emit_vit(builder, f"{path}.patch_embed", aggregator.patch_embed, images, height, width, target)
     if aggregator.patch_rotation is not None:
         patches = emit_linear(builder, f"{path}.patch_rotation", aggregator.patch_rotation, patches, target)
-    # row 0 of the special tokens is for frame 0, row 1 for every other frame
+    patches = builder.cast(patches, builder.precision, path)
     rows = torch.cat([aggregator.camera_token[0], aggregator.register_token[0]], dim=1)
-    table = builder.constant(f"{path}.special_tokens", array(rows))
-    scalar = {name: builder.constant(f"int_{name}", np.array(name, np.int64)) for name in (0, 1)}
-    frames = builder.op("Squeeze", [builder.op("Shape", [images], path, start=0, end=1)], path)
-    which = builder.op("Range", [scalar[0], frames, scalar[1]], path)
-    special = builder.op("Gather", [table, builder.op("Min", [which, scalar[1]], path)], path, axis=0)
+    special = _special_tokens(builder, path, rows, images)
     x = builder.op("Concat", [special, patches], path, axis=1)
 
     tokens = rows.shape[1] + (height // config.patch_size) * (width // config.patch_size)
     cos, sin = aggregator.rope(height, width, torch.device("cpu"))
     rope = Rope(cos.numpy()[:, None], sin.numpy()[:, None])
-    per_frame = BlockEmitter(builder, target, (-1, tokens), rope)
-    over_all = BlockEmitter(builder, target, (1, -1), rope)
+    special_count = config.patch_start
+    rows = aggregator_kinds(2, tokens, special_count)
+    kinds = emit_kinds(builder, f"{path}.kinds", rows, images, special_count)
+    per_frame = BlockEmitter(builder, target, (-1, tokens), rope, kinds=kinds)
+    over_all = BlockEmitter(builder, target, (-1, tokens), rope, together=True, kinds=kinds)
     kept = {}
     for i, (frame_block, global_block) in enumerate(
         zip(aggregator.frame_blocks, aggregator.global_blocks, strict=True)
     ):
         frame = per_frame.block(f"{path}.frame_blocks.{i}", frame_block, x)  # type: ignore[arg-type]
-        name = f"{path}.global_blocks.{i}"
-        x = over_all.block(name, global_block, builder.reshape(frame, (1, -1, config.embed_dim), name))  # type: ignore[arg-type]
-        x = builder.reshape(x, (-1, tokens, config.embed_dim), name)
+        x = over_all.block(f"{path}.global_blocks.{i}", global_block, frame)  # type: ignore[arg-type]
         if i in rounds:
             kept[i] = builder.op("Concat", [frame, x], f"{path}.round.{i}", axis=-1)
     return kept

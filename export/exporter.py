@@ -12,6 +12,7 @@ from qvggt import __version__
 from qvggt.errors import QvggtError
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.network import emit_network
+from qvggt.export.precision import Precision
 from qvggt.export.qdq import Target
 from qvggt.export.storage import EXTERNAL_ABOVE, model_files
 from qvggt.model import VGGT
@@ -36,6 +37,10 @@ class ExportConfig:
     outputs: tuple[str, ...] = OUTPUTS
     frames: tuple[int, int, int] = (1, 8, 32)
     target: Target = Target.CPU
+    precision: Precision = Precision.FP32  # of everything that is not quantized; see qvggt.export.precision
+    fused_attention: bool = (
+        False  # cpu in fp32 only: one operator of com.microsoft, which ONNX Runtime and OpenVINO know
+    )
     external_above: int = EXTERNAL_ABOVE  # bytes of weights above which they go into <name>.data
 
 
@@ -55,16 +60,18 @@ def export_onnx(
 
     `source` ({"name", "sha256"}) goes into the metadata. QvggtError for a size, output or place that cannot be.
     """
-    if scheme.float_type != "fp32":
+    if scheme.float_type not in ("fp32", config.precision.value):
+        raise QvggtError(f"--bits {scheme.bits}: expected --precision {scheme.bits}, got {config.precision.value}")
+    if config.fused_attention and (config.target is not Target.CPU or config.precision is not Precision.FP32):
         raise QvggtError(
-            f"--bits {scheme.bits}: a {scheme.bits} network is not written by this version; "
-            "export fp32 and let the engine builder lower it"
+            f"fused attention: is for --target cpu in fp32, got {config.target.value} in {config.precision.value}; "
+            "TensorRT fuses the standard operators by itself"
         )
     target_path = Path(path)
     state = model.state_dict()
     external = sum(t.numel() * t.element_size() for t in state.values()) > config.external_above
     with model_files(target_path, external) as (storage, temporary):
-        builder = GraphBuilder(storage)
+        builder = GraphBuilder(storage, config.precision, config.fused_attention)
         emit_network(builder, model, config.height, config.width, config.outputs, config.target)
         proto = builder.model("vggt", _metadata(scheme, config, source or {}), __version__)
         temporary.write_bytes(proto.SerializeToString())
@@ -93,5 +100,7 @@ def _metadata(scheme: Scheme, config: ExportConfig, source: dict[str, str]) -> d
         "qvggt.frames": ":".join(str(f) for f in config.frames),
         "qvggt.outputs": ",".join(config.outputs),
         "qvggt.target": config.target.value,
+        "qvggt.precision": config.precision.value,
+        **({"qvggt.attention": "com.microsoft.MultiHeadAttention"} if config.fused_attention else {}),
         "qvggt.semantics": json.dumps(SEMANTICS, sort_keys=True),
     }

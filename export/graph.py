@@ -11,10 +11,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
+from qvggt.export.precision import Precision, rounded
 from qvggt.export.storage import Storage
 
 OPSET = 21
 IR_VERSION = 10
+
+FLOAT_TYPES = {p.onnx for p in Precision}
 
 Dims = Sequence[int | str]
 
@@ -23,11 +26,20 @@ class GraphBuilder:
     """Collects nodes, initializers, inputs and outputs of one model (opset 21, ai.onnx only).
 
     A node's name is its module path and operator, `<path>/MatMul`, with `_1`, `_2`, ... for repeats; its output
-    tensor carries the same name. Constants with one name are stored once.
+    tensor carries the same name. Constants with one name are stored once. `precision` is the network's float type;
+    tensors of other float types are islands, entered and left by `cast`.
     """
 
-    def __init__(self, storage: Storage | None = None) -> None:
+    def __init__(
+        self,
+        storage: Storage | None = None,
+        precision: Precision = Precision.FP32,
+        fused_attention: bool = False,
+    ) -> None:
         self.storage = storage or Storage()
+        self.fused_attention = fused_attention  # com.microsoft's operator instead of products and Softmax
+        self.precision = precision
+        self.types: dict[str, int] = {}  # TensorProto element type of every tensor
         self.nodes: list[NodeProto] = []
         self.proto = onnx.ModelProto()  # holds the initializers from the start: a copy at the end would double the RAM
         self.initializers: dict[str, TensorProto] = {}
@@ -47,7 +59,42 @@ class GraphBuilder:
         name = f"{name}_{repeat}" if repeat else name
         outputs = [name] if count == 1 else [f"{name}:{i}" for i in range(count)]
         self.nodes.append(helper.make_node(op_type, list(inputs), outputs, name=name, **attributes))
+        kind = self._type(op_type, inputs, attributes)
+        self.types.update(dict.fromkeys(outputs, kind))
+        if attributes.get("domain"):  # no shape inference knows the operator, and what follows needs its type
+            self.proto.graph.value_info.extend(helper.make_tensor_value_info(o, kind, None) for o in outputs)
         return outputs
+
+    def _type(self, op_type: str, inputs: Sequence[str], attributes: Mapping[str, Any]) -> int:
+        """Element type of a node's outputs; TypeError where float types meet without a cast."""
+        if op_type == "Cast":
+            return int(attributes["to"])
+        if op_type == "Shape":
+            return int(TensorProto.INT64)
+        kinds = [self.types[name] for name in inputs if name]
+        if op_type == "QuantizeLinear":
+            return kinds[2]
+        if op_type == "DequantizeLinear":
+            return kinds[1]
+        if len(set(kinds) & FLOAT_TYPES) > 1:
+            names = ", ".join(f"{name} {TensorProto.DataType.Name(self.types[name])}" for name in inputs if name)
+            raise TypeError(f"{op_type} of {names}: cast one of them first")
+        return kinds[0]
+
+    def precision_of(self, x: str) -> Precision:
+        """Float type of a tensor."""
+        return next(p for p in Precision if p.onnx == self.types[x])
+
+    def cast(self, x: str, precision: Precision, path: str) -> str:
+        """x in another float type; x itself where it has it already."""
+        return x if self.types[x] == precision.onnx else self.op("Cast", [x], path, to=precision.onnx)
+
+    def real(self, name: str, array: NDArray[Any], precision: Precision | None = None) -> str:
+        """A float initializer in the network's type, or another; stored once per name and type."""
+        precision = precision or self.precision
+        if self.types.get(name, precision.onnx) != precision.onnx:
+            name = f"{name}_{precision.value}"
+        return name if name in self.initializers else self.constant(name, rounded(name, array, precision))
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
         """An initializer, stored once per name."""
@@ -60,6 +107,7 @@ class GraphBuilder:
     def _keep(self, tensor: TensorProto) -> str:
         self.proto.graph.initializer.append(tensor)
         self.initializers[tensor.name] = self.proto.graph.initializer[-1]
+        self.types[tensor.name] = tensor.data_type
         return tensor.name
 
     def ints(self, *values: int) -> str:
@@ -74,11 +122,14 @@ class GraphBuilder:
         return self.op("Slice", [x, self.ints(start), self.ints(stop), self.ints(axis)], path)
 
     def input(self, name: str, dims: Dims) -> str:
+        """An fp32 input, whatever the network's float type."""
+        self.types[name] = TensorProto.FLOAT
         self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(dims)))
         return name
 
     def output(self, x: str, name: str, dims: Dims) -> None:
-        """Publish tensor `x` as the graph output `name`."""
+        """Publish tensor `x` as the fp32 graph output `name`."""
+        x = self.cast(x, Precision.FP32, name)
         self.nodes.append(helper.make_node("Identity", [x], [name], name=f"{name}/Identity"))
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(dims)))
 
@@ -87,6 +138,8 @@ class GraphBuilder:
         proto = self.proto
         proto.ir_version, proto.producer_name, proto.producer_version = IR_VERSION, "qvggt", producer_version
         proto.opset_import.append(helper.make_opsetid("", OPSET))
+        for domain in sorted({node.domain for node in self.nodes} - {""}):
+            proto.opset_import.append(helper.make_opsetid(domain, 1))
         proto.graph.name = name
         proto.graph.node.extend(self.nodes)
         proto.graph.input.extend(self.inputs)

@@ -9,30 +9,36 @@ import torch
 from torch import nn
 
 from qvggt.export.blocks import BlockEmitter, emit_norm
+from qvggt.export.conv import emit_quant_conv
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import array, emit_linear
+from qvggt.export.precision import Precision
 from qvggt.export.qdq import Target
 from qvggt.model.camera_head import POSE_DIM, CameraHead
 from qvggt.model.dpt_head import DPTHead, FeatureFusion, ResidualConvUnit, position_map
+from qvggt.quant.conv import QuantConv2d
 
 
 def emit_camera(builder: GraphBuilder, path: str, head: CameraHead, last: str, target: Target) -> str:
-    """Tokens of the last round [S, P, 2C] -> activated pose encoding [1, S, 9]; the refinements are unrolled."""
-    b = builder
+    """Tokens of the last round [S, P, 2C] -> activated pose encoding [1, S, 9]; the refinements are unrolled.
+
+    fp32 in every network: four refinements of one small vector per frame, and nothing after them averages errors out.
+    """
+    b, fp32 = builder, Precision.FP32
     dim = head.embed_pose.out_features
     tokens = b.reshape(b.slice(last, 1, 0, 1, path), (1, -1, dim), path)
     tokens = emit_norm(b, f"{path}.token_norm", head.token_norm, tokens)
     if head.token_rotation is not None:
-        tokens = emit_linear(b, f"{path}.token_rotation", head.token_rotation, tokens, target)
-    emitter = BlockEmitter(b, target, (1, -1))
+        tokens = emit_linear(b, f"{path}.token_rotation", head.token_rotation, tokens, target, precision=fp32)
+    emitter = BlockEmitter(b, target, (1, -1), precision=fp32)
     raw = ""
     for i in range(head.iters):
         at = f"{path}.iter.{i}"
-        source = raw or b.constant(f"{path}.empty_pose_tokens", array(head.empty_pose_tokens))
-        z = emit_linear(b, f"{at}.embed_pose", head.embed_pose, source, target, f"{path}.embed_pose")
+        source = raw or b.real(f"{path}.empty_pose_tokens", array(head.empty_pose_tokens), fp32)
+        z = emitter.linear(f"{at}.embed_pose", head.embed_pose, source, f"{path}.embed_pose")
         z = b.op("Mul", [z, b.op("Sigmoid", [z], f"{at}.silu")], f"{at}.silu")
         modulation = "poseLN_modulation.1"
-        z = emit_linear(b, f"{at}.{modulation}", head.poseLN_modulation[1], z, target, f"{path}.{modulation}")
+        z = emitter.linear(f"{at}.{modulation}", head.poseLN_modulation[1], z, f"{path}.{modulation}")
         shift, scale, gate = b.ops("Split", [z], at, 3, axis=-1, num_outputs=3)
         y = emit_norm(b, f"{at}.adaln_norm", head.adaln_norm, tokens)
         one = b.constant("one", np.array(1, np.float32))
@@ -48,25 +54,33 @@ def emit_camera(builder: GraphBuilder, path: str, head: CameraHead, last: str, t
 
 
 class DPTEmitter:
-    """Emits one DPT head for images of height x width; nodes and tensors under `path`."""
+    """Emits one DPT head for images of height x width; nodes and tensors under `path`.
 
-    def __init__(self, builder: GraphBuilder, path: str, head: DPTHead, height: int, width: int) -> None:
-        self.builder, self.path, self.head = builder, path, head
+    fp16 in an fp16 network, fp32 in a bf16 one: opset 21 has no bf16 convolution, and 8 bits of mantissa are too few
+    for a depth map.
+    """
+
+    def __init__(
+        self, builder: GraphBuilder, path: str, head: DPTHead, height: int, width: int, target: Target = Target.CPU
+    ) -> None:
+        self.builder, self.path, self.head, self.target = builder, path, head, target
         self.height, self.width = height, width
+        self.precision = Precision.FP16 if builder.precision is Precision.FP16 else Precision.FP32
 
     def emit(self, levels: Mapping[int, str]) -> tuple[str, str]:
         """Rounds {layer: [S, P, 2C]} -> (values [S, H, W, out-1], confidence [S, H, W])."""
         b, head, path = self.builder, self.head, self.path
         rows, cols = self.height // head.patch_size, self.width // head.patch_size
+        self.frames = b.op("Shape", [levels[head.layers[0]]], path, start=0, end=1)
         maps, sizes = [], []
         for i, layer in enumerate(head.layers):
             start = head.patch_start
             x = b.slice(levels[layer], 1, start, start + rows * cols, f"{path}.norm")
             x = emit_norm(b, f"{path}.norm", head.norm, x)
-            x = b.op("Transpose", [x], f"{path}.norm", perm=[0, 2, 1])
+            x = b.op("Transpose", [b.cast(x, self.precision, f"{path}.norm")], f"{path}.norm", perm=[0, 2, 1])
             x = b.reshape(x, (0, head.norm.normalized_shape[0], rows, cols), f"{path}.norm")
             x = self.conv(f"{path}.projects.{i}", head.projects[i], x)
-            x = self.position(f"{path}.projects.{i}", x, convolution(head.projects[i]).out_channels, rows, cols)
+            x = self.position(f"{path}.projects.{i}.position", x, channels_of(head.projects[i]), rows, cols)
             x, size = self.resized_level(i, x, rows, cols)
             maps.append(self.scratch(f"layer{i + 1}_rn", x))
             sizes.append(size)
@@ -74,13 +88,14 @@ class DPTEmitter:
         for i in (4, 3, 2, 1):
             size = sizes[i - 2] if i > 1 else (2 * sizes[0][0], 2 * sizes[0][1])
             x = self.fusion(f"{path}.scratch.refinenet{i}", i, x, None if i == 4 else maps[i - 1], size)
-        x = self.resize(f"{path}.scratch.output_conv1", self.scratch("output_conv1", x), (self.height, self.width))
-        channels = convolution(head.scratch.get_submodule("output_conv1")).out_channels
-        x = self.position(f"{path}.scratch.output_conv1", x, channels, self.height, self.width)
+        channels, size = channels_of(head.scratch.get_submodule("output_conv1")), (self.height, self.width)
+        x = self.resize(f"{path}.scratch.resize", self.scratch("output_conv1", x), channels, size)
+        x = self.position(f"{path}.scratch.position", x, channels, self.height, self.width)
         first, last = f"{path}.scratch.output_conv2.0", f"{path}.scratch.output_conv2.2"
         narrow, final = (head.scratch.get_submodule(f"output_conv2.{i}") for i in (0, 2))
         x = b.op("Relu", [self.conv(first, narrow, x)], first)
-        return self.activate(self.conv(last, final, x), convolution(final).out_channels)
+        # what follows is exponentiated: an fp16 step of 2^-9 here would be 0.2 % of a depth
+        return self.activate(self.conv(last, final, x, Precision.FP32), convolution(final).out_channels)
 
     def resized_level(self, i: int, x: str, rows: int, cols: int) -> tuple[str, tuple[int, int]]:
         """resize_layers[i] and the size of what it returns."""
@@ -88,8 +103,11 @@ class DPTEmitter:
         if isinstance(layer, nn.Identity):
             return x, (rows, cols)
         x = self.conv(f"{self.path}.resize_layers.{i}", layer, x)
-        stride = int(convolution(layer).stride[0])
-        if isinstance(layer, nn.ConvTranspose2d):
+        if isinstance(layer, QuantConv2d):
+            stride, grows = max(layer.shape.stride, layer.shape.shuffle), layer.shape.shuffle > 1
+        else:
+            stride, grows = int(convolution(layer).stride[0]), isinstance(layer, nn.ConvTranspose2d)
+        if grows:
             return x, (rows * stride, cols * stride)
         return x, (-(-rows // stride), -(-cols // stride))
 
@@ -113,25 +131,29 @@ class DPTEmitter:
         assert isinstance(fusion, FeatureFusion)
         if lateral is not None and fusion.resConfUnit1 is not None:
             x = self.builder.op("Add", [x, self.unit(f"{path}.resConfUnit1", fusion.resConfUnit1, lateral)], path)
-        x = self.resize(path, self.unit(f"{path}.resConfUnit2", fusion.resConfUnit2, x), size)
+        x = self.unit(f"{path}.resConfUnit2", fusion.resConfUnit2, x)
+        x = self.resize(path, x, channels_of(fusion.out_conv), size)
         return self.conv(f"{path}.out_conv", fusion.out_conv, x)
 
     def unit(self, path: str, unit: ResidualConvUnit, x: str) -> str:
         """Residual unit whose skip carries relu(x)."""
         b = self.builder
         x = b.op("Relu", [x], path)
-        y = b.op("Relu", [self.conv(f"{path}.conv1", unit.conv1, x)], f"{path}.conv1")
+        y = b.op("Relu", [self.conv(f"{path}.conv1", unit.conv1, x)], path)
         return b.op("Add", [self.conv(f"{path}.conv2", unit.conv2, y), x], path)
 
     def scratch(self, name: str, x: str) -> str:
         return self.conv(f"{self.path}.scratch.{name}", self.head.scratch.get_submodule(name), x)
 
-    def conv(self, path: str, module: nn.Module, x: str) -> str:
-        conv = convolution(module)
+    def conv(self, path: str, module: nn.Module, x: str, precision: Precision | None = None) -> str:
         b = self.builder
-        inputs = [x, b.constant(f"{path}.weight", array(conv.weight))]
+        precision = precision or self.precision
+        if isinstance(module, QuantConv2d):
+            return emit_quant_conv(b, path, module, x, self.target, precision)
+        conv = convolution(module)
+        inputs = [b.cast(x, precision, path), b.real(f"{path}.weight", array(conv.weight), precision)]
         if conv.bias is not None:
-            inputs.append(b.constant(f"{path}.bias", array(conv.bias)))
+            inputs.append(b.real(f"{path}.bias", array(conv.bias), precision))
         pads = [int(p) for p in conv.padding]  # type: ignore[arg-type]
         return b.op(
             "ConvTranspose" if isinstance(conv, nn.ConvTranspose2d) else "Conv",
@@ -154,15 +176,25 @@ class DPTEmitter:
         down = 0.1 * position_map(channels, rows, 1, aspect, cpu)  # [1, channels, rows, 1]
         down[:, : channels // 2] = 0
         for name, table in (("x", across), ("y", down)):
-            constant = self.builder.constant(f"dpt_position_{name}_{channels}_{rows}_{cols}", table.numpy())
+            name = f"dpt_position_{name}_{channels}_{rows}_{cols}"
+            constant = self.builder.real(name, table.numpy(), self.precision)
             x = self.builder.op("Add", [x, constant], path)
         return x
 
-    def resize(self, path: str, x: str, size: tuple[int, int]) -> str:
-        """Bilinear, aligned corners, to a fixed size; the frame count comes from x's own shape."""
+    def resize(self, path: str, x: str, channels: int, size: tuple[int, int]) -> str:
+        """Bilinear, aligned corners, to a fixed size.
+
+        The frame count comes from the tokens: a second reader of x would keep ONNX Runtime from fusing a quantized
+        convolution before it.
+        """
         b = self.builder
-        sizes = b.op("Concat", [b.op("Shape", [x], path, start=0, end=2), b.ints(*size)], path, axis=0)
+        sizes = b.op("Concat", [self.frames, b.ints(channels, *size)], path, axis=0)
         return b.op("Resize", [x, "", "", sizes], path, mode="linear", coordinate_transformation_mode="align_corners")
+
+
+def channels_of(module: nn.Module) -> int:
+    """Output channels of a convolution, quantized or not."""
+    return module.shape.out_channels if isinstance(module, QuantConv2d) else convolution(module).out_channels
 
 
 def convolution(module: nn.Module) -> nn.Conv2d | nn.ConvTranspose2d:

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qvggt.export.graph import GraphBuilder
+from qvggt.export.kinds import TokenKinds
+from qvggt.export.precision import Precision
 from qvggt.export.qdq import Target, emit_quant_linear
 from qvggt.quant.linear import QuantLinear
 
@@ -17,22 +19,30 @@ def array(tensor: Tensor) -> NDArray[np.float32]:
 
 
 def emit_linear(
-    builder: GraphBuilder, path: str, module: nn.Module, x: str, target: Target, parameters: str = ""
+    builder: GraphBuilder,
+    path: str,
+    module: nn.Module,
+    x: str,
+    target: Target,
+    parameters: str = "",
+    precision: Precision | None = None,
+    kinds: TokenKinds | None = None,
 ) -> str:
-    """x [..., K] -> [..., N].
+    """x [..., K] of any float type -> [..., N] in `precision` (by default the network's), or in fp32 from a quantized
+    linear whose scales are applied in fp32.
 
     `path` names the nodes; `parameters` the initializers when they are shared by several call sites of one module
-    (the unrolled camera iterations), by default the same.
+    (the unrolled camera iterations), by default the same. `kinds`: of the tokens, for linears that
+    treat them apart.
     """
+    precision = precision or builder.precision
     if isinstance(module, QuantLinear):
-        return emit_quant_linear(builder, path, module, x, target, parameters or path)
+        return emit_quant_linear(builder, path, module, x, target, parameters or path, precision, kinds)
     if not isinstance(module, nn.Linear):
         raise TypeError(f"{path}: cannot export a {type(module).__name__} as a linear layer")
     owner = parameters or path
-    weight = builder.constant(f"{owner}.weight", array(module.weight).T)
-    y = builder.op("MatMul", [x, weight], path)
-    return (
-        y
-        if module.bias is None
-        else builder.op("Add", [y, builder.constant(f"{owner}.bias", array(module.bias))], path)
-    )
+    weight = builder.real(f"{owner}.weight", array(module.weight).T, precision)
+    y = builder.op("MatMul", [builder.cast(x, precision, path), weight], path)
+    if module.bias is None:
+        return y
+    return builder.op("Add", [y, builder.real(f"{owner}.bias", array(module.bias), precision)], path)

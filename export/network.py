@@ -48,7 +48,7 @@ def emit_network(
         ("points", "point_head", model.point_head, "world_points"),
     ):
         if output in outputs and head is not None:
-            values, confidence = DPTEmitter(builder, path, head, height, width).emit(levels)
+            values, confidence = DPTEmitter(builder, path, head, height, width, target).emit(levels)
             channels = 1 if output == "depth" else 3
             values = builder.reshape(values, (1, -1, height, width, channels), path)
             builder.output(values, value, [1, FRAMES, height, width, channels])

@@ -18,7 +18,7 @@ from qvggt.errors import QvggtError
 from qvggt.export.int4 import pack_int4
 from qvggt.files import atomic_write, sibling, sync
 
-EXTERNAL_ABOVE = 1_500_000_000  # bytes: a protobuf ends at 2 GiB
+EXTERNAL_ABOVE = 500_000_000  # bytes: a protobuf ends at 2 GiB, and is held four times over while it is checked
 ALIGNMENT = 4096  # so that a runtime can map tensors; Windows wants 64 KiB only for the file's start
 SMALL = 1024  # bytes: shorter tensors stay in the model even when the rest is external
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,18 +15,25 @@ from onnx import TensorProto, helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from qvggt.errors import QvggtError
-from qvggt.onnxruntime_config import SESSION_CONFIG
+from qvggt.export.emulation import HALF, rounded_copy, tensor_types
+from qvggt.onnxruntime_config import session_config
+
+Dims = Sequence[int | str | None]
 
 
 @dataclass(frozen=True)
 class LinearModel:
-    """A linear [1, rows, K] -> [1, rows, N] cut out of a file; rank 3 as in the network, so the same kernels run."""
+    """A linear [1, rows, K] -> [1, rows, N] cut out of a file; rank 3 as in the network, so the same kernels run.
+
+    Both ends are fp32; `kind` is the element type of the input in the network, to which it is cast first.
+    """
 
     model: onnx.ModelProto
     input: str
+    kind: int
 
     def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """x [rows, K] -> y [rows, N]."""
+        """x [rows, K] -> y [rows, N]; of a convolution one map [C, H, W] -> [N, H', W']."""
         import onnxruntime as ort
 
         session = ort.InferenceSession(
@@ -41,28 +49,29 @@ def session_options() -> Any:
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    for key, value in SESSION_CONFIG.items():
+    for key, value in session_config(ort).items():
         options.add_session_config_entry(key, value)
     return options
 
 
 @lru_cache(maxsize=1)
-def _skeleton(path: Path, stamp: int) -> tuple[onnx.ModelProto, dict[str, TensorProto]]:
+def _skeleton(path: Path, stamp: int) -> tuple[onnx.ModelProto, dict[str, TensorProto], dict[str, int]]:
     model = onnx.load(path, load_external_data=False)
-    return model, {t.name: t for t in model.graph.initializer}
+    return model, {t.name: t for t in model.graph.initializer}, tensor_types(model)
 
 
-def extract_linear(onnx_path: Path, path: str) -> LinearModel:
+def extract_linear(onnx_path: Path, path: str, dims: Dims = (1, "rows", None)) -> LinearModel:
     """The nodes of the quantized linear at a module path, with their initializers; QvggtError if the file has none.
 
-    A linear that is used several times (the unrolled camera iterations) is taken at its first use.
+    A linear that is used several times (the unrolled camera iterations) is taken at its first use. A convolution is
+    found likewise; `dims` are then those of its maps.
     """
-    model, initializers = _skeleton(onnx_path, onnx_path.stat().st_mtime_ns)
-    users = [n for n in model.graph.node if f"{path}.weight_codes" in n.input]
-    if not users:
+    model, initializers, kinds = _skeleton(onnx_path, onnx_path.stat().st_mtime_ns)
+    product = _product(model.graph.node, f"{path}.weight_codes")
+    if product is None:
         raise QvggtError(f"{onnx_path}: no nodes of {path}: expected the linear the scheme names; export again")
-    prefix = users[0].name.rpartition("/")[0] + "/"
-    nodes = [n for n in model.graph.node if n.name.startswith(prefix)]
+    prefixes = (product.name.rpartition("/")[0] + "/", f"{path}.weight/")
+    nodes = [n for n in model.graph.node if n.name.startswith(prefixes)]
     produced = {o for n in nodes for o in n.output}
     needed = [i for n in nodes for i in n.input if i and i not in produced]
     inputs = sorted({i for i in needed if i not in initializers})
@@ -77,12 +86,30 @@ def extract_linear(onnx_path: Path, path: str) -> LinearModel:
         if uses_external_data(tensor):
             load_external_data_for_tensor(tensor, str(onnx_path.parent))
         weights.append(tensor)
+    start, end, kind = inputs[0], outputs[0], kinds[inputs[0]]
+    if kind in HALF:
+        start = f"{inputs[0]}/fp32"
+        nodes.insert(0, helper.make_node("Cast", [start], [inputs[0]], name=inputs[0], to=kind))
+    if kinds[outputs[0]] in HALF:
+        end = f"{outputs[0]}/fp32"
+        nodes.append(helper.make_node("Cast", [outputs[0]], [end], name=end, to=TensorProto.FLOAT))
     graph = helper.make_graph(
         nodes,
         path,
-        [helper.make_tensor_value_info(inputs[0], TensorProto.FLOAT, [1, "rows", None])],
-        [helper.make_tensor_value_info(outputs[0], TensorProto.FLOAT, [1, "rows", None])],
+        [helper.make_tensor_value_info(start, TensorProto.FLOAT, list(dims))],
+        [helper.make_tensor_value_info(end, TensorProto.FLOAT, list(dims))],
         weights,
     )
     cut = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
-    return LinearModel(cut, inputs[0])
+    return LinearModel(rounded_copy(cut, (TensorProto.BFLOAT16,)), start, kind)
+
+
+def _product(nodes: Iterable[onnx.NodeProto], codes: str) -> onnx.NodeProto | None:
+    """The first MatMul or Conv that reads a weight, however many constant nodes lie between (topological order)."""
+    carried = {codes}
+    for node in nodes:
+        if carried & set(node.input):
+            if node.op_type in ("MatMul", "Conv"):
+                return node
+            carried.update(node.output)
+    return None

@@ -27,7 +27,9 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write, ending in .onnx.")],
     bits: Annotated[
         str | None,
-        typer.Option(help="w8a8, w4a8, w6a6, w4a4, w4a16 or fp32. [that of a calibrated checkpoint, else w8a8]"),
+        typer.Option(
+            help="w8a8, w4a8, w6a6, w4a4, w4a16, fp32, fp16 or bf16. [that of a calibrated checkpoint, else w8a8]"
+        ),
     ] = None,
     act: Annotated[
         str | None, typer.Option(help="dynamic (one scale per token) or static (per tensor; needs --calib). [dynamic]")
@@ -36,15 +38,35 @@ def export(
     size: Annotated[str | None, typer.Option(help="HxW in pixels, multiples of 14. [model's own square]")] = None,
     outputs: Annotated[str, typer.Option(help="Any of pose, depth, points.")] = "pose,depth,points",
     target: Annotated[
-        str, typer.Option(help="cpu: int8 containers. tensorrt: INT4 storage, overflow-safe 8-bit scales.")
+        str,
+        typer.Option(
+            help="cpu: row scales inside the products. tensorrt: overflow-safe products, fp16 (docs/storage.md)."
+        ),
     ] = "cpu",
-    parts: Annotated[str, typer.Option(help="Parts to quantize: dino, aggregator, camera.")] = "dino,aggregator",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Float type of what is not quantized: fp32, fp16 or bf16; inputs and outputs stay fp32. "
+            "[that of --bits if it is one, else fp32 for cpu and fp16 for tensorrt]"
+        ),
+    ] = None,
+    parts: Annotated[str, typer.Option(help="Parts to quantize: dino, aggregator, camera, dpt.")] = "dino,aggregator",
+    override: Annotated[
+        list[str] | None,
+        typer.Option(help="PATTERN=BITS for modules whose path matches, e.g. 'camera_head.trunk.*=w4a16'; repeatable."),
+    ] = None,
     calib: Annotated[
         Path | None, typer.Option(help="Co3D-format folder whose train split gives --act static its ranges.")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Co3D-format folder for the accuracy gate (test split). [generated scenes]")
     ] = None,
+    fused_attention: Annotated[
+        bool,
+        typer.Option(
+            "--fused-attention", help="ONNX Runtime's and OpenVINO's attention operator: less memory, cpu target, fp32."
+        ),
+    ] = False,
     parity_sequences: Annotated[
         int | None,
         typer.Option(min=0, help="Sequences of the accuracy gate; 0 skips it. [48, or 0 above 100 M parameters]"),
@@ -60,14 +82,18 @@ def export(
 ) -> None:
     """Write a checkpoint as ONNX with Q/DQ and prove that it computes what the PyTorch fake-quant reference computes.
 
-    The gate runs ONNX Runtime on the CPU: every quantized linear against the reference on the same input, every
-    output end to end, and camera AUC@30 on a set of scenes. Exit code 1 when it fails, 2 for a mistake in the call.
+    The file is linted (qvggt-lint). The gate runs ONNX Runtime on the CPU: every quantized linear against the
+    reference on the same input, every output end to end, and camera AUC@30 on a set of scenes. Exit code 1 when one of
+    them fails, 2 for a mistake in the call.
     """
     from qvggt.calib.rtn import quantize_rtn_
     from qvggt.cli.gate import Gate, run_gate
     from qvggt.cli.images import co3d_images
+    from qvggt.cli.lint import lint_file
+    from qvggt.cli.overrides import with_overrides
     from qvggt.cli.source import load_source, parse_frames, parse_size
     from qvggt.export.exporter import ExportConfig, export_onnx
+    from qvggt.export.precision import float_type
     from qvggt.export.qdq import Target
     from qvggt.quant.scheme import parse_scheme
 
@@ -82,31 +108,43 @@ def export(
     counts = _counts(parity_frames)
     chosen = tuple(dict.fromkeys(p for p in outputs.split(",") if p))
     asked = parse_scheme(bits or "w8a8", act or "dynamic", [p for p in parts.split(",") if p])
+    asked = with_overrides(asked, override or [])
     source = load_source(model, revision=revision, offline=offline)
     height, width = parse_size(size, source.model)
     if source.scheme is not None:
         scheme = source.scheme
-        if bits not in (None, scheme.bits) or act not in (None, scheme.activation):
-            raise QvggtError(f"{model}: is calibrated as {scheme.label}; leave out --bits and --act, or calibrate anew")
+        if bits not in (None, scheme.bits) or act not in (None, scheme.activation) or override:
+            raise QvggtError(
+                f"{model}: is calibrated as {scheme.label}; leave out --bits, --act and --override, or calibrate anew"
+            )
     else:
         scheme = asked
         images = None
         if scheme.needs_ranges:
             if calib is None:
-                raise QvggtError("--act static needs --calib: a Co3D-format folder to observe activation ranges on")
+                raise QvggtError(
+                    "--act static and the part dpt need --calib: a Co3D-format folder to observe activation ranges on"
+                )
             images = co3d_images(calib, height, width, frames=4, sequences=16, seed=seed)
         quantize_rtn_(source.model, scheme, images, None if images is None else len(images))
-    config = ExportConfig(height, width, chosen, profile, Target(target))
+    floats = float_type(precision, scheme, target)
+    config = ExportConfig(height, width, chosen, profile, Target(target), floats, fused_attention)
     written = export_onnx(source.model, scheme, config, output, {"name": source.name, "sha256": source.sha256})
-    typer.echo(f"{output}: {scheme.label}, target {target}, {height}x{width}, {written.bytes / 1e6:.2f} MB")
+    typer.echo(
+        f"{output}: {scheme.label}, target {target}, {config.precision.value}, {height}x{width}, "
+        f"{written.bytes / 1e6:.2f} MB"
+    )
+    legal = lint_file(output, config.target)
     if not check:
         typer.echo("parity: not measured (--no-check)")
+        if not legal:
+            raise typer.Exit(1)
         return
     if parity_sequences is None:
         large = sum(p.numel() for p in source.model.state_dict().values()) > LARGE
         parity_sequences = 0 if large else GATE_SEQUENCES
-    gate = Gate(output, report, height, width, counts, data, parity_sequences, seed)
-    if not run_gate(gate, source.model, scheme):
+    gate = Gate(output, report, height, width, counts, data, parity_sequences, seed, config.precision)
+    if not run_gate(gate, source.model, scheme) or not legal:
         raise typer.Exit(1)
 
 

@@ -90,6 +90,6 @@ def test_a_failure_midway_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_half_precision_networks_are_refused_in_words(tiny_model: VGGT, tmp_path: Path) -> None:
-    with pytest.raises(QvggtError, match="--bits fp16"):
+def test_float_types_that_contradict_each_other_are_named(tiny_model: VGGT, tmp_path: Path) -> None:
+    with pytest.raises(QvggtError, match="--bits fp16: expected --precision fp16, got fp32"):
         export_onnx(tiny_model, parse_scheme("fp16"), ExportConfig(28, 28), tmp_path / "m.onnx")

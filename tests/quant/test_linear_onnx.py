@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from qvggt.onnxruntime_config import SESSION_CONFIG
+from qvggt.onnxruntime_config import session_config
 from qvggt.quant import QuantLinear
 from qvggt.quant.quantizer import EPS, qmax, step, tensor_step
 from qvggt.quant.scheme import linear_format
@@ -53,7 +53,7 @@ class HandMade:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
-        for key, value in SESSION_CONFIG.items():
+        for key, value in session_config(ort).items():
             options.add_session_config_entry(key, value)
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         result: NDArray[np.generic] = session.run(None, {"x": x[None].numpy()})[0][0]

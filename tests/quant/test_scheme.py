@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_network import small_model
 
 from qvggt.errors import QvggtError
 from qvggt.model import VGGT, VGGT_1B
-from qvggt.quant.model import scheme_linears
+from qvggt.quant.model import check_overrides, prepare_, quantize_, scheme_linears
 from qvggt.quant.scheme import (
     ACTIVATIONS,
     BITS,
@@ -142,3 +143,29 @@ def test_mistakes_are_named(text: str, words: str) -> None:
     with pytest.raises(QvggtError, match=words) as caught:
         Scheme.from_json(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "label"),
+    [
+        (Scheme("w4a4"), "w4a4-dynamic"),
+        (Scheme("w4a16"), "w4a16"),
+        (Scheme("fp32", parts=("dpt",)), "fp32"),
+        (Scheme("w8a8", "static", ("aggregator", "dino")), "w8a8-static"),
+        (Scheme("w8a8", parts=("dpt", "dino", "aggregator", "camera")), "w8a8-dynamic+camera+dpt"),
+        (Scheme("w8a8", parts=("camera", "aggregator")), "w8a8-dynamic@aggregator+camera"),
+        (Scheme("w4a4", overrides=(("*.fc2", "w8a8"),)), "w4a4-dynamic-mixed"),
+    ],
+)
+def test_the_label_tells_schemes_apart(scheme: Scheme, label: str) -> None:
+    assert scheme.label == label
+
+
+def test_an_override_that_matches_nothing_is_an_error() -> None:
+    model = small_model()
+    check_overrides(model, Scheme("w4a4", overrides=(("*.mlp.fc2", "w8a8"), ("depth_head.projects.?", "w8a8"))))
+    quantize_(model, Scheme("w4a4", overrides=(("*.mlp.fc2", "w8a8"),)))
+    check_overrides(model, Scheme("w4a4", overrides=(("*.mlp.fc2", "w8a8"),)))  # quantized layers count too
+    for call in (quantize_, prepare_, check_overrides):
+        with pytest.raises(QvggtError, match=r"'\*\.fc3' \(w8a8\) matches no linear"):
+            call(small_model(), Scheme("w4a4", overrides=(("*.fc3", "w8a8"),)))

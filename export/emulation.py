@@ -1,0 +1,145 @@
+"""A half-precision model as an fp32 one that rounds every tensor: for a runtime without kernels of that type.
+
+ONNX Runtime's CPU provider has no bf16 arithmetic. The copy computes each operator in fp32 and rounds its result to
+the half type, which is what a kernel with fp32 accumulation does; weights are the file's own. It shows rounding and
+overflow of the numbers in the file, not the order of sums inside a GPU kernel.
+
+The PyTorch reference can round in the same way, which says how much noise the type brings by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper
+from torch import Tensor, nn
+
+from qvggt.export.precision import Precision
+from qvggt.files import sibling
+from qvggt.model import VGGT
+from qvggt.model.block import Block, LayerScale
+from qvggt.quant.linear import QuantLinear
+
+HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+# operators whose results are values of their inputs: nothing to round
+EXACT = {"Abs", "Concat", "Expand", "Gather", "Identity", "Max", "Min", "Neg", "ReduceMax", "ReduceMin", "Relu"}
+EXACT |= {"Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+
+
+def rounded_copy(model: ModelProto, types: Collection[int] = HALF) -> ModelProto:
+    """A copy in which tensors of `types` are fp32 and rounded after every operator that computes new values.
+
+    Initializers keep their type and bytes (external data stays where it is) and are cast where they are used.
+    Inputs and outputs of the graph must be of other types.
+    """
+    kinds = tensor_types(model)
+    result = ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:]
+    del result.graph.value_info[:]
+    widened = {t.name: f"{t.name}/wide" for t in model.graph.initializer if t.data_type in types}
+    nodes = [helper.make_node("Cast", [old], [new], name=new, to=TensorProto.FLOAT) for old, new in widened.items()]
+    for original in model.graph.node:
+        node = NodeProto()
+        node.CopyFrom(original)
+        for i, name in enumerate(node.input):
+            node.input[i] = widened.get(name, name)
+        nodes.append(node)
+        halves = [(i, name) for i, name in enumerate(node.output) if kinds.get(name) in types]
+        if not halves or node.op_type in EXACT:
+            continue
+        for i, name in halves:
+            kind = kinds[name]
+            if node.op_type == "Cast":  # its target is the half type already
+                node.output[i] = f"{name}/half"
+            else:
+                node.output[i] = f"{name}/exact"
+                nodes.append(
+                    helper.make_node("Cast", [f"{name}/exact"], [f"{name}/half"], name=f"{name}/half", to=kind)
+                )
+            nodes.append(helper.make_node("Cast", [f"{name}/half"], [name], name=f"{name}/wide", to=TensorProto.FLOAT))
+    result.graph.node.extend(nodes)
+    return result
+
+
+def tensor_types(model: ModelProto) -> dict[str, int]:
+    """Element type of every tensor of the main graph."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    values = [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]
+    kinds = {value.name: value.type.tensor_type.elem_type for value in values}
+    kinds.update((tensor.name, tensor.data_type) for tensor in model.graph.initializer)
+    return kinds
+
+
+@contextmanager
+def measurable(path: Path) -> Iterator[Path]:
+    """A file ONNX Runtime can run on a CPU with the numbers of `path`: itself, or a rounded copy of a bf16 network.
+
+    The copy lies beside the file, whose external data it shares, and is gone at the end of the block.
+    """
+    model = onnx.load(path, load_external_data=False)
+    if TensorProto.BFLOAT16 not in tensor_types(model).values():
+        yield path
+        return
+    copy = sibling(path, path.suffix)
+    try:
+        copy.write_bytes(rounded_copy(model, (TensorProto.BFLOAT16,)).SerializeToString())
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def fp32_parts(precision: Precision) -> re.Pattern[str]:
+    """Module paths that stay fp32 in a half-precision export, as a pattern to match at their start."""
+    heads = r"|(depth|point)_head\." if precision is Precision.BF16 else ""
+    return re.compile(
+        r"camera_head\.|aggregator\.patch_embed\.patch_embed\.|\w+_head\.scratch\.output_conv2\.2" + heads
+    )
+
+
+@contextmanager
+def rounding(model: VGGT, precision: Precision) -> Iterator[None]:
+    """Inside the block the fp32 `model` rounds weights and results of its modules as an export in `precision` does.
+
+    One module's rounded weights exist at a time. What happens between modules (softmax, GELU) is not rounded.
+    """
+    wide, handles = fp32_parts(precision), []
+    try:
+        for path, module in model.named_modules():
+            if wide.match(path):
+                continue
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, LayerScale)):
+                handles += _round_module(module, precision)
+            elif isinstance(module, (QuantLinear, Block)):
+                handles.append(module.register_forward_hook(_round_output(precision)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _round_output(precision: Precision) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    return lambda _module, _inputs, out: out.to(precision.torch).to(out.dtype)
+
+
+def _round_module(module: nn.Module, precision: Precision) -> list[Any]:
+    """Hooks that give a module rounded weights for the time of its call, and round its output."""
+    kept: list[tuple[nn.Parameter, Tensor]] = []
+
+    def before(_module: nn.Module, _inputs: Any) -> None:
+        for parameter in module.parameters(recurse=False):
+            kept.append((parameter, parameter.data))
+            parameter.data = parameter.data.to(precision.torch).to(parameter.dtype)
+
+    def after(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
+        while kept:
+            parameter, data = kept.pop()
+            parameter.data = data
+        return out.to(precision.torch).to(out.dtype)
+
+    return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]

@@ -1,0 +1,73 @@
+"""How close activations come to the end of fp16: a value past 65504 becomes infinite, and every token after it NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qvggt.export.emulation import fp32_parts
+from qvggt.export.precision import Precision
+from qvggt.model import VGGT
+from qvggt.model.block import Block
+from qvggt.quant.linear import QuantLinear
+
+LIMIT = Precision.FP16.limit
+WORRY = 8.0  # headroom below which other images may well overflow: three bits
+
+
+@dataclass(frozen=True)
+class ModuleRange:
+    """Largest |x| seen at the `side` ("input" or "output") of a module that an fp16 export computes in fp16."""
+
+    path: str
+    side: str
+    amax: float
+
+    @property
+    def headroom(self) -> float:
+        """How many times larger values may grow before they overflow; below 1 they do."""
+        return LIMIT / self.amax if self.amax > 0 else float("inf")
+
+    def __str__(self) -> str:
+        return f"{self.side} of {self.path}: max |x| {self.amax:.4g}, headroom {self.headroom:.2g}x to {LIMIT:.0f}"
+
+
+def half_ranges(model: VGGT, batches: Iterable[Tensor]) -> tuple[ModuleRange, ...]:
+    """Ranges of every linear, convolution and block over image batches [S, 3, H, W], largest first; NaN counts as inf.
+
+    `model` is the fp32 reference, so that values past the limit are seen as they are.
+    """
+    largest: dict[tuple[str, str], float] = {}
+
+    def record(path: str, side: str, x: Tensor) -> None:
+        low, high = x.aminmax()
+        amax = max(-float(low), float(high)) if bool(torch.isfinite(low) & torch.isfinite(high)) else float("inf")
+        largest[path, side] = max(largest.get((path, side), 0.0), amax)
+
+    def watch(path: str, module: nn.Module) -> Any:
+        def hook(_module: nn.Module, inputs: Any, out: Tensor) -> None:
+            record(path, "input", inputs[0])
+            record(path, "output", out)
+
+        return module.register_forward_hook(hook)
+
+    skipped = fp32_parts(Precision.FP16)
+    kinds = (nn.Linear, QuantLinear, nn.Conv2d, nn.ConvTranspose2d, Block)
+    handles = [
+        watch(path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, kinds) and not skipped.match(path)
+    ]
+    try:
+        with torch.no_grad():
+            for images in batches:
+                model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    ranges = (ModuleRange(path, side, amax) for (path, side), amax in largest.items())
+    return tuple(sorted(ranges, key=lambda r: -r.amax))

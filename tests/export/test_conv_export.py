@@ -1,0 +1,81 @@
+"""Emission of quantized convolutions: integer kernels in ONNX Runtime, exact numbers, a gate that sees faults."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from small_network import SIZE, small_model
+
+from qvggt.calib.rtn import quantize_rtn_
+from qvggt.export.conv_parity import check_convs
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.export.precision import Precision
+from qvggt.export.qdq import Target
+from qvggt.export.subgraph import session_options
+from qvggt.model import VGGT
+from qvggt.quant.model import quantized_convs
+from qvggt.quant.scheme import parse_scheme
+
+IMAGES = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+
+
+def exported(
+    folder: Path, bits: str, target: Target = Target.CPU, precision: Precision = Precision.FP32
+) -> tuple[VGGT, Path]:
+    model = small_model()
+    scheme = parse_scheme(bits, "dynamic", ["dpt"])
+    quantize_rtn_(model, scheme, [IMAGES], progress=False)
+    config = ExportConfig(SIZE, SIZE, ("depth", "points"), target=target, precision=precision)
+    export_onnx(model, scheme, config, folder / "m.onnx")
+    return model, folder / "m.onnx"
+
+
+def test_onnxruntime_runs_every_convolution_in_integers(tmp_path: Path) -> None:
+    _, path = exported(tmp_path, "w8a8")
+    options = session_options()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    counts = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert counts["QLinearConv"] == 60
+    assert counts["Conv"] + counts["FusedConv"] == 5  # patches, and output_conv2 of each head
+    assert counts["ConvTranspose"] == 0
+
+
+@pytest.mark.parametrize(
+    ("bits", "target", "precision"),
+    [
+        ("w8a8", Target.CPU, Precision.FP32),
+        ("w4a8", Target.CPU, Precision.FP32),
+        ("w8a8", Target.TENSORRT, Precision.FP32),
+        ("w4a4", Target.TENSORRT, Precision.FP16),
+    ],
+)
+def test_each_convolution_is_the_reference(tmp_path: Path, bits: str, target: Target, precision: Precision) -> None:
+    model, path = exported(tmp_path, bits, target, precision)
+    results = check_convs(path, model, IMAGES, progress=False)
+    assert len(results) == 60
+    assert all(results)
+    assert sum(r.ties for r in results) < 1e-3 * sum(r.tokens for r in results)
+
+
+@pytest.mark.parametrize("buffer", ["weight_scale", "bias", "act_amax", "out_amax", "codes"])
+def test_the_gate_sees_a_fault(tmp_path: Path, buffer: str) -> None:
+    model, path = exported(tmp_path, "w8a8")
+    name = "depth_head.scratch.refinenet3.resConfUnit2.conv2"
+    conv = dict(quantized_convs(model))[name]
+    value = getattr(conv, buffer)
+    value.copy_(value.flip(0) if buffer == "codes" else value * 1.05 + (0.1 if buffer == "bias" else 0.0))
+    failed = [r.path for r in check_convs(path, model, IMAGES, progress=False) if not r]
+    assert failed == [name]
+
+
+def test_four_bit_weights_take_half_a_byte_for_tensorrt(tmp_path: Path) -> None:
+    _, path = exported(tmp_path, "w4a8", Target.TENSORRT)
+    weights = [t for t in onnx.load(path).graph.initializer if t.name.endswith(".weight_codes")]
+    assert len(weights) == 60
+    assert {t.data_type for t in weights} == {onnx.TensorProto.INT4}

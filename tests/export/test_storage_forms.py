@@ -1,0 +1,189 @@
+"""4-bit weights in the file, integer kernels when it runs: the forms of docs/storage.md in every runtime."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto
+from small_network import small_model
+
+from qvggt.calib.rtn import quantize_rtn_
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.export.graph import GraphBuilder
+from qvggt.export.qdq import Target, emit_quant_linear
+from qvggt.export.subgraph import session_options
+from qvggt.quant import QuantLinear, parse_scheme, quantized_linears
+from qvggt.quant.scheme import linear_format
+
+K, N = 256, 128
+
+
+def optimized(path: Path, folder: Path) -> Counter[str]:
+    """Operators ONNX Runtime runs after it has loaded and folded a file."""
+    options = session_options()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+@pytest.mark.parametrize("bits", ["w4a4", "w4a8"])
+def test_onnxruntime_runs_integer_products_from_four_bit_files(bits: str, tmp_path: Path) -> None:
+    model = small_model()
+    scheme = parse_scheme(bits)
+    quantize_rtn_(model, scheme, progress=False)
+    export_onnx(model, scheme, ExportConfig(28, 28), tmp_path / "m.onnx")
+    linears = len(list(quantized_linears(model)))
+    found = optimized(tmp_path / "m.onnx", tmp_path)
+    assert found["MatMulIntegerToFloat"] == linears
+    assert found["DequantizeLinear"] == 0
+    assert found["QuantizeLinear"] == linears  # of activations: none is left on a weight
+
+
+def module() -> QuantLinear:
+    format = linear_format("w4a4", "dynamic")
+    assert format is not None
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return QuantLinear.from_float(torch.nn.Linear(K, N, bias=False), format)
+
+
+Weight = Callable[[GraphBuilder], str]
+
+
+def codes(transposed: bool = True) -> np.ndarray:
+    values = module().codes.numpy()
+    return np.ascontiguousarray(values.T) if transposed else values
+
+
+def scales(value: float | None = None) -> np.ndarray:
+    rows = module().weight_scale.numpy()[:, 0]
+    return rows if value is None else np.full(N, value, np.float32)
+
+
+def final(b: GraphBuilder, int8: str) -> str:
+    return b.op("DequantizeLinear", [int8, b.constant("rows", scales())], "w", axis=1)
+
+
+def one(b: GraphBuilder) -> str:
+    return b.constant("one", np.array(1, np.float32))
+
+
+def zero(b: GraphBuilder) -> str:
+    return b.constant("zero", np.zeros((), np.int8))
+
+
+def container(b: GraphBuilder) -> str:
+    return final(b, b.constant("codes", codes()))
+
+
+def plain(b: GraphBuilder) -> str:
+    return final(b, b.int4_constant("codes", codes()))
+
+
+def cast(b: GraphBuilder) -> str:
+    return final(b, b.op("Cast", [b.int4_constant("codes", codes())], "w", to=TensorProto.INT8))
+
+
+def requantized(b: GraphBuilder) -> str:
+    values = b.op("DequantizeLinear", [b.int4_constant("codes", codes()), one(b)], "w")
+    return final(b, b.op("QuantizeLinear", [values, one(b), zero(b)], "w"))
+
+
+def turned(b: GraphBuilder) -> str:
+    ones = b.constant("ones", scales(1))
+    values = b.op("DequantizeLinear", [b.int4_constant("codes", codes(False)), ones], "w", axis=0)
+    values = b.op("Transpose", [values], "w", perm=[1, 0])
+    return final(b, b.op("QuantizeLinear", [values, one(b), zero(b)], "w"))
+
+
+def write(weight: Weight, path: Path) -> Path:
+    """x -> per-token grid -> product with a weight in the given form."""
+    b = GraphBuilder()
+    x = b.input("x", [1, "n", K])
+    step = b.constant("step", np.array(1 / 7, np.float32))
+    x = b.op("Clip", [x, b.constant("low", np.array(-8 / 7, np.float32)), one(b)], "x")
+    x = b.op("DequantizeLinear", [b.op("QuantizeLinear", [x, step, zero(b)], "x"), step, zero(b)], "x")
+    b.output(b.op("MatMul", [x, weight(b)], "fc"), "y", [1, "n", N])
+    path.write_bytes(b.model("m", {}, "0").SerializeToString())
+    return path
+
+
+X = np.random.default_rng(0).uniform(-1, 1, (1, 8, K)).astype(np.float32)
+INTEGER = Counter(QuantizeLinear=1, Clip=1, MatMulIntegerToFloat=1)
+
+
+@pytest.mark.parametrize(
+    ("weight", "bytes_per_weight", "nodes"),
+    [
+        (container, 1.0, INTEGER),
+        (plain, 0.5, Counter(QuantizeLinear=1, Clip=1, DequantizeLinear=2, MatMul=1)),
+        (cast, 0.5, INTEGER),
+        (requantized, 0.5, INTEGER + Counter(DequantizeLinear=1, QuantizeLinear=1)),
+        (turned, 0.5, INTEGER),
+    ],
+)
+def test_forms_in_onnxruntime(weight: Weight, bytes_per_weight: float, nodes: Counter[str], tmp_path: Path) -> None:
+    path = write(weight, tmp_path / "m.onnx")
+    stored = next(t for t in onnx.load(path).graph.initializer if t.name == "codes")
+    assert len(stored.raw_data) == bytes_per_weight * K * N
+    assert optimized(path, tmp_path) == nodes
+    reference = write(container, tmp_path / "reference.onnx")
+    got, expected = (
+        ort.InferenceSession(p, session_options(), providers=["CPUExecutionProvider"]).run(None, {"x": X})[0]
+        for p in (path, reference)
+    )
+    np.testing.assert_allclose(got, expected, atol=1e-6 * np.abs(expected).max())
+
+
+def test_openvino_runs_it_in_int8(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'qvggt[openvino]'")
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = openvino.Core().compile_model(write(turned, tmp_path / "m.onnx"), "CPU", options)
+    facts = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
+    (product,) = [f for f in facts if f["layerType"].astype(str) == "FullyConnected"]
+    assert product["runtimePrecision"].astype(str) == "i8"
+
+
+@pytest.mark.parametrize(
+    ("weight", "reason"), [(cast, "datatype Int4 but is not consumed by"), (plain, ""), (container, "")]
+)
+def test_forms_tensorrt_takes_and_refuses(weight: Weight, reason: str, tmp_path: Path) -> None:
+    """`turned` is built by tests/engines/test_build_forms.py, in the exporter's own graph."""
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'qvggt[rtx]'")
+    from qvggt.engines.build_config import BuildConfig
+    from qvggt.engines.builder import build_engine, read_source
+    from qvggt.errors import QvggtError
+
+    path = write(weight, tmp_path / "m.onnx")
+    config = BuildConfig(compute_capabilities=("8.9",))
+    if not reason:
+        assert build_engine(read_source(path), tmp_path / "m.engine", config, shown=False).report.measured
+        return
+    with pytest.raises(QvggtError, match=reason):
+        build_engine(read_source(path), tmp_path / "m.engine", config, shown=False)
+
+
+def test_the_exporter_writes_the_turned_form_for_both_targets(tmp_path: Path) -> None:
+    sizes: dict[Target, Any] = {}
+    for target in Target:
+        b = GraphBuilder()
+        x = b.input("x", [1, "n", K])
+        b.output(emit_quant_linear(b, "fc", module(), x, target, "fc"), "y", [1, "n", N])
+        path = tmp_path / f"{target.value}.onnx"
+        path.write_bytes(b.model("m", {}, "0").SerializeToString())
+        assert [n.op_type for n in b.nodes if n.name.startswith("fc.weight/")] == [
+            "DequantizeLinear",
+            "Transpose",
+            "QuantizeLinear",
+        ]
+        sizes[target] = path.stat().st_size
+        assert optimized(path, tmp_path)["MatMulIntegerToFloat"] == 1
+    assert abs(sizes[Target.CPU] - sizes[Target.TENSORRT]) < 1000

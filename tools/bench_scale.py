@@ -1,0 +1,241 @@
+"""VGGT-1B on this machine: export, parity and TensorRT-RTX build at full size, each step in a process of its own.
+
+    python tools/bench_scale.py                                   # everything, an hour or so on one core
+    python tools/bench_scale.py --only w4a4 --steps export,build
+    python tools/bench_scale.py --model vggt-1b                   # real weights instead of random ones
+
+Seconds, CPU seconds and peak memory are those of the step's process (a builder's own process for `build`). Random
+weights have the sizes and the number of values of real ones; parity with them compares a file with its own reference.
+Nothing is run on a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+STEPS = ("export", "parity", "build")
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to store the 1B network. camera: bits of the camera head's large linears, None for fp32."""
+
+    bits: str
+    camera: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.bits
+
+
+# the 216 M parameters of the camera head are a third of a 4-bit file if they stay fp32, see docs/storage.md
+CAMERA = ("camera_head.trunk.*", "camera_head.poseLN_modulation.*")
+FORMS = (Form("w8a8"), Form("w4a4", camera="w4a16"), Form("w4a16", camera="w4a16"), Form("fp16"))
+
+
+def scheme_of(form: Form) -> Any:
+    from qvggt.quant.scheme import Scheme
+
+    return Scheme(form.bits, overrides=tuple((p, form.camera) for p in CAMERA if form.camera))
+
+
+def quantized(model: str, form: Form) -> Any:
+    """The network with round-to-nearest weights."""
+    from cpu_candidates import load_float
+
+    from qvggt.calib.rtn import quantize_rtn_
+
+    network = load_float(model)
+    quantize_rtn_(network, scheme_of(form), progress=False)
+    return network
+
+
+def export(model: str, form: Form, path: Path, size: tuple[int, int]) -> dict[str, Any]:
+    """Write the file; seconds of loading, of rounding weights and of writing apart."""
+    from cpu_candidates import load_float
+
+    from qvggt.calib.rtn import quantize_rtn_
+    from qvggt.export.exporter import ExportConfig, export_onnx
+    from qvggt.export.precision import Precision
+    from qvggt.export.qdq import Target
+
+    seconds, start = {}, time.perf_counter()
+
+    def lap(name: str) -> None:
+        nonlocal start
+        seconds[name], start = time.perf_counter() - start, time.perf_counter()
+
+    network = load_float(model)
+    lap("load")
+    quantize_rtn_(network, scheme_of(form), progress=False)
+    lap("round")
+    config = ExportConfig(*size, target=Target.TENSORRT, precision=Precision.FP16)
+    written = export_onnx(network, scheme_of(form), config, path, {"name": model, "sha256": ""})
+    lap("write")
+    return {"file_bytes": written.bytes, "phases": {k: round(v, 1) for k, v in seconds.items()}, "bytes": census(path)}
+
+
+def census(path: Path) -> dict[str, int]:
+    """Stored bytes by part of the network."""
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    parts: dict[str, int] = {}
+    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+        part = next((p for p in PARTS if tensor.name.startswith(p)), "other")
+        external = uses_external_data(tensor)
+        size = int(ExternalDataInfo(tensor).length or 0) if external else len(tensor.raw_data)
+        parts[part] = parts.get(part, 0) + size
+    return parts
+
+
+PARTS = (
+    "aggregator.patch_embed.blocks",
+    "aggregator.patch_embed",
+    "aggregator.frame_blocks",
+    "aggregator.global_blocks",
+    "camera_head",
+    "depth_head",
+    "point_head",
+)
+
+
+def parity(model: str, form: Form, path: Path, size: tuple[int, int]) -> dict[str, Any]:
+    """Write the network at a reduced frame size and compare what ONNX Runtime computes with the reference."""
+    import torch
+
+    from qvggt.engines.onnx_runner import OnnxRunner
+    from qvggt.export.exporter import ExportConfig, export_onnx
+    from qvggt.export.parity import check_linears, check_outputs
+    from qvggt.export.precision import Precision
+    from qvggt.export.qdq import Target
+
+    network, scheme = quantized(model, form), scheme_of(form)
+    small = path.with_name(f"small-{path.name}")
+    config = ExportConfig(*size, target=Target.TENSORRT, precision=Precision.FP16)
+    export_onnx(network, scheme, config, small)
+    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    linears = check_linears(small, network, images, progress=False, precision=config.precision)
+    with OnnxRunner(small, threads=1) as runner:
+        outputs = check_outputs(runner.run_named, network, [images], scheme, precision=config.precision)
+    for file in (small, small.with_name(small.name + ".data")):
+        file.unlink(missing_ok=True)
+    return {
+        "size": list(size),
+        "frames": len(images),
+        "passed": all(linears) and all(outputs),
+        "linears": f"{sum(map(bool, linears))}/{len(linears)}",
+        "outputs_db": {o.name: [round(o.sqnr_db, 1), round(o.needed_db, 1)] for o in outputs},
+    }
+
+
+def build(_model: str, _form: Form, path: Path, _size: tuple[int, int]) -> dict[str, Any]:
+    """TensorRT-RTX engine of the whole network for one GPU generation."""
+    from qvggt.engines.build_config import BuildConfig
+    from qvggt.engines.builder import build_engine, read_source
+
+    engine = path.with_suffix(".engine")
+    result = build_engine(read_source(path), engine, BuildConfig(compute_capabilities=("8.9",)), shown=False)
+    return {
+        "engine_bytes": engine.stat().st_size,
+        "builder": {**result.manifest.build, "warnings": len(result.manifest.build["warnings"])},
+        "passed": result.report.passed,
+        "summary": result.report.summary,
+        "profile": {name: [list(s) for s in shapes] for name, shapes in result.manifest.profile.items()},
+    }
+
+
+WORK: dict[str, Callable[[str, Form, Path, tuple[int, int]], dict[str, Any]]] = {
+    "export": export,
+    "parity": parity,
+    "build": build,
+}
+
+
+def run_step(step: str, model: str, form: Form, path: Path, size: tuple[int, int]) -> dict[str, Any]:
+    """What the child process does: the step, its time and its memory."""
+    import torch
+    from cpu_candidates import peak_rss
+
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    with torch.no_grad():
+        facts = WORK[step](model, form, path, size)
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {
+        "step": step,
+        "form": form.name,
+        "seconds": round(time.perf_counter() - start, 1),
+        "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 1),
+        "peak_rss": peak_rss(),
+        "peak_rss_children": usage[1].ru_maxrss * 1024,
+        "load_average": os.getloadavg()[0],
+        **facts,
+    }
+
+
+def main(
+    model: Annotated[str, typer.Option(help="random-1b, or a float checkpoint.")] = "random-1b",
+    only: Annotated[str | None, typer.Option(help="Formats, of w8a8, w4a4, w4a16, fp16. [all]")] = None,
+    steps: Annotated[str, typer.Option(help="Of export, parity, build.")] = ",".join(STEPS),
+    size: Annotated[str, typer.Option(help="HxW of the exported network.")] = "518x518",
+    parity_size: Annotated[str, typer.Option(help="HxW of the network that is compared.")] = "56x56",
+    folder: Annotated[Path, typer.Option(help="For the files, up to 6 GB.")] = Path("outputs/scale"),
+    keep: Annotated[bool, typer.Option(help="Keep the files.")] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write.")] = Path("outputs/scale.json"),
+    worker: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run the steps one after the other and write their figures."""
+    from qvggt.errors import QvggtError
+
+    forms = {form.name: form for form in FORMS}
+    names, chosen = (only or ",".join(forms)).split(","), steps.split(",")
+    for word, known in [*((n, tuple(forms)) for n in names), *((s, STEPS) for s in chosen)]:
+        if word not in known:
+            raise QvggtError(f"{word!r}: expected some of {', '.join(known)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    if worker is not None:
+        side = parity_size if worker == "parity" else size
+        height, width = (int(n) for n in side.split("x"))
+        print(json.dumps(run_step(worker, model, forms[names[0]], folder / f"{names[0]}.onnx", (height, width))))
+        return
+    rows = []
+    for name in names:
+        for step in chosen:
+            call = [sys.executable, __file__, "--worker", step, "--only", name, "--model", model, "--folder", folder]
+            call += ["--size", size, "--parity-size", parity_size]
+            done = subprocess.run([str(part) for part in call], capture_output=True, text=True, check=False)
+            if done.returncode:
+                row: dict[str, Any] = {"step": step, "form": name, "failed": done.stderr.strip().splitlines()[-1:]}
+            else:
+                row = json.loads(done.stdout.strip().splitlines()[-1])
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            write(output, model, size, rows)
+        if not keep:
+            for file in folder.glob(f"{name}.*"):
+                file.unlink()
+
+
+def write(output: Path, model: str, size: str, rows: list[dict[str, Any]]) -> None:
+    from qvggt.cli.versions import versions
+    from qvggt.files import atomic_write
+
+    with atomic_write(output) as temporary:
+        text = json.dumps({"model": model, "size": size, "versions": versions(), "rows": rows}, indent=1)
+        temporary.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

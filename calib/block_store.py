@@ -6,9 +6,13 @@ import copy
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from qvggt.calib.reconstruct import BlockReport
 from qvggt.errors import QvggtError
@@ -17,7 +21,7 @@ from qvggt.model.block import Block
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import LinearFormat
 from qvggt.quant.transform import TransformSpec
-from qvggt.tensor_file import open_tensors, write_tensors
+from qvggt.tensor_file import TensorFile, line, open_tensors, write_tensors
 
 JOB = "job.json"
 
@@ -35,7 +39,7 @@ class BlockStore:
         if (folder / JOB).exists():
             try:
                 stored = (folder / JOB).read_text(encoding="utf-8")
-            except OSError as error:
+            except (OSError, UnicodeDecodeError) as error:
                 raise QvggtError(f"{folder / JOB}: cannot be read; delete {folder} to start anew") from error
             if stored != text:
                 raise QvggtError(f"{folder}: holds an unfinished calibration of another kind; delete it to start anew")
@@ -56,14 +60,23 @@ class BlockStore:
             for name, m in block.named_modules()
             if isinstance(m, QuantLinear) and m.transform is not None
         }
-        metadata = {"report": json.dumps(asdict(report)), "transforms": json.dumps(specs)}
-        write_tensors(self._file(path), block.state_dict(), metadata)
+        tensors = block.state_dict()
+        metadata = {"report": json.dumps(asdict(report)), "transforms": json.dumps(specs), "sha256": digest(tensors)}
+        write_tensors(self._file(path), tensors, metadata)
 
     def load(self, path: str, block: Block, formats: dict[str, LinearFormat]) -> tuple[Block, BlockReport] | None:
         """The finished form of a float block, or None when it is not there yet."""
         if not self._file(path).exists():
             return None
         file = open_tensors(self._file(path))
+        try:
+            return self._read(file, block, formats)
+        except Exception as error:  # a damaged file fails in many ways: absent keys, wrong shapes, no JSON
+            raise QvggtError(
+                f"{file.path}: is no finished block of this calibration ({line(error)}); delete it to compute it again"
+            ) from error
+
+    def _read(self, file: TensorFile, block: Block, formats: dict[str, LinearFormat]) -> tuple[Block, BlockReport]:
         specs = json.loads(file.metadata["transforms"])
         final = copy.deepcopy(block)
         for name, format in formats.items():
@@ -72,7 +85,10 @@ class BlockStore:
             bias = getattr(linear, "bias", None) is not None
             final.set_submodule(name, QuantLinear(linear.in_features, linear.out_features, format, bias, spec))  # type: ignore[arg-type]
         read = file.opener()
-        final.load_state_dict({key: read(key).clone() for key in file.entries}, assign=True)
+        tensors = {key: read(key).clone() for key in file.entries}
+        if file.metadata["sha256"] != digest(tensors):
+            raise ValueError("its tensors do not match their sha256")
+        final.load_state_dict(tensors, assign=True)
         return final.requires_grad_(False), BlockReport(**json.loads(file.metadata["report"]))
 
     def finished(self) -> int:
@@ -82,3 +98,12 @@ class BlockStore:
     def remove(self) -> None:
         """Delete the folder once the checkpoint that replaces it is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors with their names: a damaged number would go into every later block unseen."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -96,6 +96,7 @@ RECIPES = {
             "qvggt",
             rotation="folded",
             value_rotation=True,
+            value_basis="balanced",
             online="fc2",
             center=True,
             smooth=True,

@@ -49,7 +49,7 @@ def calibrate_block(
     `formats` maps LINEARS names to number formats (absent ones stay float). `target`: float inputs; `source`: inputs
     the quantized block will see. The block's output on `target` is what its quantized form on `source` must match.
     """
-    if recipe.value_basis == "balanced" and "attn.proj" in formats:
+    if recipe.value_rotation and recipe.value_basis == "balanced" and "attn.proj" in formats:
         block = _balance_values(block, stage, source, recipe, seed)
     quantized = copy.deepcopy(block).float()
     generator = torch.Generator().manual_seed(named_seed(seed, stage.path))

@@ -8,9 +8,18 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from qvggt.calib.convs import observe_convs
 from qvggt.calib.ranges import observe_ranges
 from qvggt.model import VGGT
-from qvggt.quant.model import quantize_, quantized_linears, scheme_linears
+from qvggt.quant.conv import ConvRange, conv_rows
+from qvggt.quant.model import (
+    check_overrides,
+    quantize_,
+    quantized_convs,
+    quantized_linears,
+    scheme_convs,
+    scheme_linears,
+)
 from qvggt.quant.scheme import Scheme
 
 
@@ -30,18 +39,28 @@ def quantize_rtn_(
     """Quantize in place with absmax round-to-nearest weights; returns path -> {"weight_sqnr_db", ...}.
 
     Static activations take the largest |x| of each input over `batches` ([S, 3, H, W] each, `total` of them), and
-    need at least one; it is returned as "input_amax". QvggtError without, with the model untouched.
+    need at least one; it is returned as "input_amax". Convolutions are always static and have "output_amax" too.
+    QvggtError without, with the model untouched.
     """
+    check_overrides(model, scheme)
     static = [path for path, _, format in scheme_linears(model, scheme) if format.activation == "static"]
     ranges: dict[str, float] = {}
     if static and batches is not None:
         ranges = observe_ranges(model, batches, static, total, progress)
+    convs = [path for path, _, _ in scheme_convs(model, scheme)]
+    maps: dict[str, ConvRange] = {}
+    if convs and batches is not None:
+        maps = observe_convs(model, batches, convs, total, progress)
     weights = {path: linear.weight.detach() for path, linear, _ in scheme_linears(model, scheme)}
-    quantize_(model, scheme, ranges)
+    kernels = {path: conv_rows(conv) for path, conv, _ in scheme_convs(model, scheme)}
+    quantize_(model, scheme, ranges, maps)
     table: dict[str, dict[str, float]] = {}
     with torch.no_grad():
         for path, module in quantized_linears(model):
             table[path] = {"weight_sqnr_db": round(weight_sqnr(weights[path], module.weight_dequantized()), 3)}
             if path in ranges:
                 table[path]["input_amax"] = round(ranges[path], 6)
+        for path, conv in quantized_convs(model):
+            table[path] = {"weight_sqnr_db": round(weight_sqnr(kernels[path], conv.weight_dequantized()), 3)}
+            table[path] |= {"input_amax": round(maps[path].input, 6), "output_amax": round(maps[path].output, 6)}
     return table

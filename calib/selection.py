@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,8 +70,12 @@ def measure_pool(
     *,
     total: int | None = None,
     progress: bool = True,
+    keep: Callable[[Record], None] | None = None,
 ) -> list[Record]:
-    """Features of every sequence of the pool; the images of one sequence are gone before the next is asked for."""
+    """Features of every sequence of the pool; the images of one sequence are gone before the next is asked for.
+
+    `keep` gets every record as soon as it is measured.
+    """
     records: dict[str, Record] = {}
     with bar(total=total, desc="measure pool", unit="sequence", shown=progress) as moved:
         for key, category, images in pool:
@@ -79,6 +83,8 @@ def measure_pool(
                 raise QvggtError(f"selection: sequence {key} is twice in the pool, expected unique keys")
             records[key] = Record(key, category, sequence_features(model, images, deep_rounds))
             del images  # the loop variable would live on while the next sequence loads
+            if keep is not None:
+                keep(records[key])
             moved.update()
     return list(records.values())
 

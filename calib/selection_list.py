@@ -106,6 +106,10 @@ class Selection:
         """JSON-ready; `from_dict` reads it back."""
         return {"format": FORMAT, "sha256": self.sha256, "chosen": list(self.chosen), **self._content()}
 
+    def to_json(self) -> str:
+        """The text of a selection file."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Selection:
         """QvggtError for another format, a damaged list or one edited by hand."""
@@ -135,9 +139,8 @@ class Selection:
 
 def save_selection(path: str | Path, selection: Selection) -> None:
     """Write the list as JSON; atomic."""
-    text = json.dumps(selection.to_dict(), indent=1, allow_nan=False)
     with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(selection.to_json(), encoding="utf-8")
 
 
 def load_selection(path: str | Path) -> Selection:

@@ -21,6 +21,8 @@ Examples:
   qvggt-calibrate tiny --bits w4a4 --data outputs/scenes -o outputs/tiny-w4a4
   qvggt-calibrate tiny --bits w8a8 --recipe rtn -o outputs/tiny-w8a8-rtn
   qvggt-calibrate facebook/VGGT-1B --bits w4a4 --data /data/co3d --plan -o w4a4
+  qvggt-calibrate tiny --bits w4a4 --data outputs/scenes --budget 0.5% --budget-by block -o outputs/tiny-mixed
+  qvggt-calibrate facebook/VGGT-1B --bits w4a4 --data /data/co3d --select --sequences 20 --clusters 5 -o w4a4
 
 An interrupted run goes on where it was when the same command is given again.
 """
@@ -35,15 +37,35 @@ def calibrate(
     output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint directory to write.")],
     bits: Annotated[str, typer.Option(help="w8a8, w4a8, w6a6, w4a4, w4a16, fp32, fp16 or bf16.")] = "w8a8",
     act: Annotated[str, typer.Option(help="dynamic: one scale per token. static: one per tensor.")] = "dynamic",
-    data: Annotated[Path | None, typer.Option(help="Co3D-format folder; its train split is used.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Co3D-format folder (its train split is used), or one folder of images per sequence."),
+    ] = None,
     recipe: Annotated[
         str, typer.Option(help="qvggt (ours), or a baseline: rtn, smoothquant, quarot, quantvggt.")
     ] = "qvggt",
     annotations: Annotated[Path | None, typer.Option(help="Folder of the .jgz files. [DATA/annotations]")] = None,
     sequences: Annotated[int, typer.Option(min=1, help="Training sequences to use.")] = 64,
     frames: Annotated[int, typer.Option(min=1, help="Frames per sequence.")] = 4,
+    select: Annotated[
+        bool, typer.Option("--select", help="Choose the sequences: no noise, diverse; needs a pass over the pool.")
+    ] = False,
+    clusters: Annotated[int, typer.Option(min=1, help="--select: clusters that the sequences are spread over.")] = 8,
+    class_mode: Annotated[str, typer.Option(help="Categories to draw from: apple, five, more or all.")] = "all",
+    pool: Annotated[
+        int | None, typer.Option(min=1, help="--select: sequences of each category to look at. [all]")
+    ] = None,
+    scheme: Annotated[
+        Path | None,
+        typer.Option(help="A saved scheme, or a checkpoint with one; instead of --bits and --parts."),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Largest drop, e.g. 0.5%: parts get more bits than --bits until it holds."),
+    ] = None,
+    budget_by: Annotated[str, typer.Option(help="--budget: bits per part or per block.")] = "part",
     size: Annotated[str | None, typer.Option(help="HxW of the images in pixels. [model's own]")] = None,
-    parts: Annotated[str, typer.Option(help="Parts to quantize: dino, aggregator, camera.")] = "dino,aggregator",
+    parts: Annotated[str, typer.Option(help="Parts to quantize: dino, aggregator, camera, dpt.")] = "dino,aggregator",
     rounding: Annotated[str | None, typer.Option(help="rtn or gptq. [the recipe's]")] = None,
     propagation: Annotated[
         str | None, typer.Option(help="Inputs a block is calibrated on: float or quantized. [the recipe's]")
@@ -61,68 +83,114 @@ def calibrate(
     force: Annotated[bool, typer.Option(help="Replace an existing calibrated checkpoint.")] = False,
 ) -> None:
     """Quantize a checkpoint: fold rotations and smoothing, learn clips block by block, round the weights."""
-    if import_quantvggt is not None:
-        from qvggt.cli.imports import given_options, import_released
+    from qvggt.cli.imports import given_options, import_released
 
+    if import_quantvggt is not None:
         return import_released(import_quantvggt, model, output, bits, given_options(context), revision, offline, force)
     from qvggt.calib.block_store import BlockStore
+    from qvggt.calib.budget import parse_budget
     from qvggt.calib.calibrate import calibrate_, report_table
+    from qvggt.calib.class_modes import check_mode
     from qvggt.calib.recipe import RECIPES, find_recipe
     from qvggt.calib.rtn import quantize_rtn_
-    from qvggt.cli.images import co3d_images
+    from qvggt.cli.budget import (
+        NOTE,
+        SCORED,
+        BudgetSearch,
+        check_options,
+        read_scheme,
+        search_budget,
+    )
+    from qvggt.cli.pool import PoolConfig, selection_config, training_images
     from qvggt.cli.source import load_source, parse_size
     from qvggt.cli.versions import versions
     from qvggt.quant.checkpoint import DESCRIPTION, Provenance, save_calibrated
     from qvggt.quant.scheme import parse_scheme
 
-    scheme = parse_scheme(bits, act, [p for p in parts.split(",") if p])
+    given = given_options(context)
+    check_options(scheme, budget, bits, act, given)
+    limit = None if budget is None else parse_budget(budget)
+    wanted = read_scheme(scheme) if scheme is not None else parse_scheme(bits, act, [p for p in parts.split(",") if p])
     chosen = adjusted(find_recipe(recipe), rounding, propagation, fc2, epochs)
     plain = chosen == RECIPES["rtn"]
     check_place(output)
     if output.exists() and any(output.iterdir() if output.is_dir() else [output]) and not force:
         raise QvggtError(f"{output}: exists already; choose another directory, or --force to replace a checkpoint")
-    needs_data = scheme.needs_ranges or not plain
+    needs_data = wanted.needs_ranges or not plain or limit is not None
     if needs_data and data is None:
         raise QvggtError(
-            f"--recipe {recipe} --act {act} needs --data, a Co3D-format folder with training images "
-            "(qvggt-scenes makes one); only --recipe rtn --act dynamic does without"
+            f"--recipe {recipe} --act {act} --parts {parts} needs --data, a folder with training images "
+            "(qvggt-scenes makes one); only --recipe rtn --act dynamic without dpt does without"
         )
+    check_mode(class_mode)
+    check_selection(select, needs_data, given)
     source = load_source(model, revision=revision, offline=offline)
     if source.scheme is not None:
         raise QvggtError(f"{model}: is calibrated already ({source.scheme.label}); give the float checkpoint")
     height, width = parse_size(size, source.model)
+    chooser = None
+    if select:
+        chooser = selection_config(sequences, clusters, class_mode, seed, source.model.config.aa_depth)
     if plan:
-        _print_plan(source.model.config, scheme, chosen, sequences, frames, height, width, memory)
+        _print_plan(source.model.config, wanted, chosen, sequences, frames, height, width, memory)
         return
-    images = None
-    if data is not None and needs_data:
-        images = co3d_images(
-            data, height, width, annotations=annotations, frames=frames, sequences=sequences, seed=seed
-        )
+    measured, tried = (output.with_name(f".{output.name}.{kind}.jsonl") for kind in ("pool", "budget"))
+    job: dict[str, Any] = {"source": source.sha256, "versions": versions()}
     calibration: dict[str, Any] = {"recipe": chosen.to_dict(), "seed": seed}
-    if images is not None:
-        calibration |= images.listing()
-    store = None
+    training, notes = None, dict[str, str]()
+    if data is not None and needs_data:
+        count = pool if select else sequences + (SCORED if limit is not None else 0)
+        asked = PoolConfig(data, frames, annotations, class_mode, count, seed)
+        training = training_images(asked, (height, width), sequences, source.model, chooser, measured, job)
+        listing, notes = training.record()
+        calibration |= listing
+    images, searched, store = None if training is None else training.images, None, None
+    if limit is not None:
+        assert training is not None
+        about = {**job, **calibration}
+        search = BudgetSearch(limit, budget_by, wanted, chosen, seed, int(memory * 1e9), tried, about)
+        searched = search_budget(search, source.model, training.images, training.pool)
+        wanted = searched.scheme
     if plain:
-        layers = quantize_rtn_(source.model, scheme, images, None if images is None else len(images))
+        layers = quantize_rtn_(source.model, wanted, images, None if images is None else len(images))
     else:
         assert images is not None
-        job = {"source": source.sha256, "scheme": scheme.to_dict(), "versions": versions(), **calibration}
-        store = BlockStore(output.with_name(f".{output.name}.unfinished"), job)
+        whole = {**job, "scheme": wanted.to_dict(), **calibration}
+        store = BlockStore(output.with_name(f".{output.name}.unfinished"), whole)
         if store.finished():
             typer.echo(f"going on after {store.finished()} finished blocks ({store.folder})")
-        reports = calibrate_(source.model, scheme, chosen, images, seed, store=store, memory=int(memory * 1e9))
+        reports = calibrate_(source.model, wanted, chosen, images, seed, store=store, memory=int(memory * 1e9))
         layers = report_table(reports)
+    drop = None
+    if searched is not None:
+        drop = searched.metric.drop(source.model)
+        calibration["budget"], notes[NOTE] = searched.note(drop)
     provenance = Provenance(
         source={"name": source.name, "sha256": source.sha256},
         calibration=calibration,
         versions=versions(),
         layers=layers,
     )
-    save_calibrated(output, source.model, scheme, provenance, replace=force)
+    save_calibrated(output, source.model, wanted, provenance, replace=force, notes=notes)
+    for file in (measured, tried):
+        file.unlink(missing_ok=True)
     if store is not None:
         store.remove()
-    typer.echo(f"{output}: {scheme.label} by recipe {recipe} ({DESCRIPTION} has the per-layer table)")
+    typer.echo(f"{output}: {wanted.label} by recipe {recipe} ({DESCRIPTION} has the per-layer table)")
+    if drop is not None and limit is not None:
+        typer.echo(f"budget: drop {drop:.2%} of {limit:.2%}")
+        if drop > limit:
+            typer.echo(f"budget MISSED: the calibrated checkpoint drops by {drop:.2%}", err=True)
+            raise typer.Exit(1)
+
+
+def check_selection(select: bool, needs_data: bool, given: tuple[str, ...]) -> None:
+    """QvggtError for options of --select without it, and for --select where no images are used."""
+    if select and not needs_data:
+        raise QvggtError("--select: --recipe rtn --act dynamic uses no images to choose; leave it out")
+    for option in ("clusters", "pool"):
+        if option in given and not select:
+            raise QvggtError(f"--{option} belongs to --select; add that or leave --{option} out")
 
 
 def adjusted(
@@ -142,7 +210,7 @@ def adjusted(
     if propagation is not None:
         changes["propagation"] = propagation
     if fc2 is not None:
-        changes["fc2_rotation"] = fc2 == "kronecker"
+        changes["online"] = "fc2" if fc2 == "kronecker" else "none"
     if epochs is not None:
         changes |= {"epochs": epochs, "learn": epochs > 0}
     return recipe.replace(**changes)
@@ -159,7 +227,7 @@ def _print_plan(
     for line in plan.lines(int(memory * 1e9)):
         typer.echo(line)
     typer.echo("multiply-adds of the calibrated network, per block:")
-    typer.echo(CostTable(config, recipe.fc2_rotation).to_markdown(height, width))
+    typer.echo(CostTable(config, recipe.online != "none").to_markdown(height, width))
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The calibrated checkpoint: a directory that rebuilds the fake-quant reference bit for bit (DESIGN section 4).
 
-`model.safetensors` holds the float tensors of the network, and for every quantized linear its integer codes, weight
+`model.safetensors` holds the float tensors of the network, and for every quantized layer its integer codes, weight
 scales, clips or range, and bias. `quant.json` holds what they mean: format version, scheme, model config, source
 hash, calibration list, tool versions, per-layer errors, and the hash of the tensor file. The codes are stored
 rather than float weights to be rounded again: that is 4x smaller, and right for every way of rounding.
@@ -26,7 +26,7 @@ from qvggt.quant.scheme import Scheme
 from qvggt.quant.transform import TransformSpec
 from qvggt.rotation.config import FoldConfig
 from qvggt.rotation.structure import applied_fold, fold_structure_
-from qvggt.tensor_file import open_tensors, write_tensors
+from qvggt.tensor_file import line, open_tensors, write_tensors
 
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
@@ -78,9 +78,17 @@ def is_calibrated(path: str | Path) -> bool:
 
 
 def save_calibrated(
-    path: str | Path, model: VGGT, scheme: Scheme, provenance: Provenance, replace: bool = False
+    path: str | Path,
+    model: VGGT,
+    scheme: Scheme,
+    provenance: Provenance,
+    replace: bool = False,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the directory atomically; an existing one is replaced only if asked, and only if it is a checkpoint."""
+    """Write the directory atomically; an existing one is replaced only if asked, and only if it is a checkpoint.
+
+    notes: file name -> text, further records to keep beside the checkpoint; loading does not read them.
+    """
     fold = applied_fold(model)
     with atomic_directory(path, replace=replace, marker=DESCRIPTION) as folder:
         write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"})
@@ -96,6 +104,8 @@ def save_calibrated(
             "versions": dict(provenance.versions),
             "layers": {name: _finite(figures) for name, figures in provenance.layers.items()},
         }
+        for name, text in (notes or {}).items():
+            (folder / name).write_text(text, encoding="utf-8")
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
@@ -111,11 +121,22 @@ def load_calibrated(path: str | Path) -> Calibrated:
             f"({description.weights_sha256[:12]}); the directory was changed: calibrate again"
         )
     file = open_tensors(weights)
-    with torch.device("meta"):
-        model = VGGT(description.config)
-        if description.fold is not None:
-            fold_structure_(model, description.fold)
-        prepare_(model, description.scheme, description.transforms)
+    try:
+        with torch.device("meta"):
+            model = VGGT(description.config)
+            if description.fold is not None:
+                fold_structure_(model, description.fold)
+            prepare_(model, description.scheme, description.transforms)
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        OverflowError,
+    ) as error:  # values that do not go together
+        raise QvggtError(
+            f"{folder / DESCRIPTION}: describes no model that can be built ({line(error)}); calibrate again"
+        ) from error
     expected = model.state_dict()
     for key in (*expected, *file.entries):
         shape = list(expected[key].shape) if key in expected else "absent"
@@ -123,7 +144,10 @@ def load_calibrated(path: str | Path) -> Calibrated:
         if shape != got:
             raise QvggtError(f"{weights}: {key} expected {shape}, got {got}; calibrate again")
     read = file.opener()
-    state = {key: read(key) for key in expected}
+    try:
+        state = {key: read(key) for key in expected}
+    except Exception as error:
+        raise QvggtError(f"{weights}: cannot be read ({line(error)}); calibrate again") from error
     for key, tensor in expected.items():
         if state[key].dtype != tensor.dtype:
             raise QvggtError(f"{weights}: {key} expected {tensor.dtype}, got {state[key].dtype}; calibrate again")

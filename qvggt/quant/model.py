@@ -1,16 +1,20 @@
-"""Turning the linears of a model into quantized ones, and finding them again."""
+"""Turning the linears and convolutions of a model into quantized ones, and finding them again."""
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
 
 from qvggt.errors import QvggtError
+from qvggt.quant.conv import ConvRange, ConvShape, QuantConv2d, check_range
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.scheme import LinearFormat, Scheme
+from qvggt.quant.scheme import DPT_CONVS, LinearFormat, Scheme
 from qvggt.quant.transform import TransformSpec
+
+Conv = nn.Conv2d | nn.ConvTranspose2d
 
 
 def scheme_linears(model: nn.Module, scheme: Scheme) -> Iterator[tuple[str, nn.Linear, LinearFormat]]:
@@ -26,6 +30,36 @@ def scheme_linears(model: nn.Module, scheme: Scheme) -> Iterator[tuple[str, nn.L
             yield path, linear, format
 
 
+def scheme_convs(model: nn.Module, scheme: Scheme) -> Iterator[tuple[str, Conv, LinearFormat]]:
+    """As `scheme_linears`, for the float convolutions of the dense heads."""
+    present = {path for path, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)}
+    for path in DPT_CONVS:
+        format = scheme.format(path) if path in present else None
+        if format is not None:
+            conv = model.get_submodule(path)
+            assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
+            yield path, conv, format
+
+
+def check_overrides(model: nn.Module, scheme: Scheme) -> None:
+    """QvggtError for an override that names no linear and no convolution of the model that can be quantized."""
+    kinds = (nn.Linear, QuantLinear)
+    paths = [path for path, module in model.named_modules() if isinstance(module, kinds) or path in DPT_CONVS]
+    for pattern, bits in scheme.overrides:
+        if not fnmatch.filter(paths, pattern):
+            raise QvggtError(
+                f"scheme: override {pattern!r} ({bits}) matches no linear or dense-head convolution of this model; "
+                f"expected a pattern of module paths such as {paths[0]}"
+            )
+
+
+def quantized_convs(model: nn.Module) -> Iterator[tuple[str, QuantConv2d]]:
+    """(path, module) of every quantized convolution, in module order."""
+    for path, module in model.named_modules():
+        if isinstance(module, QuantConv2d):
+            yield path, module
+
+
 def quantized_linears(model: nn.Module) -> Iterator[tuple[str, QuantLinear]]:
     """(path, module) of every quantized linear, in module order."""
     for path, module in model.named_modules():
@@ -38,28 +72,44 @@ def transform_specs(model: nn.Module) -> dict[str, TransformSpec]:
     return {path: m.transform.spec for path, m in quantized_linears(model) if m.transform is not None}
 
 
-def quantize_(model: nn.Module, scheme: Scheme, ranges: Mapping[str, float] | None = None) -> None:
-    """Replace the scheme's linears in place, one at a time, by round-to-nearest `QuantLinear`s.
+def quantize_(
+    model: nn.Module,
+    scheme: Scheme,
+    ranges: Mapping[str, float] | None = None,
+    conv_ranges: Mapping[str, ConvRange] | None = None,
+) -> None:
+    """Replace the scheme's linears and convolutions in place, one at a time, by round-to-nearest quantized ones.
 
-    `ranges` maps a path to the observed max |x| of its input; static schemes need one for every linear: QvggtError
-    names the first that lacks it, with the model untouched.
+    `ranges` maps a path to the observed max |x| of its input; static schemes need one for every linear; `conv_ranges`
+    those of the convolutions: QvggtError names the first that lacks it, with the model untouched. QvggtError for an
+    override that matches nothing.
     """
-    ranges = ranges or {}
+    ranges, conv_ranges = ranges or {}, conv_ranges or {}
+    check_overrides(model, scheme)
     for path, _, format in scheme_linears(model, scheme):
         if format.activation == "static" and path not in ranges:
             raise QvggtError(f"{path}: static activations need an observed range; calibrate with data first")
+    for path, _, _ in scheme_convs(model, scheme):
+        check_range(path, conv_ranges.get(path))
     for path, linear, format in scheme_linears(model, scheme):
         model.set_submodule(path, QuantLinear.from_float(linear, format, ranges.get(path)))
+    for path, conv, format in scheme_convs(model, scheme):
+        model.set_submodule(path, QuantConv2d.from_float(conv, format, conv_ranges[path]))
 
 
 def prepare_(model: nn.Module, scheme: Scheme, transforms: Mapping[str, TransformSpec] | None = None) -> None:
-    """Replace the scheme's linears by empty `QuantLinear`s on the same device, to be filled from a checkpoint.
+    """Replace the scheme's linears and convolutions by empty quantized ones on the same device, to be filled from a
+    checkpoint.
 
     `transforms` names the linears that change their input at run time, and how.
     """
     specs = transforms or {}
+    check_overrides(model, scheme)
     for path, linear, format in scheme_linears(model, scheme):
         spec, bias = specs.get(path), linear.bias is not None
         with torch.device(linear.weight.device):
             empty = QuantLinear(linear.in_features, linear.out_features, format, bias, spec)
         model.set_submodule(path, empty)
+    for path, conv, format in scheme_convs(model, scheme):
+        with torch.device(conv.weight.device):
+            model.set_submodule(path, QuantConv2d(ConvShape.of(conv), format, conv.bias is not None))

@@ -19,20 +19,35 @@ INTEGERS = ("w8a8", "w4a8", "w6a6", "w4a4", "w4a16")
 BITS = INTEGERS + FLOATS
 ACTIVATIONS: tuple[Activation, ...] = ("dynamic", "static")
 WEIGHT_ONLY_BLOCK = 128  # input channels per scale of a w4a16 weight: the group TensorRT has kernels for
+CONV_BITS = 8  # of the input and the output of a convolution (qvggt/quant/conv.py says why)
 VERSION = 1
+
+_DPT_NAMES = (
+    *(f"projects.{i}" for i in range(4)),
+    *(f"resize_layers.{i}" for i in (0, 1, 3)),
+    *(f"scratch.layer{i}_rn" for i in range(1, 5)),
+    *(f"scratch.refinenet{i}.resConfUnit{u}.conv{c}" for i in range(1, 5) for u in (1, 2) for c in (1, 2)),
+    *(f"scratch.refinenet{i}.out_conv" for i in range(1, 5)),
+    "scratch.output_conv1",
+    # output_conv2 stays float: 0.1 % of a head's weights, and what it returns is exponentiated; an 8-bit grid after its
+    # first convolution alone took depth from 49 to 32 dB
+)
+DPT_CONVS = tuple(f"{head}.{name}" for head in ("depth_head", "point_head") for name in _DPT_NAMES)
+"""Paths of the convolutions a scheme can quantize (refinenet4 has no resConfUnit1)."""
 
 _LINEAR = r"(attn\.(qkv|proj)|mlp\.fc[12])"
 PARTS = {
     "dino": re.compile(rf"aggregator\.patch_embed\.blocks\.\d+\.{_LINEAR}"),
     "aggregator": re.compile(rf"aggregator\.(frame|global)_blocks\.\d+\.{_LINEAR}"),
     "camera": re.compile(rf"camera_head\.trunk\.\d+\.{_LINEAR}"),
+    "dpt": re.compile("|".join(re.escape(path) for path in DPT_CONVS)),
 }
 DEFAULT_PARTS = ("dino", "aggregator")
 
 
 @dataclass(frozen=True)
 class LinearFormat:
-    """Numbers of one linear. Grids are symmetric with zero point 0 (TensorRT accepts nothing else).
+    """Numbers of one linear or convolution. Grids are symmetric with zero point 0 (TensorRT accepts nothing else).
 
     weight_bits: signed integer grid [-Q, Q], Q = 2^(bits-1) - 1, one scale per output row, or per `block` input
     channels of a row. act_bits: grid [-Q-1, Q], or 16 for activations left in floating point. activation: "dynamic"
@@ -49,8 +64,9 @@ class LinearFormat:
 class Scheme:
     """Bits and activation mode per part of the network.
 
-    `bits` applies to the linears of `parts`; an override (pattern, bits) replaces it for the module paths the
-    fnmatch pattern matches, the last match winning, and may also name linears outside `parts`.
+    `bits` applies to the layers of `parts`; an override (pattern, bits) replaces it for the module paths the
+    fnmatch pattern matches, the last match winning, and may also name layers outside `parts`. Convolutions (part
+    "dpt") have static 8-bit activations whatever the scheme's, and stay float with 16-bit ones.
     """
 
     bits: str
@@ -77,15 +93,23 @@ class Scheme:
 
     @property
     def label(self) -> str:
-        """Short name for tables and files, e.g. "w4a4-static"."""
+        """Short name for tables and files: "w4a4-static", with parts other than the default ones
+        "w8a8-dynamic+camera+dpt" or "w8a8-dynamic@aggregator", with overrides "w4a4-dynamic-mixed"."""
         format = linear_format(self.bits, self.activation)
-        return self.bits if format is None or format.activation is None else f"{self.bits}-{self.activation}"
+        name = self.bits if format is None or format.activation is None else f"{self.bits}-{self.activation}"
+        if format is not None and set(self.parts) != set(DEFAULT_PARTS):
+            ordered = [part for part in PARTS if part in self.parts]
+            more = [part for part in ordered if part not in DEFAULT_PARTS]
+            whole = set(DEFAULT_PARTS) <= set(ordered)
+            name += "".join(f"+{part}" for part in more) if whole else f"@{'+'.join(ordered)}"
+        return f"{name}-mixed" if self.overrides else name
 
     @property
     def needs_ranges(self) -> bool:
-        """Whether some linear has static activations, whose ranges must be observed on data."""
+        """Whether some layer has static activations, whose ranges must be observed on data."""
         formats = [linear_format(bits, self.activation) for bits in self._all_bits]
-        return any(format is not None and format.activation == "static" for format in formats)
+        static = any(format is not None and format.activation == "static" for format in formats)
+        return static or any(self.format(path) is not None for path in DPT_CONVS)
 
     @property
     def float_type(self) -> str:
@@ -93,12 +117,14 @@ class Scheme:
         return self.bits if self.bits in FLOATS else "fp32"
 
     def format(self, path: str) -> LinearFormat | None:
-        """Format of the linear at a module path, None where it stays floating point."""
+        """Format of the linear or convolution at a module path, None where it stays floating point."""
         bits = self.bits if any(PARTS[p].fullmatch(path) for p in self.parts) else None
         for pattern, override in self.overrides:
             if fnmatch.fnmatchcase(path, pattern):
                 bits = override
-        return None if bits is None else linear_format(bits, self.activation)
+        if bits is None:
+            return None
+        return conv_format(bits) if path in DPT_CONVS else linear_format(bits, self.activation)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -143,6 +169,15 @@ def linear_format(bits: str, activation: Activation) -> LinearFormat | None:
     if act == 16:
         return LinearFormat(weight, 16, None, WEIGHT_ONLY_BLOCK)
     return LinearFormat(weight, act, activation)
+
+
+def conv_format(bits: str) -> LinearFormat | None:
+    """Format of a convolution: the weight bits, static activations of `CONV_BITS`; None for a float type and for
+    16-bit activations, as there is no weight-only convolution kernel to use one."""
+    format = linear_format(bits, "static")
+    return (
+        None if format is None or format.activation is None else LinearFormat(format.weight_bits, CONV_BITS, "static")
+    )
 
 
 def parse_scheme(bits: str, activation: str = "dynamic", parts: Iterable[str] = DEFAULT_PARTS) -> Scheme:

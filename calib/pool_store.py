@@ -1,0 +1,36 @@
+"""Measured pool sequences on disk: what lets an interrupted selection go on where it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qvggt.calib.frame_features import SequenceFeatures
+from qvggt.calib.memo import Memo
+from qvggt.calib.selection import Record
+from qvggt.errors import QvggtError
+
+
+class PoolStore:
+    """The records measured so far, by key. `job` is everything the features depend on (`Memo`)."""
+
+    def __init__(self, path: Path, job: dict[str, Any]) -> None:
+        self.memo = Memo(path, job, "selection")
+        try:
+            self.records = {key: _record(key, value) for key, value in self.memo.values.items()}
+        except (KeyError, TypeError, ValueError) as error:
+            raise QvggtError(f"{path}: is damaged ({type(error).__name__}); delete it to start anew") from error
+
+    def add(self, record: Record) -> None:
+        """Keep a record; it is on disk when this returns."""
+        features = record.features
+        arrays = {"statistics": features.statistics.tolist(), "similarity": features.similarity.tolist()}
+        self.records[record.key] = record
+        self.memo.add(record.key, {"category": record.category, "layers": list(features.layers), **arrays})
+
+
+def _record(key: str, value: dict[str, Any]) -> Record:
+    arrays = (np.array(value[name], np.float64) for name in ("statistics", "similarity"))
+    return Record(key, value["category"], SequenceFeatures(tuple(value["layers"]), *arrays))

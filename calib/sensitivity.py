@@ -1,0 +1,194 @@
+"""How much each part of the network suffers from few bits, alone: what a bit budget is spent by."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from qvggt.calib.budget import Choice, Unit
+from qvggt.calib.calibrate import calibrate_
+from qvggt.calib.memo import Memo
+from qvggt.calib.recipe import Recipe
+from qvggt.errors import QvggtError
+from qvggt.model import VGGT
+from qvggt.progress import bar
+from qvggt.quant.model import scheme_convs, scheme_linears
+from qvggt.quant.scheme import Activation, LinearFormat, Scheme
+
+VALUES = ("pose_enc", "depth", "world_points")
+SCALE_BYTES = 4
+
+Outputs = list[dict[str, Tensor]]
+
+
+def find_units(model: VGGT, parts: tuple[str, ...], by: str) -> list[Unit]:
+    """The units of `parts`, in the order they run: one per part, or one per transformer block and per dense head."""
+    depth, vit = model.config.aa_depth, model.config.vit_depth
+    trunk = [] if model.camera_head is None else [f"camera_head.trunk.{i}" for i in range(len(model.camera_head.trunk))]
+    heads = [head for head in ("depth_head", "point_head") if getattr(model, head) is not None]
+    blocks = {
+        "dino": [f"aggregator.patch_embed.blocks.{i}" for i in range(vit)],
+        "aggregator": [f"aggregator.{kind}_blocks.{i}" for i in range(depth) for kind in ("frame", "global")],
+        "camera": trunk,
+        "dpt": heads,
+    }
+    whole = {
+        "dino": ["aggregator.patch_embed.blocks"],
+        "aggregator": ["aggregator.frame_blocks", "aggregator.global_blocks"],
+        "camera": ["camera_head.trunk"] if trunk else [],
+        "dpt": heads,
+    }
+    if by not in ("part", "block"):
+        raise QvggtError(f"--budget-by {by!r}: expected part or block")
+    found: list[Unit] = []
+    for part in parts:
+        if by == "block":
+            found += [Unit(path, (f"{path}.*",)) for path in blocks[part]]
+        elif whole[part]:
+            found.append(Unit(part, tuple(f"{path}.*" for path in whole[part])))
+    return found
+
+
+def unit_scheme(unit: Unit, bits: str, activation: Activation) -> Scheme:
+    """Everything float but one unit."""
+    return Scheme("fp32", activation, (), tuple((pattern, bits) for pattern in unit.patterns))
+
+
+def weight_bytes(model: nn.Module, scheme: Scheme) -> int:
+    """Bytes of the weights a scheme quantizes and of their scales, as INT4 or int8 codes; what stays float counts
+    nothing."""
+    return sum(_stored(weight, format) for weight, format in _layers(model, scheme))
+
+
+def unit_choice(model: nn.Module, unit: Unit, bits: str, activation: Activation, damage: float) -> Choice:
+    """The choice with its bytes and cost; fp32 is four bytes a weight, and 32 x 32 bit operations."""
+    layers = _layers(model, unit_scheme(unit, bits, activation))
+    if not layers:
+        weights = sum(weight.numel() for weight, _ in _layers(model, unit_scheme(unit, "w8a8", activation)))
+        return Choice(bits, 4 * weights, 32.0 * 32 * weights, damage)
+    cost = sum(float(weight.numel()) * format.weight_bits * format.act_bits for weight, format in layers)
+    return Choice(bits, sum(_stored(weight, format) for weight, format in layers), cost, damage)
+
+
+def unit_layers(model: nn.Module, unit: Unit) -> int:
+    """Linears and convolutions of a unit."""
+    return len(_layers(model, unit_scheme(unit, "w8a8", "dynamic")))
+
+
+def quick(recipe: Recipe) -> Recipe:
+    """A recipe without its slow steps: no learning, rounding to nearest."""
+    return recipe.replace(name=f"{recipe.name} without learning", learn=False, epochs=0, rounding="rtn")
+
+
+@torch.no_grad()
+def network_outputs(model: VGGT, batches: Sequence[Tensor]) -> Outputs:
+    """Camera, depth and point outputs of each sequence."""
+    return [{name: value for name, value in model(images).items() if name in VALUES} for images in batches]
+
+
+def output_error(reference: Outputs, outputs: Outputs) -> float:
+    """Squared error over squared size, pooled over the sequences, mean over the outputs."""
+    ratios = []
+    for name in reference[0]:
+        noise = sum(float((a[name] - b[name]).double().square().sum()) for a, b in zip(reference, outputs, strict=True))
+        signal = sum(float(a[name].double().square().sum()) for a in reference)
+        ratios.append(noise / max(signal, 1e-30))
+    return sum(ratios) / len(ratios)
+
+
+def quantized_copy(
+    model: VGGT, scheme: Scheme, recipe: Recipe, batches: Sequence[Tensor], seed: int, memory: int
+) -> VGGT:
+    """A copy of a float model under a scheme; the model itself stays as it is."""
+    network = copy.deepcopy(model)
+    calibrate_(network, scheme, recipe, batches, seed, memory=memory, progress=False)
+    return network
+
+
+def measure_units(
+    model: VGGT,
+    units: Sequence[Unit],
+    ladder: Sequence[str],
+    activation: Activation,
+    recipe: Recipe,
+    batches: Sequence[Tensor],
+    seed: int = 0,
+    *,
+    memo: Memo | None = None,
+    memory: int = 2 << 30,
+    progress: bool = True,
+) -> dict[str, list[Choice]]:
+    """Unit name -> its choices on the `ladder`, with the error of the network's outputs when it alone is quantized.
+
+    `batches`: image sequences [S, 3, H, W] in [0, 1], calibrated and measured on. `memo` keeps every figure and gives
+    back those it has. Choices with equal formats (convolutions have 8-bit activations in all) are measured once.
+    """
+    memo = memo or Memo(None, {}, "search")
+    reference: Outputs | None = None
+    table: dict[str, list[Choice]] = {}
+    with bar(total=len(units) * len(ladder), desc="sensitivity", unit="choice", shown=progress) as moved:
+        for unit in units:
+            choices: list[Choice] = []
+            seen: set[tuple[LinearFormat, ...]] = set()
+            for bits in ladder:
+                moved.update()
+                scheme = unit_scheme(unit, bits, activation)
+                formats = _formats(model, scheme)
+                if formats in seen:
+                    continue
+                seen.add(formats)
+                damage = 0.0
+                if formats:
+                    key = f"{unit.name} {bits}"
+                    if key not in memo.values:
+                        reference = reference or network_outputs(model, batches)
+                        network = quantized_copy(model, scheme, recipe, batches, seed, memory)
+                        memo.add(key, output_error(reference, network_outputs(network, batches)))
+                    damage = memo.values[key]
+                choices.append(unit_choice(model, unit, bits, activation, damage))
+            table[unit.name] = choices
+    return table
+
+
+def make_drop(
+    model: VGGT,
+    scheme_of: Callable[[dict[str, Choice]], Scheme],
+    recipe: Recipe,
+    batches: Sequence[Tensor],
+    score: Callable[[VGGT], float],
+    seed: int,
+    memo: Memo,
+    memory: int,
+) -> Callable[[dict[str, Choice]], float]:
+    """What `cheapest_within` measures: `score` of the model quantized as an assignment says; kept in `memo`."""
+
+    def drop(assignment: dict[str, Choice]) -> float:
+        scheme = scheme_of(assignment)
+        key = scheme.to_json()
+        if key not in memo.values:
+            quantizes = bool(_formats(model, scheme))
+            network = quantized_copy(model, scheme, recipe, batches, seed, memory) if quantizes else model
+            memo.add(key, score(network))
+        return float(memo.values[key])
+
+    return drop
+
+
+def _layers(model: nn.Module, scheme: Scheme) -> list[tuple[Tensor, LinearFormat]]:
+    """Weight and format of every float layer the scheme quantizes."""
+    linears = [(m.weight, f) for _, m, f in scheme_linears(model, scheme)]
+    return linears + [(m.weight, f) for _, m, f in scheme_convs(model, scheme)]
+
+
+def _formats(model: nn.Module, scheme: Scheme) -> tuple[LinearFormat, ...]:
+    return tuple(format for _, format in _layers(model, scheme))
+
+
+def _stored(weight: Tensor, format: LinearFormat) -> int:
+    codes = -(-weight.numel() // 2) if format.weight_bits == 4 else weight.numel()
+    inputs = weight.shape[1]
+    blocks = 1 if format.block is None else -(-inputs // format.block)
+    return codes + SCALE_BYTES * weight.shape[0] * blocks

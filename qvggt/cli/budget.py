@@ -1,0 +1,236 @@
+"""qvggt-calibrate --budget and --scheme: which part gets how many bits, searched or read from a file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from qvggt.cli.images import Frames, ImageSet
+from qvggt.cli.pool import first_sequences
+from qvggt.errors import QvggtError
+from qvggt.eval.co3d import Sequence
+from qvggt.files import reason
+from qvggt.quant.checkpoint import DESCRIPTION
+from qvggt.quant.scheme import Scheme
+
+if TYPE_CHECKING:
+    from qvggt.calib.budget import Choice, Unit
+    from qvggt.calib.recipe import Recipe
+    from qvggt.model import VGGT
+
+NOTE = "budget.json"  # in the checkpoint folder
+MEASURED = 8  # calibration sequences the sensitivities are measured on
+SCORED = 64  # sequences that the drop is measured on
+FEWEST = 8  # sequences apart from the calibration ones that a drop is measured on; else the calibration ones are taken
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What must not drop. name: for people. base: of the float model. drop: relative, of a quantized one."""
+
+    name: str
+    base: float | None
+    sequences: int
+    drop: Callable[[VGGT], float]
+
+
+@dataclass(frozen=True)
+class BudgetSearch:
+    """A search: the largest drop (0.005 = half a percent), units (`part` or `block`), and all it depends on."""
+
+    limit: float
+    by: str
+    scheme: Scheme
+    recipe: Recipe
+    seed: int
+    memory: int
+    store: Path
+    job: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BudgetResult:
+    """The scheme, the record that goes into the checkpoint, and what the calibrated model is to be judged by."""
+
+    scheme: Scheme
+    record: dict[str, Any]
+    metric: Metric
+
+    def note(self, drop: float) -> tuple[dict[str, Any], str]:
+        """What goes into quant.json, and the text of `NOTE`; `drop`: of the calibrated model."""
+        about = {"file": NOTE, "limit": self.record["limit"], "metric": self.metric.name, "drop": drop}
+        return about, json.dumps({**self.record, "drop": drop}, indent=1) + "\n"
+
+
+def search_budget(
+    search: BudgetSearch, model: VGGT, images: ImageSet[Frames], pool: tuple[Frames, ...]
+) -> BudgetResult:
+    """The cheapest mixture whose drop fits, printed; the float `model` is left as it is.
+
+    images: calibrated on. pool: sequences to measure the drop on, as far as they are no calibration ones.
+    Sensitivities and drops are measured with the recipe's quick form (no learning, rounding to nearest) and kept in
+    `search.store`, so that an interrupted search goes on. Deterministic. QvggtError when nothing fits.
+    """
+    from qvggt.calib.budget import LADDERS, cheapest_within, frontier, mixed_scheme
+    from qvggt.calib.memo import Memo
+    from qvggt.calib.sensitivity import find_units, make_drop, measure_units, quick
+
+    base = search.scheme
+    if base.bits not in LADDERS:
+        raise QvggtError(f"--budget: --bits {base.bits} has nothing to choose; expected one of {', '.join(LADDERS)}")
+    units, ladder = find_units(model, base.parts, search.by), LADDERS[base.bits]
+    if not units:
+        raise QvggtError("--budget: no part of this model is to be quantized; name some with --parts")
+    scored = score_images(pool, images, SCORED)
+    about = {"limit": search.limit, "by": search.by, "scheme": base.to_dict(), "scored": scored.listing()}
+    memo = Memo(search.store, {**search.job, **about}, "budget search")
+    if memo.values:
+        typer.echo(f"going on after {len(memo.values)} measured choices ({search.store})")
+    metric = make_metric(model, scored)
+    recipe = quick(search.recipe)
+    few = [batch for batch, _ in zip(images, range(MEASURED), strict=False)]
+    table = measure_units(
+        model, units, ladder, base.activation, recipe, few, search.seed, memo=memo, memory=search.memory
+    )
+
+    def scheme_of(assignment: dict[str, Choice]) -> Scheme:
+        return mixed_scheme(units, assignment, base.bits, base.activation, base.parts)
+
+    drop = make_drop(model, scheme_of, recipe, few, metric.drop, search.seed, memo, search.memory)
+    chosen, fitting = cheapest_within(frontier(table), drop, search.limit)
+    scheme = scheme_of(chosen)
+    rows = [_row(model, unit, chosen[unit.name], table[unit.name]) for unit in units]
+    record = {
+        "format": 1,
+        "limit": search.limit,
+        "metric": metric.name,
+        "sequences": metric.sequences,
+        "float": metric.base,
+        "by": search.by,
+        "drop_before_learning": fitting,
+        "scheme": scheme.to_dict(),
+        "units": rows,
+    }
+    result = BudgetResult(scheme, record, metric)
+    print_budget(result)
+    return result
+
+
+def make_metric(model: VGGT, images: ImageSet[Frames]) -> Metric:
+    """AUC@30 where the sequences have poses and two frames, else the relative error of the network's outputs."""
+    posed = [s for s in images.sequences if isinstance(s, Sequence) and len(s.frame_indices) > 1]
+    if posed and len(posed) == len(images) and model.camera_head is not None:
+        base = _auc(model, images, posed)
+        if base > 0:
+            return Metric("AUC@30", base, len(posed), lambda network: (base - _auc(network, images, posed)) / base)
+        typer.echo("budget: AUC@30 of the float model is 0, so the error of the outputs is taken")
+    from qvggt.calib.sensitivity import network_outputs, output_error
+
+    batches = list(images)
+    reference = network_outputs(model, batches)
+
+    def error(network: VGGT) -> float:
+        return math.sqrt(output_error(reference, network_outputs(network, batches)))
+
+    return Metric("relative error of the outputs", None, len(batches), error)
+
+
+def score_images(pool: tuple[Frames, ...], images: ImageSet[Frames], count: int) -> ImageSet[Frames]:
+    """Up to `count` sequences of a pool that are not calibrated on, the categories taking turns; the calibration ones
+    where too few are left."""
+    used = {s.key for s in images.sequences}
+    rest = first_sequences(tuple(s for s in pool if s.key not in used), count)
+    if len(rest) < FEWEST:
+        typer.echo(f"budget: the drop is measured on the {len(images)} calibration sequences, too few others are there")
+        return images
+    return ImageSet(rest, images.height, images.width)
+
+
+def print_budget(result: BudgetResult) -> None:
+    """The table of what got which bits."""
+    record = result.record
+    typer.echo("| part | layers | bits | MB | error alone |")
+    typer.echo("|---|---:|---|---:|---:|")
+    for row in record["units"]:
+        damage = "0" if row["damage"] == 0 else f"{math.sqrt(row['damage']):.2%}"
+        typer.echo(f"| {row['unit']} | {row['layers']} | {row['bits']} | {row['bytes'] / 1e6:.2f} | {damage} |")
+    total = sum(row["bytes"] for row in record["units"])
+    least, most = (sum(row[key] for row in record["units"]) for key in ("least_bytes", "float_bytes"))
+    typer.echo(
+        f"{total / 1e6:.2f} MB of weights and scales (all at {record['scheme']['bits']}: {least / 1e6:.2f}, "
+        f"fp32: {most / 1e6:.2f})"
+    )
+    typer.echo(
+        f"{record['metric']} on {record['sequences']} sequences: drop {record['drop_before_learning']:.2%} before "
+        f"learning, budget {record['limit']:.2%}"
+    )
+
+
+def read_scheme(path: Path) -> Scheme:
+    """A scheme file, the quant.json or budget.json of a checkpoint, or its folder; QvggtError names the file."""
+    file = path / DESCRIPTION if path.is_dir() else path
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise QvggtError(
+            f"--scheme {file}: cannot be read ({reason(error)}); expected a scheme or a checkpoint"
+        ) from error
+    except ValueError as error:
+        raise QvggtError(f"--scheme {file}: is no JSON, expected a scheme or a checkpoint's {DESCRIPTION}") from error
+    if isinstance(values, dict) and isinstance(values.get("scheme"), dict):
+        values = values["scheme"]
+    if not isinstance(values, dict):
+        raise QvggtError(f"--scheme {file}: holds no JSON object, expected a scheme")
+    try:
+        return Scheme.from_dict(values)
+    except QvggtError as error:
+        raise QvggtError(f"--scheme {file}: {error}") from error
+
+
+def check_options(scheme: Path | None, budget: str | None, bits: str, act: str, given: tuple[str, ...]) -> None:
+    """QvggtError for options that contradict each other; a word about one without effect."""
+    if scheme is not None:
+        for option in ("bits", "act", "parts", "budget"):
+            if option in given:
+                raise QvggtError(f"--{option}: --scheme {scheme} says that already; give one of the two")
+    if "budget_by" in given and budget is None:
+        raise QvggtError("--budget-by belongs to --budget; add that or leave it out")
+    if act == "static" and bits.endswith("a16"):
+        typer.echo(f"note: --act static does nothing with {bits}, whose activations stay in floating point", err=True)
+
+
+def _row(model: VGGT, unit: Unit, choice: Choice, choices: list[Choice]) -> dict[str, Any]:
+    from qvggt.calib.sensitivity import unit_layers
+
+    return {
+        "unit": unit.name,
+        "layers": unit_layers(model, unit),
+        "bits": choice.bits,
+        "bytes": choice.bytes,
+        "damage": choice.damage,
+        "least_bytes": min(c.bytes for c in choices),
+        "float_bytes": max(c.bytes for c in choices),
+        "choices": [asdict(c) for c in choices],
+    }
+
+
+def _auc(network: VGGT, images: ImageSet[Frames], posed: list[Sequence]) -> float:
+    """AUC@30 in points."""
+    import torch
+
+    from qvggt.eval.pose import pairwise_errors, pose_auc
+    from qvggt.geometry import decode_pose
+
+    errors = []
+    with torch.no_grad():
+        for sequence, batch in zip(posed, images, strict=True):
+            encoding = network(batch)["pose_enc"].double()
+            extrinsics, _ = decode_pose(encoding, images.height, images.width)
+            errors.append(pairwise_errors(extrinsics[0], sequence.extrinsics))
+    return 100 * pose_auc(errors)[30]

@@ -1,0 +1,173 @@
+"""qvggt-calibrate --select: the pool on disk, planted noise, resuming, folders of sequences, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from PIL import Image
+from small_network import SIZE, small_model
+
+from qvggt.calib.selection import load_selection
+from qvggt.cli import calibrate
+from qvggt.cli.common import run
+from qvggt.cli.pool import PoolConfig, first_sequences, read_pool
+from qvggt.errors import QvggtError
+from qvggt.eval.co3d_writer import write_co3d
+from qvggt.eval.synthetic.scene import SceneConfig
+from qvggt.model.loading import save_model
+from qvggt.quant.checkpoint import load_calibrated
+
+GOOD = 20
+BLANK = (3, 11)  # sequences whose images are one colour
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float checkpoint and training scenes of 3 frames, two of them blank."""
+    folder = tmp_path_factory.mktemp("inputs")
+    save_model(small_model(), folder / "float.safetensors")
+    config = SceneConfig(height=SIZE, width=SIZE, frames=3)
+    write_co3d(folder / "scenes", config, range(GOOD + len(BLANK)), range(90, 91), category="apple", progress=False)
+    for index, path in enumerate(planted(folder / "scenes")):
+        for image in (path / "images").iterdir():
+            Image.new("RGB", (SIZE, SIZE), (255 * index,) * 3).save(image)
+    return folder
+
+
+def planted(scenes: Path) -> list[Path]:
+    names = sorted(p.name for p in (scenes / "apple").iterdir() if p.is_dir() and "0090" not in p.name)
+    return [scenes / "apple" / names[i] for i in BLANK]
+
+
+def call(app: typer.Typer, *args: Any) -> int:
+    with pytest.raises(SystemExit) as caught:
+        run(app, [str(arg) for arg in args])
+    return int(caught.value.code or 0)
+
+
+def line(inputs: Path, out: Path, *more: Any, data: str = "scenes") -> tuple[Any, ...]:
+    place = (inputs / data) if isinstance(data, str) else data
+    options = ("--bits", "w8a8", "--recipe", "smoothquant", "--frames", 2, "--data", place, "-o", out)
+    return (inputs / "float.safetensors", *options, *more)
+
+
+SELECT = ("--select", "--sequences", 6, "--clusters", 3)
+
+
+def test_planted_noise_is_rejected_and_the_list_is_kept(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(calibrate.app, *line(inputs, tmp_path / "c", *SELECT, "--class-mode", "apple")) == 0
+    printed = capsys.readouterr().out
+    selection = load_selection(tmp_path / "c" / "selection.json")
+    bad = {f"apple/{p.name}" for p in planted(inputs / "scenes")}
+    assert bad <= set(selection.rejected)
+    assert len(selection.rejected) <= len(bad) + 4  # false alarms: random weights and small numbers
+    assert len(selection.sequences) == GOOD + len(BLANK)
+    assert len(selection.chosen) == 6
+    assert all(s.reason for s in selection.sequences)
+    assert f"6 of {GOOD + len(BLANK)} sequences chosen" in printed
+    assert all(key in printed for key in bad)
+    calibration = load_calibrated(tmp_path / "c").provenance.calibration
+    assert tuple(sorted(calibration["frames"])) == selection.chosen
+    assert calibration["selection"]["sha256"] == selection.sha256
+    assert selection.config.class_mode == "apple"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c"]  # no store is left
+
+
+def test_an_interrupted_selection_goes_on(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qvggt.calib import selection as driver
+
+    assert call(calibrate.app, *line(inputs, tmp_path / "whole", *SELECT)) == 0
+    real, calls = driver.sequence_features, []
+
+    def stop_at_the_eighth(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(driver, "sequence_features", stop_at_the_eighth)
+    assert call(calibrate.app, *line(inputs, tmp_path / "cut", *SELECT)) == 130
+    store = tmp_path / ".cut.pool.jsonl"
+    with open(store, "a") as file:
+        file.write('{"key": "apple/torn')  # a kill in the middle of a line
+    monkeypatch.setattr(driver, "sequence_features", lambda *args: calls.append(1) or real(*args))
+    assert call(calibrate.app, *line(inputs, tmp_path / "cut", *SELECT, "--frames", 3)) == 2
+    assert "another kind" in capsys.readouterr().err
+    assert call(calibrate.app, *line(inputs, tmp_path / "cut", *SELECT)) == 0
+    assert "going on after 7 measured sequences" in capsys.readouterr().out
+    assert len(calls) == 8 + GOOD + len(BLANK) - 7
+    cut, whole = (load_selection(tmp_path / name / "selection.json") for name in ("cut", "whole"))
+    assert cut.sha256 == whole.sha256
+    assert load_calibrated(tmp_path / "cut").sha256 == load_calibrated(tmp_path / "whole").sha256
+    assert not store.exists()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_folder_of_sequences(nested: bool, inputs: Path, tmp_path: Path) -> None:
+    """Without annotation files; depth maps beside the images are no images."""
+    root = tmp_path / "data"
+    for source in sorted(p for p in (inputs / "scenes" / "apple").iterdir() if p.is_dir())[:4]:
+        target = root / "kitchen" / source.name if nested else root / source.name
+        shutil.copytree(source / "images", target / "images" if nested else target)
+        (target / "frame000001.depth.png").write_bytes(b"")
+    out = tmp_path / "c"
+    assert call(calibrate.app, *line(inputs, out, "--sequences", 3, data=root)) == 0
+    frames = json.loads((out / "quant.json").read_text())["calibration"]["frames"]
+    assert len(frames) == 3
+    assert all(key.startswith("kitchen/" if nested else "data/") for key in frames)
+    assert not (out / "selection.json").exists()
+
+
+def test_categories_take_turns(inputs: Path, tmp_path: Path) -> None:
+    for category, count in (("a", 3), ("b", 1), ("c", 4)):
+        for i in range(count):
+            shutil.copytree(planted(inputs / "scenes")[0] / "images", tmp_path / category / f"s{i}")
+    pool = read_pool(PoolConfig(tmp_path, 2))
+    assert [s.key for s in first_sequences(pool, 5)] == ["a/s0", "a/s1", "b/s0", "c/s0", "c/s1"]
+    assert first_sequences(pool, 99) == pool
+    assert len(read_pool(PoolConfig(tmp_path, 2, per_category=2))) == 5
+    assert read_pool(PoolConfig(tmp_path, 2, seed=0)) == pool
+    assert read_pool(PoolConfig(tmp_path, 2, seed=1)) != pool
+    with pytest.raises(QvggtError, match="has 9 frames"):
+        read_pool(PoolConfig(tmp_path, 9))
+
+
+def test_the_test_split_is_not_in_the_pool(inputs: Path) -> None:
+    names = {s.key for s in read_pool(PoolConfig(inputs / "scenes", 2))}
+    assert len(names) == GOOD + len(BLANK)
+    assert len([p for p in (inputs / "scenes" / "apple").iterdir() if p.is_dir()]) == len(names) + 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((*SELECT, "--class-mode", "pears"), ("pears", "apple, five, more, all")),
+        ((*SELECT, "--class-mode", "five"), ("class mode five", "bicycle")),
+        (("--select", "--sequences", 7, "--clusters", 3), ("--sequences 7", "6 or 9")),
+        (("--clusters", 3), ("--clusters", "--select")),
+        (("--pool", 3), ("--pool", "--select")),
+        ((*SELECT, "--recipe", "rtn"), ("--select", "no images")),
+        ((*SELECT, "--frames", 1), ("--select", "2 frames")),
+        ((*SELECT, "--frames", 4), ("frames",)),
+        ((*SELECT, "--data", "nowhere"), ("nowhere", "not a folder")),
+        ((*SELECT, "--annotations", "nowhere"), ("nowhere", "annotation")),
+    ],
+)
+def test_mistakes(
+    options: tuple[Any, ...], words: tuple[str, ...], inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(calibrate.app, *line(inputs, tmp_path / "c", *options)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert all(word in err for word in words), err
+    assert list(tmp_path.iterdir()) == []

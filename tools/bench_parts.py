@@ -1,0 +1,161 @@
+"""Accuracy and bytes for every choice of parts, on the tiny model.
+
+    python tools/bench_parts.py -o docs/results/parts.json      # 64 held-out scenes, about ten minutes on one core
+
+Held-out scenes (seeds from 10000000), 4 frames each; calibration on 32 other scenes. `bytes` is the ONNX file of target
+tensorrt (INT4 weights at 4 bits, INT8 activations), `bytes_cpu` that of target cpu. Each row is kept in OUT.rows.jsonl
+as it is done, so that an interrupted run goes on; choices with the same blocks share their calibration, which does not
+see the heads.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from bench_accuracy import HELD_OUT_SEED, images_of, per_scene, predict, sqnr_db
+
+from qvggt.calib.block_store import BlockStore
+from qvggt.calib.calibrate import calibrate_
+from qvggt.calib.memo import Memo
+from qvggt.calib.recipe import find_recipe
+from qvggt.cli.common import fail
+from qvggt.cli.versions import versions
+from qvggt.errors import QvggtError
+from qvggt.eval.bootstrap import paired_interval
+from qvggt.eval.synthetic.dataset import load_split, render_split
+from qvggt.eval.synthetic.scene import SceneConfig
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.export.qdq import Target
+from qvggt.files import atomic_write, file_sha256
+from qvggt.model import VGGT, load_model
+from qvggt.model.hub import find_weights
+from qvggt.quant import parse_scheme
+from qvggt.quant.scheme import Scheme
+
+CALIBRATION_SEED, CALIBRATION_SCENES, SIZE = 50_000_000, 32, 70
+CHOICES = (
+    ("aggregator",),
+    ("dino", "aggregator"),
+    ("dino", "aggregator", "camera"),
+    ("dino", "aggregator", "dpt"),
+    ("dino", "aggregator", "camera", "dpt"),
+)
+MIXED = (("camera_head.trunk.*", "w8a8"), ("depth_head.*", "w8a8"), ("point_head.*", "w8a8"))
+
+
+def schemes() -> list[Scheme]:
+    """Every choice at w8a8 and w4a4, and w4a4 with the heads at 8 bits."""
+    plain = [parse_scheme(bits, "dynamic", parts) for bits in ("w8a8", "w4a4") for parts in CHOICES]
+    return [*plain, Scheme("w4a4", "dynamic", CHOICES[-1], MIXED)]
+
+
+def file_bytes(model: VGGT, scheme: Scheme, target: Target) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        return export_onnx(model, scheme, ExportConfig(SIZE, SIZE, target=target), Path(folder) / "m.onnx").bytes
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    header = [
+        "bits",
+        "parts",
+        "AUC@30",
+        "@5",
+        "change @30 (95 %)",
+        "depth abs-rel",
+        "pose dB",
+        "depth dB",
+        "MB",
+        "MB cpu",
+    ]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for row in rows:
+        low, high = row["auc30_interval"]
+        change = f"{row['auc30_change']:+.2f} [{low:+.2f}, {high:+.2f}]" if row["bits"] != "fp32" else ""
+        noise = [f"{row['sqnr_db'][name]:.1f}" if row["bits"] != "fp32" else "" for name in ("pose_enc", "depth")]
+        cells = [
+            row["bits"],
+            row["parts"],
+            f"{row['auc30']:.2f}",
+            f"{row['auc5']:.2f}",
+            change,
+            f"{row['abs_rel']:.4f}",
+        ]
+        cells += [*noise, f"{row['bytes'] / 1e6:.2f}", f"{row['bytes_cpu'] / 1e6:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def bench(
+    model: Annotated[str, typer.Option(help="Float checkpoint with the tiny model's image size.")] = "tiny",
+    recipe: Annotated[str, typer.Option(help="Recipe of the blocks.")] = "qvggt",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Learning passes. [the recipe's]")] = None,
+    scenes: Annotated[int, typer.Option(min=2)] = 64,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    data: Annotated[Path, typer.Option(help="Folder for the scenes.")] = Path("outputs/bench_parts"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write.")] = Path("outputs/bench_parts.json"),
+) -> None:
+    """Print and save the table."""
+    torch.set_num_threads(threads)
+    config = SceneConfig(height=SIZE, width=SIZE, family="random", frames=8)
+    render_split(config, range(HELD_OUT_SEED, HELD_OUT_SEED + scenes), data / "held_out", workers=1)
+    render_split(
+        config, range(CALIBRATION_SEED, CALIBRATION_SEED + CALIBRATION_SCENES), data / "calibration", workers=1
+    )
+    split, pool = load_split(data / "held_out"), load_split(data / "calibration")
+    calibration = [images_of(pool, i) for i in range(CALIBRATION_SCENES)]
+    call = {"model": model, "weights_sha256": file_sha256(find_weights(model))[:16], "scenes": scenes, "frames": 4}
+    steps = find_recipe(recipe) if epochs is None else find_recipe(recipe).replace(epochs=epochs)
+    call |= {"calibration_scenes": CALIBRATION_SCENES, "recipe": steps.to_dict()}
+    memo = Memo(output.with_name(f".{output.name}.rows.jsonl"), {**call, "versions": versions()}, "bench")
+    network = load_model(model)
+    reference = predict(network, split, scenes)
+    base = per_scene(reference, split)
+    for scheme in [Scheme("fp32"), *schemes()]:
+        key = scheme.to_json()
+        if key in memo.values:
+            continue
+        network, start = load_model(model), time.perf_counter()
+        if scheme.bits != "fp32":
+            blocks = [part for part in scheme.parts if part in ("dino", "aggregator")]
+            store = BlockStore(data / f"{scheme.bits}-{'-'.join(blocks)}", {**call, "versions": versions()})
+            calibrate_(network, scheme, steps, calibration, store=store, progress=False)
+        seconds = time.perf_counter() - start
+        outputs = predict(network, split, scenes)
+        scores = per_scene(outputs, split)
+        row: dict[str, Any] = {"bits": scheme.bits, "parts": "+".join(scheme.parts), "label": scheme.label}
+        row["parts"] += " (heads w8a8)" if scheme.overrides else ""
+        row["parts"] = row["parts"] if scheme.bits != "fp32" else ""
+        row |= {name: round(float(np.mean(values)), 4) for name, values in scores.items()}
+        row["auc30_change"] = round(float(np.mean(scores["auc30"]) - np.mean(base["auc30"])), 3)
+        row["auc30_interval"] = [round(v, 3) for v in paired_interval(base["auc30"], scores["auc30"])]
+        row["sqnr_db"] = sqnr_db(reference, outputs) if scheme.bits != "fp32" else {}
+        row["bytes"] = file_bytes(network, scheme, Target.TENSORRT)
+        row["bytes_cpu"] = file_bytes(network, scheme, Target.CPU)
+        row["calibration_seconds"] = round(seconds, 1)
+        memo.add(key, row)
+        print(table([row]).splitlines()[-1], flush=True)
+    rows = [memo.values[scheme.to_json()] for scheme in [Scheme("fp32"), *schemes()]]
+    print(table(rows))
+    with atomic_write(output) as temporary:
+        text = json.dumps({"call": call, "versions": versions(), "rows": rows}, indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    memo.remove()
+    print(f"wrote {output}")
+
+
+def main() -> None:
+    try:
+        typer.run(bench)
+    except QvggtError as error:
+        fail(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,53 @@
-"""Paired bootstrap intervals: how sure a difference between two candidates on the same sequences is."""
+"""Bootstrap intervals over sequences: how sure a figure, or a difference between two candidates, is."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+from qvggt.eval.metrics import Column
+
+CHUNK = 1 << 24  # counts held at a time
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Sequences are drawn with replacement from the whole set, the same draws for every candidate and figure."""
+
+    level: float = 0.95
+    draws: int = 4000
+    seed: int = 0
+
+    def interval(self, column: Column) -> tuple[float, float] | None:
+        """Of the figure itself; None for fewer than two sequences, NaN when a value is not finite."""
+        return self._interval(column, None)
+
+    def paired(self, first: Column, second: Column) -> tuple[float, float] | None:
+        """Of figure(second) - figure(first) on the same sequences in the same order. ValueError when they differ."""
+        if len(first.values) != len(second.values):
+            raise ValueError(f"paired columns of {len(first.values)} and {len(second.values)} sequences")
+        return self._interval(second, first)
+
+    def _interval(self, column: Column, base: Column | None) -> tuple[float, float] | None:
+        count = len(column.values)
+        if count < 2:
+            return None
+        if not np.isfinite(column.values).all() or (base is not None and not np.isfinite(base.values).all()):
+            return float("nan"), float("nan")
+        rng = np.random.default_rng(self.seed)
+        figures: list[NDArray[np.float64]] = []
+        remaining = self.draws
+        while remaining > 0:
+            size = min(remaining, max(1, CHUNK // count))
+            counts = rng.multinomial(count, np.full(count, 1 / count), size).astype(np.float64)
+            found = column.resampled(counts)
+            figures.append(found if base is None else found - base.resampled(counts))
+            remaining -= size
+        tail = (1 - self.level) / 2
+        low, high = np.quantile(np.concatenate(figures), [tail, 1 - tail])
+        return float(low), float(high)
 
 
 def paired_interval(

@@ -7,20 +7,19 @@ Frames come from `frame_list`, unsorted; frame 0 of that order is the reference 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qvggt.errors import QvggtError
 from qvggt.eval.co3d_annotations import Annotations, Frame, annotation_path, load_annotations, translation_is_sane
 from qvggt.eval.depth_png import read_depth
 from qvggt.eval.frame_list import FrameList, draw_frames, load_frame_list, save_frame_list
 from qvggt.eval.ndc import ndc_to_intrinsics
+from qvggt.eval.sequence import Sequence, SequenceSet, Skipped, list_config
 from qvggt.geometry import pytorch3d_to_opencv
 
 __all__ = [
@@ -64,71 +63,7 @@ class Co3DConfig:
             raise QvggtError(f"Co3D: expected max_sequences >= 1 or none, got {self.max_sequences}")
 
 
-@dataclass(frozen=True)
-class Sequence:
-    """S chosen frames, in evaluation order.
-
-    extrinsics float64 [S,3,4] OpenCV camera-from-world; intrinsics float64 [S,3,3] in pixels of the stored images;
-    depth_paths: None where there is no depth map; frame_indices: positions in the annotation file.
-    """
-
-    category: str
-    name: str
-    image_paths: tuple[Path, ...]
-    extrinsics: NDArray[np.float64]
-    intrinsics: NDArray[np.float64]
-    depth_paths: tuple[Path | None, ...]
-    frame_indices: tuple[int, ...]
-
-    @property
-    def key(self) -> str:
-        """`category/name`, the key of frame lists and reports."""
-        return f"{self.category}/{self.name}"
-
-    def first(self, count: int) -> Sequence:
-        """The same sequence with only its first `count` frames."""
-        return Sequence(
-            self.category,
-            self.name,
-            self.image_paths[:count],
-            self.extrinsics[:count],
-            self.intrinsics[:count],
-            self.depth_paths[:count],
-            self.frame_indices[:count],
-        )
-
-
-@dataclass(frozen=True)
-class Skipped:
-    category: str
-    name: str
-    reason: Reason
-
-
-@dataclass(frozen=True)
-class Co3DSequences:
-    """What was read, and what was left out and why. Iterates over the sequences."""
-
-    sequences: tuple[Sequence, ...]
-    skipped: tuple[Skipped, ...]
-    config: Co3DConfig
-
-    def __iter__(self) -> Iterator[Sequence]:
-        return iter(self.sequences)
-
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-    def __getitem__(self, index: int) -> Sequence:
-        return self.sequences[index]
-
-    def skip_counts(self) -> dict[str, int]:
-        """Reason -> number of sequences."""
-        return dict(Counter(item.reason for item in self.skipped))
-
-    def frame_list(self) -> FrameList:
-        """The frames that were read: shorter than a stored list when data is missing on disk, so its hash tells."""
-        return FrameList({s.key: s.frame_indices for s in self.sequences}, _list_config(self.config))
+Co3DSequences = SequenceSet
 
 
 def read_sequences(config: Co3DConfig, frame_list: FrameList | None = None) -> Co3DSequences:
@@ -185,13 +120,7 @@ def draw_frame_list(config: Co3DConfig) -> FrameList:
             f"{config.annotations}: no usable sequence in split {config.split} has {config.min_frames} frames; "
             "lower min_frames"
         )
-    return FrameList(frames, _list_config(config))
-
-
-def _list_config(config: Co3DConfig) -> dict[str, Any]:
-    """Where the data lies is no part of a frame list."""
-    values = {key: value for key, value in asdict(config).items() if key not in ("root", "annotations")}
-    return {**values, "categories": list(config.categories)}
+    return FrameList(frames, list_config(config))
 
 
 def _check_list(config: Co3DConfig, frame_list: FrameList) -> None:

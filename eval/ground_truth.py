@@ -12,40 +12,61 @@ from numpy.typing import NDArray
 
 from qvggt.engines.runner import Runner
 from qvggt.errors import QvggtError
-from qvggt.eval.co3d import Sequence as Co3DSequence
-from qvggt.eval.depth_png import read_depth
+from qvggt.eval.depth_png import read_depth, read_millimetres
+from qvggt.eval.room_images import load_room_images
+from qvggt.eval.sequence import Sequence as EvalSequence
 from qvggt.images import Resize, load_images_exact, load_images_tracked
 
 DEFAULT_SIZE = 518
+PATCH = 14  # pixels; of every published VGGT
+ROOM_ASPECT = 3 / 4
+
+
+READERS = {"co3d": read_depth, "millimetre": read_millimetres}
 
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """How images become pixels: cropped to exactly `exact` (H, W), or in crop mode to the width `width`."""
+    """How images become pixels: cropped to exactly `exact` (H, W), or in crop mode to the width `width`.
+
+    room: to `exact` by the rules of 7-Scenes/NRGBD (`room_images`).
+    """
 
     width: int
     exact: tuple[int, int] | None = None
+    room: bool = False
 
-    def load(self, paths: Sequence[Path]) -> tuple[NDArray[np.float32], list[Resize]]:
-        """Images float32 [S, 3, H, W] in [0, 1] and where their pixels came from; QvggtError for unreadable ones."""
-        if self.exact is not None:
-            images, resizes = load_images_exact(paths, *self.exact)
-        else:
+    def load(
+        self, paths: Sequence[Path], intrinsics: NDArray[np.float64] | None = None
+    ) -> tuple[NDArray[np.float32], list[Resize]]:
+        """Images float32 [S, 3, H, W] in [0, 1] and where their pixels came from; QvggtError for unreadable ones.
+
+        intrinsics [S, 3, 3] of the stored images: needed by `room` alone.
+        """
+        if self.exact is None:
             images, resizes = load_images_tracked(paths, "crop", self.width)
+        elif self.room:
+            assert intrinsics is not None
+            return load_room_images(paths, intrinsics, *self.exact)
+        else:
+            images, resizes = load_images_exact(paths, *self.exact)
         return images.numpy(), resizes
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready."""
         if self.exact is not None:
-            return {"mode": "exact", "height": self.exact[0], "width": self.exact[1]}
+            mode = "room" if self.room else "exact"
+            return {"mode": mode, "height": self.exact[0], "width": self.exact[1]}
         return {"mode": "crop", "width": self.width}
 
 
-def plan_images(runners: Sequence[Runner], size: int | None = None) -> ImagePlan:
+def plan_images(runners: Sequence[Runner], size: int | None = None, room: bool = False) -> ImagePlan:
     """The one preprocessing all candidates share.
 
     A runner of fixed size decides for all; otherwise crop mode with width `size`, by default the first runner's native
-    size, or 518. QvggtError when two runners are fixed at different sizes, or at another width than `size`.
+    size, or 518. room: that width and three quarters of it, in whole patches (518 x 392), as the room protocols do.
+    QvggtError when two runners are fixed at different sizes, or at another width than `size`, or for a size that is no
+    multiple of the patch.
     """
     fixed = [(runner.label, runner.size) for runner in runners if runner.size is not None]
     for label, (height, width) in fixed:
@@ -58,13 +79,18 @@ def plan_images(runners: Sequence[Runner], size: int | None = None) -> ImagePlan
         if size is not None and width != size:
             raise QvggtError(f"size {size}: {label} takes only {height}x{width} images; leave the size out")
     if fixed:
-        return ImagePlan(fixed[0][1][1], fixed[0][1])
+        return ImagePlan(fixed[0][1][1], fixed[0][1], room)
     native = runners[0].native_size if runners else None
-    return ImagePlan(size or native or DEFAULT_SIZE)
+    width = size or native or DEFAULT_SIZE
+    if not room:
+        return ImagePlan(width)
+    if width % PATCH:
+        raise QvggtError(f"size: expected a multiple of {PATCH}, got {width}; {width // PATCH * PATCH} would do")
+    return ImagePlan(width, (max(1, round(width * ROOM_ASPECT / PATCH)) * PATCH, width), room)
 
 
 def sequence_depth(
-    sequence: Co3DSequence, resizes: Sequence[Resize], height: int, width: int
+    sequence: EvalSequence, resizes: Sequence[Resize], height: int, width: int
 ) -> NDArray[np.float32] | None:
     """Ground-truth depth [S, H, W] on the pixels of the network's images, 0 where unknown; None without any depth map.
 
@@ -73,8 +99,19 @@ def sequence_depth(
     depth = np.zeros((len(sequence.depth_paths), height, width), np.float32)
     for slot, path, resize in zip(depth, sequence.depth_paths, resizes, strict=True):
         if path is not None:
-            slot[:] = resize_depth(read_depth(path), resize, height, width)
+            slot[:] = resize_depth(READERS[sequence.depth_format](path), resize, height, width)
     return depth if (depth > 0).any() else None
+
+
+def network_intrinsics(sequence: EvalSequence, resizes: Sequence[Resize]) -> NDArray[np.float64]:
+    """True intrinsics [S, 3, 3] of the network's images, pixels counted by whole coordinates of centres.
+
+    `Resize` speaks of pixel edges, hence half a pixel there and back (spec evaluation.md 4.3).
+    """
+    edge = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    back = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])
+    maps = np.stack([back @ resize.matrix() @ edge for resize in resizes])
+    return np.asarray(maps @ sequence.intrinsics)
 
 
 def resize_depth(depth: NDArray[np.float32], resize: Resize, height: int, width: int) -> NDArray[np.float32]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,57 +12,133 @@ from numpy.typing import NDArray
 
 from qvggt.engines.runner import Predictions, Runner
 from qvggt.errors import QvggtError
-from qvggt.eval.co3d import Sequence as Co3DSequence
+from qvggt.eval.clouds import check_backend
 from qvggt.eval.depth import depth_errors
-from qvggt.eval.ground_truth import plan_images, sequence_depth
-from qvggt.eval.noise import compare
+from qvggt.eval.ground_truth import ImagePlan, network_intrinsics, plan_images, sequence_depth
+from qvggt.eval.noise import Noise, compare
+from qvggt.eval.points import PointConfig, PointErrors, point_errors, predicted_points, true_points
 from qvggt.eval.pose import pairwise_errors
+from qvggt.eval.records import Row
 from qvggt.eval.result import CandidateResult, SequenceRecord
+from qvggt.eval.sequence import Sequence as EvalSequence
 from qvggt.geometry import decode_pose
+from qvggt.images import Resize
 from qvggt.progress import bar
+
+METRIC_GROUPS = ("pose", "depth", "points")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is measured. metrics: among METRIC_GROUPS, pose always. warmup: untimed passes of each runner for every new
+    image shape. repeats: timed passes per sequence."""
+
+    metrics: tuple[str, ...] = ("pose", "depth")
+    warmup: int = 1
+    repeats: int = 1
+    points: PointConfig = field(default_factory=PointConfig)
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.metrics if name not in METRIC_GROUPS]:
+            raise QvggtError(f"metrics: expected some of {', '.join(METRIC_GROUPS)}, got {unknown[0]!r}")
+        if self.warmup < 0 or self.repeats < 1:
+            raise QvggtError(f"timing: expected warmup >= 0 and repeats >= 1, got {self.warmup} and {self.repeats}")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Of one sequence on the network's pixels. depth [S, H, W] (0 = unknown) or None; intrinsics [S, 3, 3] of pixels
+    counted by whole coordinates; extrinsics [S, 3, 4] camera-from-world."""
+
+    depth: NDArray[np.float32] | None
+    intrinsics: NDArray[np.float64]
+    extrinsics: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, sequence: EvalSequence, resizes: Sequence[Resize], height: int, width: int) -> Truth:
+        return cls(
+            sequence_depth(sequence, resizes, height, width),
+            network_intrinsics(sequence, resizes),
+            sequence.extrinsics,
+        )
+
+    def points(self) -> NDArray[np.float64]:
+        """[S, H, W, 3] in the frame of the first camera; meaningless where depth is 0."""
+        assert self.depth is not None
+        return true_points(self.depth, self.extrinsics, self.intrinsics)
 
 
 def evaluate(
     runners: Sequence[Runner],
-    sequences: Iterable[Co3DSequence],
+    sequences: Iterable[EvalSequence],
     *,
     size: int | None = None,
+    plan: ImagePlan | None = None,
+    protocol: Protocol | None = None,
     warmup: int = 1,
     progress: bool = True,
 ) -> list[CandidateResult]:
     """One result per runner, in order; the first is the reference of the output SQNR.
 
-    size: see `plan_images`. warmup: untimed passes of each runner over the first sequence. Candidates take turns on
-    every sequence, so that a change of the machine's speed meets them alike; all stay open at once.
-
-    QvggtError before any work: no runner or sequence, a runner without poses, sizes that do not go together, a missing
-    image file, a sequence of one frame. During it: unreadable images or depth maps, and what a runner raises.
+    size, plan: see `plan_images`. warmup: of a default protocol. QvggtError as `evaluate_rows` raises it.
     """
     chosen = list(sequences)
-    _check(runners, chosen)
-    plan = plan_images(runners, size)
-    records: list[list[SequenceRecord]] = [[] for _ in runners]
-    with bar(total=len(chosen) * len(runners), desc="evaluate", unit="run", shown=progress) as moved:
-        for index, sequence in enumerate(chosen):
-            images, resizes = plan.load(sequence.image_paths)
-            truth = sequence_depth(sequence, resizes, *images.shape[2:])
-            reference: Predictions | None = None
-            for runner, kept in zip(runners, records, strict=True):
-                moved.set_postfix_str(f"{sequence.key} {runner.label}", refresh=False)
-                for _ in range(warmup if index == 0 else 0):
-                    runner(images.copy())
-                # a copy each: nothing one candidate does to its input can reach the next
-                predictions, seconds = _timed(runner, images.copy())
-                kept.append(_record(sequence, predictions, reference, truth, images.shape, seconds))
-                reference = reference or predictions
-                moved.update()
+    check(runners, chosen)
+    rows = evaluate_rows(
+        runners, chosen, plan or plan_images(runners, size), protocol or Protocol(warmup=warmup), progress=progress
+    )
     return [
-        CandidateResult(runner.label, runner.describe(), tuple(kept))
-        for runner, kept in zip(runners, records, strict=True)
+        CandidateResult(runner.label, runner.describe(), tuple(row[index] for row in rows))
+        for index, runner in enumerate(runners)
     ]
 
 
-def _check(runners: Sequence[Runner], sequences: Sequence[Co3DSequence]) -> None:
+def evaluate_rows(
+    runners: Sequence[Runner],
+    sequences: Sequence[EvalSequence],
+    plan: ImagePlan,
+    protocol: Protocol,
+    *,
+    done: Mapping[str, Row] | None = None,
+    save: Callable[[Row], None] | None = None,
+    progress: bool = True,
+) -> list[Row]:
+    """A row per sequence, in order: those of `done` (by key) as they are, the others now, each passed to `save`.
+
+    Candidates take turns on every sequence, so that a change of the machine's speed meets them alike; all stay open at
+    once. Call `check` first. QvggtError for unreadable images or depth maps, and what a runner raises.
+    """
+    finished = dict(done or {})
+    missing = [sequence for sequence in sequences if sequence.key not in finished]
+    warmed: set[tuple[int, ...]] = set()
+    with bar(total=len(missing) * len(runners), desc="evaluate", unit="run", shown=progress) as moved:
+        for sequence in missing:
+            images, resizes = plan.load(sequence.image_paths, sequence.intrinsics)
+            truth = Truth.of(sequence, resizes, *images.shape[2:])
+            true = truth.points() if "points" in protocol.metrics and truth.depth is not None else None
+            records: list[SequenceRecord] = []
+            earlier: list[Predictions] = []
+            for runner in runners:
+                moved.set_postfix_str(f"{sequence.key} {runner.label}", refresh=False)
+                for _ in range(protocol.warmup if images.shape not in warmed else 0):
+                    runner(images.copy())
+                # a copy each: nothing one candidate does to its input can reach the next
+                timed = [_timed(runner, images.copy()) for _ in range(protocol.repeats)]
+                predictions, timings = timed[0][0], tuple(seconds for _, seconds in timed)
+                records.append(_record(sequence, predictions, earlier, truth, true, protocol, images.shape, timings))
+                earlier.append(predictions)
+                moved.update()
+            warmed.add(images.shape)
+            row = tuple(records)
+            finished[sequence.key] = row
+            if save is not None:
+                save(row)
+    return [finished[sequence.key] for sequence in sequences]
+
+
+def check(runners: Sequence[Runner], sequences: Sequence[EvalSequence], protocol: Protocol | None = None) -> None:
+    """What can be known before any work. QvggtError: no runner or sequence, a runner without poses, a frame count it
+    does not take, a missing image file, a sequence of one frame, points without Open3D."""
     if not runners:
         raise QvggtError("evaluation: expected at least one model or engine, got none")
     if not sequences:
@@ -80,9 +157,17 @@ def _check(runners: Sequence[Runner], sequences: Sequence[Co3DSequence]) -> None
                     f"{runner.label}: takes only {runner.frames} frames, {sequence.key} has "
                     f"{len(sequence.image_paths)}; ask for {runner.frames} frames"
                 )
+            low, high = getattr(runner, "frame_range", None) or (1, len(sequence.image_paths))
+            if not low <= len(sequence.image_paths) <= high:
+                raise QvggtError(
+                    f"{runner.label}: takes {low} to {high} frames, {sequence.key} has {len(sequence.image_paths)}; "
+                    "ask for fewer, or build it for more"
+                )
         for path in sequence.image_paths:
             if not path.is_file():
                 raise QvggtError(f"{path}: no such image file, but {sequence.key} is annotated with it; restore it")
+    if protocol is not None and "points" in protocol.metrics:
+        check_backend(protocol.points.backend)
 
 
 def _timed(runner: Runner, images: NDArray[np.float32]) -> tuple[Predictions, float]:
@@ -92,27 +177,41 @@ def _timed(runner: Runner, images: NDArray[np.float32]) -> tuple[Predictions, fl
 
 
 def _record(
-    sequence: Co3DSequence,
+    sequence: EvalSequence,
     predictions: Predictions,
-    reference: Predictions | None,
-    truth: NDArray[np.float32] | None,
+    earlier: Sequence[Predictions],
+    truth: Truth,
+    true: NDArray[np.float64] | None,
+    protocol: Protocol,
     shape: tuple[int, ...],
-    seconds: float,
+    timings: tuple[float, ...],
 ) -> SequenceRecord:
-    encoding = torch.from_numpy(predictions.pose_enc).double()
-    extrinsics, _ = decode_pose(encoding, shape[2], shape[3])
+    height, width = shape[2:]
+    extrinsics, _ = decode_pose(torch.from_numpy(predictions.pose_enc).double(), height, width)
     depth = None
-    if truth is not None and predictions.depth is not None:
-        depth = depth_errors(predictions.depth, truth, "median")
-    noise = {}
-    if reference is not None:
-        mine = predictions.named()
-        noise = {name: compare(value, mine[name]) for name, value in reference.named().items() if name in mine}
+    if "depth" in protocol.metrics and truth.depth is not None and predictions.depth is not None:
+        depth = depth_errors(predictions.depth, truth.depth, "median")
+    points: dict[str, PointErrors] = {}
+    if true is not None and truth.depth is not None:
+        points = {
+            source: point_errors(found, true, truth.depth > 0, protocol.points, sequence.key)
+            for source, found in predicted_points(predictions, height, width).items()
+        }
+    noise = [_noise(reference, predictions) for reference in earlier]
     return SequenceRecord(
         key=sequence.key,
         category=sequence.category,
         pose=pairwise_errors(extrinsics, sequence.extrinsics),
         depth=depth,
-        noise=noise,
-        seconds=seconds,
+        noise=noise[0] if noise else {},
+        seconds=float(np.median(timings)),
+        points=points,
+        timings=timings,
+        parity=dict(enumerate(noise[1:], 1)),
     )
+
+
+def _noise(reference: Predictions, other: Predictions) -> dict[str, Noise]:
+    """Per output that both have."""
+    mine = other.named()
+    return {name: compare(value, mine[name]) for name, value in reference.named().items() if name in mine}

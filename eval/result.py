@@ -1,4 +1,4 @@
-"""What an evaluation yields: records per sequence, and the figures of a candidate made of them.
+"""What an evaluation yields: records per sequence, and the figures of a candidate made of them (see also `metrics`).
 
 Pose figures pool all view pairs of a category and then average the categories with equal weight (spec evaluation.md
 4.2). Depth figures average the sequences of a category, then the categories, likewise.
@@ -6,14 +6,16 @@ Pose figures pool all view pairs of a category and then average the categories w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from qvggt.eval.depth import DepthErrors
+from qvggt.eval.memory import Memory
 from qvggt.eval.noise import Noise, pooled
+from qvggt.eval.points import PointErrors
 from qvggt.eval.pose import THRESHOLDS, PoseErrors, accuracy, pose_auc
 
 ACCURACY_DEG = 5
@@ -24,7 +26,9 @@ class SequenceRecord:
     """One candidate on one sequence.
 
     pose: errors of all view pairs. depth: None without ground truth or depth output. noise: output name -> against the
-    first candidate (empty for itself). seconds: one forward pass, wall clock, transfers included.
+    first candidate (empty for itself). seconds: one forward pass, wall clock, transfers included (the median of
+    `timings`). points: source of the points ("head", "unproj") -> errors. parity: index of an earlier candidate other
+    than the first -> output name -> against it.
     """
 
     key: str
@@ -33,16 +37,27 @@ class SequenceRecord:
     depth: DepthErrors | None
     noise: dict[str, Noise]
     seconds: float
+    points: Mapping[str, PointErrors] = field(default_factory=dict)
+    timings: tuple[float, ...] = ()
+    parity: Mapping[int, Mapping[str, Noise]] = field(default_factory=dict)
+
+    def against(self, index: int) -> Mapping[str, Noise]:
+        """Noise against candidate `index`, which comes before this one; empty when not compared."""
+        return self.noise if index == 0 else self.parity.get(index, {})
 
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """A candidate's records and the figures of the whole set. `facts`: what its runner's `describe` says."""
+    """A candidate's records and the figures of the whole set. `facts`: what its runner's `describe` says.
+
+    memory: None when it was not measured.
+    """
 
     label: str
     facts: dict[str, Any]
     records: tuple[SequenceRecord, ...]
     thresholds: tuple[int, ...] = field(default=THRESHOLDS)
+    memory: Memory | None = None
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -84,13 +99,23 @@ class CandidateResult:
     @property
     def sqnr_db(self) -> dict[str, float]:
         """Output name -> SQNR in dB against the first candidate, energies pooled over all sequences."""
-        names = dict.fromkeys(name for record in self.records for name in record.noise)
-        return {n: pooled(r.noise[n] for r in self.records if n in r.noise).sqnr_db for n in names}
+        return {name: noise.sqnr_db for name, noise in self.noise_against(0).items()}
+
+    def noise_against(self, index: int) -> dict[str, Noise]:
+        """Output name -> noise against candidate `index`, pooled over all sequences."""
+        parts = [record.against(index) for record in self.records]
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: pooled(part[name] for part in parts if name in part) for name in names}
 
     @property
     def seconds(self) -> float:
         """Median time of one sequence."""
         return float(np.median([record.seconds for record in self.records]))
+
+    @property
+    def timings(self) -> tuple[float, ...]:
+        """Every timed pass, seconds."""
+        return tuple(time for record in self.records for time in record.timings or (record.seconds,))
 
     @property
     def bytes(self) -> int:

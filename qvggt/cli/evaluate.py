@@ -2,50 +2,69 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from qvggt.cli.common import check_writable, run
+from qvggt.cli.common import check_place, check_writable, run
+from qvggt.cli.evaluation import Candidates, Outputs, merge, run_evaluation, split_runtime
+from qvggt.cli.evaluation_data import DATASETS, DataRequest
 from qvggt.errors import QvggtError
-
-if TYPE_CHECKING:
-    from qvggt.eval.co3d import Co3DConfig, Co3DSequences
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-DATASETS = ("co3d",)
+FILES = (".onnx", ".engine", ".plan")
 EPILOG = """
 \b
 Examples:
-  qvggt-eval --model tiny --engine w4a4.onnx --dataset co3d --root outputs/scenes --frames 8 --min-frames 8
+  qvggt-eval --model tiny --engine w4a4.onnx --dataset synthetic --scenes 32 --frames 4
   qvggt-eval --model tiny --model outputs/tiny-w4a4 --root outputs/scenes --frames 8 --min-frames 8 --json r.json
   qvggt-eval --model facebook/VGGT-1B --root /data/co3d --annotations /data/co3d_anno --frame-list frames.json
+  qvggt-eval --model vggt-1b --engine w4a4.engine --dataset 7scenes --root /data/7scenes --records r.jsonl
+  qvggt-eval ... --shard 1/2 --records a.jsonl        (on another machine: --shard 2/2 --records b.jsonl)
+  qvggt-eval merge a.jsonl b.jsonl --json r.json
 
-Protocol: pairwise camera errors on 10 random frames per sequence of at least 50, AUC pooled per category and
-averaged over categories. The first row is the baseline of the deltas.
+The first row is the baseline of the deltas. Protocols and the format of the files: docs/evaluation.md
 """
 
 
-@app.command(epilog=EPILOG)
+@app.callback(invoke_without_command=True, epilog=EPILOG)
 def evaluate(
-    root: Annotated[Path, typer.Option(help="Folder that holds the categories.")],
+    context: typer.Context,
     model: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME", help="tiny, vggt-1b, a weights file, a Hub id or a calibrated checkpoint; may be repeated."
         ),
     ] = None,
-    engine: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="An .onnx file; may be repeated.")] = None,
-    dataset: Annotated[str, typer.Option(help="Format of the data: co3d.")] = "co3d",
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="An .onnx file, openvino:FILE.onnx, or an engine; may be repeated."),
+    ] = None,
+    dataset: Annotated[str, typer.Option(help=f"One of {', '.join(DATASETS)}.")] = "co3d",
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that holds the categories or scenes. [synthetic: generated]")
+    ] = None,
     annotations: Annotated[Path | None, typer.Option(help="Folder of the .jgz files. [ROOT/annotations]")] = None,
-    categories: Annotated[str | None, typer.Option(help="Comma-separated. [all that are annotated]")] = None,
+    categories: Annotated[
+        str | None, typer.Option(help="Categories or scenes, comma-separated. [all that are there]")
+    ] = None,
     split: Annotated[str, typer.Option(help="Which annotation files: CATEGORY_SPLIT.jgz.")] = "test",
-    frames: Annotated[int, typer.Option(min=2, help="Frames drawn per sequence.")] = 10,
-    min_frames: Annotated[int, typer.Option(min=1, help="Shorter sequences are skipped.")] = 50,
+    frames: Annotated[
+        int | None, typer.Option(min=2, help="Frames per sequence. [co3d 10, synthetic 8, rooms all of the stride]")
+    ] = None,
+    min_frames: Annotated[
+        int | None, typer.Option(min=1, help="Shorter sequences are skipped. [co3d 50, synthetic --frames]")
+    ] = None,
     max_sequences: Annotated[int | None, typer.Option(min=1, help="Only the first N names of each category.")] = None,
+    scenes: Annotated[int | None, typer.Option(min=1, help="Generated scenes (synthetic without --root). [32]")] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="Rooms: every n-th frame. [100]")] = None,
+    depth: Annotated[
+        Literal["auto", "proj", "raw"],
+        typer.Option(help="7-Scenes depth maps: depth.proj.png, raw depth.png, or proj where it is there."),
+    ] = "auto",
+    fast: Annotated[bool, typer.Option("--fast", help="Fewer sequences; see docs/evaluation.md.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the frames drawn.")] = 0,
     frame_list: Annotated[
         Path | None, typer.Option(help="Frames to use again if the file exists; else they are drawn and stored there.")
@@ -54,120 +73,111 @@ def evaluate(
         int | None,
         typer.Option(min=14, help="Image width, multiple of 14. [the engine's, else the first model's own: 518 at 1B]"),
     ] = None,
+    metrics: Annotated[str | None, typer.Option(help="Of pose, depth, points. [co3d pose,depth; others all]")] = None,
+    sim3: Annotated[bool, typer.Option("--sim3", help="Points: fit a similarity before ICP.")] = False,
+    point_backend: Annotated[
+        Literal["auto", "open3d", "scipy"],
+        typer.Option(help="Points: what computes ICP and normals; auto: Open3D where it is installed."),
+    ] = "auto",
+    warmup: Annotated[int, typer.Option(min=0, help="Untimed passes per candidate and image shape.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed passes per sequence.")] = 1,
+    memory: Annotated[bool, typer.Option("--memory", help="Measure peak memory, each in its own process.")] = False,
     json: Annotated[Path | None, typer.Option(help="Where to write the report.")] = None,
+    records: Annotated[
+        Path | None, typer.Option(help="Write every finished sequence there (.jsonl) and go on where it stopped.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only every N-th sequence; merge them later.")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder for the predictions of the worst sequences.")] = None,
+    worst: Annotated[int, typer.Option(min=1, help="How many sequences --store keeps.")] = 6,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all cores]")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. [cpu; of engine files cuda]")] = None,
+    provider: Annotated[
+        list[str] | None, typer.Option(help="ONNX Runtime: cpu, cuda, tensorrt or a provider's name; may be repeated.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
     offline: Annotated[bool, typer.Option(help="Never use the network.")] = False,
 ) -> None:
-    """Evaluate models and engines on the same frames: camera AUC, depth error, output SQNR, time and size."""
-    from qvggt.eval.co3d import Co3DConfig
-
-    models, engines = model or [], engine or []
+    """Evaluate models and engines on the same frames: cameras, depth, points, output SQNR, time, memory and size."""
+    if context.invoked_subcommand is not None:
+        for name in context.params:
+            if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
+                raise QvggtError(
+                    f"--{name.replace('_', '-')}: has no use before {context.invoked_subcommand}; leave it out"
+                )
+        return
+    models, engines = tuple(model or ()), tuple(engine or ())
     _check_candidates(models, engines)
-    if dataset not in DATASETS:
-        raise QvggtError(f"--dataset {dataset!r}: expected one of {', '.join(DATASETS)}")
-    for place in (json, frame_list):
-        if place is not None:
-            check_writable(place)
-    config = Co3DConfig(
-        root=str(root),
-        annotations=str(annotations or root / "annotations"),
+    request = DataRequest(
+        dataset=dataset,
+        root=root,
+        annotations=annotations,
         categories=tuple(c for c in (categories or "").split(",") if c),
         split=split,
         frames=frames,
         min_frames=min_frames,
-        seed=seed,
         max_sequences=max_sequences,
+        seed=seed,
+        stride=stride,
+        depth=depth,
+        scenes=scenes,
+        fast=fast,
+        frame_list=frame_list,
     )
-    sequences, stored = _sequences(config, frame_list)
-    typer.echo(_summary(sequences))
+    request.check()
+    for place in (json, frame_list, records):
+        if place is not None:
+            check_writable(place)
+    if store is not None:
+        if store.exists() and not store.is_dir():
+            raise QvggtError(f"{store}: is a file, expected a folder for --store")
+        check_place(store / "file")
+    if shard is not None and (records is None or json is not None):
+        raise QvggtError("--shard: give --records FILE, and --json to 'qvggt-eval merge' afterwards")
 
-    import torch
+    from qvggt.eval.clouds import default_backend
+    from qvggt.eval.harness import Protocol
+    from qvggt.eval.merging import parse_shard
+    from qvggt.eval.points import PointConfig
 
-    from qvggt.cli.versions import versions
-    from qvggt.engines.opening import open_runner
-    from qvggt.engines.torch_runner import open_model
-    from qvggt.eval.ground_truth import plan_images
-    from qvggt.eval.harness import evaluate as run_evaluation
-    from qvggt.eval.report import format_tables, make_report, write_report
-    from qvggt.model.hub import hub_id
+    asked = tuple(name for name in (metrics or "").split(",") if name) or request.metrics
+    points = PointConfig(sim3=sim3)
+    if "points" in asked:
+        points = PointConfig(sim3=sim3, backend=default_backend() if point_backend == "auto" else point_backend)
+    run_evaluation(
+        request,
+        Candidates(models, engines, device, tuple(provider or ()), threads, revision, offline),
+        Protocol(metrics=asked, warmup=warmup, repeats=repeats, points=points),
+        size,
+        Outputs(json, records, parse_shard(shard) if shard else (1, 1), store, worst, memory),
+    )
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if revision is not None and not any(hub_id(name) for name in models):
-        raise QvggtError(f"--revision {revision}: no --model is a Hub id; leave it out")
-    with ExitStack() as stack:
-        # engines first: opening them is fast and finds most mistakes
-        opened = [stack.enter_context(open_runner(path, device=device, threads=threads)) for path in engines]
-        loaded = [
-            stack.enter_context(
-                open_model(name, device=device, revision=revision if hub_id(name) else None, offline=offline)
-            )
-            for name in models
-        ]
-        runners = [*loaded, *opened]
-        plan = plan_images(runners, size)
-        results = run_evaluation(runners, sequences, size=size)
-    typer.echo(format_tables(results))
+
+@app.command("merge")
+def merge_command(
+    files: Annotated[list[Path], typer.Argument(help="Record files (--records) of all shards of one run.")],
+    json: Annotated[Path | None, typer.Option(help="Where to write the report.")] = None,
+) -> None:
+    """Put the record files of an evaluation together: its tables and its report."""
     if json is not None:
-        report = make_report(
-            results,
-            config={
-                "dataset": dataset,
-                **vars(config),
-                "images": plan.describe(),
-                "threads": threads,
-                "device": device,
-            },
-            frame_list={
-                "sha256": sequences.frame_list().sha256,
-                "file": None if frame_list is None else str(frame_list),
-                "file_sha256": stored,
-                "sequences": len(sequences),
-                "skipped": sequences.skip_counts(),
-                "frames": {s.key: list(s.frame_indices) for s in sequences},
-            },
-            versions=versions(),
-        )
-        write_report(json, report)
-        typer.echo(f"report: {json}")
+        check_writable(json)
+    merge(files, json)
 
 
-def _check_candidates(models: list[str], engines: list[Path]) -> None:
+def _check_candidates(models: tuple[str, ...], engines: tuple[str, ...]) -> None:
     if not models and not engines:
         raise QvggtError("nothing to evaluate: give --model, --engine or both")
     for name in models:
         if name.lower().endswith(".onnx"):
             raise QvggtError(f"--model {name}: is an ONNX file; give it with --engine")
-    for path in engines:
-        if path.suffix.lower() != ".onnx":
-            raise QvggtError(f"--engine {path}: expected an .onnx file; give checkpoints with --model")
-
-
-def _sequences(config: Co3DConfig, path: Path | None) -> tuple[Co3DSequences, str | None]:
-    """The sequences, and the hash of the stored frame list if there is one."""
-    from qvggt.eval.co3d import draw_frame_list, load_frame_list, read_sequences, save_frame_list
-
-    if path is None:
-        return read_sequences(config), None
-    if path.exists():
-        frames = load_frame_list(path)
-        return read_sequences(config, frames), frames.sha256
-    sequences = read_sequences(config)  # draws the same frames, and says why it skips what it skips
-    frames = draw_frame_list(config)
-    save_frame_list(path, frames)
-    return sequences, frames.sha256
-
-
-def _summary(sequences: Co3DSequences) -> str:
-    categories = len({sequence.category for sequence in sequences})
-    skipped = ", ".join(f"{count} {reason}" for reason, count in sequences.skip_counts().items())
-    return (
-        f"{len(sequences)} sequences of {categories} {'category' if categories == 1 else 'categories'}, "
-        f"{sequences.config.frames} frames each, frame list {sequences.frame_list().sha256[:12]}"
-        + (f"; skipped: {skipped}" if skipped else "")
-    )
+    for text in engines:
+        path = Path(split_runtime(text)[1])
+        if path.suffix.lower() not in FILES:
+            raise QvggtError(
+                f"--engine {text}: expected an .onnx file or an engine ({', '.join(FILES[1:])}); "
+                "give checkpoints with --model"
+            )
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from qvggt import QvggtError, __version__
-from qvggt.cli.common import check_writable, run
+from qvggt.cli.common import LONGEST, check_writable, one_line, run
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -44,6 +44,15 @@ def test_success(capsys):
 
 def test_a_mistake_is_one_line_and_code_2(capsys):
     assert call(capsys, "mistake") == (2, "", "error: file.x: expected this, got that\n")
+
+
+def test_what_a_message_quotes_cannot_reach_the_terminal():
+    assert one_line("a\x1b[2J\x00b\u2028c") == "a?[2J?b c"
+    long = one_line("start " + "x" * 5000 + " end")
+    assert long.startswith("start x")
+    assert long.endswith("x end")
+    assert len(long) <= LONGEST + 5
+    assert one_line("é, 図") == "é, 図"
 
 
 @pytest.mark.parametrize(

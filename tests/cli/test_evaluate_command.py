@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from room_data import room, write_nrgbd, write_seven_scenes
 from small_network import SIZE, small_model
 
 from qvggt.calib.rtn import quantize_rtn_
@@ -132,7 +133,9 @@ def test_calls_that_make_no_sense(data, tmp_path, capsys):
     model, engine = ("--model", data / "float.safetensors"), ("--engine", data / "w8a8.onnx")
     assert "give --model, --engine or both" in mistake(capsys, *on(data))
     assert "Missing option '--root'" in mistake(capsys, *model)
-    assert "--dataset 'kitti': expected one of co3d" in mistake(capsys, *model, *on(data), "--dataset", "kitti")
+    assert "--dataset 'kitti': expected one of co3d, 7scenes" in mistake(
+        capsys, *model, *on(data), "--dataset", "kitti"
+    )
     assert "give it with --engine" in mistake(capsys, "--model", data / "w8a8.onnx", *on(data))
     assert "expected an .onnx file" in mistake(capsys, "--engine", data / "w8a8", *on(data))
     assert "leave the size out" in mistake(capsys, *engine, *on(data), "--size", 28)
@@ -188,3 +191,173 @@ def test_outputs_are_checked_before_the_work(data, tmp_path, capsys):
 def test_nothing_is_left_by_a_failure(data, tmp_path, capsys):
     mistake(capsys, "--model", tmp_path / "none.safetensors", *on(data, "--json", tmp_path / "r.json"))
     assert list(tmp_path.iterdir()) == []
+
+
+def without_times(report):
+    """What must not depend on when and in how many parts it was measured."""
+    for candidate in report["candidates"]:
+        del candidate["seconds"], candidate["latency"], candidate["file"], candidate["files"]
+        for record in candidate["sequences"]:
+            del record["seconds"], record["timings"]
+    return report
+
+
+def generated(data, *more):
+    model = ("--model", data / "float.safetensors", "--engine", data / "w8a8.onnx")
+    return (*model, "--dataset", "synthetic", "--scenes", 5, "--frames", 2, "--threads", 1, *more)
+
+
+QUICK = ("--metrics", "pose,depth")
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The report and the record file of one run over generated scenes."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert call(*generated(data, *QUICK, "--json", folder / "r.json", "--records", folder / "r.jsonl")) == 0
+    return folder
+
+
+def test_generated_scenes_with_everything(data, tmp_path):
+    more = ("--json", tmp_path / "r.json", "--store", tmp_path / "store", "--worst", 2, "--point-backend", "scipy")
+    assert call(*generated(data, *more)) == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["format"] == 2
+    assert report["config"]["metrics"] == ["pose", "depth", "points"]
+    assert report["notes"] == ["points: ICP and normals by scipy"]
+    first, second = report["candidates"]
+    assert first["summary"]["auc30"]["delta"] is None
+    entry = second["summary"]["head_acc"]
+    assert entry["delta"] == pytest.approx(entry["value"] - first["summary"]["head_acc"]["value"])
+    assert entry["delta_interval"][0] <= entry["delta"] <= entry["delta_interval"][1]
+    assert {m["name"] for m in report["metrics"]} == set(second["summary"])
+    assert set(second["categories"]["synthetic"]["metrics"]) == set(second["summary"])
+    assert set(second["sequences"][0]["points"]) == {"head", "unproj"}
+    (pair,) = report["parity"]
+    assert (pair["reference"], pair["candidate"]) == (first["label"], second["label"])
+    assert pair["outputs"]["depth"]["sqnr_db"] == pytest.approx(second["sqnr_db"]["depth"])
+    assert pair["outputs"]["depth"]["p99"] <= pair["outputs"]["depth"]["max_error"]
+    assert first["latency"]["runs"] == 5
+    assert first["latency"]["p50"] <= first["latency"]["p99"]
+    assert first["memory"] is None
+    assert [len(entry["images"]) for entry in report["sequences"]] == [2] * 5
+    assert all(Path(path).is_file() for path in report["sequences"][0]["images"])
+    assert len(report["worst"]) == 2
+    stored = [tmp_path / entry["file"] for entry in report["worst"]]
+    assert all(path.is_file() and path.parent == tmp_path / "store" for path in stored)
+
+
+def test_a_finished_run_is_only_read(data, whole, tmp_path, capsys):
+    more = (*QUICK, "--json", tmp_path / "r.json", "--records", whole / "r.jsonl")
+    before = (whole / "r.jsonl").read_bytes()
+    assert call(*generated(data, *more)) == 0
+    assert "5 of 5 sequences are done already" in capsys.readouterr().out
+    assert (whole / "r.jsonl").read_bytes() == before
+    found, first = (json.loads((folder / "r.json").read_text()) for folder in (tmp_path, whole))
+    assert found["candidates"] == first["candidates"]  # times too: they are in the records
+    assert "another configuration (differs in protocol)" in mistake(capsys, *generated(data, "--repeats", 2, *more))
+    assert (whole / "r.jsonl").read_bytes() == before
+
+
+def test_an_interrupted_run_goes_on(data, whole, tmp_path, capsys):
+    lines = (whole / "r.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "r.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:100])
+    assert call(*generated(data, *QUICK, "--json", tmp_path / "r.json", "--records", tmp_path / "r.jsonl")) == 0
+    assert "2 of 5 sequences are done already" in capsys.readouterr().out
+    found, first = (without_times(json.loads((folder / "r.json").read_text())) for folder in (tmp_path, whole))
+    assert found["candidates"] == first["candidates"]
+    assert found["parity"] == first["parity"]
+
+
+def test_shards_merge_to_the_whole(data, whole, tmp_path, capsys):
+    parts = [tmp_path / f"{k}.jsonl" for k in (1, 2)]
+    for k, path in enumerate(parts, 1):
+        assert call(*generated(data, *QUICK, "--shard", f"{k}/2", "--records", path)) == 0
+    assert "shard 2/2: 2 of 5 sequences" in capsys.readouterr().out
+    assert call("merge", *parts[::-1], "--json", tmp_path / "r.json") == 0
+    assert "5 sequences of 2 record files" in capsys.readouterr().out
+    found, first = (without_times(json.loads((folder / "r.json").read_text())) for folder in (tmp_path, whole))
+    for key in ("candidates", "parity", "config_sha256", "frame_list", "notes", "metrics"):
+        assert found[key] == first[key], key
+    err = mistake(capsys, "merge", parts[0], "--json", tmp_path / "r.json")
+    assert "2 of 5 sequences are in no file" in err
+    assert "no.jsonl: cannot be read" in mistake(capsys, "merge", tmp_path / "no.jsonl")
+    assert "Missing argument" in mistake(capsys, "merge")
+    assert "--scenes: has no use before merge" in mistake(capsys, "--scenes", 3, "merge", *parts)
+    assert "give --records FILE" in mistake(capsys, *generated(data, "--shard", "1/2"))
+    assert "expected i/n" in mistake(capsys, *generated(data, "--shard", "3/2", "--records", tmp_path / "x.jsonl"))
+    assert "has none of 5" in mistake(capsys, *generated(data, "--shard", "6/6", "--records", tmp_path / "x.jsonl"))
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_rooms(data, tmp_path, capsys):
+    _, views = room(525.0, 2, 3)
+    write_seven_scenes(tmp_path / "7", "chess", 1, views)
+    write_nrgbd(tmp_path / "n", "kitchen", views)
+    model = ("--model", data / "float.safetensors", "--threads", 1, "--stride", 1, "--point-backend", "scipy")
+    for name, root, key in (("7scenes", "7", "chess/seq-01"), ("nrgbd", "n", "kitchen/all")):
+        more = ("--dataset", name, "--root", tmp_path / root, "--json", tmp_path / "r.json")
+        assert call(*model, *more, "--frame-list", tmp_path / f"{root}.json", "--fast") == 0
+        report = json.loads((tmp_path / "r.json").read_text())
+        assert report["frame_list"]["frames"] == {key: [0, 1]}
+        assert report["config"]["images"] == {"mode": "room", "height": 42, "width": SIZE}
+        assert report["candidates"][0]["summary"]["unproj_nc"]["interval"] is None  # of one sequence
+        assert call(*model, *more, "--frame-list", tmp_path / f"{root}.json") == 0
+    assert "depth.proj.png (registered to colour)" in capsys.readouterr().out
+    err = mistake(capsys, *model, "--dataset", "nrgbd", "--root", tmp_path / "7")
+    assert "expected folders that hold poses.txt" in err
+    err = mistake(capsys, *model, "--dataset", "nrgbd", "--root", tmp_path / "n", "--depth", "raw")
+    assert "--depth raw: only for --dataset 7scenes" in err
+    assert "--stride 1: only for --dataset 7scenes and nrgbd" in mistake(capsys, *model, *on(data))
+    assert "--scenes: only for" in mistake(capsys, *model[:2], *on(data), "--scenes", 3)
+
+
+def test_the_folder_of_scenes_is_a_synthetic_data_set_too(data, tmp_path):
+    more = ("--dataset", "synthetic", "--root", data / "scenes", "--frames", FRAMES, "--metrics", "pose,depth")
+    assert call("--model", data / "float.safetensors", "--threads", 1, *more, "--json", tmp_path / "r.json") == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["frame_list"]["sequences"] == 3
+    assert "head_acc" not in report["candidates"][0]["summary"]
+
+
+def test_what_no_sequence_has_is_said(data, tmp_path, capsys):
+    shutil.copytree(data / "scenes", tmp_path / "scenes")
+    for path in (tmp_path / "scenes").rglob("*.geometric.png"):
+        path.unlink()
+    assert call("--model", data / "float.safetensors", *on(tmp_path, "--json", tmp_path / "r.json")) == 0
+    (note,) = json.loads((tmp_path / "r.json").read_text())["notes"]
+    assert note.startswith("depth: not measured, no sequence has ground-truth depth")
+    assert f"note: {note}" in capsys.readouterr().out
+
+
+def test_memory_is_measured_in_processes_of_their_own(data, tmp_path):
+    model = ("--model", data / "float.safetensors", "--max-sequences", 1, "--memory")
+    assert call(*model, *on(data, "--json", tmp_path / "r.json")) == 0
+    (candidate,) = json.loads((tmp_path / "r.json").read_text())["candidates"]
+    memory = candidate["memory"]
+    assert 50e6 < memory["rss_before"] < memory["peak_rss"] < 5e9
+    assert memory["device"] is None
+
+
+def test_equal_names_are_told_apart(data, tmp_path):
+    shutil.copy(data / "float.safetensors", tmp_path)
+    models = ("--model", data / "float.safetensors", "--model", tmp_path / "float.safetensors")
+    assert call(*models, *on(data, "--json", tmp_path / "r.json")) == 0
+    labels = [c["label"] for c in json.loads((tmp_path / "r.json").read_text())["candidates"]]
+    assert labels == ["torch fp32 float.safetensors", "torch fp32 float.safetensors (2)"]
+
+
+def test_options_without_a_use(data, tmp_path, capsys):
+    model = ("--model", data / "float.safetensors")
+    assert "no --engine runs in ONNX Runtime" in mistake(capsys, *model, *on(data), "--provider", "cuda")
+    assert "got 'colour'" in mistake(capsys, *model, *on(data), "--metrics", "pose,colour")
+    (tmp_path / "file").write_text("")
+    assert "expected a folder for --store" in mistake(capsys, *model, *on(data), "--store", tmp_path / "file")
+    assert "r.jsonl: cannot be written" in mistake(
+        capsys, *model, *on(data), "--records", tmp_path / "file" / "r.jsonl"
+    )
+    (tmp_path / "other.jsonl").write_text("no records\n")
+    assert "other.jsonl: line 1: expected JSON" in mistake(
+        capsys, *model, *on(data), "--records", tmp_path / "other.jsonl"
+    )
+    assert (tmp_path / "other.jsonl").read_text() == "no records\n"

@@ -74,10 +74,10 @@ def test_depth_lands_where_the_image_does(tmp_path, width, height):
 def test_sequence_depth_with_gaps(tmp_path):
     write_depth(tmp_path / "d.png", np.full((4, 4), 2.0))
     resizes = [Resize(1, 1, 0, 0, 4, 4)] * 2
-    depth = sequence_depth(SimpleNamespace(depth_paths=(None, tmp_path / "d.png")), resizes, 4, 4)
+    depth = sequence_depth(SimpleNamespace(depth_paths=(None, tmp_path / "d.png"), depth_format="co3d"), resizes, 4, 4)
     assert (depth[0] == 0).all()
     assert (depth[1] == 2).all()
-    assert sequence_depth(SimpleNamespace(depth_paths=(None, None)), resizes, 4, 4) is None
+    assert sequence_depth(SimpleNamespace(depth_paths=(None, None), depth_format="co3d"), resizes, 4, 4) is None
 
 
 def test_a_fixed_size_decides_for_all():

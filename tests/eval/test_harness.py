@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from room_data import room, write_nrgbd
 from small_network import SIZE, small_model
 
 from qvggt import QvggtError
@@ -14,7 +15,12 @@ from qvggt.engines import Predictions, Runner
 from qvggt.engines.torch_runner import TorchRunner
 from qvggt.eval.co3d import Co3DConfig, read_depth, read_sequences
 from qvggt.eval.co3d_writer import write_co3d
-from qvggt.eval.harness import evaluate
+from qvggt.eval.ground_truth import plan_images
+from qvggt.eval.harness import Protocol, check, evaluate, evaluate_rows
+from qvggt.eval.nrgbd import read_nrgbd
+from qvggt.eval.points import PointConfig, true_points
+from qvggt.eval.records import RecordWriter, config_sha256, read_records
+from qvggt.eval.rooms import RoomConfig
 from qvggt.eval.synthetic.scene import SceneConfig
 from qvggt.geometry import encode_pose
 from qvggt.images import load_images
@@ -175,3 +181,118 @@ def test_a_missing_image_is_found_first_and_a_broken_one_named(sequences):
         assert runner.seen == []
     finally:
         last.write_bytes(content)
+
+
+POINTS = Protocol(metrics=("pose", "depth", "points"), warmup=0, points=PointConfig(backend="scipy"))
+
+
+def with_points(sequence, scale=1.0):
+    made = truth(sequence)
+    depth = np.stack([read_depth(path) for path in sequence.depth_paths])
+    points = scale * true_points(depth, sequence.extrinsics, sequence.intrinsics)
+    return Predictions(made.pose_enc, depth=made.depth, world_points=points.astype(np.float32))
+
+
+def test_points_of_an_oracle(sequences):
+    (found,) = evaluate(
+        [Scripted([with_points(s, scale=7) for s in sequences])],
+        sequences, size=SIZE, protocol=POINTS, progress=False,
+    )  # fmt: skip
+    for record in found.records:
+        assert set(record.points) == {"head", "unproj"}
+        assert record.points["head"].scale == pytest.approx(1 / 7, rel=1e-5)
+        # depth is in the unit of the truth, camera translations are five times it: one must not forget either
+        assert max(record.points["head"].acc, record.points["head"].comp) < 1e-4
+        assert record.points["head"].nc > 0.999
+        assert record.points["unproj"].acc > 0.02
+
+
+def test_points_of_consistent_depth_and_cameras(sequences):
+    def consistent(sequence):
+        encoding = encode_pose(torch.from_numpy(sequence.extrinsics), torch.from_numpy(sequence.intrinsics), SIZE, SIZE)
+        return Predictions(encoding.numpy().astype(np.float32), depth=truth(sequence).depth)
+
+    (found,) = evaluate([Scripted(map(consistent, sequences))], sequences, size=SIZE, protocol=POINTS, progress=False)
+    assert all(set(record.points) == {"unproj"} for record in found.records)
+    assert max(record.points["unproj"].acc for record in found.records) < 1e-4
+
+
+def test_a_room_through_the_harness(tmp_path):
+    _, views = room(554.2562584220408, 3, 9)
+    write_nrgbd(tmp_path, "kitchen", views)
+    found = read_nrgbd(RoomConfig(str(tmp_path), stride=1))
+    plan = plan_images([Scripted([])], 70, room=True)
+    images, resizes = plan.load(found[0].image_paths, found[0].intrinsics)
+    assert images.shape == (3, 3, 56, 70)
+
+    class Oracle(Scripted):
+        def __call__(self, images):
+            from qvggt.eval.harness import Truth
+
+            self.seen.append(images)
+            true = Truth.of(found[0], resizes, 56, 70)
+            encoding = encode_pose(torch.from_numpy(true.extrinsics), torch.from_numpy(true.intrinsics), 56, 70)
+            return Predictions(
+                encoding.numpy().astype(np.float32), true.depth, world_points=true.points().astype(np.float32)
+            )
+
+    (result,) = evaluate([Oracle([])], found, plan=plan, protocol=POINTS, progress=False)
+    (record,) = result.records
+    assert result.auc[3] == 1
+    assert record.depth.abs_rel == 0
+    assert record.points["head"].acc < 1e-4
+    assert record.points["head"].nc > 0.999
+    # the decoder puts the principal point at W/2 on whole coordinates, half a pixel off the truth of a 70 pixel image
+    assert record.points["unproj"].acc < 0.03
+
+
+def test_every_pair_is_compared_and_every_pass_timed(sequences):
+    scales = (1.0, 1.1, 1.21)
+    answers = [[a for s in sequences for a in [truth(s, frame_scale=scale)] * 3] for scale in scales]
+    rows = evaluate_rows(
+        [Scripted(a, f"c{i}") for i, a in enumerate(answers)], list(sequences),
+        plan_images([], SIZE), Protocol(warmup=0, repeats=3), progress=False,
+    )  # fmt: skip
+    first, second, third = rows[0]
+    assert first.parity == {} == first.noise
+    assert second.against(0)["depth"].sqnr_db == pytest.approx(20, abs=0.01)
+    assert third.against(1)["depth"].sqnr_db == pytest.approx(20, abs=0.01)
+    assert third.against(0)["depth"].sqnr_db == pytest.approx(20 - 20 * math.log10(2.1), abs=0.01)
+    peak = third.against(0)["depth"].peak
+    assert third.against(0)["depth"].max_error == pytest.approx(0.21 * peak, rel=1e-4)
+    assert all(len(record.timings) == 3 and min(record.timings) <= record.seconds for record in rows[0])
+
+
+def test_an_interrupted_run_goes_on(sequences, tmp_path):
+    header = {
+        "config_sha256": config_sha256({}), "config": {}, "candidates": [{"label": "c"}], "frame_list": {},
+        "sequences": [{"key": s.key, "category": s.category} for s in sequences], "shard": [1, 1],
+    }  # fmt: skip
+    plan, protocol = plan_images([], SIZE), Protocol(warmup=0)
+    answers = [truth(s, noise=0.3) for s in sequences]
+    path = tmp_path / "r.jsonl"
+    with RecordWriter(path, header) as writer, pytest.raises(IndexError):  # the third answer is missing
+        evaluate_rows([Scripted(answers[:2])], list(sequences), plan, protocol, save=writer.append, progress=False)
+    rest = Scripted(answers[2:])
+    with RecordWriter(path, header) as writer:
+        rows = evaluate_rows(
+            [rest], list(sequences), plan, protocol, done=writer.done, save=writer.append, progress=False
+        )
+    assert rest.answers == []
+    whole = evaluate_rows([Scripted(answers)], list(sequences), plan, protocol, progress=False)
+    for (a,), (b,) in zip(rows, whole, strict=True):
+        assert (a.key, a.depth) == (b.key, b.depth)
+        assert np.array_equal(a.pose.worst_deg, b.pose.worst_deg)
+    assert list(read_records(path).rows) == [s.key for s in sequences]
+
+
+def test_protocols_that_make_no_sense(sequences, monkeypatch):
+    with pytest.raises(QvggtError, match="expected some of pose, depth, points, got 'colour'"):
+        Protocol(metrics=("pose", "colour"))
+    with pytest.raises(QvggtError, match="warmup >= 0 and repeats >= 1"):
+        Protocol(repeats=0)
+    monkeypatch.setitem(__import__("sys").modules, "open3d", None)
+    runner = Scripted([])
+    with pytest.raises(QvggtError, match="Open3D"):
+        check([runner], list(sequences), Protocol(metrics=("points",)))
+    check([runner], list(sequences), POINTS)

@@ -1,0 +1,86 @@
+"""What the 7-Scenes/NRGBD protocol does to predicted points before it measures them (spec evaluation.md 4.3).
+
+Two steps fix what a network without metric scale cannot know: the median depth and the spread of the whole sequence.
+No rotation, no shift in x or y. All arithmetic is float64.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Points = NDArray[np.float64]
+
+MIN_SPREAD, MAX_SPREAD = 1e-3, 1e3
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """truth, predicted float64 [..., 3] after alignment; scale: factor of the prediction (after its own z shift)."""
+
+    truth: Points
+    predicted: Points
+    scale: float
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """p -> scale * rotation @ p + translation."""
+
+    scale: float
+    rotation: NDArray[np.float64]
+    translation: NDArray[np.float64]
+
+    def __call__(self, points: Points) -> Points:
+        """points [..., 3]."""
+        return self.scale * points @ self.rotation.T + self.translation
+
+
+def align(truth: Points, predicted: Points, valid: NDArray[np.bool_]) -> Aligned:
+    """Shift both so that their median z is 0, then scale the prediction to the spread of the truth.
+
+    truth, predicted [..., 3] of corresponding pixels, in the frame of the first camera; valid [...]: the truth is
+    known. Medians are lower medians over all valid pixels of the sequence (of the finite ones among them), per
+    coordinate; the spread is the median distance to the median point, the prediction's clipped to [1e-3, 1e3].
+    A prediction without a finite valid point comes back as NaN.
+    """
+    true_z, true_spread = _shift_and_spread(truth[valid])
+    predicted_z, predicted_spread = _shift_and_spread(predicted[valid])
+    scale = true_spread / min(max(predicted_spread, MIN_SPREAD), MAX_SPREAD)
+    if math.isnan(predicted_spread):
+        scale = math.nan
+    down = np.array([0.0, 0.0, 1.0])
+    return Aligned(truth - true_z * down, (predicted - predicted_z * down) * scale, scale)
+
+
+def lower_median(values: NDArray[np.float64]) -> float:
+    """The middle value, of two the smaller; NaN without any value."""
+    if values.size == 0:
+        return math.nan
+    middle = (values.size - 1) // 2
+    return float(np.partition(values, middle)[middle])
+
+
+def _shift_and_spread(points: Points) -> tuple[float, float]:
+    """Median z, and median distance to the median point, of points [N, 3]."""
+    points = points[np.isfinite(points).all(-1)]
+    centre = np.array([lower_median(points[:, axis]) for axis in range(3)])
+    return float(centre[2]), lower_median(np.linalg.norm(points - centre, axis=-1))
+
+
+def fit_similarity(source: Points, target: Points, rigid: bool = False) -> Similarity:
+    """The similarity that brings source [N, 3] closest to target [N, 3] in least squares (Umeyama 1991).
+
+    Rows correspond; N >= 3 points that do not lie on a line. A source without spread is only moved. rigid: scale 1.
+    """
+    source_mean, target_mean = source.mean(0), target.mean(0)
+    centred, wanted = source - source_mean, target - target_mean
+    u, singular, vt = np.linalg.svd(wanted.T @ centred / len(source))
+    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0])  # no mirror image
+    rotation = (u * sign) @ vt
+    variance = float(np.square(centred).sum() / len(source))
+    scale = float(singular @ sign / variance) if variance > 0 and not rigid else 1.0
+    return Similarity(scale, rotation, target_mean - scale * rotation @ source_mean)

@@ -1,0 +1,138 @@
+"""The figures of a report: what each is of a sequence, how sequences pool, and which way is better.
+
+Pose figures pool the view pairs of a category and average the categories (spec evaluation.md 4.2): the pooled figure is
+the mean of the sequences' figures weighted by their pairs, since each is a mean over pairs. Depth figures average the
+sequences of a category, then the categories. Point figures average all sequences, as published (4.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt.eval.pose import THRESHOLDS, accuracy, auc
+
+if TYPE_CHECKING:
+    from qvggt.eval.result import SequenceRecord
+
+Pooling = Literal["categories", "sequences"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """value(record): figure of one sequence in `unit`, None without data. weight(record): within its category."""
+
+    name: str
+    title: str
+    unit: str
+    better: Literal["higher", "lower"]
+    digits: int
+    value: Callable[[SequenceRecord], float | None]
+    weight: Callable[[SequenceRecord], float]
+    pooling: Pooling = "categories"
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {key: getattr(self, key) for key in ("name", "title", "unit", "better", "digits", "pooling")}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric over N records: values, weights float64 [N], groups int [N] (category, or all alike)."""
+
+    values: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    groups: NDArray[np.int64]
+
+    def figure(self) -> float:
+        """Weighted mean of each group, then the mean of the groups."""
+        return float(self.resampled(np.ones((1, len(self.values))))[0])
+
+    def resampled(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The figure when record n is taken counts[d, n] times, counts [D, N] -> [D]; empty groups are left out."""
+        member = np.eye(int(self.groups.max()) + 1)[self.groups]  # [N, G]
+        weight = counts @ (member * self.weights[:, None])
+        total = counts @ (member * (self.weights * self.values)[:, None])
+        present = weight > 0
+        means = np.where(present, total / np.where(present, weight, 1), 0)
+        return np.asarray(means.sum(1) / present.sum(1))
+
+
+def column(metric: Metric, records: Sequence[SequenceRecord]) -> Column | None:
+    """Records without the metric are left out; None when all are."""
+    kept = [(record, value) for record in records if (value := metric.value(record)) is not None]
+    if not kept:
+        return None
+    categories = list(dict.fromkeys(record.category for record, _ in kept))
+    groups = [categories.index(record.category) if metric.pooling == "categories" else 0 for record, _ in kept]
+    return Column(
+        np.array([value for _, value in kept], np.float64),
+        np.array([metric.weight(record) for record, _ in kept], np.float64),
+        np.array(groups, np.int64),
+    )
+
+
+def _pairs(record: SequenceRecord) -> float:
+    return float(len(record.pose.rotation_deg))
+
+
+def _one(record: SequenceRecord) -> float:
+    return 1.0
+
+
+def _auc(threshold: int, record: SequenceRecord) -> float:
+    return 100 * auc(record.pose.worst_deg, threshold)
+
+
+def _rotation(threshold: int, record: SequenceRecord) -> float:
+    return 100 * accuracy(record.pose.rotation_deg, threshold)
+
+
+def _translation(threshold: int, record: SequenceRecord) -> float:
+    return 100 * accuracy(record.pose.translation_deg, threshold)
+
+
+def _depth(name: str, record: SequenceRecord) -> float | None:
+    return None if record.depth is None else float(getattr(record.depth, name))
+
+
+def _points(source: str, name: str, record: SequenceRecord) -> float | None:
+    errors = record.points.get(source)
+    return None if errors is None else float(getattr(errors, name))
+
+
+def _pose_metrics() -> list[Metric]:
+    kinds = (("auc", "AUC", _auc), ("rra", "RRA", _rotation), ("rta", "RTA", _translation))
+    return [
+        Metric(f"{name}{t}", f"{title}@{t}", "points 0-100", "higher", 2, partial(value, t), _pairs)
+        for name, title, value in kinds
+        for t in THRESHOLDS
+    ]
+
+
+def _point_metrics(source: str, words: str) -> list[Metric]:
+    found = []
+    for suffix, which in (("", ""), ("_median", " median")):
+        for name, title, unit, better in (
+            ("acc", "Acc", "unit of the truth (m)", "lower"),
+            ("comp", "Comp", "unit of the truth (m)", "lower"),
+            ("nc", "NC", "0-1", "higher"),
+        ):
+            value = partial(_points, source, name + suffix)
+            metric_name, metric_title = f"{source}_{name}{suffix}", f"{title}{which} ({words})"
+            found.append(Metric(metric_name, metric_title, unit, better, 4, value, _one, "sequences"))  # type: ignore[arg-type]
+    return found
+
+
+METRICS: tuple[Metric, ...] = (
+    *_pose_metrics(),
+    Metric("abs_rel", "depth abs-rel", "fraction", "lower", 4, partial(_depth, "abs_rel"), _one),
+    Metric("delta1", "depth d<1.25", "fraction 0-1", "higher", 4, partial(_depth, "delta1"), _one),
+    *_point_metrics("head", "point head"),
+    *_point_metrics("unproj", "depth"),
+)

@@ -1,0 +1,97 @@
+"""The points worth showing: confident, finite, not masked, not too many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt.errors import QvggtError
+from qvggt.eval.reconstruction.scene import Scene
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """N points of the scene's world: points float32 [N, 3], colours uint8 [N, 3], confidence float32 [N]; frame int32
+    [N] and pixel int32 [N, 2] (x, y) say which network pixel each came from. N may be 0."""
+
+    points: Array
+    colours: Array
+    confidence: Array
+    frame: Array
+    pixel: Array
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def pick(self, indices: Array) -> Cloud:
+        return Cloud(
+            self.points[indices],
+            self.colours[indices],
+            self.confidence[indices],
+            self.frame[indices],
+            self.pixel[indices],
+        )
+
+    def at_most(self, count: int, seed: int = 0) -> Cloud:
+        """Itself, or `count` points drawn evenly at random, in their old order. 0: no limit."""
+        if count == 0 or len(self) <= count:
+            return self
+        return self.pick(np.sort(np.random.default_rng(seed).choice(len(self), count, replace=False)))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a cloud is made of. keep bool [F, H, W]. The counts are pixels: total on images (without padding), invalid
+    (not finite, or behind the camera), masked, and doubtful ones below `threshold`, the confidence at the percentile.
+    """
+
+    keep: Array
+    threshold: float
+    total: int
+    invalid: int
+    masked: int
+    doubtful: int
+
+    def counts(self) -> dict[str, float]:
+        """JSON-ready."""
+        return {
+            "pixels": self.total,
+            "invalid": self.invalid,
+            "masked": self.masked,
+            "below_confidence": self.doubtful,
+            "kept": int(self.keep.sum()),
+            "confidence_threshold": self.threshold,
+        }
+
+
+def select(scene: Scene, inside: Array, unmasked: Array, percentile: float) -> Selection:
+    """Drop padding, points that are not finite or behind their camera, masked pixels, and then the `percentile` % of
+    the rest that the network trusts least (over all images together; ties at the threshold stay)."""
+    if not 0 <= percentile < 100:
+        raise QvggtError(f"confidence percentile: expected 0 <= percentile < 100, got {percentile}")
+    valid = inside & np.isfinite(scene.points).all(-1) & np.isfinite(scene.confidence)
+    for slot, points, extrinsics in zip(valid, scene.points, scene.extrinsics, strict=True):
+        slot &= points @ extrinsics[2, :3].astype(np.float32) + np.float32(extrinsics[2, 3]) > 0
+    allowed = valid & unmasked
+    scores = scene.confidence[allowed]
+    threshold = float(np.percentile(scores, percentile)) if len(scores) and percentile > 0 else 0.0
+    kept = allowed & (scene.confidence >= threshold) if percentile > 0 else allowed
+    total, usable, free = (int(np.count_nonzero(m)) for m in (inside, valid, allowed))
+    return Selection(kept, threshold, total, total - usable, usable - free, free - int(np.count_nonzero(kept)))
+
+
+def build_cloud(scene: Scene, selection: Selection, pixels: Array) -> Cloud:
+    """The selected points with the colours of `pixels` uint8 [F, 3, H, W]."""
+    frame, row, column = np.nonzero(selection.keep)
+    return Cloud(
+        scene.points[frame, row, column],
+        pixels[frame, :, row, column],
+        scene.confidence[frame, row, column],
+        frame.astype(np.int32),
+        np.stack([column, row], axis=1).astype(np.int32),
+    )

@@ -1,0 +1,74 @@
+"""Everything qvggt-reconstruct can be told, in one frozen record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qvggt.errors import QvggtError
+from qvggt.eval.reconstruction.depth_maps import DepthSize
+from qvggt.eval.reconstruction.masks import MASKS
+from qvggt.eval.reconstruction.scene import PointSource
+from qvggt.images import Mode
+
+FORMATS = ("glb", "ply", "colmap", "depth", "cameras", "images")
+
+
+@dataclass(frozen=True)
+class ReconstructionConfig:
+    """size: width of the network's images (None: the engine's, the model's own, or 518). fit: crop or pad. every,
+    limit: images used; rate: frames per second of a video. points: from depth maps or the point head. percentile: of
+    the pixels dropped for low confidence. masks: black, white, sky; mask_folder: mask files. max_points of GLB and
+    PLY, colmap_points of the COLMAP model (0: all). formats: of FORMATS. depth_size: of the depth PNGs.
+    frames_per_pass, overlap: of the network passes; memory_limit: bytes. queries: file of points to track, or
+    query_grid: N x N of them.
+    """
+
+    size: int | None = None
+    fit: Mode = "crop"
+    every: int = 1
+    limit: int | None = None
+    rate: float = 2.0
+    points: PointSource = "depth"
+    percentile: float = 25.0
+    masks: tuple[str, ...] = ()
+    mask_folder: str | None = None
+    max_points: int = 1_000_000
+    colmap_points: int = 100_000
+    formats: tuple[str, ...] = FORMATS
+    depth_size: DepthSize = "network"
+    frames_per_pass: int | None = None
+    overlap: int = 4
+    memory_limit: int | None = None
+    queries: str | None = None
+    query_grid: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, chosen, known in (("format", self.formats, FORMATS), ("mask", self.masks, MASKS)):
+            for value in chosen:
+                if value not in known:
+                    raise QvggtError(f"{name} {value!r}: expected one of {', '.join(known)}")
+        if not self.formats:
+            raise QvggtError(f"formats: expected at least one of {', '.join(FORMATS)}")
+        if self.fit not in ("crop", "pad"):
+            raise QvggtError(f"fit {self.fit!r}: expected crop or pad")
+        if self.depth_size not in ("network", "image"):
+            raise QvggtError(f"depth size {self.depth_size!r}: expected network or image")
+        if self.points not in ("depth", "head"):
+            raise QvggtError(f"points {self.points!r}: expected depth or head")
+        if not 0 <= self.percentile < 100:
+            raise QvggtError(f"confidence percentile: expected 0 <= percentile < 100, got {self.percentile:g}")
+        if self.queries is not None and self.query_grid is not None:
+            raise QvggtError("query points: give a file or a grid, not both")
+        if self.mask_folder is not None and not Path(self.mask_folder).is_dir():
+            raise QvggtError(f"{self.mask_folder}: no such folder of masks")
+
+    @property
+    def tracking(self) -> bool:
+        return self.queries is not None or self.query_grid is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)

@@ -1,0 +1,264 @@
+"""The whole job: images in, network, files out, in a folder that is complete or absent."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qvggt import __version__
+from qvggt.engines.engine_runner import EngineRunner
+from qvggt.engines.runner import Runner
+from qvggt.errors import QvggtError
+from qvggt.eval.ground_truth import ImagePlan, plan_images
+from qvggt.eval.reconstruction import tracks as tracking
+from qvggt.eval.reconstruction.cameras import CONVENTIONS, describe_cameras
+from qvggt.eval.reconstruction.cloud import Cloud, Selection, build_cloud, select
+from qvggt.eval.reconstruction.colmap import import_pycolmap, write_colmap
+from qvggt.eval.reconstruction.config import ReconstructionConfig
+from qvggt.eval.reconstruction.depth_maps import write_depth_maps
+from qvggt.eval.reconstruction.frames import Frames, load_frames
+from qvggt.eval.reconstruction.masks import keep, read_masks
+from qvggt.eval.reconstruction.memory import SHARE, Budget, Network, free_memory, plan_memory
+from qvggt.eval.reconstruction.meshes import import_trimesh, write_glb, write_ply
+from qvggt.eval.reconstruction.passes import Pass, plan_passes
+from qvggt.eval.reconstruction.scene import Join, Scene, check_outputs, reconstruct
+from qvggt.eval.reconstruction.sources import Photo, find_images, is_video, stage_images
+from qvggt.eval.reconstruction.video import import_av, stage_video
+from qvggt.files import atomic_directory
+
+MARKER = "reconstruction.json"
+POOR_RESIDUAL, POOR_ANGLE = 0.1, 10.0  # of depth, degrees: a join beyond is called poor
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made: files (name, bytes) in the order of writing, and the facts of reconstruction.json."""
+
+    photos: tuple[Photo, ...]
+    frames: Frames
+    scene: Scene
+    cloud: Cloud
+    joins: tuple[Join, ...]
+    files: tuple[tuple[str, int], ...]
+    facts: dict[str, Any]
+
+
+def check_libraries(config: ReconstructionConfig, inputs: Sequence[Path]) -> None:
+    """Before any work: are the libraries for the chosen formats here? QvggtError names the extra to install."""
+    if {"glb", "ply"} & set(config.formats):
+        import_trimesh()
+    if "colmap" in config.formats:
+        import_pycolmap()
+    if any(is_video(path) for path in inputs):
+        import_av()
+
+
+def reconstruct_folder(
+    runner: Runner,
+    inputs: Sequence[Path],
+    out: Path,
+    config: ReconstructionConfig | None = None,
+    *,
+    device: str | None = None,
+    images: ImagePlan | None = None,
+    overwrite: bool = False,
+    say: Say = lambda line: None,
+) -> Result:
+    """Reconstruct `inputs` (images, folders of images, or one video) with `runner` and write `out`.
+
+    The folder appears when everything is in it; an existing one is replaced only with `overwrite`, and only when it
+    is a reconstruction. images: preprocessing shared with other networks, by default the runner's own. say: receives
+    a line per step. QvggtError for everything a user can get wrong.
+    """
+    config = config or ReconstructionConfig()
+    check_libraries(config, inputs)
+    check_outputs(runner, config.points)
+    if "depth" in config.formats and "depth" not in runner.outputs:
+        raise QvggtError(f"{runner.label}: computes no depth; leave depth out of --formats")
+    with atomic_directory(out, replace=overwrite, marker=MARKER) as folder:
+        photos = stage(inputs, folder / "images", config)
+        frames = load_frames([p.path for p in photos], images or plan_images([runner], config.size), config.fit)
+        height, width = frames.size
+        say(f"{len(photos)} images, {width}x{height} network pixels{_crop_note(frames)}")
+        budget, passes = plan(runner, len(photos), frames.size, config, device)
+        say(_pass_note(passes, budget))
+        queries = set_queries(runner, frames, passes, config)
+        scene, joins = reconstruct(runner, frames, passes, config.points)
+        for number, join in enumerate(joins, start=2):
+            say(_join_note(number, join))
+        inside = frames.inside()
+        selection = select(scene, inside, unmasked(frames, photos, config), config.percentile)
+        whole = build_cloud(scene, selection, frames.pixels)
+        say(_point_note(selection))
+        if not len(whole) and {"glb", "ply", "colmap"} & set(config.formats):
+            raise QvggtError("no point is left to write; relax the masks, or choose --formats depth,cameras")
+        facts: dict[str, Any] = {
+            "format": "qvggt-reconstruction",
+            "version": 1,
+            "qvggt": __version__,
+            "network": runner.describe(),
+            "options": config.to_dict(),
+            "conventions": {**CONVENTIONS, "scene.glb": "glTF axes (x, -y, -z): y up, first camera looks along -z"},
+            "images": len(photos),
+            "network_size": {"width": width, "height": height},
+            "largest_cropped_share": round(frames.unseen(), 4),
+            "passes": [[p.start, p.stop] for p in passes],
+            "memory": {
+                "limit_bytes": budget.limit,
+                "estimated_pass_bytes": budget.pass_bytes,
+                "estimated_result_bytes": budget.results_bytes,
+            },
+            "joins": [join.describe() for join in joins],
+            "points": selection.counts(),
+        }
+        cloud = whole.at_most(config.max_points, config.seed)
+        _write(folder, photos, frames, scene, selection, inside, whole, cloud, config, facts)
+        if queries is not None and isinstance(runner, tracking.TrackingRunner) and runner.tracks is not None:
+            found = tracking.in_sources(runner.tracks, frames.resizes)
+            tracking.write_tracks(folder / "tracks.npz", [p.name for p in photos], queries, found)
+            facts["tracks"] = {"queries": len(queries), "visible": float(np.mean(found.visibility > 0.5))}
+        if "images" not in config.formats:
+            shutil.rmtree(folder / "images")
+        files = _listing(folder)
+        facts["files"] = dict(files)
+        text = json.dumps(facts, indent=1, allow_nan=False) + "\n"
+        (folder / MARKER).write_text(text, encoding="utf-8")
+    return Result(tuple(photos), frames, scene, cloud, tuple(joins), (*files, (MARKER, len(text))), facts)
+
+
+def stage(inputs: Sequence[Path], folder: Path, config: ReconstructionConfig) -> list[Photo]:
+    """Upright images of the inputs in `folder`."""
+    folder.mkdir(parents=True)
+    if len(inputs) == 1 and is_video(inputs[0]):
+        return stage_video(inputs[0], folder, config.rate, config.limit)
+    return stage_images(find_images(inputs, config.every, config.limit), folder)
+
+
+def plan(
+    runner: Runner, count: int, size: tuple[int, int], config: ReconstructionConfig, device: str | None
+) -> tuple[Budget, list[Pass]]:
+    """Memory and passes. device: where the network runs, by default the CPU, of engines a GPU."""
+    limit, asked, least = config.memory_limit, config.frames_per_pass, 1
+    if isinstance(runner, EngineRunner):
+        device = device or "cuda"
+        least, high = runner.frame_range
+        asked = high if asked is None else min(asked, high)  # its buffers were sized when it was built
+    if limit is None:
+        free = free_memory(device or "cpu")
+        limit = None if free is None else int(SHARE * free)
+    budget = plan_memory(Network.of(runner), count, size, limit, asked)
+    return budget, plan_passes(count, budget.most, config.overlap, runner.frames, least)
+
+
+def set_queries(
+    runner: Runner, frames: Frames, passes: Sequence[Pass], config: ReconstructionConfig
+) -> np.ndarray[Any, Any] | None:
+    """Give a tracking runner its query points; returns them in pixels of the first image."""
+    if not config.tracking:
+        return None
+    if not isinstance(runner, tracking.TrackingRunner):
+        raise QvggtError(f"{runner.label}: tracks need a float PyTorch model with its track head (--model)")
+    if len(passes) > 1:
+        raise QvggtError(
+            f"tracks: need all images in one pass, got {len(passes)} passes; use fewer images, or raise "
+            "--max-frames-per-pass"
+        )
+    if config.queries is not None:
+        queries = tracking.read_queries(Path(config.queries))
+    else:
+        assert config.query_grid is not None
+        queries = tracking.grid_queries(config.query_grid, frames.resizes[0], frames.size)
+    runner.queries = tracking.to_network(queries, frames.resizes[0], frames.size)
+    return queries
+
+
+def unmasked(frames: Frames, photos: Sequence[Photo], config: ReconstructionConfig) -> np.ndarray[Any, Any]:
+    """bool [F, H, W]: pixels that no mask leaves out."""
+    kept = np.ones((len(frames), *frames.size), bool)
+    if config.masks:
+        for slot, image in zip(kept, frames.pixels, strict=True):
+            slot[:] = keep(image.transpose(1, 2, 0), config.masks)
+    if config.mask_folder is not None:
+        kept &= read_masks(Path(config.mask_folder), [p.name for p in photos], frames.resizes, frames.size)
+    return kept
+
+
+def _write(
+    folder: Path,
+    photos: Sequence[Photo],
+    frames: Frames,
+    scene: Scene,
+    selection: Selection,
+    inside: np.ndarray[Any, Any],
+    whole: Cloud,
+    cloud: Cloud,
+    config: ReconstructionConfig,
+    facts: dict[str, Any],
+) -> None:
+    names = [photo.name for photo in photos]
+    if "glb" in config.formats:
+        write_glb(folder / "scene.glb", cloud, scene.extrinsics, scene.intrinsics, frames.size)
+    if "ply" in config.formats:
+        write_ply(folder / "points.ply", cloud)
+    facts["points"]["in_glb_and_ply"] = len(cloud)
+    if "colmap" in config.formats:
+        few = whole.at_most(config.colmap_points, config.seed)
+        intrinsics = scene.source_intrinsics(frames.resizes)
+        write_colmap(folder, names, scene.extrinsics, intrinsics, frames.resizes, few, frames.size)
+        facts["points"]["in_colmap"] = len(few)
+    if "depth" in config.formats:
+        files = write_depth_maps(
+            folder / "depth", names, scene, frames.resizes, inside, selection.keep, config.depth_size
+        )
+        facts["depth_png"] = {
+            "scale": files.scale,
+            "meaning": "depth = scale * integer; 0: none; 65535: beyond",
+            "saturated_share": files.saturated,
+        }
+    if "cameras" in config.formats:
+        described = describe_cameras(photos, scene, frames.resizes)
+        (folder / "cameras.json").write_text(json.dumps(described, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _listing(folder: Path) -> list[tuple[str, int]]:
+    return sorted((str(p.relative_to(folder)), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
+
+
+def _crop_note(frames: Frames) -> str:
+    lost = frames.unseen()
+    return f"; up to {lost:.0%} of an image is cropped away" if lost > 0.005 else ""
+
+
+def _pass_note(passes: Sequence[Pass], budget: Budget) -> str:
+    if len(passes) == 1:
+        return f"one pass; memory: {budget.describe()}"
+    least = min(p.shared for p in passes[1:])
+    return (
+        f"{len(passes)} passes of up to {max(map(len, passes))} images, {least} or more shared with the pass before; "
+        f"memory: {budget.describe()}"
+    )
+
+
+def _join_note(number: int, join: Join) -> str:
+    poor = join.residual_median > POOR_RESIDUAL or join.camera_deg > POOR_ANGLE
+    note = "; POOR: the passes contradict each other, do not trust the result across them" if poor else ""
+    return (
+        f"pass {number} joined on {join.shared} images: scale {join.scale:.3f}, median residual "
+        f"{join.residual_median:.1%} of depth, shared cameras within {join.camera_deg:.2f} degrees and "
+        f"{join.camera_shift:.1%} of depth{note}"
+    )
+
+
+def _point_note(selection: Selection) -> str:
+    c = selection.counts()
+    return (
+        f"{c['kept']:,} of {c['pixels']:,} pixels kept; dropped {c['below_confidence']:,} of low confidence, "
+        f"{c['masked']:,} masked, {c['invalid']:,} not finite or behind the camera"
+    )

@@ -1,0 +1,98 @@
+"""Images as the network sees them, all on one canvas, one byte a channel; and the way back to the photograph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt.errors import QvggtError
+from qvggt.eval.ground_truth import ImagePlan
+from qvggt.images import Mode, Resize, load_images_exact, load_images_tracked
+from qvggt.progress import bar
+
+Array = NDArray[Any]
+WHITE = 255
+
+
+@dataclass(frozen=True)
+class Frames:
+    """pixels uint8 [F, 3, H, W] RGB; resizes [F]: where the pixels of each image went."""
+
+    pixels: Array
+    resizes: tuple[Resize, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.pixels.shape[2], self.pixels.shape[3]
+
+    def floats(self, span: slice) -> NDArray[np.float32]:
+        """Network input [S, 3, H, W] in [0, 1] of some frames."""
+        return self.pixels[span].astype(np.float32) / np.float32(WHITE)
+
+    def inside(self) -> Array:
+        """bool [F, H, W]: the pixel's centre lies on the image, not on padding."""
+        height, width = self.size
+        found = np.zeros((len(self), height, width), bool)
+        for slot, resize in zip(found, self.resizes, strict=True):
+            x, y = source_grid(resize, height, width)
+            columns = (x >= 0) & (x <= resize.source_width)
+            rows = (y >= 0) & (y <= resize.source_height)
+            slot[:] = rows[:, None] & columns[None]
+        return found
+
+    def unseen(self) -> float:
+        """The largest share of an image's area that was cropped away, 0..1."""
+        height, width = self.size
+        shares = []
+        for r in self.resizes:
+            seen_x = min(width, r.offset_x + r.scale_x * r.source_width) - max(0.0, r.offset_x)
+            seen_y = min(height, r.offset_y + r.scale_y * r.source_height) - max(0.0, r.offset_y)
+            shares.append(1 - seen_x * seen_y / (r.scale_x * r.source_width * r.scale_y * r.source_height))
+        return max(shares)
+
+
+def source_grid(resize: Resize, height: int, width: int) -> tuple[Array, Array]:
+    """Where the centres of network pixels lie in the source image: x [W], y [H], continuous (pixel i is [i, i + 1))."""
+    x = (np.arange(width) + 0.5 - resize.offset_x) / resize.scale_x
+    y = (np.arange(height) + 0.5 - resize.offset_y) / resize.scale_y
+    return x, y
+
+
+def load_frames(paths: Sequence[Path], plan: ImagePlan, fit: Mode = "crop") -> Frames:
+    """Preprocess upright image files one by one, by the rules of `qvggt.images` for the whole list.
+
+    plan: a fixed (H, W) of the engine, filled by scaling and cropping; else VGGT's preprocessing at `plan.width` in
+    mode `fit`, images of other heights centred on white. QvggtError as `qvggt.images`, and for `fit` "pad" with an
+    engine of fixed size.
+    """
+    if plan.exact is not None and fit != "crop":
+        raise QvggtError(
+            f"fit {fit}: this engine takes {plan.exact[0]}x{plan.exact[1]} images only, which are filled by cropping; "
+            "leave it out, or use a PyTorch model"
+        )
+    singles, resizes = [], []
+    for path in bar(paths, desc="resize images", unit="image"):
+        if plan.exact is not None:
+            image, (resize,) = load_images_exact([path], *plan.exact)
+        else:
+            image, (resize,) = load_images_tracked([path], fit, plan.width)
+        singles.append(np.rint(image[0].numpy() * WHITE).astype(np.uint8))
+        resizes.append(resize)
+    height, width = (max(single.shape[axis] for single in singles) for axis in (1, 2))
+    pixels = np.full((len(singles), 3, height, width), WHITE, np.uint8)
+    for index, (slot, single) in enumerate(zip(pixels, singles, strict=True)):
+        _, h, w = single.shape
+        top, left = (height - h) // 2, (width - w) // 2  # an odd remainder goes to the far side, as in qvggt.images
+        slot[:, top : top + h, left : left + w] = single
+        moved = resizes[index]
+        resizes[index] = replace(moved, offset_x=moved.offset_x + left, offset_y=moved.offset_y + top)
+    return Frames(pixels, tuple(resizes))

@@ -1,0 +1,92 @@
+"""Pixels to leave out: black or white backgrounds, sky by a simple rule, and the user's own mask files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt.errors import QvggtError
+from qvggt.eval.ground_truth import resize_depth
+from qvggt.images import Resize
+
+Array = NDArray[Any]
+MaskName = Literal["black", "white", "sky"]
+MASKS = get_args(MaskName)
+
+BLACK, WHITE = 16, 240  # all channels below, all channels above
+SKY_BRIGHTNESS = 100  # of the brightest channel; darker pixels are no daylight sky
+SKY_GRADIENT = 8.0  # largest smoothed brightness step between neighbours inside a sky, of 255
+SKY_AREA = 0.01  # of the image; smaller regions are kept
+
+
+def keep(image: Array, names: Sequence[str]) -> Array:
+    """uint8 RGB [H, W, 3] -> bool [H, W], true where a pixel passes every named mask."""
+    kept = np.ones(image.shape[:2], bool)
+    for name in names:
+        if name == "black":
+            kept &= ~(image < BLACK).all(-1)
+        elif name == "white":
+            kept &= ~(image > WHITE).all(-1)
+        elif name == "sky":
+            kept &= ~sky(image)
+        else:
+            raise QvggtError(f"mask: expected one of {', '.join(MASKS)}, got {name!r}")
+    return kept
+
+
+def sky(image: Array) -> Array:
+    """uint8 RGB [H, W, 3] of an upright photograph -> bool [H, W]: smooth, bright, blue or colourless regions that
+    reach the upper edge.
+
+    A rule of thumb, not a segmentation: it takes a bright wall or ceiling at the upper edge for sky, and misses a
+    night sky, a sunset, clouds with hard edges and sky seen through leaves. Mask files are the way to be exact.
+    """
+    from scipy import ndimage
+
+    red, green, blue = (image[..., channel].astype(np.float32) for channel in range(3))
+    brightest = np.maximum(np.maximum(red, green), blue)
+    colourless = brightest - np.minimum(np.minimum(red, green), blue) < 25
+    blueish = (blue >= brightest - 2) & (blue > red + 8)
+    smoothed = ndimage.gaussian_filter((red + green + blue) / 3, 1.0)
+    step = np.hypot(ndimage.sobel(smoothed, axis=0), ndimage.sobel(smoothed, axis=1)) / 8
+    candidate = (brightest > SKY_BRIGHTNESS) & (blueish | (colourless & (brightest > 160))) & (step < SKY_GRADIENT)
+    labels, count = ndimage.label(candidate)
+    if count == 0:
+        return np.zeros(image.shape[:2], bool)
+    sizes = np.bincount(labels.reshape(-1))
+    chosen = [label for label in np.unique(labels[0]) if label and sizes[label] >= SKY_AREA * candidate.size]
+    # a pixel more: the rim mixes sky and object, and its depth is of neither
+    return np.asarray(ndimage.binary_dilation(np.isin(labels, chosen)))
+
+
+def read_masks(folder: Path, names: Sequence[str], resizes: Sequence[Resize], size: tuple[int, int]) -> Array:
+    """The user's mask files -> bool [F, H, W] on network pixels, true: keep.
+
+    For the image NAME.jpg the file NAME.jpg.png (COLMAP's way) or NAME.png in `folder`: black (0) leaves a pixel out.
+    Any resolution, taken to cover the upright image. QvggtError when no image has one or one cannot be read.
+    """
+    height, width = size
+    kept = np.ones((len(names), height, width), bool)
+    found = 0
+    for slot, name, resize in zip(kept, names, resizes, strict=True):
+        path = next((p for p in (folder / f"{name}.png", folder / f"{Path(name).stem}.png") if p.is_file()), None)
+        if path is not None:
+            found += 1
+            slot[:] = resize_depth(_grey(path), resize, height, width) > 0
+    if not found:
+        raise QvggtError(f"{folder}: holds no mask for {names[0]} or the others; expected {names[0]}.png")
+    return kept
+
+
+def _grey(path: Path) -> NDArray[np.float32]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L"), np.float32)
+    except Exception as error:  # a damaged file can make a decoder raise almost anything
+        raise QvggtError(f"{path}: expected a readable mask image, got: {' '.join(str(error).split())}") from error

@@ -1,0 +1,319 @@
+"""One evaluation from its requests to its files: what `qvggt-eval` calls."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from qvggt.cli.evaluation_data import Data, DataRequest, open_data, render_scenes
+from qvggt.errors import QvggtError
+
+if TYPE_CHECKING:
+    from qvggt.engines.runner import Runner
+    from qvggt.eval.ground_truth import ImagePlan
+    from qvggt.eval.harness import Protocol
+    from qvggt.eval.records import RecordWriter, Row
+    from qvggt.eval.result import CandidateResult
+
+IDENTITY = ("kind", "label", "scheme", "sha256", "float_type", "providers", "size")
+"""Facts of a candidate that records depend on; where its file lies is not among them."""
+RUNTIMES = ("onnxruntime", "openvino")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What to evaluate, and where. Models come first, whatever the order of the call.
+
+    engines: files, or RUNTIME:FILE with one of RUNTIMES for an .onnx file. device None: the CPU, but a GPU for engine
+    files. providers: of ONNX Runtime.
+    """
+
+    models: tuple[str, ...]
+    engines: tuple[str, ...]
+    device: str | None
+    providers: tuple[str, ...]
+    threads: int | None
+    revision: str | None
+    offline: bool
+
+    def sources(self) -> list[tuple[str, dict[str, Any]]]:
+        """(source, options of `open_runner`, JSON-ready) of every candidate; QvggtError for options without a use."""
+        from qvggt.engines.opening import kind_of
+        from qvggt.model.hub import hub_id
+
+        if self.revision is not None and not any(hub_id(name) for name in self.models):
+            raise QvggtError(f"--revision {self.revision}: no --model is a Hub id; leave it out")
+        shared = {"device": self.device, "threads": self.threads, "offline": self.offline}
+        found: list[tuple[str, dict[str, Any]]] = [
+            (name, {**shared, "revision": self.revision if hub_id(name) else None}) for name in self.models
+        ]
+        used = False
+        for text in self.engines:
+            runtime, path = split_runtime(text)
+            options: dict[str, Any] = {**shared, "runtime": runtime}
+            if self.providers and kind_of(path) == "onnx" and runtime != "openvino":
+                options["providers"], used = list(self.providers), True
+            found.append((path, options))
+        if self.providers and not used:
+            raise QvggtError(f"--provider {self.providers[0]}: no --engine runs in ONNX Runtime; leave it out")
+        return found
+
+
+def split_runtime(text: str) -> tuple[str | None, str]:
+    """ "openvino:a.onnx" -> ("openvino", "a.onnx"); anything else -> (None, text)."""
+    head, colon, tail = text.partition(":")
+    return (head, tail) if colon and head in RUNTIMES else (None, text)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """json, records: files; store: folder of the predictions of the `worst` sequences; memory: measure it."""
+
+    json: Path | None
+    records: Path | None
+    shard: tuple[int, int]
+    store: Path | None
+    worst: int
+    memory: bool
+
+
+def run_evaluation(
+    request: DataRequest, candidates: Candidates, protocol: Protocol, size: int | None, outputs: Outputs
+) -> None:
+    """Evaluate, print tables, write what `outputs` asks for. QvggtError before the work where it can be known."""
+    import torch
+
+    from qvggt.eval.ground_truth import plan_images
+    from qvggt.eval.harness import check, evaluate_rows
+    from qvggt.eval.merging import results_of, shard_of
+    from qvggt.eval.worst import rank_worst, store_worst
+
+    if candidates.threads is not None:
+        torch.set_num_threads(candidates.threads)
+    with ExitStack() as stack:
+        data = None if request.generated else _opened(request, request.root)
+        runners = _unique(_open(candidates, stack))
+        plan = plan_images(runners, size, request.room)
+        if data is None:
+            data = _opened(request, _generate(request, plan, outputs.store, stack))
+        part = [data.sequences[i] for i in shard_of(len(data.sequences), outputs.shard)]
+        if not part:
+            index, count = outputs.shard
+            raise QvggtError(f"--shard {index}/{count}: has none of {len(data.sequences)} sequences; use fewer shards")
+        check(runners, part, protocol)
+        facts = [{**runner.describe(), "label": runner.label} for runner in runners]
+        header = _header(request, data, plan, protocol, candidates, facts, outputs.shard)
+        writer = _writer(outputs.records, header, stack)
+        done = {} if writer is None else writer.done
+        if done:
+            typer.echo(f"{outputs.records}: {len(done)} of {len(part)} sequences are done already")
+        rows = evaluate_rows(runners, part, plan, protocol, done=done, save=None if writer is None else writer.append)
+        if outputs.store is not None:
+            header["worst"] = store_worst(outputs.store, runners, part, plan, rank_worst(rows, outputs.worst))
+            if writer is not None:
+                writer.append_extra("worst", _beside(header["worst"], writer.path))
+        if outputs.memory:
+            known = None if writer is None else writer.header.get("memory")
+            header["memory"] = known or _memory(candidates, part, plan)
+            if writer is not None and not known:
+                writer.append_extra("memory", header["memory"])
+    results = results_of(header["candidates"], rows, header.get("memory"))
+    header["notes"] += _without_data(header, results)
+    _publish(header, results, outputs, rows)
+
+
+def _header(
+    request: DataRequest,
+    data: Data,
+    plan: ImagePlan,
+    protocol: Protocol,
+    candidates: Candidates,
+    facts: list[dict[str, Any]],
+    shard: tuple[int, int],
+) -> dict[str, Any]:
+    """What a record file starts with, and what a report needs beside the records."""
+    from qvggt.cli.versions import versions
+    from qvggt.eval.records import config_sha256
+    from qvggt.eval.sequence import list_config
+
+    sequences = data.sequences
+    frame_list = sequences.frame_list()
+    identity = {
+        "dataset": request.dataset,
+        "data": list_config(sequences.config),
+        "frames": frame_list.sha256,
+        "images": plan.describe(),
+        "protocol": asdict(protocol),
+        "candidates": [{key: fact.get(key) for key in IDENTITY} for fact in facts],
+        "versions": versions(),
+    }
+    return {
+        "config_sha256": config_sha256(identity),
+        "identity": identity,
+        "config": {
+            "dataset": request.dataset,
+            **vars(sequences.config),
+            "images": plan.describe(),
+            **asdict(protocol),
+            "threads": candidates.threads,
+            "device": candidates.device,
+        },
+        "frame_list": {
+            "sha256": frame_list.sha256,
+            "file": None if request.frame_list is None else str(request.frame_list),
+            "file_sha256": data.stored_sha256,
+            "sequences": len(sequences),
+            "skipped": sequences.skip_counts(),
+            "frames": frame_list.frames,
+        },
+        "notes": [*sequences.notes, *_notes(protocol)],
+        "sequences": [
+            {
+                "key": s.key,
+                "category": s.category,
+                "frames": list(s.frame_indices),
+                "images": [os.path.abspath(path) for path in s.image_paths],
+            }
+            for s in sequences
+        ],
+        "versions": versions(),
+        "candidates": facts,
+        "shard": list(shard),
+    }
+
+
+def merge(files: Sequence[Path], json: Path | None) -> None:
+    """Put record files together, print tables, write the report."""
+    from qvggt.eval.merging import merge_records
+
+    header, results = merge_records(files)
+    header["notes"] += _without_data(header, results)
+    typer.echo(f"{len(results[0].records)} sequences of {len(files)} record {'file' if len(files) == 1 else 'files'}")
+    _print(header, results)
+    if json is not None:
+        _report(json, header, results)
+
+
+def _publish(header: dict[str, Any], results: list[CandidateResult], outputs: Outputs, rows: Sequence[Row]) -> None:
+    index, count = outputs.shard
+    if count > 1:
+        typer.echo(
+            f"shard {index}/{count}: {len(rows)} of {header['frame_list']['sequences']} sequences in {outputs.records}"
+        )
+        return
+    _print(header, results)
+    if outputs.json is not None:
+        _report(outputs.json, header, results)
+
+
+def _print(header: dict[str, Any], results: list[CandidateResult]) -> None:
+    from qvggt.eval.report import format_tables
+
+    typer.echo(format_tables(results))
+    for note in header["notes"]:
+        typer.echo(f"note: {note}")
+
+
+def _report(path: Path, header: dict[str, Any], results: list[CandidateResult]) -> None:
+    from qvggt.eval.report import make_report, write_report
+
+    report = make_report(
+        results,
+        config=header["config"],
+        frame_list=header["frame_list"],
+        versions=header["versions"],
+        sequences=header["sequences"],
+        notes=header["notes"],
+        config_sha256=header["config_sha256"],
+        worst=_beside(header.get("worst", []), path),
+    )
+    write_report(path, report)
+    typer.echo(f"report: {path}")
+
+
+def _beside(entries: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The entries with "file" relative to the folder of `path`, so that both can be moved together."""
+    folder = os.path.abspath(path.parent)
+    return [{**entry, "file": os.path.relpath(os.path.abspath(entry["file"]), folder)} for entry in entries]
+
+
+def _opened(request: DataRequest, root: Path | None) -> Data:
+    assert root is not None
+    data = open_data(request, root)
+    typer.echo(data.summary())
+    return data
+
+
+def _generate(request: DataRequest, plan: ImagePlan, store: Path | None, stack: ExitStack) -> Path:
+    """Scenes of the candidates' own image size, in the store or in a folder that goes away."""
+    if store is None:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qvggt-scenes-")))
+    else:
+        root = store / "scenes"
+    height, width = plan.exact or (plan.width, plan.width)
+    render_scenes(request, root, height, width)
+    return root
+
+
+def _open(candidates: Candidates, stack: ExitStack) -> list[Runner]:
+    from qvggt.engines.opening import open_runner
+
+    sources = candidates.sources()
+    models = len(candidates.models)
+    # engines first: opening them is fast and finds most mistakes
+    opened = [stack.enter_context(open_runner(source, **options)) for source, options in sources[models:]]
+    loaded = [stack.enter_context(open_runner(source, **options)) for source, options in sources[:models]]
+    return [*loaded, *opened]
+
+
+def _notes(protocol: Protocol) -> list[str]:
+    if "points" not in protocol.metrics:
+        return []
+    return [f"points: ICP and normals by {protocol.points.backend}"]
+
+
+def _without_data(header: dict[str, Any], results: list[CandidateResult]) -> list[str]:
+    """Asked for, but no sequence has it."""
+    records = [record for result in results for record in result.records]
+    found = {"depth": any(r.depth is not None for r in records), "points": any(r.points for r in records)}
+    return [
+        f"{name}: not measured, no sequence has ground-truth depth or no candidate an output for it"
+        for name, there in found.items()
+        if name in header["config"].get("metrics", ()) and not there
+    ]
+
+
+def _unique(runners: list[Runner]) -> list[Runner]:
+    """Number the labels that occur twice: reports name candidates by them."""
+    seen: dict[str, int] = {}
+    for runner in runners:
+        seen[runner.label] = seen.get(runner.label, 0) + 1
+        if seen[runner.label] > 1:
+            runner.label = f"{runner.label} ({seen[runner.label]})"
+    return runners
+
+
+def _writer(path: Path | None, header: dict[str, Any], stack: ExitStack) -> RecordWriter | None:
+    if path is None:
+        return None
+    from qvggt.eval.records import RecordWriter
+
+    return stack.enter_context(RecordWriter(path, header))
+
+
+def _memory(candidates: Candidates, sequences: Sequence[Any], plan: ImagePlan) -> list[dict[str, Any]]:
+    """Of every candidate on the largest sequence, each in a process of its own."""
+    from qvggt.eval.memory import measure_memory
+    from qvggt.progress import bar
+
+    largest = max(sequences, key=lambda s: len(s.image_paths))
+    frames, _, height, width = plan.load(largest.image_paths, largest.intrinsics)[0].shape
+    measured = bar(candidates.sources(), desc="peak memory", unit="candidate")
+    return [vars(measure_memory(source, options, frames, height, width)) for source, options in measured]

@@ -1,0 +1,89 @@
+"""qvggt-demo up to the point where it would serve; the page itself is tested in eval/demo."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from qvggt.cli.common import run
+from qvggt.cli.demo import app
+from qvggt.eval.demo import page
+
+pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")
+pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command sets for its process."""
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(signal, "signal", lambda *args: None)
+
+
+def call(*args: Any) -> int:
+    with pytest.raises(SystemExit) as caught:
+        run(app, [str(arg) for arg in args])
+    return int(caught.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--engine", "gone.onnx"), ("gone.onnx", "no such file")),
+        (("--model", "gone.safetensors"), ("gone.safetensors", "no such file")),
+        (("--model", "tiny", "--model", "tiny"), ("different names",)),
+        (("--port", "0"), ("--port",)),
+        (("--max-images", "0"), ("--max-images",)),
+        (("--device", "tpu"), ("tpu", "cpu")),
+    ],
+)
+def test_mistakes_in_the_call(
+    options: tuple[str, ...], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*options) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(word in error for word in words), error
+
+
+def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert call() == 2
+    assert "qvggt[demo]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_it_serves_the_loopback_address_and_cleans_up(
+    share: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, Any] = {}
+
+    class Page:
+        def queue(self, **options: Any) -> Page:
+            return self
+
+        def launch(self, **options: Any) -> tuple[None, str, None]:
+            asked.update(options, uploads=os.environ["GRADIO_TEMP_DIR"])
+            Path(os.environ["GRADIO_TEMP_DIR"]).mkdir()
+            return None, "http://127.0.0.1:9999/", None
+
+    fake: Any = ModuleType("gradio")
+    fake.themes = ModuleType("themes")
+    fake.themes.Default = lambda **fonts: fonts
+    monkeypatch.setitem(sys.modules, "gradio", fake)
+    monkeypatch.setattr(page, "build_page", lambda workshop: Page())
+    assert call("--port", 9999, *(["--share"] if share else [])) == 0
+    assert asked["server_name"] == "127.0.0.1"
+    assert asked["share"] is share
+    assert asked["max_file_size"] == 30_000_000
+    assert asked["theme"] == {"font": page.FONTS, "font_mono": page.MONO}
+    printed = capsys.readouterr().out
+    assert ("PUBLIC INTERNET" in printed) is share
+    assert not Path(asked["uploads"]).parent.exists()

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_network import SIZE, small_model
+from true_runner import shoot
+
+from qvggt.engines.onnx_runner import OnnxRunner
+from qvggt.engines.torch_runner import TorchRunner
+from qvggt.errors import QvggtError
+from qvggt.eval.demo.workshop import Choice, Limits, Workshop, describe, differences
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.quant.scheme import parse_scheme
+
+pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")
+pycolmap = pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return shoot(tmp_path_factory.mktemp("photos"), [(48, 64)] * 3).paths
+
+
+@pytest.fixture(scope="module")
+def onnx_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "m.onnx"
+    export_onnx(small_model(), parse_scheme("fp32"), ExportConfig(SIZE, SIZE), path)
+    return path
+
+
+@pytest.fixture
+def workshop(onnx_path: Path) -> Iterator[Workshop]:
+    def float_model() -> TorchRunner:
+        opened.append("float")
+        return TorchRunner(small_model(), "float")
+
+    opened: list[str] = []
+    shop = Workshop(
+        [Choice("float", float_model), Choice("m.onnx", lambda: OnnxRunner(onnx_path))], Limits(images=3, megabytes=1)
+    )
+    shop.opened = opened  # type: ignore[attr-defined]
+    yield shop
+    shop.close()
+
+
+def test_two_networks_get_the_same_pixels(workshop: Workshop, photos: list[Path]) -> None:
+    first, second = workshop.make(["float", "m.onnx"], photos, 0, [])
+    assert first.result.frames.size == second.result.frames.size == (SIZE, SIZE)  # the engine's only size
+    assert np.array_equal(first.result.frames.pixels, second.result.frames.pixels)
+    rows = dict(differences(first, second))
+    assert rows["depth, median difference"] == "0.00%"  # the same network
+    assert rows["rotation between cameras, mean"] == "0.00 degrees"
+    assert dict(describe(first))["cameras"] == "3"
+    assert first.glb.name == "float.glb"
+    assert first.glb.read_bytes()[:4] == b"glTF"
+
+
+def test_alone_a_network_chooses_its_own_size(workshop: Workshop, photos: list[Path]) -> None:
+    (made,) = workshop.make(["float"], photos, 0, [])
+    assert made.result.frames.size == (42, 56)
+    assert len(made.result.cloud) == 3 * 42 * 56
+    workshop.make(["float"], photos, 50, ["black"])
+    assert workshop.opened == ["float"]  # type: ignore[attr-defined]
+
+
+def test_the_archive_is_a_colmap_project(workshop: Workshop, photos: list[Path], tmp_path: Path) -> None:
+    (made,) = workshop.make(["float"], photos, 25, [])
+    with zipfile.ZipFile(made.colmap) as archive:
+        archive.extractall(tmp_path)
+    model = pycolmap.Reconstruction(str(tmp_path / "sparse/0"))
+    assert {image.name for image in model.images.values()} == {p.name for p in (tmp_path / "images").iterdir()}
+    assert (tmp_path / "cameras.json").is_file()
+
+
+def test_limits_and_mistakes(workshop: Workshop, photos: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(QvggtError, match="at least one image"):
+        workshop.make(["float"], [], 0, [])
+    with pytest.raises(QvggtError, match="at most 3 at a time, got 4"):
+        workshop.make(["float"], [*photos, photos[0]], 0, [])
+    large = tmp_path / "large.png"
+    large.write_bytes(bytes(1_100_000))
+    with pytest.raises(QvggtError, match=r"large\.png: has 1\.1 MB"):
+        workshop.make(["float"], [large], 0, [])
+    with pytest.raises(QvggtError, match=r"expected one of float, m\.onnx"):
+        workshop.make(["/etc/passwd"], photos, 0, [])
+    with pytest.raises(QvggtError, match="different names"):
+        Workshop([*workshop.choices.values()] * 2)
+    (tmp_path / "no.jpg").write_bytes(b"none")
+    with pytest.raises(QvggtError, match=r"no\.jpg"):
+        workshop.make(["float"], [tmp_path / "no.jpg"], 0, [])
+
+
+def test_nothing_stays_behind(onnx_path: Path, photos: list[Path]) -> None:
+    shop = Workshop([Choice("m.onnx", lambda: OnnxRunner(onnx_path))])
+    (made,) = shop.make(["m.onnx"], photos, 0, [])
+    assert made.glb.is_relative_to(shop.folder)
+    shop.close()
+    assert not shop.folder.exists()

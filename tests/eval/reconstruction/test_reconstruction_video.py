@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qvggt.errors import QvggtError
+from qvggt.eval.reconstruction.video import stage_video
+
+av = pytest.importorskip("av", reason="qvggt[reconstruct] is not installed")
+
+RATE, COUNT = 10, 30
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds at ten frames; the grey value of frame i is 8 i, and its left upper quarter is white."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(RATE))
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 48, "yuv420p", 2_000_000
+        for index in range(COUNT):
+            pixels = np.full((48, 64, 3), 8 * index, np.uint8)
+            pixels[:24, :32] = 255
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(2, [0, 5, 10, 15, 20, 25]), (10, list(range(30))), (0.5, [0, 20])])
+def test_frames_by_rate(clip: Path, tmp_path: Path, rate: float, expected: list[int]) -> None:
+    photos = stage_video(clip, tmp_path, rate)
+    found = []
+    for photo in photos:
+        with Image.open(photo.path) as image:
+            pixels = np.asarray(image.convert("L"), np.float64)
+        assert image.size == (photo.width, photo.height) == (64, 48)
+        assert pixels[4:20, 4:28].mean() > 240
+        found.append(round(pixels[30:, 40:].mean() / 8))
+    assert found == expected
+    assert [photo.time for photo in photos] == pytest.approx([i / RATE for i in expected], abs=0.02)
+    assert [photo.name for photo in photos][:2] == ["frame_000001.jpg", "frame_000002.jpg"]
+
+
+def test_more_frames_asked_for_than_there_are(clip: Path, tmp_path: Path) -> None:
+    assert len(stage_video(clip, tmp_path, 60)) == COUNT
+
+
+def test_limit(clip: Path, tmp_path: Path) -> None:
+    assert len(stage_video(clip, tmp_path, 10, limit=4)) == 4
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_rotated_recordings_come_out_upright(clip: Path, tmp_path: Path) -> None:
+    """A phone stores a sideways picture and a display matrix."""
+    turned = tmp_path / "turned.mp4"
+    with av.open(str(clip)) as source, av.open(str(turned), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this PyAV cannot write a display matrix")
+        stream.set_display_rotation(90)
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    (photo, *_) = stage_video(turned, tmp_path, 1)
+    with Image.open(photo.path) as image:
+        grey = np.asarray(image.convert("L"), np.float64)
+    assert (photo.width, photo.height) == (48, 64)
+    corners = {(y, x): grey[y : y + 8, x : x + 8].mean() > 200 for y in (8, 48) for x in (8, 32)}
+    assert corners == {(8, 8): False, (8, 32): False, (48, 8): True, (48, 32): False}
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all" * 50])
+def test_damaged_files(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "v.mp4").write_bytes(content)
+    with pytest.raises(QvggtError, match=r"v\.mp4.*decoded"):
+        stage_video(tmp_path / "v.mp4", tmp_path, 2)
+
+
+def test_mistakes(clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(QvggtError, match="no such video"):
+        stage_video(tmp_path / "gone.mp4", tmp_path, 2)
+    with pytest.raises(QvggtError, match="positive"):
+        stage_video(clip, tmp_path, 0)

@@ -1,0 +1,36 @@
+"""The Ray example of docs/evaluation.md, with a stand-in for Ray: its commands are ones that qvggt-eval takes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+from typer.main import get_command
+
+from qvggt.cli.evaluate import app
+from qvggt.eval.merging import parse_shard
+
+DOC = Path(__file__).parents[2] / "docs" / "evaluation.md"
+
+
+def test_the_ray_example(monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", DOC.read_text(encoding="utf-8"), re.DOTALL)
+    ray = ModuleType("ray")
+    ray.remote = lambda **options: lambda function: SimpleNamespace(remote=function)
+    ray.init = lambda **options: None
+    ray.get = list
+    lines = []
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(subprocess, "run", lambda line, check: lines.append(line))
+    exec(compile(code, str(DOC), "exec"), {})
+    *shards, merge = lines
+    assert [parse_shard(line[line.index("--shard") + 1]) for line in shards] == [(i, 8) for i in range(1, 9)]
+    records = [line[line.index("--records") + 1] for line in shards]
+    assert merge[1:] == ["merge", *records, "--json", "/nfs/out/eval.json"]
+    command = get_command(app)
+    known = {name for param in command.params for name in param.opts}
+    assert {part for line in shards for part in line if part.startswith("--")} <= known
+    assert "merge" in command.commands

@@ -1,0 +1,84 @@
+"""The metric table: golden pose figures through it, pooling, directions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from qvggt.eval.depth import DepthErrors
+from qvggt.eval.metrics import METRICS, column
+from qvggt.eval.points import PointErrors
+from qvggt.eval.pose import PoseErrors, pairwise_errors
+from qvggt.eval.result import CandidateResult, SequenceRecord
+
+GOLDEN = Path(__file__).parents[1] / "data" / "geometry_reference.safetensors"
+BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def record(category, name, pose, **more):
+    return SequenceRecord(f"{category}/{name}", category, pose, more.pop("depth", None), {}, 1.0, **more)
+
+
+def points(acc):
+    return PointErrors(acc, 2 * acc, 3 * acc, 4 * acc, 0.5, 0.6, 0.7, 0.8, 1.0, 10, 10)
+
+
+def figure(name, records):
+    return column(BY_NAME[name], records).figure()
+
+
+@pytest.fixture(scope="module")
+def golden():
+    """Records of the stored cases, and the original code's pooled AUC in [0, 1]."""
+    with safe_open(GOLDEN, "numpy") as file:
+        metadata = file.metadata()
+        pairs = [(file.get_tensor(f"pose_{k}/pred_w2c"), file.get_tensor(f"pose_{k}/gt_w2c")) for k in range(4)]
+    records = [record("all", str(k), pairwise_errors(*pair)) for k, pair in enumerate(pairs)]
+    return records, metadata
+
+
+def test_golden_pose_figures_pool_to_the_stored_ones(golden):
+    """The cases have 45 and 10 pairs: weights by pairs make the mean of sequences the pooled figure."""
+    records, metadata = golden
+    for threshold, expected in json.loads(metadata["auc_pooled"]).items():
+        assert figure(f"auc{threshold}", records) == pytest.approx(100 * expected, abs=1e-9)
+
+
+def test_figures_are_those_of_the_result(golden):
+    records = golden[0] + [record("other", "x", PoseErrors(np.array([1.0, 40]), np.array([0.5, 2])))]
+    result = CandidateResult("c", {}, tuple(records))
+    for threshold, value in result.auc.items():
+        assert figure(f"auc{threshold}", records) == pytest.approx(100 * value)
+    assert figure("rra5", records) == pytest.approx(100 * result.rra)
+    assert figure("rta5", records) == pytest.approx(100 * result.rta)
+
+
+def test_depth_averages_categories_and_points_sequences():
+    pose = PoseErrors(np.array([0.0]), np.array([0.0]))
+    records = [
+        record("a", "1", pose, depth=DepthErrors(0.1, 0.9, 1.0, 5), points={"head": points(1.0)}),
+        record("a", "2", pose, depth=DepthErrors(0.3, 0.7, 1.0, 5), points={"head": points(2.0)}),
+        record("b", "1", pose, depth=DepthErrors(0.4, 0.4, 1.0, 5), points={"head": points(6.0), "unproj": points(1)}),
+        record("c", "1", pose),
+    ]
+    assert figure("abs_rel", records) == pytest.approx(0.3)
+    assert figure("delta1", records) == pytest.approx(0.6)
+    assert figure("head_acc", records) == pytest.approx(3)
+    assert figure("head_acc_median", records) == pytest.approx(6)
+    assert figure("head_comp", records) == pytest.approx(9)
+    assert figure("head_comp_median", records) == pytest.approx(12)
+    assert figure("head_nc", records) == pytest.approx(0.6)
+    assert figure("head_nc_median", records) == pytest.approx(0.7)
+    assert figure("unproj_acc", records) == 1
+    assert column(BY_NAME["unproj_acc"], records[:2]) is None
+
+
+def test_names_are_unique_and_directions_known():
+    assert len(BY_NAME) == len(METRICS) == 12 + 2 + 12
+    lower = {name for name, metric in BY_NAME.items() if metric.better == "lower"}
+    assert lower == {n for n in BY_NAME if "_acc" in n or "_comp" in n} | {"abs_rel"}
+    assert json.dumps([metric.describe() for metric in METRICS])

@@ -205,6 +205,7 @@ def ablations() -> list[Recipe]:
         ours.replace(name="ours without centers", center=False),
         ours.replace(name="ours without residual rotation", rotation="none"),
         ours.replace(name="ours without value rotation", value_rotation=False),
+        ours.replace(name="ours with Hadamard values", value_basis="hadamard"),
         ours.replace(name="ours without fc2 rotation", online="none"),
         ours.replace(name="ours without smoothing", smooth=False),
         ours.replace(name="ours without clip search", search_clips=False),

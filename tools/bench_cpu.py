@@ -1,149 +1,118 @@
-"""Latency ratios, peak memory and file bytes on this CPU: PyTorch fp32 / ONNX Runtime fp32, w8a8, w4a4.
+"""Latency ratios, peak memory and file bytes on this CPU: PyTorch, ONNX Runtime and OpenVINO.
 
-    python tools/bench_cpu.py                                # the tiny model
-    python tools/bench_cpu.py --model random-1b --frames 2 --size 266x266 --rounds 3 --no-together
+    python tools/bench_cpu.py                                                   # the tiny model
+    python tools/bench_cpu.py --model slice-1b --size 518x518 --frames 1        # two blocks of VGGT-1B
+    python tools/bench_cpu.py --model random-1b --frames 2 --size 266x266 --rounds 2 --no-together
 
 Every candidate lives in a process of its own (so that peak memory is its own), and the calls go round-robin, so that
-a noisy machine disturbs all alike: trust the ratios of one run, not seconds across runs. `random-1b` is VGGT-1B with
-random weights: speed and bytes do not depend on the values. `--no-together` loads one candidate after the other, for
-models of which four do not fit into memory.
+a noisy machine disturbs all alike: trust the ratios of one run, not seconds across runs. On a machine that others use
+as well, trust processor time with `--threads 1` (`cpu`): it does not count the time in which others ran. `random-1b`
+is VGGT-1B with random weights: speed and bytes do not depend on the values. `--no-together` loads one candidate after
+the other, for models of which several do not fit into memory. `slice-1b` is two of its blocks, `head-1b` its depth head
+behind one block of each sort.
+
+`--files` are written BITS[:static][+PART...][/fused]: `w8a8:static+dpt/fused` has constant activation ranges,
+quantized DPT convolutions, and attention as one operator of ONNX Runtime and OpenVINO instead of standard ones.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing as mp
+import os
+import re
 import tempfile
-import time
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from cpu_candidates import (
+    Array,
+    Candidate,
+    Timing,
+    Worker,
+    make_input,
+    parse_spec,
+    write_file,
+)
 
 from qvggt.progress import bar
 
-RANDOM_1B = "random-1b"
+FILES = "fp32,w8a8,w8a8/fused"
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """label: row name. onnx: file for ONNX Runtime, None for PyTorch on `model`."""
-
-    label: str
-    model: str
-    onnx: str | None
-    threads: int
-
-
-def load_float(name: str) -> Any:
-    """A float VGGT by name; `random-1b` is built with seeded random weights and no track head."""
-    import torch
-
-    from qvggt.model import VGGT, VGGT_1B, load_model
-
-    if name != RANDOM_1B:
-        return load_model(name, heads=("camera", "point", "depth"))
-    torch.manual_seed(0)
-    return VGGT(VGGT_1B.replace(heads=("camera", "point", "depth"))).requires_grad_(False).eval()
-
-
-def serve(candidate: Candidate, pipe: Connection) -> None:
-    """Worker: load, then time one forward pass per message until None comes."""
-    import torch
-
-    from qvggt.engines.onnx_runner import OnnxRunner
-    from qvggt.engines.runner import Runner
-    from qvggt.engines.torch_runner import TorchRunner
-
-    torch.set_num_threads(candidate.threads)
-    runner: Runner
-    if candidate.onnx is None:
-        runner = TorchRunner(load_float(candidate.model), candidate.label)
-    else:
-        runner = OnnxRunner(candidate.onnx, threads=candidate.threads)
-    pipe.send("ready")
-    while (images := pipe.recv()) is not None:
-        start = time.perf_counter()
-        runner(images)
-        pipe.send(time.perf_counter() - start)
-    pipe.send(peak_rss())
-
-
-def peak_rss() -> int:
-    """Peak resident memory of this process in bytes (getrusage would carry over that of the parent)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/self/status has no VmHWM: peak memory needs Linux")
-
-
-def write_files(model: str, bits: list[str], height: int, width: int, folder: Path) -> dict[str, int]:
-    """Export every format; label -> bytes. The model is loaded anew for each, since quantizing is in place."""
-    from qvggt.calib.rtn import quantize_rtn_
-    from qvggt.export.exporter import ExportConfig, export_onnx
-    from qvggt.quant.scheme import parse_scheme
-
-    sizes = {}
-    for name in bar(bits, desc="export", unit="file"):
-        network, scheme = load_float(model), parse_scheme(name)
-        quantize_rtn_(network, scheme)
-        sizes[name] = export_onnx(network, scheme, ExportConfig(height, width), folder / f"{name}.onnx").bytes
-    return sizes
-
-
-class Worker:
-    """A candidate in a process of its own."""
-
-    def __init__(self, candidate: Candidate) -> None:
-        context = mp.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(candidate, theirs), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.pipe.recv()
-
-    def run(self, images: np.ndarray) -> float:
-        """Seconds of one forward pass."""
-        self.pipe.send(images)
-        return float(self.pipe.recv())
-
-    def finish(self) -> int:
-        """Peak memory in bytes."""
-        self.pipe.send(None)
-        peak = int(self.pipe.recv())
-        self.process.join()
-        return peak
-
-
-def measure(candidates: list[Candidate], images: np.ndarray, rounds: int, together: bool) -> list[dict[str, float]]:
-    """Median and p90 seconds of `rounds` calls after one warm-up call, and peak memory in bytes.
+def measure(candidates: list[Candidate], images: Array, rounds: int, together: bool) -> list[Timing]:
+    """`rounds` calls of each after one warm-up call.
 
     `together`: all candidates loaded at once, calls round-robin; else one candidate after the other.
     """
-    results: list[dict[str, float]] = []
+    results: list[Timing] = []
     groups = [candidates] if together else [[c] for c in candidates]
     with bar(total=len(candidates) * (rounds + 1), desc="measure", unit="call") as moved:
         for group in groups:
             workers = [Worker(candidate) for candidate in group]
-            seconds: list[list[float]] = [[] for _ in group]
             for turn in range(rounds + 1):
-                for worker, times in zip(workers, seconds, strict=True):
-                    taken = worker.run(images)
-                    if turn > 0:
-                        times.append(taken)
+                for worker in workers:
+                    worker.call(images, counts=turn > 0)
                     moved.update()
-            for worker, times in zip(workers, seconds, strict=True):
-                figures = {"median_s": float(np.median(times)), "p90_s": float(np.quantile(times, 0.9))}
-                results.append(figures | {"peak_rss": worker.finish()})
+            results += [worker.finish() for worker in workers]
     return results
 
 
+def sqnr_db(truth: Array, value: Array) -> float:
+    error = float(np.square(value.astype(np.float64) - truth).sum())
+    return float(10 * np.log10(float(np.square(truth.astype(np.float64)).sum()) / max(error, 1e-300)))
+
+
+def rows_of(candidates: list[Candidate], timings: list[Timing], sizes: dict[str, int]) -> list[dict[str, Any]]:
+    """One JSON row a candidate; ratios and SQNR against the first."""
+    rows = []
+    first = timings[0]
+    for candidate, timing in zip(candidates, timings, strict=True):
+        wall, cpu = np.array(timing.wall), np.array(timing.cpu)
+        row: dict[str, Any] = {
+            "candidate": candidate.label,
+            "median_s": float(np.median(wall)),
+            "p90_s": float(np.quantile(wall, 0.9)),
+            "cpu_s": float(np.median(cpu)),
+            "cpu_min_s": float(cpu.min()),
+            "cpu_max_s": float(cpu.max()),
+            "peak_rss": timing.peak_rss,
+            "speed_up": float(np.median(first.wall) / np.median(wall)),
+            "cpu_speed_up": float(np.median(first.cpu) / np.median(cpu)),
+            "file_bytes": None if candidate.spec is None else sizes[candidate.spec],
+        }
+        if candidate is not candidates[0]:
+            row["sqnr_db"] = {n: sqnr_db(first.outputs[n], v) for n, v in timing.outputs.items()}
+        rows.append(row)
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    print(
+        f"{'candidate':34} {'wall s':>9} {'cpu s':>9} {'wall x':>7} {'cpu x':>7} {'cpu spread':>11} "
+        f"{'RSS MB':>8} {'file MB':>8} {'worst dB':>9}"
+    )
+    for row in rows:
+        spread = f"{(row['cpu_max_s'] - row['cpu_min_s']) / row['cpu_s']:.0%}"
+        size = "-" if row["file_bytes"] is None else f"{row['file_bytes'] / 1e6:.1f}"
+        worst = f"{min(row['sqnr_db'].values()):.1f}" if "sqnr_db" in row else "-"
+        print(
+            f"{row['candidate']:34} {row['median_s']:9.4f} {row['cpu_s']:9.4f} {row['speed_up']:6.2f}x "
+            f"{row['cpu_speed_up']:6.2f}x {spread:>11} {row['peak_rss'] / 1e6:8.0f} {size:>8} {worst:>9}"
+        )
+
+
 def main(
-    model: Annotated[str, typer.Option(help="tiny, a float checkpoint, or random-1b.")] = "tiny",
-    bits: Annotated[str, typer.Option(help="ONNX files to time.")] = "fp32,w8a8,w4a4",
+    model: Annotated[str, typer.Option(help="tiny, a float checkpoint, random-1b, slice-1b or head-1b.")] = "tiny",
+    files: Annotated[str, typer.Option(help="ONNX files to time, comma-separated; see above.")] = FILES,
+    runtimes: Annotated[
+        str, typer.Option(help="Of those files: onnxruntime, openvino, openvino-bf16.")
+    ] = "onnxruntime,openvino,openvino-bf16",
+    baselines: Annotated[str, typer.Option(help="PyTorch float types; the first row is what ratios are of.")] = (
+        "fp32,bf16"
+    ),
+    only: Annotated[str, typer.Option(help="Regular expression of the rows to run; the first PyTorch row stays.")] = "",
     frames: Annotated[int, typer.Option(min=1)] = 4,
     size: Annotated[str, typer.Option(help="HxW in pixels.")] = "70x70",
     rounds: Annotated[int, typer.Option(min=1, help="Timed calls per candidate.")] = 20,
@@ -151,43 +120,49 @@ def main(
     together: Annotated[
         bool, typer.Option(help="All candidates loaded at once, calls in turn; without, one after the other.")
     ] = True,
+    folder: Annotated[Path | None, typer.Option(help="Keep the files here, and use those that are there.")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write.")] = Path("outputs/bench_cpu.json"),
 ) -> None:
     """Time the candidates in one run and print their ratios."""
-    from qvggt.cli.versions import versions
+    from qvggt.cli.versions import PACKAGES, versions
     from qvggt.files import atomic_write
 
     height, width = (int(side) for side in size.split("x"))
-    names = bits.split(",")
-    images = np.random.default_rng(0).random((frames, 3, height, width), dtype=np.float32)
-    with tempfile.TemporaryDirectory(prefix="qvggt-bench-") as folder:
-        sizes = write_files(model, names, height, width, Path(folder))
-        candidates = [Candidate("PyTorch fp32", model, None, threads)]
-        candidates += [Candidate(f"ONNX Runtime {n}", model, f"{folder}/{n}.onnx", threads) for n in names]
-        results = measure(candidates, images, rounds, together)
-    rows = []
-    base = results[0]["median_s"]
-    print(f"{model}, {frames} frames of {height}x{width}, {threads} threads, {rounds} rounds")
-    print(f"{'candidate':22} {'median s':>9} {'p90 s':>9} {'speed-up':>9} {'peak RSS MB':>12} {'file MB':>9}")
-    for candidate, result, name in zip(candidates, results, [None, *names], strict=True):
-        row: dict[str, Any] = {"candidate": candidate.label, **result, "speed_up": base / result["median_s"]}
-        row["file_bytes"] = sizes.get(name) if name else None
-        rows.append(row)
-        file_mb = "-" if row["file_bytes"] is None else f"{row['file_bytes'] / 1e6:.1f}"
-        print(
-            f"{candidate.label:22} {result['median_s']:9.4f} {result['p90_s']:9.4f} {row['speed_up']:8.2f}x "
-            f"{result['peak_rss'] / 1e6:12.0f} {file_mb:>9}"
-        )
-    call: dict[str, Any] = {
-        "model": model,
-        "frames": frames,
-        "size": [height, width],
-        "threads": threads,
-        "rounds": rounds,
+    specs = [parse_spec(text) for text in files.split(",") if text]
+    kinds = [("openvino", "bf16") if r == "openvino-bf16" else (r, "fp32") for r in runtimes.split(",") if r]
+    images = make_input(model, frames, height, width)
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="qvggt-bench-") as temporary:
+        home = folder or Path(temporary)
+        home.mkdir(parents=True, exist_ok=True)
+        sizes = {}
+        for spec in bar(specs, desc="export", unit="file"):
+            parts = [home / spec.file, home / f"{spec.file}.data"]
+            if not parts[0].exists():
+                write_file(model, spec, height, width, parts[0])
+            sizes[spec.text] = sum(part.stat().st_size for part in parts if part.exists())
+        common: dict[str, Any] = {"model": model, "threads": threads, "size": (height, width)}
+        candidates = [Candidate("torch", precision, **common) for precision in baselines.split(",") if precision]
+        candidates += [
+            Candidate(runtime, precision, spec=spec.text, onnx=str(home / spec.file), **common)
+            for runtime, precision in kinds
+            for spec in specs
+        ]
+        candidates = candidates[:1] + [c for c in candidates[1:] if re.search(only, c.label)]
+        timings = measure(candidates, images, rounds, together)
+    rows = rows_of(candidates, timings, sizes)
+    print(f"{model}, {frames} frames of {height}x{width}, {threads} threads, {rounds} rounds, load {load:.1f} before")
+    show(rows)
+    call = {"model": model, "frames": frames, "size": [height, width], "threads": threads, "rounds": rounds}
+    report = {
+        "call": {**call, "together": together},
+        "load_before": load,
+        "load_after": os.getloadavg()[0],
+        "versions": versions((*PACKAGES, "openvino")),
+        "rows": rows,
     }
-    call["together"] = together
-    with atomic_write(output) as temporary:
-        temporary.write_text(json.dumps({"call": call, "versions": versions(), "rows": rows}, indent=1) + "\n")
+    with atomic_write(output) as slot:
+        slot.write_text(json.dumps(report, indent=1) + "\n")
     print(f"wrote {output}")
 
 

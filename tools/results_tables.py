@@ -19,7 +19,13 @@ import typer
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-FILES = (ROOT / "README.md", ROOT / "qvggt" / "weights" / "tiny" / "README.md")
+FILES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "performance.md",
+    ROOT / "docs" / "method.md",
+    ROOT / "qvggt" / "weights" / "tiny" / "README.md",
+    ROOT / "docs" / "reconstruction.md",
+)
 MARKER = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -86,6 +92,54 @@ def bench_1b() -> str:
     return bench("bench_cpu_1b")
 
 
+def bench_processor(name: str) -> str:
+    """Ratios of processor seconds of a tools/bench_cpu.py run on one thread."""
+    rows = [
+        [
+            row["candidate"],
+            f"{row['cpu_s']:.3f}",
+            f"{row['cpu_speed_up']:.2f}x",
+            f"{(row['cpu_max_s'] - row['cpu_min_s']) / row['cpu_s']:.0%}",
+            f"{row['peak_rss'] / 1e6:.0f}",
+            f"{min(row['sqnr_db'].values()):.1f}" if "sqnr_db" in row else "",
+        ]
+        for row in load(name)["rows"]
+    ]
+    return markdown(["candidate", "processor s", "ratio", "spread", "peak RSS MB", "dB"], rows)
+
+
+def bench_slice_1b() -> str:
+    return bench_processor("bench_cpu_slice_1b")
+
+
+def bench_slice_1b_266() -> str:
+    return bench_processor("bench_cpu_slice_1b_266")
+
+
+def bench_head_1b() -> str:
+    return bench_processor("bench_cpu_head_1b")
+
+
+def bench_1b_1thread() -> str:
+    return bench_processor("bench_cpu_1b_1thread")
+
+
+def profile_slice() -> str:
+    """Shares of the kinds of work, one column a file and runtime."""
+    names = {
+        "ONNX Runtime fp32": "ort_fp32",
+        "ONNX Runtime w8a8": "ort_w8a8",
+        "ONNX Runtime w8a8/fused": "ort_w8a8_fused",
+        "OpenVINO w8a8 bf16": "ov_w8a8",
+    }
+    shares = [
+        {row["kind"]: row["share"] for row in load(f"profile_cpu_slice_{name}")["rows"]} for name in names.values()
+    ]
+    kinds = list(dict.fromkeys(kind for column in shares for kind in column))
+    rows = [[kind, *(f"{column[kind]:.1%}" if kind in column else "-" for column in shares)] for kind in kinds]
+    return markdown(["share of a pass", *names], rows)
+
+
 def tiny() -> str:
     """Held-out scores of the shipped model by number of frames."""
     rows = [
@@ -101,11 +155,76 @@ def tiny() -> str:
     return markdown(["frames", "AUC@30", "AUC@15", "AUC@5", "AUC@3", "depth abs-rel", "delta<1.25", "scenes"], rows)
 
 
+def passes() -> str:
+    """Camera errors of one pass and of several joined ones, by tools/bench_passes.py."""
+    rows = []
+    for r in load("passes")["rows"]:
+        residual = r["join_residual_median"]
+        rows.append(
+            [
+                r["name"],
+                f"{r['auc30']:.2f}",
+                f"{r['rotation_deg_median']:.2f}",
+                f"{r['rotation_deg_p90']:.2f}",
+                f"{r['translation_deg_median']:.2f}",
+                "" if residual is None else f"{100 * residual:.2f}",
+            ]
+        )
+    header = ["run", "AUC@30", "rotation median deg", "p90", "translation median deg", "join residual % of depth"]
+    return markdown(header, rows)
+
+
+RECIPES = ("rtn", "smoothquant", "quarot", "quantvggt", "qvggt")
+
+
+def accuracy() -> str:
+    """AUC@30 of every recipe, one row a model and scheme, by tools/bench_accuracy.py."""
+    found = {(r["model"], r["scheme"], r["recipe"]): r for r in load("accuracy")["rows"]}
+    rows = []
+    for model, scheme in dict.fromkeys((m, s) for m, s, _ in found if s != "fp32"):
+        base, ours = found[model, "fp32", "float"], found.get((model, scheme, "qvggt"))
+        cells = [f"{r['auc30']:.2f}" if (r := found.get((model, scheme, name))) else "-" for name in RECIPES]
+        if ours is None:
+            change = ["-"] * 3
+        else:
+            low, high = ours["auc30_interval"]
+            change = [
+                f"{ours['auc30_change']:+.2f} [{low:+.2f}, {high:+.2f}]",
+                f"{ours['auc30'] / base['auc30']:.1%}",
+                f"{ours['auc5'] / base['auc5']:.1%}",
+            ]
+        rows.append([model, scheme, *cells, *change])
+    header = ["model", "scheme", *RECIPES, "change of qvggt (95 %)", "of float @30", "of float @5"]
+    return markdown(header, rows)
+
+
+def ablation() -> str:
+    """Ours with one step changed, by tools/bench_accuracy.py --ablate."""
+    rows = [
+        [
+            "ours" if r["recipe"] == "qvggt" else r["recipe"],
+            *(f"{r[k]:.2f}" for k in ("auc30", "auc5")),
+            *(f"{r['sqnr_db'][k]:.1f}" for k in ("pose_enc", "depth")),
+        ]
+        for r in load("accuracy")["rows"]
+        if r["model"] == "plain" and r["scheme"] == "w4a4-dynamic" and r["recipe"].startswith(("ours", "qvggt"))
+    ]
+    return markdown(["w4a4-dynamic, plain model", "AUC@30", "AUC@5", "pose dB", "depth dB"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "accuracy": accuracy,
+    "ablation": ablation,
     "demo": demo,
     "tiny": tiny,
     "bench_tiny": bench_tiny,
     "bench_1b": bench_1b,
+    "bench_slice_1b": bench_slice_1b,
+    "bench_slice_1b_266": bench_slice_1b_266,
+    "bench_head_1b": bench_head_1b,
+    "bench_1b_1thread": bench_1b_1thread,
+    "profile_slice": profile_slice,
+    "passes": passes,
 }
 
 

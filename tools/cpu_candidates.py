@@ -1,0 +1,216 @@
+"""What the CPU benchmarks compare: candidates by short names, their files, and processes that run one each."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing as mp
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt.errors import QvggtError
+
+RANDOM_1B = "random-1b"
+HEAD_1B = "head-1b"
+SLICE_1B = "slice-1b"
+Array = NDArray[np.float32]
+Call = Callable[[Array], dict[str, Array]]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A file to export. `w8a8:static+dpt/fused`: bits, activation mode, more parts, fused attention."""
+
+    text: str
+    bits: str
+    activation: str = "dynamic"
+    parts: tuple[str, ...] = ()
+    fused: bool = False
+
+    @property
+    def file(self) -> str:
+        return re.sub(r"\W", "_", self.text) + ".onnx"
+
+
+def parse_spec(text: str) -> Spec:
+    """QvggtError for anything else than BITS[:static][+PART...][/fused]."""
+    found = re.fullmatch(r"([a-z0-9]+)(:static)?((?:\+[a-z]+)*)(/fused)?", text)
+    if found is None:
+        raise QvggtError(f"{text!r}: expected BITS[:static][+PART...][/fused], such as w8a8:static+dpt/fused")
+    parts = tuple(part for part in found[3].split("+") if part)
+    return Spec(text, found[1], "static" if found[2] else "dynamic", parts, bool(found[4]))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """runtime: torch, onnxruntime or openvino. precision: of what is not quantized: fp32 or bf16. onnx: its file,
+    None for PyTorch on `model`."""
+
+    runtime: str
+    precision: str
+    model: str
+    threads: int
+    spec: str | None = None
+    onnx: str | None = None
+    size: tuple[int, int] = (518, 518)
+
+    @property
+    def label(self) -> str:
+        name = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[self.runtime]
+        if self.runtime == "torch":
+            return f"{name} {self.precision}"
+        return f"{name} {self.spec}" + (" bf16" if self.precision == "bf16" else "")
+
+
+def load_float(name: str) -> Any:
+    """A float VGGT by name, without track head; `random-1b` is built with seeded random weights, and so is `head-1b`,
+    its depth head behind one block of each sort."""
+    import torch
+
+    from qvggt.model import VGGT, VGGT_1B, load_model
+
+    if name not in (RANDOM_1B, HEAD_1B):
+        return load_model(name, heads=("camera", "point", "depth"))
+    config = VGGT_1B.replace(heads=("camera", "point", "depth"))
+    if name == HEAD_1B:
+        config = config.replace(vit_depth=1, aa_depth=1, dpt_layers=(0, 0, 0, 0), heads=("depth",))
+    torch.manual_seed(0)
+    return VGGT(config).requires_grad_(False).eval()
+
+
+def write_file(model: str, spec: Spec, height: int, width: int, path: Path) -> int:
+    """Export one format by rounding to nearest; bytes. Static ranges are those of one random image."""
+    import torch
+
+    from qvggt.calib.rtn import quantize_rtn_
+    from qvggt.export.exporter import ExportConfig, export_onnx
+    from qvggt.export.network import HEAD_OF
+    from qvggt.quant.scheme import DEFAULT_PARTS, parse_scheme
+
+    if model == SLICE_1B:
+        import block_slice
+
+        return block_slice.write(spec, height, width, path)
+    network = load_float(model)
+    scheme = parse_scheme(spec.bits, spec.activation, (*DEFAULT_PARTS, *spec.parts))
+    images = torch.from_numpy(np.random.default_rng(1).random((1, 3, height, width), np.float32))
+    needs_data = spec.activation == "static" or "dpt" in spec.parts
+    quantize_rtn_(network, scheme, [images] if needs_data else None)
+    outputs = tuple(output for output, head in HEAD_OF.items() if head in network.config.heads)
+    config = ExportConfig(height, width, outputs, fused_attention=spec.fused)
+    return export_onnx(network, scheme, config, path).bytes
+
+
+def make_input(model: str, frames: int, height: int, width: int) -> Array:
+    """Images [S, 3, H, W] in [0, 1], or tokens [1, S P, 1024] of the block slice; seeded noise."""
+    generator = np.random.default_rng(0)
+    if model == SLICE_1B:
+        import block_slice
+
+        shape = (1, frames * block_slice.tokens(height, width), block_slice.WIDTH)
+        return generator.standard_normal(shape).astype(np.float32)
+    return generator.random((frames, 3, height, width), dtype=np.float32)
+
+
+def open_candidate(candidate: Candidate) -> Call:
+    """A function from the input to outputs by name."""
+    import torch
+
+    torch.set_num_threads(candidate.threads)
+    if candidate.model == SLICE_1B:
+        import block_slice
+
+        return block_slice.open_candidate(candidate)
+    from qvggt.engines.onnx_runner import OnnxRunner
+    from qvggt.engines.openvino_runner import OpenVINORunner
+    from qvggt.engines.runner import Runner
+    from qvggt.engines.torch_runner import TorchRunner
+
+    runner: Runner
+    if candidate.runtime == "torch":
+        runner = TorchRunner(load_float(candidate.model), candidate.label, candidate.precision)
+    elif candidate.runtime == "openvino":
+        precision = {"fp32": "f32"}.get(candidate.precision, candidate.precision)
+        runner = OpenVINORunner(str(candidate.onnx), precision, candidate.threads)
+    else:
+        runner = OnnxRunner(str(candidate.onnx), threads=candidate.threads)
+    return runner.run_named
+
+
+@dataclass
+class Timing:
+    """Single calls: wall-clock and processor seconds. The last call's outputs and the peak memory, bytes."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    outputs: dict[str, Array] = field(default_factory=dict)
+    peak_rss: int = 0
+
+
+class Worker:
+    """A candidate in a process of its own, so that peak memory is its own."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        self.timing = Timing()
+        context = mp.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(candidate, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+        self._receive()
+
+    def call(self, images: Array, counts: bool = True) -> None:
+        """One forward pass."""
+        self.pipe.send(images)
+        wall, cpu = self._receive()
+        if counts:
+            self.timing.wall.append(wall)
+            self.timing.cpu.append(cpu)
+
+    def finish(self) -> Timing:
+        self.pipe.send(None)
+        self.timing.outputs, self.timing.peak_rss = self._receive()
+        self.process.join()
+        return self.timing
+
+    def _receive(self) -> Any:
+        try:
+            answer = self.pipe.recv()
+        except EOFError as error:
+            raise QvggtError(
+                f"a candidate's process ended with code {self.process.exitcode}; out of memory?"
+            ) from error
+        if isinstance(answer, QvggtError):
+            raise answer
+        return answer
+
+
+def _serve(candidate: Candidate, pipe: Connection) -> None:
+    """Worker process: open, then one forward pass per message until None comes."""
+    try:
+        call = open_candidate(candidate)
+        pipe.send("ready")
+        outputs: dict[str, Array] = {}
+        while (images := pipe.recv()) is not None:
+            start, cpu = time.perf_counter(), time.process_time()
+            outputs = call(images)
+            pipe.send((time.perf_counter() - start, time.process_time() - cpu))
+        pipe.send((outputs, peak_rss()))
+    except QvggtError as error:
+        with contextlib.suppress(OSError):
+            pipe.send(error)
+
+
+def peak_rss() -> int:
+    """Peak resident memory of this process in bytes (getrusage would carry over that of the parent)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no VmHWM: peak memory needs Linux")

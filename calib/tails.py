@@ -11,11 +11,12 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
 from qvggt.model import VGGT
 from qvggt.progress import bar
+from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import DEFAULT_PARTS, PARTS
 
 TINY = math.ldexp(1, -126)  # smallest normal fp32: ratios stay finite where a median is 0
@@ -98,13 +99,14 @@ def measure_tails(
     quantized linear. Raises QvggtError without a sequence, for an unknown part, and for an input that is not finite.
     """
     config = model.config
-    unknown = [part for part in parts if part not in PARTS]
+    known = [part for part in PARTS if part != "dpt"]  # convolutions have no tokens
+    unknown = [part for part in parts if part not in known]
     if unknown:
-        raise QvggtError(f"unknown part {unknown[0]!r}: expected a subset of {', '.join(PARTS)}")
+        raise QvggtError(f"unknown part {unknown[0]!r}: expected a subset of {', '.join(known)}")
     records = {
         path: InputRecord(None if PARTS["camera"].fullmatch(path) else config.patch_start)
-        for path, _ in model.named_modules()
-        if any(PARTS[part].fullmatch(path) for part in parts)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | QuantLinear) and any(PARTS[part].fullmatch(path) for part in parts)
     }
     tokens_per_frame = 1
     hooks = [

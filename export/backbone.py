@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qvggt.export.blocks import BlockEmitter, Rope, emit_norm
 from qvggt.export.graph import GraphBuilder
-from qvggt.export.kinds import emit_kinds
+from qvggt.export.kinds import TokenKinds
 from qvggt.export.linear import array, emit_linear
 from qvggt.export.precision import Precision
 from qvggt.export.qdq import Target
@@ -54,7 +54,7 @@ def emit_vit(
     shape = builder.op("Concat", [frames, builder.ints(first, dim)], path, axis=0)
     special = builder.op("Expand", [builder.real(f"{path}.prefix", array(prefix[None])), shape], path)
     x = builder.op("Concat", [special, patches], path, axis=1)
-    kinds = emit_kinds(builder, f"{path}.kinds", encoder_kinds(first + count, first)[None], images, first)
+    kinds = TokenKinds(builder, f"{path}.kinds", encoder_kinds(first + count, first)[None], images, first)
     emitter = BlockEmitter(builder, target, (-1, first + count), kinds=kinds)
     for i, block in enumerate(vit.blocks):
         x = emitter.block(f"{path}.blocks.{i}", block, x)  # type: ignore[arg-type]
@@ -99,7 +99,7 @@ def emit_aggregator(
     rope = Rope(cos.numpy()[:, None], sin.numpy()[:, None])
     special_count = config.patch_start
     rows = aggregator_kinds(2, tokens, special_count)
-    kinds = emit_kinds(builder, f"{path}.kinds", rows, images, special_count)
+    kinds = TokenKinds(builder, f"{path}.kinds", rows, images, special_count)
     per_frame = BlockEmitter(builder, target, (-1, tokens), rope, kinds=kinds)
     over_all = BlockEmitter(builder, target, (-1, tokens), rope, together=True, kinds=kinds)
     kept = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,59 +11,63 @@ from torch import Tensor
 from qvggt.export.graph import GraphBuilder
 
 
-@dataclass(frozen=True)
 class TokenKinds:
-    """Kinds of the tokens of a stream [S, P, C]: names of tensors and counts.
+    """Kinds of the tokens of a stream [S, P, C], emitted when a table is first spread over them.
 
-    ids: int64 [S, P]. frames: int64 [1], S. special: special tokens of a frame. patches: the other ones. rows: 2 where
-    the first frame has special tokens of its own, else 1.
+    rows: int64 [1 or 2, P], kinds in the first frame and, where it has special tokens of its own, in all others.
+    special: special tokens of a frame. images: the graph's input, which has the number of frames.
     """
 
-    ids: str
-    frames: str
-    special: int
-    patches: int
-    rows: int
+    def __init__(self, builder: GraphBuilder, path: str, rows: Tensor, images: str, special: int) -> None:
+        self.builder, self.path, self.rows, self.images, self.special = builder, path, rows, images, special
+        self._frames: str | None = None
+        self._ids: str | None = None
 
-    def spread(self, builder: GraphBuilder, path: str, name: str, table: NDArray[np.float32], copies: bool) -> str:
-        """fp32 [S, P, C] with the row of a table [rows * special + 1, C] for every token.
+    def spread(self, path: str, name: str, table: NDArray[Any], copies: bool) -> str:
+        """fp32 [S, P, C] with the row of a table [kinds, C] for every token.
 
         An indexed read, which runtimes fuse with what follows; or `copies` of the rows, which is slower, and what
         TensorRT needs where the result ends in an INT4 quantization (docs/tensorrt.md).
         """
+        b = self.builder
         if not copies:
-            return builder.op("Gather", [builder.constant(name, table), self.ids], path, axis=0)
+            return b.op("Gather", [b.constant(name, table), self.ids()], path, axis=0)
         width = table.shape[1]
-        groups = [table[i * self.special : (i + 1) * self.special][None] for i in range(self.rows)]
-        special = self._per_frame(builder, path, name, groups, width)
-        patch = builder.constant(f"{name}.patch", np.ascontiguousarray(table[-1][None, None]))
-        shape = builder.op("Concat", [self.frames, builder.ints(self.patches, width)], path, axis=0)
-        return builder.op("Concat", [special, builder.op("Expand", [patch, shape], path)], path, axis=1)
+        groups = [table[i * self.special : (i + 1) * self.special] for i in range(len(self.rows))]
+        special = self._per_frame(path, name, groups, width)
+        patch = b.constant(f"{name}.patch", np.ascontiguousarray(table[-1][None, None]))
+        patches = b.ints(self.rows.shape[1] - self.special, width)
+        shape = b.op("Concat", [self.frames(), patches], path, axis=0)
+        return b.op("Concat", [special, b.op("Expand", [patch, shape], path)], path, axis=1)
 
-    def _per_frame(
-        self, builder: GraphBuilder, path: str, name: str, groups: list[NDArray[np.float32]], width: int
-    ) -> str:
+    def _per_frame(self, path: str, name: str, groups: list[NDArray[Any]], width: int) -> str:
         """Special rows of every frame, [S, special, C]."""
-        constants = [builder.constant(f"{name}.{i}", np.ascontiguousarray(g)) for i, g in enumerate(groups)]
-        shape = builder.op("Concat", [self.frames, builder.ints(self.special, width)], path, axis=0)
-        rest = builder.op("Expand", [constants[-1], shape], path)
-        if self.rows == 1:
+        b = self.builder
+        constants = [b.constant(f"{name}.{i}", np.ascontiguousarray(g[None])) for i, g in enumerate(groups)]
+        shape = b.op("Concat", [self.frames(), b.ints(self.special, width)], path, axis=0)
+        rest = b.op("Expand", [constants[-1], shape], path)
+        if len(groups) == 1:
             return rest
         # one row too many, so that no tensor is empty with a single frame
-        joined = builder.op("Concat", [constants[0], rest], path, axis=0)
-        return builder.op("Slice", [joined, builder.ints(0), self.frames, builder.ints(0)], path)
+        joined = b.op("Concat", [constants[0], rest], path, axis=0)
+        return b.op("Slice", [joined, b.ints(0), self.frames(), b.ints(0)], path)
 
+    def frames(self) -> str:
+        """Number of frames, int64 [1]."""
+        if self._frames is None:
+            self._frames = self.builder.op("Shape", [self.images], self.path, start=0, end=1)
+        return self._frames
 
-def emit_kinds(builder: GraphBuilder, path: str, rows: Tensor, images: str, special: int) -> TokenKinds:
-    """Kinds for images [S, 3, H, W] from those of the first frames, int64 [1 or 2, P].
+    def ids(self) -> str:
+        """Kind of every token, int64 [S, P].
 
-    They follow the number of frames even where all frames are alike: a constant would be folded at load time into a
-    full-size copy of every table it indexes.
-    """
-    table = builder.constant(f"{path}.rows", rows.numpy())
-    frames = builder.op("Shape", [images], path, start=0, end=1)
-    scalar = {value: builder.constant(f"int_{value}", np.array(value, np.int64)) for value in (0, 1)}
-    count = builder.op("Squeeze", [frames], path)
-    which = builder.op("Min", [builder.op("Range", [scalar[0], count, scalar[1]], path), scalar[len(rows) - 1]], path)
-    ids = builder.op("Gather", [table, which], path, axis=0)
-    return TokenKinds(ids, frames, special, rows.shape[1] - special, len(rows))
+        They follow the number of frames even where all frames are alike: a constant would be folded at load time into
+        a full-size copy of every table it indexes.
+        """
+        if self._ids is None:
+            b, path = self.builder, self.path
+            zero, one = (b.constant(f"int_{value}", np.array(value, np.int64)) for value in (0, 1))
+            which = b.op("Range", [zero, b.op("Squeeze", [self.frames()], path), one], path)
+            which = b.op("Min", [which, one if len(self.rows) > 1 else zero], path)
+            self._ids = b.op("Gather", [b.constant(f"{path}.rows", self.rows.numpy()), which], path, axis=0)
+        return self._ids

@@ -85,7 +85,7 @@ def emit_quant_linear(
         y = builder.op("Mul", [y, scale], path)
     if module.kind_bias is not None and kinds is not None:
         name, table, at = f"{parameters}.kind_bias", _array(module.kind_bias), f"{path}.kind_bias"
-        return builder.op("Add", [y, kinds.spread(builder, at, name, table, _int4_product(module, target))], at)
+        return builder.op("Add", [y, kinds.spread(at, name, table, _int4_product(module, target))], at)
     return _biased(builder, path, module, y, parameters)
 
 
@@ -102,7 +102,7 @@ def _centered(
     if kinds is None or module.transform is None or module.transform.center is None:
         raise TypeError(f"{path}: centers its input, and needs the kinds of its tokens")
     name, table, at = f"{parameters}.center", _array(module.transform.center), f"{path}.center"
-    center = kinds.spread(builder, at, name, table, _int4_product(module, target))
+    center = kinds.spread(at, name, table, _int4_product(module, target))
     return builder.op("Sub", [builder.cast(x, FP32, at), center], at)
 
 

@@ -74,7 +74,7 @@ def page() -> str:
     lines = [
         "# API reference",
         "",
-        f"qvggt {__version__}. Written from the docstrings by `python tools/api_reference.py`; change them, not this file.",
+        f"qvggt {__version__}. Written from the docstrings by `python tools/api_reference.py`; change those, not this.",
         "",
         "## From Python: `import qvggt`",
         "",

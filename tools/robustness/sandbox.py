@@ -8,6 +8,7 @@ single-threaded, so it runs no network itself.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import os
 import resource
@@ -116,6 +117,7 @@ def child(work: Work, before: Work | None, out: IO[bytes], err: IO[bytes]) -> No
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        faulthandler.disable()  # pytest's would write a page about every crash
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         if before is not None:

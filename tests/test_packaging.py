@@ -29,10 +29,11 @@ MAY_IMPORT = {
     "engines": {"core", "engines"},
     "eval": {"core", "engines", "eval"},
     "cli": {"core", "calib", "export", "engines", "eval", "cli"},
+    "api": {"core", "calib", "export", "engines", "eval"},  # the composition root of Python programs
 }
 CORE_PACKAGES = {"torch", "numpy", "safetensors", "PIL", "huggingface_hub", "tqdm"}
 RUNTIMES = {"onnx", "onnxruntime", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}
-OPTIONAL = {"matplotlib", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}
+OPTIONAL = {"matplotlib", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx", "trimesh", "pycolmap", "av", "gradio"}
 COMMAND_LINE = {"typer", "click"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
@@ -54,9 +55,9 @@ class Import:
 
 
 def room_of(module: str) -> str:
-    """qvggt.engines.runner -> engines; anything of qvggt/ that is no command -> core."""
+    """qvggt.engines.runner -> engines; qvggt.api -> api; anything else of qvggt/ that is no command -> core."""
     parts = module.split(".")
-    return parts[1] if len(parts) > 1 and parts[1] in (*ROOMS, "cli") else "core"
+    return parts[1] if len(parts) > 1 and parts[1] in (*ROOMS, "cli", "api") else "core"
 
 
 def sources(room: str) -> list[Path]:
@@ -64,7 +65,8 @@ def sources(room: str) -> list[Path]:
         return sorted((ROOT / room).rglob("*.py"))
     package = ROOT / "qvggt"
     commands = sorted((package / "cli").rglob("*.py"))
-    return commands if room == "cli" else sorted(set(package.rglob("*.py")) - set(commands))
+    others = {"cli": commands, "api": [package / "api.py"]}
+    return others[room] if room in others else sorted(set(package.rglob("*.py")) - set(commands) - set(others["api"]))
 
 
 def imports_of(path: Path) -> list[Import]:
@@ -116,6 +118,12 @@ def test_calibration_knows_no_runtime() -> None:
     assert not [str(found) for found in imports("calib") if found.package in RUNTIMES]
 
 
+def test_the_python_api_uses_other_rooms_lazily() -> None:
+    rooms = [found for found in imports("api") if room_of(found.module) != "core"]
+    assert rooms
+    assert not [str(found) for found in rooms if not found.lazy]
+
+
 @pytest.mark.parametrize("room", [room for room in MAY_IMPORT if room != "cli"])
 def test_only_commands_know_the_command_line(room: str) -> None:
     assert not [str(found) for found in imports(room) if found.package in COMMAND_LINE]
@@ -130,7 +138,7 @@ def test_optional_packages_are_imported_where_used(room: str) -> None:
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_one_module_knows_the_hub(room: str) -> None:
     users = {path for path in sources(room) for found in imports_of(path) if found.package == "huggingface_hub"}
-    assert users == ({ROOT / "qvggt" / "model" / "hub.py"} if room == "core" else set())
+    assert users == ({ROOT / "qvggt" / "model" / "hub_client.py"} if room == "core" else set())
 
 
 def loaded_after(statement: str) -> set[str]:

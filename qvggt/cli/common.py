@@ -16,6 +16,7 @@ from qvggt.errors import QvggtError
 from qvggt.files import reason
 
 USER_ERROR = 2
+LONGEST = 900  # characters of an error
 INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
 
 # typer carries its own click since 0.16 and uses the separate package before; both name the base class so
@@ -42,8 +43,15 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
 
 
 def fail(message: str) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(USER_ERROR)
+
+
+def one_line(message: str) -> str:
+    """A message fit for a terminal: it may quote a damaged file, or a word of any length."""
+    text = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 def usage(error: Any) -> str:

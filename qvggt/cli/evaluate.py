@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from qvggt.cli.common import check_place, check_writable, run
-from qvggt.cli.evaluation import Candidates, Outputs, merge, run_evaluation, split_runtime
+from qvggt.cli.evaluation import Candidates, Outputs, merge, page, run_evaluation, split_runtime
 from qvggt.cli.evaluation_data import DATASETS, DataRequest
 from qvggt.errors import QvggtError
 
@@ -23,7 +23,8 @@ Examples:
   qvggt-eval --model facebook/VGGT-1B --root /data/co3d --annotations /data/co3d_anno --frame-list frames.json
   qvggt-eval --model vggt-1b --engine w4a4.engine --dataset 7scenes --root /data/7scenes --records r.jsonl
   qvggt-eval ... --shard 1/2 --records a.jsonl        (on another machine: --shard 2/2 --records b.jsonl)
-  qvggt-eval merge a.jsonl b.jsonl --json r.json
+  qvggt-eval merge a.jsonl b.jsonl --json r.json --html r.html
+  qvggt-eval report r.json --html r.html --open        (the page of a finished evaluation)
 
 The first row is the baseline of the deltas. Protocols and the format of the files: docs/evaluation.md
 """
@@ -83,6 +84,10 @@ def evaluate(
     repeats: Annotated[int, typer.Option(min=1, help="Timed passes per sequence.")] = 1,
     memory: Annotated[bool, typer.Option("--memory", help="Measure peak memory, each in its own process.")] = False,
     json: Annotated[Path | None, typer.Option(help="Where to write the report.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Where to write the report as one HTML page; pictures need --store.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     records: Annotated[
         Path | None, typer.Option(help="Write every finished sequence there (.jsonl) and go on where it stopped.")
     ] = None,
@@ -103,9 +108,8 @@ def evaluate(
     if context.invoked_subcommand is not None:
         for name in context.params:
             if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
-                raise QvggtError(
-                    f"--{name.replace('_', '-')}: has no use before {context.invoked_subcommand}; leave it out"
-                )
+                option = "open" if name == "show" else name.replace("_", "-")
+                raise QvggtError(f"--{option}: has no use before {context.invoked_subcommand}; leave it out")
         return
     models, engines = tuple(model or ()), tuple(engine or ())
     _check_candidates(models, engines)
@@ -126,15 +130,16 @@ def evaluate(
         frame_list=frame_list,
     )
     request.check()
-    for place in (json, frame_list, records):
+    _check_page(html, show)
+    for place in (json, html, frame_list, records):
         if place is not None:
             check_writable(place)
     if store is not None:
         if store.exists() and not store.is_dir():
             raise QvggtError(f"{store}: is a file, expected a folder for --store")
         check_place(store / "file")
-    if shard is not None and (records is None or json is not None):
-        raise QvggtError("--shard: give --records FILE, and --json to 'qvggt-eval merge' afterwards")
+    if shard is not None and (records is None or json is not None or html is not None):
+        raise QvggtError("--shard: give --records FILE, and --json and --html to 'qvggt-eval merge' afterwards")
 
     from qvggt.eval.clouds import default_backend
     from qvggt.eval.harness import Protocol
@@ -150,7 +155,7 @@ def evaluate(
         Candidates(models, engines, device, tuple(provider or ()), threads, revision, offline),
         Protocol(metrics=asked, warmup=warmup, repeats=repeats, points=points),
         size,
-        Outputs(json, records, parse_shard(shard) if shard else (1, 1), store, worst, memory),
+        Outputs(json, records, parse_shard(shard) if shard else (1, 1), store, worst, memory, html, show),
     )
 
 
@@ -158,11 +163,34 @@ def evaluate(
 def merge_command(
     files: Annotated[list[Path], typer.Argument(help="Record files (--records) of all shards of one run.")],
     json: Annotated[Path | None, typer.Option(help="Where to write the report.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Where to write the report as one HTML page.")] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Put the record files of an evaluation together: its tables and its report."""
-    if json is not None:
-        check_writable(json)
-    merge(files, json)
+    _check_page(html, show)
+    for place in (json, html):
+        if place is not None:
+            check_writable(place)
+    merge(files, json, html, show)
+
+
+@app.command("report")
+def report_command(
+    json: Annotated[Path, typer.Argument(help="What qvggt-eval --json wrote.")],
+    html: Annotated[Path | None, typer.Option(help="Where to write the page. [beside the JSON, as .html]")] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """The report of a finished evaluation as one HTML page that needs no network."""
+    place = json.with_suffix(".html") if html is None else html
+    if place.resolve() == json.resolve():
+        raise QvggtError(f"--html {place}: is the report itself; give another name")
+    check_writable(place)
+    page(json, place, show)
+
+
+def _check_page(html: Path | None, show: bool) -> None:
+    if show and html is None:
+        raise QvggtError("--open: give --html FILE, which it opens")
 
 
 def _check_candidates(models: tuple[str, ...], engines: tuple[str, ...]) -> None:

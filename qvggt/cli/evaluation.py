@@ -74,7 +74,8 @@ def split_runtime(text: str) -> tuple[str | None, str]:
 
 @dataclass(frozen=True)
 class Outputs:
-    """json, records: files; store: folder of the predictions of the `worst` sequences; memory: measure it."""
+    """json, records, html: files; store: folder of the predictions of the `worst` sequences; memory: measure it; show:
+    open the HTML file in a browser."""
 
     json: Path | None
     records: Path | None
@@ -82,6 +83,8 @@ class Outputs:
     store: Path | None
     worst: int
     memory: bool
+    html: Path | None = None
+    show: bool = False
 
 
 def run_evaluation(
@@ -189,7 +192,7 @@ def _header(
     }
 
 
-def merge(files: Sequence[Path], json: Path | None) -> None:
+def merge(files: Sequence[Path], json: Path | None, html: Path | None = None, show: bool = False) -> None:
     """Put record files together, print tables, write the report."""
     from qvggt.eval.merging import merge_records
 
@@ -197,8 +200,7 @@ def merge(files: Sequence[Path], json: Path | None) -> None:
     header["notes"] += _without_data(header, results)
     typer.echo(f"{len(results[0].records)} sequences of {len(files)} record {'file' if len(files) == 1 else 'files'}")
     _print(header, results)
-    if json is not None:
-        _report(json, header, results)
+    _report(json, html, show, header, results)
 
 
 def _publish(header: dict[str, Any], results: list[CandidateResult], outputs: Outputs, rows: Sequence[Row]) -> None:
@@ -209,8 +211,7 @@ def _publish(header: dict[str, Any], results: list[CandidateResult], outputs: Ou
         )
         return
     _print(header, results)
-    if outputs.json is not None:
-        _report(outputs.json, header, results)
+    _report(outputs.json, outputs.html, outputs.show, header, results)
 
 
 def _print(header: dict[str, Any], results: list[CandidateResult]) -> None:
@@ -221,7 +222,12 @@ def _print(header: dict[str, Any], results: list[CandidateResult]) -> None:
         typer.echo(f"note: {note}")
 
 
-def _report(path: Path, header: dict[str, Any], results: list[CandidateResult]) -> None:
+def _report(
+    json: Path | None, html: Path | None, show: bool, header: dict[str, Any], results: list[CandidateResult]
+) -> None:
+    """The JSON document, the page, or both of one computation."""
+    if json is None and html is None:
+        return
     from qvggt.eval.report import make_report, write_report
 
     report = make_report(
@@ -232,10 +238,34 @@ def _report(path: Path, header: dict[str, Any], results: list[CandidateResult]) 
         sequences=header["sequences"],
         notes=header["notes"],
         config_sha256=header["config_sha256"],
-        worst=_beside(header.get("worst", []), path),
     )
-    write_report(path, report)
-    typer.echo(f"report: {path}")
+    worst = header.get("worst", [])
+    if json is not None:
+        write_report(json, {**report, "worst": _beside(worst, json)})
+        typer.echo(f"report: {json}")
+    if html is not None:
+        from qvggt.eval.html.page import page_of_report
+
+        page_of_report(html, {**report, "worst": _beside(worst, html)}, html.parent)
+        shown(html, show)
+
+
+def page(json: Path, html: Path, show: bool) -> None:
+    """The page of a finished evaluation."""
+    from qvggt.eval.html.page import page_of_file
+
+    page_of_file(html, json)
+    shown(html, show)
+
+
+def shown(html: Path, show: bool) -> None:
+    """Say where the page lies, and open it in a browser if asked; a machine without one is told so."""
+    typer.echo(f"report: {html} ({html.stat().st_size / 1e6:.1f} MB)")
+    if show:
+        import webbrowser
+
+        if not webbrowser.open(html.resolve().as_uri()):
+            typer.echo(f"--open: no browser found on this machine; open {html} in one", err=True)
 
 
 def _beside(entries: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:

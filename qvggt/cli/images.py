@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -17,11 +18,27 @@ from qvggt.images import load_images_exact
 ANNOTATIONS = "annotations"  # folder of annotation files inside a generated root
 
 
+class Frames(Protocol):
+    """Chosen frames of a sequence: what loading and listing them takes. key: `category/name`."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def category(self) -> str: ...
+    @property
+    def image_paths(self) -> tuple[Path, ...]: ...
+    @property
+    def frame_indices(self) -> tuple[int, ...]: ...
+
+
+FramesType = TypeVar("FramesType", bound=Frames, covariant=True)
+
+
 @dataclass(frozen=True)
-class ImageSet:
+class ImageSet(Generic[FramesType]):
     """Sequences of one size; iterates over batches [S, 3, H, W] in [0, 1], loading one at a time."""
 
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[FramesType, ...]
     height: int
     width: int
 
@@ -50,7 +67,7 @@ def co3d_images(
     min_frames: int = 1,
     sequences: int | None = None,
     seed: int = 0,
-) -> ImageSet:
+) -> ImageSet[Sequence]:
     """The first `sequences` usable sequences of a Co3D-format root, `frames` seeded frames each."""
     config = Co3DConfig(
         root=str(root),

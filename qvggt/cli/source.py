@@ -35,7 +35,8 @@ def load_source(
         loaded = load_calibrated(name)
         return Source(loaded.model, name, loaded.sha256, loaded.scheme)
     path = find_weights(name, revision=revision, offline=offline)
-    return Source(load_model(name, heads=heads, revision=revision, offline=offline), name, file_sha256(path), None)
+    model = load_model(name, heads=heads, revision=revision, offline=offline, check_finite=True)
+    return Source(model, name, file_sha256(path), None)
 
 
 def parse_size(text: str | None, model: VGGT) -> tuple[int, int]:

@@ -4,12 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from qvggt.errors import QvggtError
 
 HEADS = ("camera", "point", "depth", "track")
+LARGEST = 1 << 16  # of any size, so that a damaged config is refused before it takes all memory
+LARGEST_DEPTH = 1024
+MAY_BE_ZERO = ("num_register_tokens", "corr_radius", "virtual_tracks", "dpt_layers")
+
+
+def _check_fields(config: Any, prefix: str = "") -> None:
+    """QvggtError for a field that is not of its default's kind, or a size out of range."""
+    for field in dataclasses.fields(config):
+        value, default = getattr(config, field.name), field.default
+        name = f"model config: {prefix}{field.name}"
+        if isinstance(default, tuple):
+            if not isinstance(value, tuple) or any(type(item) is not type(default[0]) for item in value):
+                raise QvggtError(f"{name} {str(value)[:60]}, expected values like {default}")
+            if isinstance(default[0], int) and len(value) != len(default):
+                raise QvggtError(f"{name} {str(value)[:60]}, expected {len(default)} numbers")
+        elif isinstance(default, float):
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise QvggtError(f"{name} {str(value)[:60]}, expected a number")
+        elif not isinstance(default, int) and not isinstance(value, type(default)):
+            raise QvggtError(f"{name} {str(value)[:60]}, expected an object of sizes")
+        for item in value if isinstance(value, tuple) else (value,):
+            low = 0 if field.name in MAY_BE_ZERO else 1
+            high = LARGEST_DEPTH if field.name.endswith("depth") else LARGEST
+            whole = isinstance(default, int) or (isinstance(default, tuple) and isinstance(item, int))
+            if whole and not (type(item) is int and low <= item <= high):
+                raise QvggtError(f"{name} {str(item)[:60]}, expected an integer from {low} to {high}")
 
 
 @dataclass(frozen=True)
@@ -29,6 +56,7 @@ class TrackConfig:
     max_scale: int = 518
 
     def __post_init__(self) -> None:
+        _check_fields(self, "track.")
         if self.features % 4:
             raise QvggtError(
                 f"model config: track.features {self.features} must be divisible by 4 (sin/cos of x and y)"
@@ -77,6 +105,7 @@ class VGGTConfig:
     track: TrackConfig = TrackConfig()
 
     def __post_init__(self) -> None:
+        _check_fields(self)
         unknown = [h for h in self.heads if h not in HEADS]
         if unknown:
             raise QvggtError(f"model config: unknown head {unknown[0]!r}, expected a subset of {', '.join(HEADS)}")
@@ -84,6 +113,12 @@ class VGGTConfig:
             raise QvggtError(
                 f"model config: embed_dim {self.embed_dim} must split into {self.num_heads} heads of a width "
                 "divisible by 4 (2-D RoPE)"
+            )
+        if self.patch_size > self.img_size:
+            raise QvggtError(f"model config: patch_size {self.patch_size} exceeds img_size {self.img_size}")
+        if 2 * self.embed_dim % self.camera_num_heads:
+            raise QvggtError(
+                f"model config: camera width {2 * self.embed_dim} must split into {self.camera_num_heads} heads"
             )
         if max(self.dpt_layers) >= self.aa_depth:
             raise QvggtError(f"model config: dpt_layers {self.dpt_layers} exceed aa_depth {self.aa_depth}")

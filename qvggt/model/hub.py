@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from importlib import resources
 from pathlib import Path
 
 from qvggt.errors import QvggtError
-from qvggt.tensor_file import line
+from qvggt.model.hub_client import fetch, offline_by_environment
 
 ALIASES = {"vggt-1b": "facebook/VGGT-1B"}
 TINY = "weights/tiny/model.safetensors"  # inside the package
@@ -76,57 +75,16 @@ def find_in_directory(path: Path) -> Path:
     raise QvggtError(f"{path}: holds neither {' nor '.join(NAMES)}; pass the weights file itself")
 
 
-def offline_by_environment() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-
-
 def find_on_hub(repository: str, revision: str | None, offline: bool) -> Path:
+    if fetch(repository, "quant.json", revision, offline) is not None:
+        raise QvggtError(
+            f"{repository}: is a calibrated checkpoint; get it with `qvggt-pull {repository} -o FOLDER` and pass FOLDER"
+        )
     for name in NAMES:
-        path = download(repository, name, revision, offline)
+        path = fetch(repository, name, revision, offline)
         if path is not None:
-            download(repository, "config.json", revision, offline)  # lands beside the weights
+            fetch(repository, "config.json", revision, offline)  # lands beside the weights
             return path
     if offline:
         raise QvggtError(f"{repository}: not in the Hub cache and offline; run once online, or pass a local path")
     raise QvggtError(f"{repository}: holds neither {' nor '.join(NAMES)} on the Hub; check the repository's file list")
-
-
-def download(repository: str, name: str, revision: str | None, offline: bool) -> Path | None:
-    """Cached path of one file of a Hub repository; None when it is not there (offline: not in the cache)."""
-    try:
-        import huggingface_hub
-        from huggingface_hub import errors
-    except ImportError as error:
-        raise QvggtError(f"{repository}: needs the huggingface_hub package; pip install huggingface_hub") from error
-    at = f" at revision {revision!r}" if revision else ""
-    try:
-        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision, local_files_only=offline))
-    except errors.LocalEntryNotFoundError as error:  # not cached; online this means that the network failed
-        if offline:
-            return None
-        raise unreachable(repository, name, error.__cause__ or error) from error
-    except errors.EntryNotFoundError:
-        return None
-    except errors.RevisionNotFoundError as error:
-        raise QvggtError(
-            f"{repository}: no revision {revision!r} on the Hub; check the branch, tag or commit"
-        ) from error
-    except errors.GatedRepoError as error:
-        raise QvggtError(
-            f"{repository}: access is restricted; accept its terms on its Hub page, then log in with `hf auth login`"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise QvggtError(
-            f"{repository}: no such repository on the Hub{at}, or it is private; check the name, or `hf auth login`"
-        ) from error
-    except errors.HFValidationError as error:
-        raise QvggtError(f"{repository}: no valid Hub id ({line(error)}); expected owner/name") from error
-    except Exception as error:  # the client's network errors have no common base across its versions
-        raise unreachable(repository, name, error) from error
-
-
-def unreachable(repository: str, name: str, error: BaseException) -> QvggtError:
-    return QvggtError(
-        f"{repository}: {name} could not be downloaded ({line(error)}); check network and disk, "
-        "or download it by hand and pass its path"
-    )

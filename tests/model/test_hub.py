@@ -95,12 +95,15 @@ def test_safetensors_come_first_then_pt(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fake)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     assert find_weights("a/b", revision="v1") == tmp_path / "model.safetensors"
-    assert fake.calls == [("a/b", "model.safetensors", "v1", False), ("a/b", "config.json", "v1", False)]
+    names = ("quant.json", "model.safetensors", "config.json")
+    assert fake.calls == [("a/b", name, "v1", False) for name in names]
     fake.held = ("model.pt",)
     assert find_weights("vggt-1b") == tmp_path / "model.pt"
-    assert fake.calls[2][0] == "facebook/VGGT-1B"
+    assert fake.calls[3][0] == "facebook/VGGT-1B"
     fake.held = ()
     fails("a/b", "holds neither model.safetensors nor model.pt")
+    fake.held = ("model.safetensors", "quant.json")
+    fails("a/b", "is a calibrated checkpoint", "qvggt-pull a/b")
 
 
 @pytest.mark.parametrize("way", ["argument", "environment"])

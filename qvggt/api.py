@@ -1,0 +1,166 @@
+"""qvggt from Python: `load`, `quantize`, `export`, `open_runner`.
+
+Composition root for Python programs, as `qvggt/cli/` is for the command line: it alone of this folder uses the other
+rooms, inside its functions, and nothing imports it but `qvggt.__getattr__`, by name. `qvggt.export` is the package of
+that name, which can be called (`export/calling.py`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from qvggt.errors import QvggtError
+from qvggt.files import file_sha256
+from qvggt.geometry import decode_pose
+from qvggt.images import load_images
+from qvggt.model.hub import find_weights
+from qvggt.model.loading import load_model
+from qvggt.quant.checkpoint import Provenance, is_calibrated, load_calibrated
+from qvggt.quant.handle import Model
+from qvggt.quant.scheme import DEFAULT_PARTS, Scheme, parse_scheme
+
+if TYPE_CHECKING:
+    from qvggt.calib.recipe import Recipe
+    from qvggt.engines.runner import Runner
+
+__all__ = ["Model", "Scheme", "decode_pose", "load", "load_images", "open_runner", "quantize"]
+
+HEADS = ("camera", "point", "depth")
+PACKAGES = ("qvggt", "torch", "numpy", "safetensors")
+
+
+def load(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Model:
+    """A model by name: "tiny", "vggt-1b", a weights file or folder, a Hub id, or a calibrated checkpoint directory.
+
+    revision: Hub commit, tag or branch. offline (or HF_HUB_OFFLINE=1): the Hub cache only; without it the network is
+    used for a Hub id and for nothing else. The track head is left out. QvggtError names what is missing or damaged.
+    """
+    if is_calibrated(source):
+        if revision is not None:
+            raise QvggtError(f"{source}: is a local calibrated checkpoint, which has no revision; leave it out")
+        loaded = load_calibrated(source)
+        return Model(loaded.model, str(source), loaded.sha256, loaded.scheme, loaded.provenance)
+    path = find_weights(source, revision=revision, offline=offline)
+    return Model(load_model(path, heads=HEADS, check_finite=True), str(source), file_sha256(path))
+
+
+def quantize(
+    model: Model,
+    bits: str = "w8a8",
+    *,
+    act: str = "dynamic",
+    recipe: str | Recipe = "rtn",
+    data: str | Path | Sequence[Tensor] | None = None,
+    sequences: int = 64,
+    frames: int = 4,
+    parts: Sequence[str] = DEFAULT_PARTS,
+    seed: int = 0,
+    progress: bool = True,
+) -> Model:
+    """A quantized copy of a float model; the model itself is not touched (so the peak is two copies).
+
+    bits: w8a8, w4a8, w6a6, w4a4 or w4a16. act: "dynamic" (a scale per token) or "static" (one per tensor). recipe:
+    "rtn" rounds to nearest; "qvggt" calibrates block by block (docs/method.md); or a `qvggt.calib.recipe.Recipe`.
+    data: calibration images for every recipe but dynamic "rtn": a Co3D-format folder, of whose training split the first
+    `sequences` with `frames` seeded frames each are used, or a list of image sequences float32 [S, 3, H, W] in [0, 1].
+    Deterministic for a seed. QvggtError for an unknown word, missing data or a model that is quantized already.
+    """
+    from qvggt.calib.calibrate import calibrate_, report_table
+    from qvggt.calib.recipe import RECIPES, find_recipe
+    from qvggt.calib.rtn import quantize_rtn_
+
+    if model.scheme is not None:
+        raise QvggtError(f"{model.name}: is quantized already ({model.scheme.label}); give the float model")
+    scheme = parse_scheme(bits, act, parts)
+    chosen = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    plain = chosen == RECIPES["rtn"]
+    if data is None and (scheme.needs_ranges or not plain):
+        raise QvggtError(f"recipe {chosen.name}, {scheme.label}: needs data, a Co3D-format folder or image sequences")
+    images = None if data is None else image_sequences(data, model.size, sequences, frames, seed)
+    network = copy.deepcopy(model.network)
+    calibration: dict[str, Any] = {"recipe": chosen.to_dict(), "seed": seed}
+    if plain:
+        batches = images if scheme.needs_ranges else None
+        layers: Any = quantize_rtn_(network, scheme, batches, None if batches is None else len(batches), progress)
+    else:
+        assert images is not None
+        layers = report_table(calibrate_(network, scheme, chosen, images, seed, progress=progress))
+    if isinstance(images, FolderSequences):
+        calibration["frames"] = images.listing
+    source = {"name": model.name, "sha256": model.sha256}
+    return Model(network, model.name, model.sha256, scheme, Provenance(source, calibration, versions(), layers))
+
+
+def open_runner(
+    source: str | Path, *, device: str = "cpu", providers: Sequence[str] | None = None, threads: int | None = None
+) -> Runner:
+    """A `qvggt.Runner` for an .onnx file, an engine, or anything `load` takes; a context manager.
+
+    `runner(images)`: numpy float32 [S, 3, H, W], RGB in [0, 1] -> `Predictions` (pose_enc [S, 9], depth [S, H, W]...).
+    See `qvggt.engines.opening.open_runner` for device, providers and threads.
+    """
+    from qvggt.engines.opening import open_runner as open_any
+
+    return open_any(source, device=device, providers=providers, threads=threads)
+
+
+@dataclass(frozen=True)
+class FolderSequences(Sequence[Tensor]):
+    """Image sequences of a Co3D-format folder, read one at a time; `listing`: sequence -> its frames."""
+
+    paths: tuple[tuple[Path, ...], ...]
+    listing: dict[str, list[int]]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        from qvggt.images import load_images_exact
+
+        return load_images_exact(self.paths[index], self.size, self.size)[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[index] for index in range(len(self)))
+
+
+def image_sequences(
+    data: str | Path | Sequence[Tensor], size: int, sequences: int, frames: int, seed: int
+) -> Sequence[Tensor]:
+    """`data` of `quantize` as sequences [S, 3, H, W]."""
+    if not isinstance(data, str | Path):
+        if not data or not all(isinstance(item, Tensor) and item.ndim == 4 and item.shape[1] == 3 for item in data):
+            raise QvggtError("data: expected a folder, or a list of image tensors [S, 3, H, W] in [0, 1]")
+        for index, item in enumerate(data):
+            if not bool(item.isfinite().all()):
+                raise QvggtError(f"data: sequence {index} holds NaN or infinity, expected images in [0, 1]")
+        return data
+    from qvggt.eval.co3d import Co3DConfig, read_sequences
+
+    root = Path(data)
+    config = Co3DConfig(
+        root=str(root),
+        annotations=str(root / "annotations"),
+        split="train",
+        frames=frames,
+        min_frames=frames,
+        seed=seed,
+        max_sequences=sequences,
+    )
+    found = list(read_sequences(config))[:sequences]
+    return FolderSequences(
+        tuple(tuple(s.image_paths) for s in found), {s.key: list(s.frame_indices) for s in found}, size
+    )
+
+
+def versions() -> dict[str, str]:
+    """Package -> installed version."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in PACKAGES}

@@ -1,0 +1,49 @@
+"""qvggt-pull: a calibrated checkpoint or an exported ONNX file from the Hugging Face Hub, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qvggt.cli.common import check_place, run
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+EPILOG = """
+\b
+Examples:
+  qvggt-pull me/tiny-w4a4 -o outputs/tiny-w4a4
+  qvggt-pull me/tiny-w4a4 -o outputs/tiny-w4a4 --revision 0123abc
+"""
+
+
+@app.command(epilog=EPILOG)
+def pull(
+    repository: Annotated[str, typer.Argument(help="Hub id OWNER/NAME.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write.")],
+    revision: Annotated[str | None, typer.Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
+    offline: Annotated[bool, typer.Option(help="Never use the network: the Hub cache only.")] = False,
+    force: Annotated[bool, typer.Option(help="Replace an earlier pull of the same kind.")] = False,
+) -> None:
+    """Download what qvggt-push uploaded and check it: a checkpoint is loaded, an ONNX file opened.
+
+    Only the files of such an upload are taken; nothing is unpickled and nothing is run.
+    """
+    from qvggt.quant.sharing import pull as pull_bundle
+
+    check_place(output)
+    pulled = pull_bundle(repository, output, revision=revision, offline=offline, replace=force, check_onnx=check_onnx)
+    typer.echo(f"{output}: {', '.join(pulled.files)} of {repository} at commit {pulled.commit}")
+
+
+def check_onnx(path: Path) -> None:
+    """QvggtError for a damaged model, or external data that is missing or leaves the folder."""
+    from qvggt.engines.external_data import open_onnx
+
+    open_onnx(path)
+
+
+def main() -> None:
+    run(app)

@@ -1,0 +1,115 @@
+"""qvggt-push: a calibrated checkpoint or an exported ONNX file to the Hugging Face Hub, with a model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qvggt.cli.common import run
+from qvggt.errors import QvggtError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qvggt.quant.sharing import Bundle
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+EPILOG = """
+\b
+Examples:
+  qvggt-push outputs/tiny-w4a4 me/tiny-w4a4 --metrics outputs/eval.json
+  qvggt-push outputs/tiny-w4a4 me/tiny-w4a4 --card-only
+  qvggt-push outputs/tiny-w4a4.onnx me/tiny-w4a4-onnx --private
+
+Log in first with `hf auth login`, or set HF_TOKEN. HF_ENDPOINT names another Hub.
+"""
+
+
+@app.command(epilog=EPILOG)
+def push(
+    checkpoint: Annotated[Path, typer.Argument(help="Calibrated checkpoint directory, or an .onnx file.")],
+    repository: Annotated[str, typer.Argument(help="Hub id OWNER/NAME; made when it is not there.")],
+    metrics: Annotated[
+        Path | None, typer.Option(help="Report of `qvggt-eval --json` on this very file, for the card.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Hub licence id for the card. [apache-2.0 for tiny, else other]")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    branch: Annotated[str | None, typer.Option(help="Branch to write, made when it is not there. [main]")] = None,
+    card_only: Annotated[bool, typer.Option("--card-only", help="Print the model card and stop; no network.")] = False,
+    force: Annotated[bool, typer.Option(help="Write to a repository that holds other files too.")] = False,
+) -> None:
+    """Upload a calibrated checkpoint (quant.json, model.safetensors) or an ONNX file, with a generated model card."""
+    from qvggt.quant.card import model_card
+    from qvggt.quant.sharing import check_repository, checkpoint_bundle
+    from qvggt.quant.sharing import push as push_bundle
+
+    check_repository(repository)
+    report = None if metrics is None else read_metrics(metrics)
+    if checkpoint.suffix.lower() == ".onnx":
+        bundle = onnx_bundle(checkpoint, repository, report, licence)
+    else:
+        bundle = checkpoint_bundle(checkpoint, repository, metrics=report, licence=licence)
+    if card_only:
+        typer.echo(model_card(bundle.facts), nl=False)
+        return
+    pushed = push_bundle(bundle, private=private, branch=branch, replace=force)
+    total = sum(path.stat().st_size for path in bundle.files.values())
+    typer.echo(f"{pushed.repository}: {', '.join(pushed.files)} ({total / 1e6:.2f} MB)")
+    typer.echo(f"commit {pushed.commit.id}: {pushed.commit.url}")
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; QvggtError when there is none."""
+    import json
+
+    from qvggt.files import reason
+
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise QvggtError(f"{path}: cannot be read ({reason(error)}); expected a report of qvggt-eval --json") from error
+    except (ValueError, RecursionError) as error:
+        raise QvggtError(f"{path}: is no JSON, expected a report of qvggt-eval --json") from error
+    if not isinstance(values, dict):
+        raise QvggtError(f"{path}: holds no JSON object, expected a report of qvggt-eval --json")
+    return values
+
+
+def onnx_bundle(path: Path, repository: str, metrics: Mapping[str, Any] | None, licence: str | None) -> Bundle:
+    """An .onnx file, its external data and its parity report; QvggtError for a file that is damaged or not ours."""
+    import json
+
+    from qvggt.engines.external_data import open_onnx
+    from qvggt.files import file_sha256
+    from qvggt.quant.card import CardFacts
+    from qvggt.quant.checkpoint import Provenance
+    from qvggt.quant.scheme import Scheme
+    from qvggt.quant.sharing import ONNX_FILE, Bundle
+
+    opened = open_onnx(path)
+    metadata = {entry.key: entry.value for entry in opened.model.metadata_props}
+    if "qvggt.source" not in metadata:
+        raise QvggtError(f"{path}: carries no qvggt.source, so it is no file of qvggt-export; export it again")
+    try:
+        source = json.loads(metadata["qvggt.source"])
+        scheme = Scheme.from_json(metadata["qvggt.scheme"]) if "qvggt.scheme" in metadata else None
+    except (ValueError, TypeError) as error:
+        raise QvggtError(f"{path}: metadata qvggt.source or qvggt.scheme is damaged; export it again") from error
+    report = path.with_name(path.name + ".parity.json")
+    files = {p.name: p for p in (path, *opened.data, *([report] if report.is_file() else []))}
+    odd = [name for name in files if not ONNX_FILE.fullmatch(name)]
+    if odd:
+        raise QvggtError(f"{path}: cannot push a file named {odd[0]!r}; expected letters, digits, - _ . and NAME.onnx")
+    sizes = {name: p.stat().st_size for name, p in files.items()}
+    provenance = Provenance(source=source if isinstance(source, dict) else {})
+    facts = CardFacts("onnx", repository, path.name, file_sha256(path), sizes, scheme, provenance, metrics, licence)
+    return Bundle(facts, files)
+
+
+def main() -> None:
+    run(app)

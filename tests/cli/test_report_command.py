@@ -1,0 +1,56 @@
+"""qvggt-eval report: the page of a finished evaluation, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from page_data import report, store
+
+from qvggt.cli.common import run
+from qvggt.cli.evaluate import app
+
+
+def call(*args: object) -> int:
+    with pytest.raises(SystemExit) as leaving:
+        run(app, [str(arg) for arg in args])
+    return int(str(leaving.value.code))
+
+
+def test_the_page_lies_beside_the_report(tmp_path, capsys, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda address: bool(opened.append(address)) or len(opened) == 1)
+    store(tmp_path)
+    (tmp_path / "r.json").write_text(json.dumps(report()))
+    assert call("report", tmp_path / "r.json", "--open") == 0
+    assert f"report: {tmp_path / 'r.html'} (0." in capsys.readouterr().out
+    assert opened == [(tmp_path / "r.html").as_uri()]
+    assert call("report", tmp_path / "r.json", "--html", tmp_path / "new" / "p.html", "--open") == 0
+    assert "no browser found" in capsys.readouterr().err
+    assert (tmp_path / "new" / "p.html").read_text() == (tmp_path / "r.html").read_text()  # the same twice
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("report", "no.json"), "no.json: cannot be read"),
+        (("report", "r.json", "--html", "r.json"), "is the report itself"),
+        (("report", "r.json", "--html", "folder"), "is a folder"),
+        (("report", "r.json"), "is no JSON"),
+        (("--model", "tiny", "--dataset", "synthetic", "--open"), "--open: give --html"),
+        (("--open", "report", "r.json"), "--open: has no use before report"),
+        (("merge", "a.jsonl", "--open"), "--open: give --html"),
+        (
+            ("--model", "tiny", "--dataset", "synthetic", "--shard", "1/2", "--html", "p.html"),
+            "--shard: give --records",
+        ),
+    ],
+)
+def test_mistakes(tmp_path, capsys, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("r.json").write_text("{")
+    assert call(*args) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "r.json"]

@@ -212,7 +212,18 @@ def ablation() -> str:
     return markdown(["w4a4-dynamic, plain model", "AUC@30", "AUC@5", "pose dB", "depth dB"], rows)
 
 
+def parts() -> str:
+    """Accuracy and bytes by the parts of the network that are quantized, by tools/bench_parts.py."""
+    rows = []
+    for r in load("parts")["rows"]:
+        pose = r["sqnr_db"].get("pose_enc")
+        figures = [f"{r['auc30']:.2f}", f"{r['auc5']:.2f}", f"{r['abs_rel']:.4f}"]
+        rows.append([r["label"], *figures, "" if pose is None else f"{pose:.1f}", f"{r['bytes'] / 1e6:.2f}"])
+    return markdown(["scheme", "AUC@30", "AUC@5", "depth abs-rel", "pose dB", "MB"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "parts": parts,
     "accuracy": accuracy,
     "ablation": ablation,
     "demo": demo,

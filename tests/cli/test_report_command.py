@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from page_data import report, store
 
 from qvggt.cli.common import run
@@ -54,3 +55,18 @@ def test_mistakes(tmp_path, capsys, monkeypatch, args, message):
     assert call(*args) == 2
     assert message in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "r.json"]
+
+
+def test_an_evaluation_writes_its_page(tmp_path, capsys):
+    """Without --json; the pictures are found from where the page lies."""
+    args = ("--model", "tiny", "--dataset", "synthetic", "--scenes", 1, "--frames", 2, "--metrics", "pose,depth")
+    before = torch.get_num_threads()
+    try:
+        assert call(*args, "--threads", 1, "--store", tmp_path / "s", "--html", tmp_path / "out" / "e.html") == 0
+    finally:
+        torch.set_num_threads(before)
+    assert "e.html (0." in capsys.readouterr().out
+    text = (tmp_path / "out" / "e.html").read_text(encoding="utf-8")
+    assert text.count("data:image/jpeg") == 2 + 2 + 2 + 1  # frames, truth, the model, the colour scale
+    assert "not available" not in text
+    assert "one candidate alone has nothing to compare with" in text

@@ -1,0 +1,101 @@
+"""Points and cameras of a stored sequence in the form that viewer.js reads."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt.eval.html.stored import Stored, View
+from qvggt.eval.html.text import TRUTH, colour, plain
+
+POINTS = 6000  # most points of one cloud
+BUDGET = 100_000  # most points of a page: 12 bytes each in base64
+FRUSTUM = 0.12  # depth of a drawn camera, in halves of the box
+REACH = 1.3  # half of the box, over the 98th percentile of the distances from its middle
+STEPS = 32767  # of int16
+
+
+def points_per_cloud(clouds: int) -> int:
+    return min(POINTS, max(BUDGET // max(clouds, 1), 200))
+
+
+def viewer_data(stored: Stored, labels: list[str], shown: set[int], most: int) -> dict[str, Any]:
+    """JSON-ready: "clouds", one per candidate and first of all the ground truth.
+
+    All coordinates are in halves of one box around the points of the ground truth (without: of the first candidate), in
+    the frame of the first camera (x right, y down, z forward). points: base64 of int16 [M, 3], 32767 = 1; colors: uint8
+    [M, 3]; cameras: per frame, centre and four corners, 15 numbers; outside: points not shown because they lie beyond
+    the box; total: points in the file. shown: candidates that are visible at first.
+    """
+    views = [stored.truth, *stored.candidates]
+    middle, half = _box(views)
+    clouds = []
+    for index, view in enumerate(views):
+        candidate = index - 1
+        clouds.append(
+            {
+                "name": "ground truth" if index == 0 else plain(labels[candidate]),
+                "colour": TRUTH if index == 0 else colour(candidate),
+                "shown": candidate in shown,
+                "cameras": _cameras(view, stored.images.shape[1:3], middle, half),
+                **_points(view, middle, half, most),
+            }
+        )
+    return {"clouds": clouds}
+
+
+def _box(views: list[View]) -> tuple[NDArray[np.float64], float]:
+    """Middle [3] and half side of the box."""
+    for view in views:
+        if view.points is None:
+            continue
+        points = view.points[np.isfinite(view.points).all(-1)]
+        if len(points):
+            middle = np.median(points, axis=0).astype(np.float64)
+            half = REACH * float(np.percentile(np.abs(points - middle).max(-1), 98))
+            if half > 0:
+                return middle, half
+    centres = np.concatenate([_centres(view) for view in views])
+    middle = np.median(centres, axis=0)
+    return middle, max(2 * float(np.abs(centres - middle).max()), 1e-6)
+
+
+def _points(view: View, middle: NDArray[np.float64], half: float, most: int) -> dict[str, Any]:
+    if view.points is None or view.colors is None:
+        return {"points": "", "colors": "", "count": 0, "total": 0, "outside": 0}
+    own = (view.points - middle) / half
+    inside = np.flatnonzero(np.isfinite(own).all(-1) & (np.abs(own) <= 1).all(-1))
+    chosen = inside[np.linspace(0, len(inside) - 1, min(len(inside), most)).astype(np.int64)]
+    coded = np.rint(own[chosen] * STEPS).astype("<i2")
+    return {
+        "points": base64.b64encode(coded.tobytes()).decode(),
+        "colors": base64.b64encode(view.colors[chosen].astype(np.uint8).tobytes()).decode(),
+        "count": len(chosen),
+        "total": len(view.points),
+        "outside": len(view.points) - len(inside),
+    }
+
+
+def _centres(view: View) -> NDArray[np.float64]:
+    """Camera centres [S', 3], of the cameras that are finite."""
+    rotation, shift = view.extrinsics[:, :, :3], view.extrinsics[:, :, 3]
+    centres = -np.einsum("sji,sj->si", rotation, shift)
+    return np.asarray(centres[np.isfinite(centres).all(-1)])
+
+
+def _cameras(view: View, size: tuple[int, ...], middle: NDArray[np.float64], half: float) -> list[list[float]]:
+    """Centre and corners of every finite camera; `size` is (height, width) of the maps of its intrinsics."""
+    height, width = size
+    pixels = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]], np.float64)
+    cameras = []
+    for extrinsics, intrinsics in zip(view.extrinsics, view.intrinsics.astype(np.float64), strict=True):
+        if not (np.isfinite(extrinsics).all() and np.isfinite(intrinsics).all()) or not np.linalg.det(intrinsics):
+            continue
+        rays = np.linalg.solve(intrinsics, pixels.T).T * FRUSTUM * half  # [4, 3], camera frame
+        corners = np.concatenate([np.zeros((1, 3)), rays]) - extrinsics[:, 3]
+        world = (corners @ extrinsics[:, :3] - middle) / half  # rows times R = R^T times columns
+        cameras.append([round(float(value), 5) for value in world.ravel()])
+    return cameras

@@ -153,7 +153,11 @@ class LearnableLinear(nn.Module):
         y = F.linear(x, self.quantized_weight())
         y = y if a is None else y * a
         y = y if self.bias is None else y + self.bias
-        return y if self.kind_bias is None else y + self.kind_bias[kinds]
+        if self.kind_bias is None:
+            return y
+        assert kinds is not None
+        # self.kind_bias[kinds] would add its gradients up in whatever order the threads come
+        return y + F.embedding(kinds, self.kind_bias)
 
     @torch.no_grad()
     def start_scale(self, amax_x: Tensor, alpha: float, weight: Tensor | None = None) -> None:

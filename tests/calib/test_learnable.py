@@ -98,6 +98,25 @@ def test_centers_are_exact_without_rounding(monkeypatch: pytest.MonkeyPatch) -> 
         assert torch.allclose(learnable(x, kinds), linear(x), atol=1e-4)
 
 
+def test_gradients_of_kinds_are_the_same_on_every_run() -> None:
+    """With several threads: many tokens of few kinds, whose gradients one bias adds up."""
+    torch.set_num_threads(4)
+    learnable, _, _ = made("w8a8", "dynamic")
+    learnable.start_center(torch.zeros(3, 160))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 2000, 160, generator=generator)
+    wanted = torch.randn(4, 2000, 24, generator=generator)
+    kinds = torch.arange(8000).view(4, 2000) % 3
+    assert learnable.kind_bias is not None
+    gradients = []
+    for _ in range(6):
+        learnable.kind_bias.grad = None
+        (learnable(x, kinds) * wanted).sum().backward()
+        assert learnable.kind_bias.grad is not None
+        gradients.append(learnable.kind_bias.grad.clone())
+    assert all(torch.equal(g, gradients[0]) for g in gradients)
+
+
 def test_the_balanced_scale_is_the_best_diagonal() -> None:
     learnable, linear, x = made("w4a4", "dynamic")
     variance = x.flatten(0, -2).square().mean(0)

@@ -52,7 +52,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file a runner reads its network from."""
+    """A file a runner reads its network from; its path from the working directory, where it lies inside that."""
 
     path: str
     sha256: str
@@ -61,7 +61,9 @@ class ModelFile:
     @classmethod
     def of(cls, path: Path) -> ModelFile:
         """Hash and measure a file; QvggtError when it cannot be read."""
-        return cls(str(path), file_sha256(path), path.stat().st_size)
+        here = Path.cwd()
+        shown = path.relative_to(here) if path.is_relative_to(here) else path
+        return cls(str(shown), file_sha256(path), path.stat().st_size)
 
 
 class Runner(ABC):

@@ -182,7 +182,7 @@ def _header(
                 "key": s.key,
                 "category": s.category,
                 "frames": list(s.frame_indices),
-                "images": [os.path.abspath(path) for path in s.image_paths],
+                "images": [str(path) for path in s.image_paths],
             }
             for s in sequences
         ],

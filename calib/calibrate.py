@@ -62,8 +62,8 @@ def calibrate_(
     source = target if recipe.propagation == "float" else target.copy()
     reports: dict[str, BlockReport] = {}
     plan = stages(model)
-    for number, stage in enumerate(bar(plan, desc=f"calibrate {recipe.name}", unit="block", shown=progress)):
-        if stage.kind == "frame" and plan[number - 1].kind == "dino":
+    for stage in bar(plan, desc=f"calibrate {recipe.name}", unit="block", shown=progress):
+        if stage.enters_aggregator:
             for stream in {id(s): s for s in (target, source)}.values():
                 stream.enter_aggregator(model)
         block = model.get_submodule(stage.path)

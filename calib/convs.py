@@ -11,11 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-import torch
 from torch import Tensor, nn
 
+from qvggt.calib.ranges import observe
 from qvggt.errors import QvggtError
-from qvggt.progress import bar
 from qvggt.quant.conv import ConvRange
 
 BEFORE_RELU = ".conv1"  # path ending of convolutions whose negative outputs are never seen
@@ -42,18 +41,5 @@ def observe_convs(
         before = ranges.get(path, (0.0, 0.0))
         ranges[path] = max(before[0], found[0]), max(before[1], found[1])
 
-    hooks = [
-        model.get_submodule(path).register_forward_hook(lambda _m, x, y, path=path: record(path, x[0], y))
-        for path in paths
-    ]
-    try:
-        with torch.no_grad():
-            for images in bar(batches, total=total, desc="observe maps", unit="sequence", shown=progress):
-                model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for path in paths:
-        if path not in ranges:
-            raise QvggtError(f"{path}: no input seen; its range needs at least one image sequence")
+    observe(model, batches, paths, record, desc="observe maps", total=total, progress=progress)
     return {path: ConvRange(*ranges[path]) for path in paths}

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from qvggt.errors import QvggtError
 from qvggt.model import VGGT
+from qvggt.watching import watching
 
 STATISTICS = ("mean", "std", "lowest frame std")
 
@@ -81,16 +82,13 @@ def _observed(model: VGGT, layers: tuple[str, ...], frames: int) -> Iterator[dic
     """While open, a forward pass fills the mapping layer -> statistics of what its `norm1` reads."""
     found: dict[str, tuple[float, float, float]] = {}
 
-    def hook(layer: str) -> torch.utils.hooks.RemovableHandle:
-        def observe(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0]  # [S, P, C] in a frame block, [1, S*P, C] in a global one
-            found[layer] = token_statistics(x.reshape(frames, -1, x.shape[-1]))
+    def observe(layer: str, x: Tensor) -> None:
+        # [S, P, C] in a frame block, [1, S*P, C] in a global one
+        found[layer] = token_statistics(x.reshape(frames, -1, x.shape[-1]))
 
-        return model.get_submodule(f"{layer}.norm1").register_forward_pre_hook(observe)
-
-    handles = [hook(layer) for layer in layers]
-    try:
+    watchers = [
+        (model.get_submodule(f"{layer}.norm1"), lambda _m, inputs, layer=layer: observe(layer, inputs[0]))
+        for layer in layers
+    ]
+    with watching(watchers):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
 from qvggt.progress import bar
+from qvggt.watching import watching
 
 
 def observe_ranges(
@@ -26,25 +27,41 @@ def observe_ranges(
     """
     ranges: dict[str, float] = {}
 
-    def record(path: str, x: Tensor) -> None:
+    def record(path: str, x: Tensor, _y: Tensor) -> None:
         low, high = x.aminmax()
         amax = max(-float(low), float(high))
         if not math.isfinite(amax):
             raise QvggtError(f"{path}: its input holds NaN or infinity, so it has no range; check weights and images")
         ranges[path] = max(ranges.get(path, 0.0), amax)
 
-    hooks = [
-        model.get_submodule(path).register_forward_pre_hook(lambda _, inputs, path=path: record(path, inputs[0]))
-        for path in paths
-    ]
-    try:
-        with torch.no_grad():
-            for images in bar(batches, total=total, desc="observe ranges", unit="sequence", shown=progress):
-                model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for path in paths:
-        if path not in ranges:
-            raise QvggtError(f"{path}: no input seen; its range needs at least one image sequence")
+    observe(model, batches, paths, record, desc="observe ranges", total=total, progress=progress)
     return ranges
+
+
+def observe(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    paths: Sequence[str],
+    record: Callable[[str, Tensor, Tensor], None],
+    *,
+    desc: str,
+    total: int | None,
+    progress: bool,
+) -> None:
+    """Run the model on every batch, with record(path, input, output) of each named module; one batch at a time.
+
+    Raises QvggtError for a module that saw nothing.
+    """
+    seen: set[str] = set()
+
+    def keep(path: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        record(path, inputs[0], output)
+        seen.add(path)
+
+    watchers = [(model.get_submodule(path), lambda _m, x, y, path=path: keep(path, x, y)) for path in paths]
+    with torch.no_grad(), watching(watchers, outputs=True):
+        for images in bar(batches, total=total, desc=desc, unit="sequence", shown=progress):
+            model(images)
+    for path in paths:
+        if path not in seen:
+            raise QvggtError(f"{path}: no input seen; its range needs at least one image sequence")

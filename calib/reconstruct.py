@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from qvggt.calib.balance import balanced_basis
 from qvggt.calib.gptq import InputMoments, compensated, gptq_codes
+from qvggt.calib.kind_means import KindMeans
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.stream import Stage, Stream, kinds_of
@@ -21,6 +23,7 @@ from qvggt.rotation.kronecker import KroneckerHadamard
 from qvggt.rotation.precision import in_float64
 from qvggt.rotation.smoothing import fold_smoothing_
 from qvggt.rotation.value import rotate_values_
+from qvggt.watching import watching
 
 LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 SAMPLE_ROWS = 2048  # tokens kept per linear to start scales and clips from
@@ -79,18 +82,12 @@ def _balance_values(block: Block, stage: Stage, source: Stream, recipe: Recipe, 
     covariance = torch.zeros(attention.num_heads, attention.head_dim, attention.head_dim, dtype=torch.float64)
     means = _kind_means(block, ("attn.proj",), stage, source, recipe)["attn.proj"] if recipe.center else None
 
-    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0] if means is None else inputs[0] - means[kinds]
+    def keep(x: Tensor, kinds: Tensor) -> None:
+        x = x if means is None else x - means[kinds]
         x = x.double().flatten(0, -2).unflatten(-1, (attention.num_heads, attention.head_dim))
         covariance.add_(torch.einsum("thi,thj->hij", x, x))
 
-    hook = attention.proj.register_forward_pre_hook(keep)
-    try:
-        for index in range(len(source.tokens)):
-            tokens, rope, kinds = source.batch(stage, [index], recipe.frame_shapes)
-            block(tokens, rope)
-    finally:
-        hook.remove()
+    source.visit(stage, block, {"attn.proj": keep}, recipe.frame_shapes)
     columns = attention.proj.weight.detach().double().unflatten(1, (attention.num_heads, attention.head_dim))
     energy = torch.einsum("ohi,ohj->hij", columns, columns)
     pairs = [
@@ -140,29 +137,13 @@ def _attach(
 def _kind_means(block: Block, names: Sequence[str], stage: Stage, source: Stream, recipe: Recipe) -> dict[str, Tensor]:
     """Mean input of each of these linears per kind of token, fp32 [kinds, in]; 0 for kinds no sequence has."""
     count = kinds_of(stage, source.special)
-    sums = {}
+    found = {}
     for name in names:
         linear = block.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        sums[name] = torch.zeros(count, linear.in_features, dtype=torch.float64)
-    seen = torch.zeros(count, dtype=torch.float64)
-
-    def add(name: str, x: Tensor) -> None:
-        sums[name].index_add_(0, kinds.flatten(), x.flatten(0, -2).double())
-
-    hooks = [
-        block.get_submodule(name).register_forward_pre_hook(lambda _m, inputs, name=name: add(name, inputs[0]))
-        for name in names
-    ]
-    try:
-        for index in range(len(source.tokens)):
-            tokens, rope, kinds = source.batch(stage, [index], recipe.frame_shapes)
-            seen += torch.bincount(kinds.flatten(), minlength=count)
-            block(tokens, rope)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: (total / seen.clamp_min(1)[:, None]).float() for name, total in sums.items()}
+        found[name] = KindMeans(count, linear.in_features)
+    source.visit(stage, block, {name: means.add for name, means in found.items()}, recipe.frame_shapes)
+    return {name: means.means().float() for name, means in found.items()}
 
 
 @torch.no_grad()
@@ -177,7 +158,7 @@ def _record(
     samples: dict[str, list[Tensor]] = {name: [] for name in learnables}
     per_sequence = max(1, SAMPLE_ROWS // len(source.tokens))
 
-    def keep(name: str, x: Tensor) -> None:
+    def keep(name: str, x: Tensor, kinds: Tensor) -> None:
         learnable = learnables[name]
         x = learnable.centered(x, kinds)
         rotated = x if learnable.rotation is None else learnable.rotation(x)
@@ -186,17 +167,7 @@ def _record(
         rows = x.flatten(0, -2)
         samples[name].append(rows[:: max(1, len(rows) // per_sequence)].clone())
 
-    hooks = [
-        block.get_submodule(name).register_forward_pre_hook(lambda _m, inputs, name=name: keep(name, inputs[0]))
-        for name in learnables
-    ]
-    try:
-        for index in range(len(source.tokens)):
-            tokens, rope, kinds = source.batch(stage, [index], recipe.frame_shapes)
-            block(tokens, rope)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    source.visit(stage, block, {name: partial(keep, name) for name in learnables}, recipe.frame_shapes)
     return {name: (amax[name], torch.cat(samples[name])) for name in learnables}
 
 
@@ -292,13 +263,11 @@ def _moments(
     assert isinstance(learnable, LearnableLinear)
     moments = InputMoments(learnable.weight.shape[1])
     seen: dict[str, Tensor] = {}
-    hooks = [
-        learnable.register_forward_pre_hook(
-            lambda m, inputs: seen.update(x=m.quantized_product(m.centered(*inputs)))  # type: ignore[operator]
-        ),
-        block.get_submodule(name).register_forward_pre_hook(lambda _m, inputs: seen.update(z=inputs[0])),
-    ]
-    try:
+    watchers = (
+        (learnable, lambda m, inputs: seen.update(x=m.quantized_product(m.centered(*inputs)))),
+        (block.get_submodule(name), lambda _m, inputs: seen.update(z=inputs[0])),
+    )
+    with watching(watchers):
         for index in range(len(source.tokens)):
             quantized(*source.batch(stage, [index], recipe.frame_shapes))
             tokens, rope, kinds = target.batch(stage, [index], recipe.frame_shapes)
@@ -306,9 +275,6 @@ def _moments(
             weight = token_weights(kinds, recipe.special_weight).sqrt()[..., None]
             wanted = learnable.transformed(learnable.centered(seen["z"], kinds))
             moments.update(seen["x"] * weight, wanted * weight)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return moments
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from torch import Tensor
 from qvggt.model import VGGT
 from qvggt.model.block import Block, Rope
 from qvggt.model.kinds import aggregator_kinds, encoder_kinds
+from qvggt.watching import watching
 
 Kind = Literal["dino", "frame", "global"]
 
@@ -25,6 +26,11 @@ class Stage:
 
     path: str
     kind: Kind
+
+    @property
+    def enters_aggregator(self) -> bool:
+        """Whether it is the first block after the patch encoder."""
+        return self.path == "aggregator.frame_blocks.0"
 
 
 def kinds_of(stage: Stage, special: int) -> int:
@@ -140,8 +146,32 @@ class Stream:
     @torch.no_grad()
     def advance(self, stage: Stage, block: Block, frame_shapes: bool = False) -> None:
         """Run the block on every sequence, in place."""
-        for index in range(len(self.tokens)):
-            self.tokens.put(index, block(*self.batch(stage, [index], frame_shapes)).view_as(self.tokens[index]))
+        self.visit(stage, block, {}, frame_shapes, advance=True)
+
+    @torch.no_grad()
+    def visit(
+        self,
+        stage: Stage,
+        block: Block,
+        watchers: Mapping[str, Callable[[Tensor, Tensor], None]],
+        frame_shapes: bool = False,
+        advance: bool = False,
+    ) -> None:
+        """Run the block on every sequence; watchers[name](input, kinds) sees the input of that module of the block.
+
+        `advance`: the block's output takes the place of its input.
+        """
+        kinds = torch.zeros(0, dtype=torch.int64)
+        calls = [
+            (block.get_submodule(name), lambda _m, inputs, watch=watch: watch(inputs[0], kinds))
+            for name, watch in watchers.items()
+        ]
+        with watching(calls):
+            for index in range(len(self.tokens)):
+                tokens, rope, kinds = self.batch(stage, [index], frame_shapes)
+                out = block(tokens, rope, kinds)
+                if advance:
+                    self.tokens.put(index, out.view_as(self.tokens[index]))
 
     @torch.no_grad()
     def enter_aggregator(self, model: VGGT) -> None:

@@ -24,6 +24,7 @@ from qvggt.rotation.fold import rotate_streams_
 from qvggt.rotation.hadamard import complement_of_ones, named_seed
 from qvggt.rotation.smoothing import fold_smoothing_
 from qvggt.rotation.structure import check_foldable
+from qvggt.watching import watching
 
 LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
@@ -89,16 +90,10 @@ def stream_moments(model: VGGT, batches: Iterable[Tensor]) -> tuple[Tensor, Tens
         block = model.get_submodule(stage.path)
         assert isinstance(block, Block)
         norms += [(int(stage.kind != "dino"), norm) for norm in (block.norm1, block.norm2)]
-    hooks = [
-        norm.register_forward_pre_hook(lambda module, inputs, stream=stream: add(stream, module, inputs[0]))
-        for stream, norm in norms
-    ]
-    try:
+    watchers = [(norm, lambda module, inputs, stream=stream: add(stream, module, inputs[0])) for stream, norm in norms]
+    with watching(watchers):
         for images in batches:
             model.aggregator(images[None])
-    finally:
-        for hook in hooks:
-            hook.remove()
     if not all(counts):
         raise QvggtError("stress: expected at least one image sequence to find the strong directions, got none")
     return sums[0] / counts[0], sums[1] / counts[1]

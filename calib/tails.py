@@ -18,6 +18,7 @@ from qvggt.model import VGGT
 from qvggt.progress import bar
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import DEFAULT_PARTS, PARTS
+from qvggt.watching import watching
 
 TINY = math.ldexp(1, -126)  # smallest normal fp32: ratios stay finite where a median is 0
 
@@ -109,21 +110,15 @@ def measure_tails(
         if isinstance(module, nn.Linear | QuantLinear) and any(PARTS[part].fullmatch(path) for part in parts)
     }
     tokens_per_frame = 1
-    hooks = [
-        model.get_submodule(path).register_forward_pre_hook(
-            lambda _module, inputs, record=record: record.update(inputs[0], tokens_per_frame)
-        )
+    watchers = [
+        (model.get_submodule(path), lambda _m, inputs, record=record: record.update(inputs[0], tokens_per_frame))
         for path, record in records.items()
     ]
-    try:
-        with torch.no_grad():
-            for images in bar(batches, total=total, desc="measure tails", unit="sequence", shown=progress):
-                rows, columns = (side // config.patch_size for side in images.shape[-2:])
-                tokens_per_frame = config.patch_start + rows * columns
-                model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad(), watching(watchers):
+        for images in bar(batches, total=total, desc="measure tails", unit="sequence", shown=progress):
+            rows, columns = (side // config.patch_size for side in images.shape[-2:])
+            tokens_per_frame = config.patch_start + rows * columns
+            model(images)
     return TailTable(tuple(record.tails(path) for path, record in records.items()))
 
 

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from qvggt.export.emulation import HALF
 from qvggt.export.parity import LINEAR_TOLERANCE, TIE_WIDTH, LinearParity
@@ -20,6 +19,7 @@ from qvggt.quant.conv import QuantConv2d
 from qvggt.quant.model import quantized_convs
 from qvggt.quant.quantizer import qmax, tensor_step
 from qvggt.quant.scheme import CONV_BITS
+from qvggt.watching import watching
 
 HALF_OUTPUT = 0.07  # steps that fp16 may move the value of the largest code
 HALF_TIE_WIDTH = 0.25  # of an output step: 2^-11 of a sum that fills its 8-bit grid, four times over
@@ -40,17 +40,10 @@ def check_convs(onnx_path: Path, reference: VGGT, images: Tensor, progress: bool
             results.append(_compare(onnx_path, path, module, x[:1]))
             moved.update()
 
-        hooks: list[RemovableHandle] = [
-            module.register_forward_pre_hook(lambda m, inputs, path=path: check(path, m, inputs[0]))
-            for path, module in convs.items()
-        ]
-        try:
-            with torch.no_grad():
-                if convs:
-                    reference(images[:1])
-        finally:
-            for hook in hooks:
-                hook.remove()
+        watchers = [(module, lambda m, inputs, path=path: check(path, m, inputs[0])) for path, module in convs.items()]
+        with torch.no_grad(), watching(watchers):
+            if convs:
+                reference(images[:1])
     return tuple(results)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from qvggt.export.precision import Precision
 from qvggt.model import VGGT
 from qvggt.model.block import Block
 from qvggt.quant.linear import QuantLinear
+from qvggt.watching import watching
 
 LIMIT = Precision.FP16.limit
 WORRY = 8.0  # headroom below which other images may well overflow: three bits
@@ -48,26 +48,19 @@ def half_ranges(model: VGGT, batches: Iterable[Tensor]) -> tuple[ModuleRange, ..
         amax = max(-float(low), float(high)) if bool(torch.isfinite(low) & torch.isfinite(high)) else float("inf")
         largest[path, side] = max(largest.get((path, side), 0.0), amax)
 
-    def watch(path: str, module: nn.Module) -> Any:
-        def hook(_module: nn.Module, inputs: Any, out: Tensor) -> None:
-            record(path, "input", inputs[0])
-            record(path, "output", out)
-
-        return module.register_forward_hook(hook)
+    def both(path: str, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        record(path, "input", inputs[0])
+        record(path, "output", out)
 
     skipped = fp32_parts(Precision.FP16)
     kinds = (nn.Linear, QuantLinear, nn.Conv2d, nn.ConvTranspose2d, Block)
-    handles = [
-        watch(path, module)
+    watchers = [
+        (module, lambda _m, inputs, out, path=path: both(path, inputs, out))
         for path, module in model.named_modules()
         if isinstance(module, kinds) and not skipped.match(path)
     ]
-    try:
-        with torch.no_grad():
-            for images in batches:
-                model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), watching(watchers, outputs=True):
+        for images in batches:
+            model(images)
     ranges = (ModuleRange(path, side, amax) for (path, side), amax in largest.items())
     return tuple(sorted(ranges, key=lambda r: -r.amax))

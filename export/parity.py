@@ -36,6 +36,7 @@ from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import quantized_linears
 from qvggt.quant.quantizer import step, token_range
 from qvggt.quant.scheme import Scheme
+from qvggt.watching import watching
 
 LINEAR_TOLERANCE = 1e-5  # of the largest output
 TIE_WIDTH = 1e-4  # distance from a half-integer code, in steps, that float rounding may cross
@@ -132,16 +133,9 @@ def record_inputs(model: VGGT, images: Tensor, paths: Sequence[str]) -> dict[str
         stride = -(-len(rows) // MAX_ROWS)
         recorded[path] = rows[::stride].clone()
 
-    hooks = [
-        model.get_submodule(path).register_forward_pre_hook(lambda m, inputs, path=path: keep(path, m, inputs))
-        for path in paths
-    ]
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    watchers = [(model.get_submodule(path), lambda m, inputs, path=path: keep(path, m, inputs)) for path in paths]
+    with torch.no_grad(), watching(watchers):
+        model(images)
     return recorded
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def read_stored(path: Path, candidates: int) -> Stored | None:
             raise QvggtError(f"{path}: {size:,} bytes unpacked, expected at most {LARGEST:,}; run qvggt-eval again")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.zlib.error, NotImplementedError) as error:  # type: ignore[attr-defined]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise QvggtError(f"{path}: cannot be read ({reason}); expected a .npz of qvggt-eval --store") from error
     images = _array(path, arrays, "images", "u", (None, None, None, 3))

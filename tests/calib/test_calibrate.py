@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from small_network import SIZE, small_model
@@ -16,14 +14,6 @@ from qvggt.errors import QvggtError
 from qvggt.model import VGGT
 from qvggt.quant import parse_scheme, quantized_linears
 from qvggt.rotation.structure import applied_fold
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

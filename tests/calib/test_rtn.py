@@ -17,14 +17,6 @@ from qvggt.quant.model import scheme_linears
 FC2 = "aggregator.frame_blocks.0.mlp.fc2"
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def batches() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)

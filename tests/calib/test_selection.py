@@ -35,14 +35,6 @@ CONFIG = SelectionConfig(clusters=3, per_cluster=2)
 Item = tuple[str, str, Tensor]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def scene(seed: int, size: int = SIZE, frames: int = FRAMES) -> Tensor:
     config = SceneConfig(height=size, width=size, frames=frames)
     images = render(sample_scene(config, seed), config).images

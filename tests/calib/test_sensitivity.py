@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,14 +25,6 @@ from qvggt.errors import QvggtError
 from qvggt.quant.scheme import PARTS, parse_scheme
 
 ALL = tuple(PARTS)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 BATCHES = [torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(s)) for s in (0, 1)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import shutil
+import sys
 
 import numpy as np
 import onnx
@@ -121,14 +121,7 @@ def test_a_missing_provider_is_named(onnx_path):
 
 
 def test_a_missing_onnxruntime_names_the_extra(onnx_path, monkeypatch):
-    real = builtins.__import__
-
-    def absent(name, *args, **kwargs):
-        if name == "onnxruntime":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # makes its import fail
     with pytest.raises(QvggtError, match=r"not installed: pip install onnxruntime, or 'qvggt\[gpu\]'"):
         OnnxRunner(onnx_path)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import shutil
+import sys
 
 import numpy as np
 import onnx
@@ -148,14 +148,7 @@ def test_a_precision_this_cpu_lacks(onnx_path, monkeypatch):
 
 
 def test_a_missing_package_names_the_extra(onnx_path, monkeypatch):
-    real = builtins.__import__
-
-    def absent(name, *args, **kwargs):
-        if name == "openvino":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
+    monkeypatch.setitem(sys.modules, "openvino", None)  # makes its import fail
     with pytest.raises(QvggtError, match=r"openvino is not installed: pip install 'qvggt\[openvino\]'"):
         OpenVINORunner(onnx_path)
 

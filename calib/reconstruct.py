@@ -14,7 +14,7 @@ from qvggt.calib.balance import balanced_basis
 from qvggt.calib.gptq import InputMoments, compensated, gptq_codes
 from qvggt.calib.kind_means import KindMeans
 from qvggt.calib.learnable import LearnableLinear
-from qvggt.calib.recipe import Recipe
+from qvggt.calib.recipe import Online, Recipe
 from qvggt.calib.stream import Stage, Stream, kinds_of
 from qvggt.model.block import Block
 from qvggt.quant.scheme import LinearFormat
@@ -26,6 +26,7 @@ from qvggt.rotation.value import rotate_values_
 from qvggt.watching import watching
 
 LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+ONLINE: dict[Online, tuple[str, ...]] = {"none": (), "fc2": ("mlp.fc2",), "all": ("attn.qkv", "mlp.fc1", "mlp.fc2")}
 SAMPLE_ROWS = 2048  # tokens kept per linear to start scales and clips from
 
 
@@ -121,8 +122,7 @@ def _attach(
             continue
         linear = block.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        online = {"none": (), "fc2": ("mlp.fc2",), "all": ("attn.qkv", "mlp.fc1", "mlp.fc2")}[recipe.online]
-        rotated = recipe.rotation == "linear" or name in online
+        rotated = recipe.rotation == "linear" or name in ONLINE[recipe.online]
         width = linear.in_features
         rotation = KroneckerHadamard(width, named_seed(seed, f"{stage.path}.{name}")) if rotated else None
         scale_first = recipe.scale_init == "balanced"

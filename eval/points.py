@@ -19,8 +19,6 @@ from qvggt.geometry import decode_pose, invert_extrinsics, to_homogeneous, unpro
 
 PointSource = Literal["head", "unproj"]
 
-SOURCES: tuple[PointSource, ...] = ("head", "unproj")
-
 
 @dataclass(frozen=True)
 class PointConfig:

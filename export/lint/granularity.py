@@ -6,15 +6,11 @@ from collections.abc import Iterator
 
 from qvggt.export.lint.finding import Severity
 from qvggt.export.lint.graph import Model
-from qvggt.export.lint.product import Product, products, quantized_input
+from qvggt.export.lint.product import products
 from qvggt.export.lint.quantizer import FP4, FP8, INT4, INT8, SUPPORTED, type_name
 from qvggt.export.lint.rule import Place, rule
 
 EIGHT_BIT = (INT8, FP8)
-
-
-def _activation_quantized(product: Product) -> bool:
-    return product.data.dq is not None and (not product.data.constant or quantized_input(product.data.dq) is not None)
 
 
 @rule(

@@ -86,7 +86,6 @@ class Scope:
         self.nodes = [Node(proto, self, index) for index, proto in enumerate(graph.node)]
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
         self.inputs = {value.name for value in graph.input} - set(self.initializers)
-        self.graph_outputs = {value.name for value in graph.output}
         self._producers = {name: node for node in self.nodes for name in node.outputs if name}
         self._infos = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
         self._constant: dict[str, bool] = {}
@@ -191,10 +190,6 @@ class Model:
     def nodes(self) -> Iterator[Node]:
         for scope in self.scopes:
             yield from scope.nodes
-
-    @property
-    def opset(self) -> int:
-        return max((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
     @cached_property
     def _consumers(self) -> dict[tuple[int, str], list[Node]]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import os
 import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from qvggt.errors import QvggtError
+from qvggt.files import atomic_write
 
 Frame = dict[str, Any]
 Annotations = dict[str, list[Frame]]
@@ -48,11 +48,8 @@ def load_annotations(path: str | Path) -> Annotations:
 
 def write_annotations(path: str | Path, annotations: Annotations) -> None:
     """Write atomically; equal annotations give equal bytes (no time stamp in the gzip header)."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(gzip.compress(json.dumps(annotations, separators=(",", ":")).encode(), mtime=0))
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(gzip.compress(json.dumps(annotations, separators=(",", ":")).encode(), mtime=0))
 
 
 def _check_frame(frame: Any, where: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from qvggt.eval.synthetic.render import intrinsics_of
 from qvggt.eval.synthetic.scene import SceneConfig, config_to_json, sample_scene
 from qvggt.eval.synthetic.sequence import depth_name, image_name, sequence_name, write_sequence
 from qvggt.eval.synthetic.workers import run_jobs
+from qvggt.files import atomic_write
 from qvggt.geometry import opencv_to_pytorch3d
 from qvggt.progress import bar
 
@@ -143,6 +143,5 @@ def _claim(folder: Path, recipe: dict[str, Any], config_hash: str) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise QvggtError(f"{folder}: not empty and not made by this tool; give another root or category")
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{MARKER}.tmp"
-    temporary.write_text(json.dumps({"hash": config_hash, **recipe}, indent=1) + "\n")
-    os.replace(temporary, marker)
+    with atomic_write(marker) as temporary:
+        temporary.write_text(json.dumps({"hash": config_hash, **recipe}, indent=1) + "\n")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from qvggt.errors import QvggtError
+from qvggt.files import atomic_write
 
 FORMAT = 1
 
@@ -44,17 +44,14 @@ def draw_frames(seed: int, category: str, sequence: str, available: int, count: 
 
 def save_frame_list(path: str | Path, frame_list: FrameList) -> None:
     """Write JSON atomically: format, sha256, config, frames (sorted by key)."""
-    path = Path(path)
     data = {
         "format": FORMAT,
         "sha256": frame_list.sha256,
         "config": frame_list.config,
         "frames": {key: list(frame_list.frames[key]) for key in sorted(frame_list.frames)},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(data) + "\n")
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(data) + "\n")
 
 
 def load_frame_list(path: str | Path) -> FrameList:

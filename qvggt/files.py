@@ -6,8 +6,10 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +49,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     temporary = sibling(target, target.suffix)
     with translated(path, target, temporary):
         target.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(target)
         try:
             temporary.touch(exist_ok=False)
             mode = temporary.stat().st_mode  # follows the umask; some writers swap in a file of mode 0600
@@ -79,6 +82,7 @@ def atomic_directory(path: str | Path, *, replace: bool = False, marker: str | N
     temporary = sibling(target)
     with translated(path, target, temporary):
         target.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(target)
         try:
             temporary.mkdir()
             yield temporary
@@ -108,8 +112,46 @@ def swap(new: Path, target: Path) -> None:
 
 
 def sibling(target: Path, suffix: str = "") -> Path:
-    """A hidden, unused name in the folder of `target`, so that a rename never crosses a file system."""
-    return target.with_name(f".{target.name[:40]}.tmp-{secrets.token_hex(4)}{suffix}")
+    """A hidden, unused name in the folder of `target`, so that a rename never crosses a file system.
+
+    It tells the machine and process that writes there, for `clear_leftovers`.
+    """
+    return target.with_name(f"{_stem(target)}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+
+
+def clear_leftovers(target: Path) -> None:
+    """Delete temporary files and folders that killed processes of this machine left beside `target`."""
+    form = re.compile(rf"{re.escape(_stem(target) + _machine())}-(\d+)-[0-9a-f]{{8}}(\.[^.]*)?")
+    with contextlib.suppress(OSError):  # a folder that may not be listed
+        for place in list(target.parent.iterdir()):
+            match = form.fullmatch(place.name)
+            if match is None or _runs(int(match[1])):
+                continue
+            if place.is_dir() and not place.is_symlink():
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                place.unlink(missing_ok=True)
+
+
+def _stem(target: Path) -> str:
+    return f".{target.name[:40]}.tmp-"
+
+
+def _machine() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine has this number; a process that may not be asked counts as running."""
+    if os.name == "nt":  # there, signal 0 ends the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def sync(path: Path) -> None:

@@ -4,6 +4,8 @@ import errno
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -230,3 +232,51 @@ def test_directory_refuses_a_file(tmp_path: Path) -> None:
     with pytest.raises(QvggtError) as e, atomic_directory(tmp_path / "f", replace=True):
         pass
     one_line(e, "is a file")
+
+
+@pytest.fixture
+def ended_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def left_behind(target: Path, process: int, machine: str | None = None) -> Path:
+    """The name a temporary file of that process has."""
+    name = files.sibling(target, target.suffix).name
+    name = name.replace(f"-{os.getpid()}-", f"-{process}-")
+    return target.with_name(name if machine is None else name.replace(files._machine(), machine))
+
+
+def test_write_clears_what_a_killed_process_left(tmp_path: Path, ended_process: int) -> None:
+    target = tmp_path / "f.txt"
+    left_behind(target, ended_process).write_text("half")
+    with atomic_write(target) as temporary:
+        assert [p.name for p in tmp_path.iterdir()] == [temporary.name]
+        temporary.write_text("new")
+    assert names(tmp_path) == ["f.txt"]
+
+
+def test_directory_clears_what_a_killed_process_left(tmp_path: Path, ended_process: int) -> None:
+    target = tmp_path / "d"
+    left = left_behind(target, ended_process)
+    left.mkdir()
+    (left / "half").touch()
+    with atomic_directory(target) as temporary:
+        (temporary / "whole").touch()
+    assert names(tmp_path) == ["d"]
+
+
+def test_write_leaves_the_files_of_others_alone(tmp_path: Path, ended_process: int) -> None:
+    target = tmp_path / "f.txt"
+    kept = [
+        left_behind(target, os.getppid()),  # runs
+        left_behind(target, ended_process, machine="0" * 8),  # cannot be asked
+        left_behind(tmp_path / "g.txt", ended_process),  # another file's
+        tmp_path / ".f.txt.tmp-mine",
+    ]
+    for path in kept:
+        path.touch()
+    with atomic_write(target) as temporary:
+        temporary.write_text("new")
+    assert names(tmp_path) == sorted(["f.txt", *(p.name for p in kept)])

@@ -8,7 +8,6 @@ horizontal), progress.json while rendering and meta.json once complete. Scene n 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from qvggt.errors import QvggtError
 from qvggt.eval.synthetic.render import render
 from qvggt.eval.synthetic.scene import SceneConfig, config_from_json, config_to_json, sample_scene
 from qvggt.eval.synthetic.workers import run_jobs
+from qvggt.files import atomic_write
 from qvggt.progress import bar
 
 Array = NDArray[Any]
@@ -172,6 +172,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(data, indent=1) + "\n")
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1) + "\n")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from qvggt.eval.depth_png import write_depth
 from qvggt.eval.synthetic.render import render
 from qvggt.eval.synthetic.scene import SceneConfig, sample_scene
+from qvggt.files import atomic_directory
 
 
 def sequence_name(seed: int) -> str:
@@ -30,19 +29,13 @@ def write_sequence(category_dir: Path, config: SceneConfig, seed: int, samples: 
     """Render `seed` into category_dir/<sequence>/{images,depths}; the folder appears complete or not at all."""
     from PIL import Image
 
-    final = category_dir / sequence_name(seed)
-    temporary = category_dir / f".{final.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "images").mkdir(parents=True)
-    (temporary / "depths").mkdir()
-    try:
+    with atomic_directory(category_dir / sequence_name(seed)) as temporary:
+        (temporary / "images").mkdir()
+        (temporary / "depths").mkdir()
         views = render(sample_scene(config, seed), config, samples=samples)
         for frame, (image, depth) in enumerate(zip(views.images, views.depth, strict=True)):
             # no chroma subsampling: at 70 px it would blur the colour edges that matching lives on
             target = temporary / "images" / image_name(frame)
             Image.fromarray(image).save(target, format="JPEG", quality=quality, subsampling=0)
             write_depth(temporary / "depths" / depth_name(frame), depth)
-        os.replace(temporary, final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return seed

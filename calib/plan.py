@@ -78,10 +78,9 @@ def make_plan(
         if not formats:
             seconds[kind] = 0.0
             continue
-        learning = _timed(block, stage, formats, stream, short) if recipe.learn else 0.0
+        learning = _timed(block, stage, formats, stream, short) if recipe.learns(formats.values()) else 0.0
         rest = _timed(block, stage, formats, stream, short.replace(learn=False))
-        per_epoch = max(0.0, learning - rest)
-        seconds[kind] = sequences * (rest + recipe.epochs * per_epoch * recipe.learn)
+        seconds[kind] = sequences * (rest + recipe.epochs * max(0.0, learning - rest))
     streams = 1 if recipe.propagation == "float" else 2
     count = {"dino": config.vit_depth, "frame": config.aa_depth, "global": config.aa_depth}
     parameters = (config.vit_depth + 2 * config.aa_depth) * block_bytes

@@ -67,7 +67,7 @@ def calibrate_block(
         _start(learnable, block.get_submodule(name), inputs.pop(name), recipe)
     start = _error(quantized, block, stage, target, source, recipe)
     learned = start
-    if recipe.learn:
+    if recipe.learns(formats.values()):
         _learn(quantized, block, stage, target, source, recipe, generator)
         learned = _error(quantized, block, stage, target, source, recipe)
     if recipe.rounding == "gptq":

@@ -2,6 +2,7 @@
 
     python tools/bench_accuracy.py                          # everything (an hour or more on two cores; resumes)
     python tools/bench_accuracy.py --models plain --schemes w4a4-dynamic,w4a4-static --recipes rtn,qvggt
+    python tools/bench_accuracy.py --models plain --schemes w4a4-dynamic --recipes qvggt --calibration-scenes 8
 
 Held-out scenes only (seeds from 10000000), `--scenes` of them, 4 frames each; calibration on `--calibration-scenes`
 others. Each row is appended to OUT/rows.jsonl as it is done, so that an interrupted run goes on; the table is written
@@ -121,13 +122,14 @@ def evaluate_row(
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    header = ["model", "scheme", "recipe", "AUC@30", "@15", "@5", "@3", "change @30 (95 %)", "% of FP"]
+    header = ["model", "scheme", "recipe", "calibration", "AUC@30", "@15", "@5", "@3", "change @30 (95 %)", "% of FP"]
     header += ["pose dB", "depth abs-rel"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     floats = {r["model"]: r for r in rows if r["recipe"] == "float"}
     for row in rows:
         low, high = row["auc30_interval"]
-        cells = [row["model"], row["scheme"], row["recipe"], *(f"{row[f'auc{t}']:.2f}" for t in (30, 15, 5, 3))]
+        cells = [row["model"], row["scheme"], row["recipe"], str(row.get("calibration_scenes", ""))]
+        cells += [f"{row[f'auc{t}']:.2f}" for t in (30, 15, 5, 3)]
         change = "" if row["recipe"] == "float" else f"{row['auc30_change']:+.2f} [{low:+.2f}, {high:+.2f}]"
         share = 100 * row["auc30"] / floats[row["model"]]["auc30"] if row["model"] in floats else float("nan")
         pose = "" if row["recipe"] == "float" else f"{row['sqnr_db']['pose_enc']:.1f}"

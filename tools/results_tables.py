@@ -25,6 +25,7 @@ FILES = (
     ROOT / "docs" / "method.md",
     ROOT / "qvggt" / "weights" / "tiny" / "README.md",
     ROOT / "docs" / "reconstruction.md",
+    ROOT / "docs" / "tutorial.md",
 )
 MARKER = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -175,13 +176,22 @@ def passes() -> str:
 
 
 RECIPES = ("rtn", "smoothquant", "quarot", "quantvggt", "qvggt")
+MODELS = ("plain", "channels", "pca")
+SCHEMES = ("w8a8-dynamic", "w8a8-static", "w4a8-dynamic", "w4a16-dynamic", "w4a4-dynamic", "w4a4-static")
+CALIBRATION_SCENES = 32  # of every table but `calibration`
+
+
+def accuracy_rows() -> list[dict[str, Any]]:
+    rows = load("accuracy")["rows"]
+    return [r for r in rows if r.get("calibration_scenes", CALIBRATION_SCENES) == CALIBRATION_SCENES]
 
 
 def accuracy() -> str:
     """AUC@30 of every recipe, one row a model and scheme, by tools/bench_accuracy.py."""
-    found = {(r["model"], r["scheme"], r["recipe"]): r for r in load("accuracy")["rows"]}
+    found = {(r["model"], r["scheme"], r["recipe"]): r for r in accuracy_rows()}
+    measured = {(model, scheme) for model, scheme, _ in found}
     rows = []
-    for model, scheme in dict.fromkeys((m, s) for m, s, _ in found if s != "fp32"):
+    for model, scheme in ((m, s) for m in MODELS for s in SCHEMES if (m, s) in measured):
         base, ours = found[model, "fp32", "float"], found.get((model, scheme, "qvggt"))
         cells = [f"{r['auc30']:.2f}" if (r := found.get((model, scheme, name))) else "-" for name in RECIPES]
         if ours is None:
@@ -206,10 +216,53 @@ def ablation() -> str:
             *(f"{r[k]:.2f}" for k in ("auc30", "auc5")),
             *(f"{r['sqnr_db'][k]:.1f}" for k in ("pose_enc", "depth")),
         ]
-        for r in load("accuracy")["rows"]
+        for r in sorted(accuracy_rows(), key=lambda r: r["recipe"] != "qvggt")
         if r["model"] == "plain" and r["scheme"] == "w4a4-dynamic" and r["recipe"].startswith(("ours", "qvggt"))
     ]
     return markdown(["w4a4-dynamic, plain model", "AUC@30", "AUC@5", "pose dB", "depth dB"], rows)
+
+
+def calibration() -> str:
+    """Ours by the number of calibration scenes, by tools/bench_accuracy.py --calibration-scenes."""
+    rows = sorted(load("accuracy")["rows"], key=lambda r: (r["scheme"], r.get("calibration_scenes", 0)))
+    ours = [r for r in rows if r["model"] == "plain" and r["recipe"] == "qvggt" and r["scheme"].startswith("w4a4")]
+    cells = [
+        [
+            r["scheme"],
+            str(r["calibration_scenes"]),
+            *(f"{r[k]:.2f}" for k in ("auc30", "auc5")),
+            *(f"{r['sqnr_db'][k]:.1f}" for k in ("pose_enc", "depth")),
+            f"{r['calibration_seconds']:.0f}",
+        ]
+        for r in ours
+    ]
+    return markdown(["scheme", "calibration scenes", "AUC@30", "AUC@5", "pose dB", "depth dB", "seconds"], cells)
+
+
+def scale() -> str:
+    """VGGT-1B whole: export, parity and the TensorRT-RTX plan of each form, by tools/bench_scale.py."""
+    found = {(r["form"], r["step"]): r for r in load("scale")["rows"]}
+    rows = []
+    for form in dict.fromkeys(name for name, _ in found):
+        export, parity, build = (found.get((form, step), {}) for step in ("export", "parity", "build"))
+        cells = [form]
+        if "file_bytes" in export:
+            cells += [
+                f"{export['file_bytes'] / 1e6:.0f}",
+                f"{export['seconds']:.0f}",
+                f"{export['peak_rss'] / 1e9:.1f}",
+            ]
+        else:
+            cells += ["-"] * 3
+        cells.append(f"{parity['linears']} linears" if parity.get("passed") else "failed" if parity else "-")
+        if "engine_bytes" in build:
+            cells += [f"{build['engine_bytes'] / 1e6:.0f}", f"{build['seconds']:.0f}"]
+            cells += [f"{build['peak_rss_children'] / 1e9:.1f}", build["summary"]]
+        else:
+            cells += ["-"] * 4
+        rows.append(cells)
+    header = ["form", "ONNX MB", "export s", "export GB", "parity", "engine MB", "build s", "build GB", "layer report"]
+    return markdown(header, rows)
 
 
 def parts() -> str:
@@ -226,6 +279,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "parts": parts,
     "accuracy": accuracy,
     "ablation": ablation,
+    "calibration": calibration,
+    "scale": scale,
     "demo": demo,
     "tiny": tiny,
     "bench_tiny": bench_tiny,

@@ -196,11 +196,13 @@ def read_scheme(path: Path) -> Scheme:
 def check_options(scheme: Path | None, budget: str | None, bits: str, act: str, given: tuple[str, ...]) -> None:
     """QvggtError for options that contradict each other; a word about one without effect."""
     if scheme is not None:
-        for option in ("bits", "act", "parts", "budget"):
+        for option in ("bits", "act", "parts", "override", "budget"):
             if option in given:
                 raise QvggtError(f"--{option}: --scheme {scheme} says that already; give one of the two")
     if "budget_by" in given and budget is None:
         raise QvggtError("--budget-by belongs to --budget; add that or leave it out")
+    if "override" in given and budget is not None:
+        raise QvggtError("--override: --budget chooses the bits of every part itself; give one of the two")
     if act == "static" and bits.endswith("a16"):
         typer.echo(f"note: --act static does nothing with {bits}, whose activations stay in floating point", err=True)
 

@@ -66,12 +66,18 @@ def calibrate(
     budget_by: Annotated[str, typer.Option(help="--budget: bits per part or per block.")] = "part",
     size: Annotated[str | None, typer.Option(help="HxW of the images in pixels. [model's own]")] = None,
     parts: Annotated[str, typer.Option(help="Parts to quantize: dino, aggregator, camera, dpt.")] = "dino,aggregator",
+    override: Annotated[
+        list[str] | None,
+        typer.Option(help="PATTERN=BITS for modules whose path matches, e.g. 'camera_head.trunk.*=w4a16'; repeatable."),
+    ] = None,
     rounding: Annotated[str | None, typer.Option(help="rtn or gptq. [the recipe's]")] = None,
     propagation: Annotated[
         str | None, typer.Option(help="Inputs a block is calibrated on: float or quantized. [the recipe's]")
     ] = None,
     fc2: Annotated[str | None, typer.Option(help="Online rotation of fc2: none or kronecker. [the recipe's]")] = None,
-    epochs: Annotated[int | None, typer.Option(min=0, help="Learning passes; 0 = none. [the recipe's]")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=0, help="Learning passes; 0 = none. [the recipe's; 0 at 8 bits]")
+    ] = None,
     memory: Annotated[float, typer.Option(min=0.1, help="GB of tokens kept in RAM before they spill to disk.")] = 2.0,
     import_quantvggt: Annotated[
         Path | None, typer.Option(help="Folder of released QuantVGGT parameters to import instead (with --bits).")
@@ -101,16 +107,19 @@ def calibrate(
         read_scheme,
         search_budget,
     )
+    from qvggt.cli.overrides import with_overrides
     from qvggt.cli.pool import PoolConfig, selection_config, training_images
     from qvggt.cli.source import load_source, parse_size
     from qvggt.cli.versions import versions
     from qvggt.quant.checkpoint import DESCRIPTION, Provenance, save_calibrated
+    from qvggt.quant.model import check_overrides
     from qvggt.quant.scheme import parse_scheme
 
     given = given_options(context)
     check_options(scheme, budget, bits, act, given)
     limit = None if budget is None else parse_budget(budget)
     wanted = read_scheme(scheme) if scheme is not None else parse_scheme(bits, act, [p for p in parts.split(",") if p])
+    wanted = with_overrides(wanted, override or [])
     chosen = adjusted(find_recipe(recipe), rounding, propagation, fc2, epochs)
     plain = chosen == RECIPES["rtn"]
     check_place(output)
@@ -127,6 +136,7 @@ def calibrate(
     source = load_source(model, revision=revision, offline=offline)
     if source.scheme is not None:
         raise QvggtError(f"{model}: is calibrated already ({source.scheme.label}); give the float checkpoint")
+    check_overrides(source.model, wanted)
     height, width = parse_size(size, source.model)
     chooser = None
     if select:
@@ -212,7 +222,7 @@ def adjusted(
     if fc2 is not None:
         changes["online"] = "fc2" if fc2 == "kronecker" else "none"
     if epochs is not None:
-        changes |= {"epochs": epochs, "learn": epochs > 0}
+        changes |= {"epochs": epochs, "learn": epochs > 0, "learn_bits": 16}
     return recipe.replace(**changes)
 
 

@@ -13,6 +13,7 @@ from qvggt.calib.stream import Stream, TokenStore, stages
 from qvggt.errors import QvggtError
 from qvggt.model import VGGT
 from qvggt.quant import parse_scheme, quantized_linears
+from qvggt.quant.scheme import INTEGERS, LinearFormat
 from qvggt.rotation.structure import applied_fold
 
 
@@ -98,6 +99,20 @@ def test_learning_lowers_every_blocks_error(batches: list[torch.Tensor]) -> None
     assert len(reports) == 9
     assert all(r.learned < r.start for r in reports.values())
     assert all(r.final == pytest.approx(r.learned, rel=0.02) for r in reports.values())
+
+
+def test_ours_learns_where_a_grid_is_coarse(batches: list[torch.Tensor]) -> None:
+    def formats(*bits: str) -> list[LinearFormat]:
+        path = "aggregator.frame_blocks.0.mlp.fc1"
+        return [f for b in bits if (f := parse_scheme(b).format(path)) is not None]
+
+    ours = find_recipe("qvggt")
+    assert [bits for bits in INTEGERS if ours.learns(formats(bits))] == ["w4a8", "w6a6", "w4a4", "w4a16"]
+    assert ours.learns(formats("w8a8", "w4a8"))
+    assert not ours.replace(learn=False).learns(formats("w4a4"))
+    assert find_recipe("quantvggt").learns(formats("w8a8"))  # as released
+    reports = calibrate_(small_model(seed=1), parse_scheme("w8a8"), ours, batches, progress=False)
+    assert all(report.learned == report.start for report in reports.values())
 
 
 def test_deterministic_for_a_seed(batches: list[torch.Tensor]) -> None:

@@ -115,6 +115,19 @@ def test_every_part_is_calibrated_and_exported(
     assert "60/60 quantized convolutions agree" in printed
 
 
+def test_overrides_are_calibrated_and_exported(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    override = ("--override", "camera_head.trunk.*=w4a16")
+    assert call(calibrate.app, *line(inputs, tmp_path / "c", *override)) == 0
+    loaded = load_calibrated(tmp_path / "c")
+    assert loaded.scheme == Scheme("w4a4", overrides=(("camera_head.trunk.*", "w4a16"),))
+    assert loaded.scheme.label == "w4a4-dynamic-mixed"
+    quick = ("--parity-sequences", 0, "--parity-frames", "2", "--data", inputs / "scenes")
+    assert call(export.app, tmp_path / "c", "-o", tmp_path / "m.onnx", *quick) == 0
+    assert f"{36 + 4}/40 quantized linears agree" in capsys.readouterr().out
+
+
 def test_static_and_weight_only_is_said(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--bits", "w4a16", "--act", "static", "--recipe", "rtn")
     assert call(calibrate.app, inputs / "float.safetensors", *options, "-o", tmp_path / "c") == 0
@@ -130,6 +143,8 @@ def test_static_and_weight_only_is_said(inputs: Path, tmp_path: Path, capsys: py
         (("--budget", "1%", "--bits", "fp32"), ("fp32", "w4a4, w4a8")),
         (("--budget", "1%", "--scheme", "x.json"), ("--bits", "x.json")),
         (("--parts", "dpt,eyes"), ("eyes", "dino, aggregator, camera, dpt")),
+        (("--override", "camera.*=w4a16"), ("camera.*", "matches no linear")),
+        (("--override", "camera_head.trunk.*=w4a16", "--budget", "1%"), ("--override", "--budget", "one of the two")),
     ],
 )
 def test_mistakes(

@@ -81,6 +81,18 @@ def test_one_file_runs_with_any_frame_count(inputs: Path, tmp_path: Path) -> Non
         assert session.run(["depth"], {"images": images})[0].shape == (1, frames, 28, 56, 1)
 
 
+def test_fused_attention_is_checked_like_any_file(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "m.onnx"
+    line = (inputs / "float.safetensors", "--fused-attention", "-o", out, *QUICK)
+    assert call(export.app, *line) == 0
+    assert "parity passed" in capsys.readouterr().out
+    assert "MultiHeadAttention" in {node.op_type for node in onnx.load(out).graph.node}
+    err = mistake(capsys, export.app, *line, "--target", "tensorrt")
+    assert "fused attention" in err
+
+
 def test_calibrate_then_export_a_static_checkpoint(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,20 +6,14 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qvggt.calib.convs import observe_convs
 from qvggt.calib.ranges import observe_ranges
 from qvggt.model import VGGT
-from qvggt.quant.conv import ConvRange, conv_rows
-from qvggt.quant.model import (
-    check_overrides,
-    quantize_,
-    quantized_convs,
-    quantized_linears,
-    scheme_convs,
-    scheme_linears,
-)
+from qvggt.quant.conv import ConvRange, QuantConv2d, conv_rows
+from qvggt.quant.linear import QuantLinear
+from qvggt.quant.model import Conv, check_overrides, quantize_, scheme_convs, scheme_linears
 from qvggt.quant.scheme import Scheme
 
 
@@ -51,16 +45,16 @@ def quantize_rtn_(
     maps: dict[str, ConvRange] = {}
     if convs and batches is not None:
         maps = observe_convs(model, batches, convs, total, progress)
-    weights = {path: linear.weight.detach() for path, linear, _ in scheme_linears(model, scheme)}
-    kernels = {path: conv_rows(conv) for path, conv, _ in scheme_convs(model, scheme)}
-    quantize_(model, scheme, ranges, maps)
     table: dict[str, dict[str, float]] = {}
-    with torch.no_grad():
-        for path, module in quantized_linears(model):
-            table[path] = {"weight_sqnr_db": round(weight_sqnr(weights[path], module.weight_dequantized()), 3)}
-            if path in ranges:
-                table[path]["input_amax"] = round(ranges[path], 6)
-        for path, conv in quantized_convs(model):
-            table[path] = {"weight_sqnr_db": round(weight_sqnr(kernels[path], conv.weight_dequantized()), 3)}
+
+    @torch.no_grad()
+    def note(path: str, module: nn.Linear | Conv, quantized: QuantLinear | QuantConv2d) -> None:
+        weight = module.weight if isinstance(module, nn.Linear) else conv_rows(module)
+        table[path] = {"weight_sqnr_db": round(weight_sqnr(weight, quantized.weight_dequantized()), 3)}
+        if path in ranges:
+            table[path]["input_amax"] = round(ranges[path], 6)
+        if path in maps:
             table[path] |= {"input_amax": round(maps[path].input, 6), "output_amax": round(maps[path].output, 6)}
+
+    quantize_(model, scheme, ranges, maps, note)
     return table

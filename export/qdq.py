@@ -124,6 +124,8 @@ def _weight_only(
     if precision is Precision.FP16 and scales.min() < SMALLEST_NORMAL:
         lift = 2.0 ** -math.ceil(math.log2(scales.max()))  # a power of two: moves the exponents, changes no digit
     scale = builder.real(f"{parameters}.weight_scale", scales * np.float32(lift), precision)
+    if parameters != path:  # one name per use: TensorRT merges equal DQs, and expands a weight with several users
+        scale = builder.op("Identity", [scale], path)
     codes = np.ascontiguousarray(_array(module.codes).T)
     stored = (
         builder.int4_constant(f"{parameters}.weight_codes", codes)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from qvggt.export.lint.finding import Severity
 from qvggt.export.lint.graph import Model
-from qvggt.export.lint.product import products
+from qvggt.export.lint.product import Product, products
 from qvggt.export.lint.quantizer import FP4, FP8, INT4, INT8, SUPPORTED, type_name
 from qvggt.export.lint.rule import Place, rule
 
@@ -75,6 +75,25 @@ def int4_without_blocks(model: Model) -> Iterator[Place]:
         dq = product.weight.dq
         if product.weight_only and product.is_gemm and dq is not None and dq.codes == INT4 and not dq.blocked:
             yield Place(product.node.label, product.node.op, dq.describe())
+
+
+@rule(
+    "QV309",
+    "int4-weights-shared",
+    Severity.WARNING,
+    reason="INT4 weights with floating-point activations in several products: the weight is expanded at every run",
+    fix="give each product a DequantizeLinear whose scale has a name of its own (an Identity of it will do; the codes "
+    "are stored once), and activations of rank 3",
+)
+def int4_shared(model: Model) -> Iterator[Place]:
+    uses: dict[tuple[int, str, str], list[Product]] = {}
+    for product in products(model):
+        dq = product.weight.dq
+        if product.weight_only and product.is_gemm and dq is not None and dq.codes == INT4 and dq.blocked:
+            uses.setdefault((id(dq.node.scope), dq.source, dq.scale), []).append(product)
+    for (_, codes, _), found in uses.items():
+        if len(found) > 1:
+            yield Place(found[0].node.label, found[0].node.op, f"{codes}: {len(found)} products")
 
 
 @rule(

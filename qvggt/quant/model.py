@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -77,14 +77,17 @@ def quantize_(
     scheme: Scheme,
     ranges: Mapping[str, float] | None = None,
     conv_ranges: Mapping[str, ConvRange] | None = None,
+    visit: Callable[[str, nn.Linear | Conv, QuantLinear | QuantConv2d], None] | None = None,
 ) -> None:
     """Replace the scheme's linears and convolutions in place, one at a time, by round-to-nearest quantized ones.
 
+    `visit` gets the path, the float module and the quantized one of each, before the float one is let go.
     `ranges` maps a path to the observed max |x| of its input; static schemes need one for every linear; `conv_ranges`
     those of the convolutions: QvggtError names the first that lacks it, with the model untouched. QvggtError for an
     override that matches nothing.
     """
     ranges, conv_ranges = ranges or {}, conv_ranges or {}
+    visit = visit or (lambda *_: None)
     check_overrides(model, scheme)
     for path, _, format in scheme_linears(model, scheme):
         if format.activation == "static" and path not in ranges:
@@ -92,9 +95,13 @@ def quantize_(
     for path, _, _ in scheme_convs(model, scheme):
         check_range(path, conv_ranges.get(path))
     for path, linear, format in scheme_linears(model, scheme):
-        model.set_submodule(path, QuantLinear.from_float(linear, format, ranges.get(path)))
+        quantized = QuantLinear.from_float(linear, format, ranges.get(path))
+        visit(path, linear, quantized)
+        model.set_submodule(path, quantized)
     for path, conv, format in scheme_convs(model, scheme):
-        model.set_submodule(path, QuantConv2d.from_float(conv, format, conv_ranges[path]))
+        kernel = QuantConv2d.from_float(conv, format, conv_ranges[path])
+        visit(path, conv, kernel)
+        model.set_submodule(path, kernel)
 
 
 def prepare_(model: nn.Module, scheme: Scheme, transforms: Mapping[str, TransformSpec] | None = None) -> None:

@@ -17,6 +17,7 @@ from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import linear_format, parse_scheme
 
 LINEAR = "aggregator.frame_blocks.0.mlp.fc1"
+SHARED = "camera_head.trunk.0.mlp.fc1"
 
 
 def module(bits: str, act: str, inner: int = 256, outer: int = 384) -> nn.Module:
@@ -29,15 +30,30 @@ def module(bits: str, act: str, inner: int = 256, outer: int = 384) -> nn.Module
 
 
 def write_network(
-    path: Path, bits: str, act: str = "dynamic", precision: str = "fp16", inner: int = 256, outer: int = 384
+    path: Path,
+    bits: str,
+    act: str = "dynamic",
+    precision: str = "fp16",
+    inner: int = 256,
+    outer: int = 384,
+    uses: int = 1,
 ) -> Path:
-    """LayerNorm -> linear -> GELU on x [1, rows, inner] as an ONNX file for TensorRT."""
+    """LayerNorm -> linear -> GELU on x [1, rows, inner] as an ONNX file for TensorRT; `uses` times in a row, with the
+    same weights, as the camera head uses its trunk."""
     builder = GraphBuilder(precision=Precision(precision))
     x = builder.input("x", [1, "rows", inner])
-    x = builder.op("LayerNormalization", [x, builder.constant("ones", np.ones(inner, np.float32))], "norm", axis=-1)
-    y = emit_linear(builder, LINEAR, module(bits, act, inner, outer), x, Target.TENSORRT)
-    builder.output(builder.op("Gelu", [y], "act"), "y", [1, "rows", outer])
-    metadata = {"qvggt.scheme": parse_scheme(bits, act).to_json(), "qvggt.precision": precision}
+    ones, linear = builder.constant("ones", np.ones(inner, np.float32)), module(bits, act, inner, outer)
+    for use in range(uses):
+        at = LINEAR if uses == 1 else SHARED.replace("head.", f"head.iter.{use}.")
+        x = builder.op("LayerNormalization", [builder.cast(x, Precision.FP32, f"{at}.norm"), ones], "norm", axis=-1)
+        x = builder.op(
+            "Gelu", [emit_linear(builder, at, linear, x, Target.TENSORRT, LINEAR if uses == 1 else SHARED)], "act"
+        )
+    builder.output(x, "y", [1, "rows", outer])
+    metadata = {
+        "qvggt.scheme": parse_scheme(bits, act, ("aggregator", "camera")).to_json(),
+        "qvggt.precision": precision,
+    }
     path.write_bytes(builder.model("form", metadata, "test").SerializeToString())
     return path
 

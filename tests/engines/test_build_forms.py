@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rtx_forms import LINEAR, run_onnx, write_network
+from rtx_forms import LINEAR, SHARED, run_onnx, write_network
 
 from qvggt.engines.build_config import BuildConfig
 from qvggt.engines.builder import build_engine, read_source
@@ -45,6 +45,21 @@ def test_form(bits: str, act: str, kernel: str, stored: str, size: float, capabi
     weights = 256 * 384
     assert report.weight_bytes is not None
     assert size * weights <= report.weight_bytes < size * weights + 40 * 384  # scales, bias and norm
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize(("bits", "act", "kernel", "stored", "size"), [FORMS[1], FORMS[3], FORMS[5]])
+def test_a_linear_used_several_times(
+    bits: str, act: str, kernel: str, stored: str, size: float, precision: str, tmp_path: Path
+) -> None:
+    """Every use has the kernel, and the codes are stored once."""
+    path = write_network(tmp_path / "m.onnx", bits, act, precision, inner=256, outer=256, uses=4)
+    report = report_of(path, *GENERATIONS)
+    (verdict,) = report.linears
+    assert verdict.path == SHARED
+    assert (verdict.wanted, verdict.found, verdict.note, verdict.stored) == (kernel, kernel, "", stored)
+    assert report.weight_bytes is not None
+    assert report.weight_bytes < (size + 2 / 128) * 256 * 256 + 40 * 256
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])

@@ -139,6 +139,37 @@ def test_repeated_scales_bring_the_fused_kernel_back(rules: Lint, build: Build) 
     assert build(model).fused("Int4") == 1
 
 
+def used_twice(form: str) -> ModelProto:
+    """Two products with one INT4 weight [N, N] in blocks."""
+    net = Net((1, "m", N))
+    codes, scale = net.codes((N, N), 4), net.real(np.full((N // 128, N), 0.01))
+
+    def weight(scale: str) -> str:
+        return net.op("DequantizeLinear", codes, scale, axis=0, block_size=128)
+
+    first = weight(scale)
+    second = {"one DQ": lambda: first, "equal DQs": lambda: weight(scale)}.get(
+        form, lambda: weight(net.op("Identity", scale))
+    )()
+    y = net.op("MatMul", "x", first)
+    return net.model(net.op("MatMul", net.op("Relu", y), second))
+
+
+@pytest.mark.parametrize("form", ["one DQ", "equal DQs"])
+def test_shared_int4_weights_are_expanded(form: str, rules: Lint, build: Build) -> None:
+    model = used_twice(form)
+    assert rules(model) == {"QV309"}
+    verdict = build(model)
+    assert verdict.built
+    assert verdict.fused("Int4") == 0
+
+
+def test_a_scale_of_its_own_name_brings_the_fused_kernels_back(rules: Lint, build: Build) -> None:
+    model = used_twice("another name")
+    assert rules(model) == set()
+    assert build(model).fused("Int4") == 2
+
+
 def test_int8_weights_in_blocks_are_expanded(rules: Lint, build: Build) -> None:
     net = Net()
     model = net.model(net.op("MatMul", "x", net.weight(8, "block")))

@@ -1,6 +1,6 @@
 """VGGT-1B on this machine: export, parity and TensorRT-RTX build at full size, each step in a process of its own.
 
-    python tools/bench_scale.py                                   # everything, an hour or so on one core
+    python tools/bench_scale.py                                   # everything, about ten minutes on a quiet machine
     python tools/bench_scale.py --only w4a4 --steps export,build
     python tools/bench_scale.py --model vggt-1b                   # real weights instead of random ones
 

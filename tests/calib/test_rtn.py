@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterator
 
 import pytest
 import torch
 from small_network import SIZE, small_model
 
+from qvggt.calib import rtn
 from qvggt.calib.ranges import observe_ranges
 from qvggt.calib.rtn import quantize_rtn_, weight_sqnr
 from qvggt.errors import QvggtError
@@ -51,6 +53,21 @@ def test_the_table_is_the_error_of_every_weight(bits: str) -> None:
         noise = (weight - module.weight_dequantized().double()).square().sum()
         expected = 10 * math.log10(float(weight.square().sum() / noise))
         assert table[path] == {"weight_sqnr_db": pytest.approx(expected, abs=0.002)}
+
+
+def test_one_float_weight_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lets a 1B model be rounded in little more than its own memory."""
+    model, scheme = network(), parse_scheme("w4a4")
+    weights = [weakref.ref(linear.weight) for _, linear, _ in scheme_linears(model, scheme)]
+    alive = []
+
+    def count(*pair: torch.Tensor) -> float:
+        alive.append(sum(weight() is not None for weight in weights))
+        return weight_sqnr(*pair)
+
+    monkeypatch.setattr(rtn, "weight_sqnr", count)
+    quantize_rtn_(model, scheme, progress=False)
+    assert alive == [*range(len(weights), 0, -1)]
 
 
 def test_each_bit_is_worth_six_db() -> None:

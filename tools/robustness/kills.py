@@ -37,7 +37,7 @@ class Job:
 @dataclass(frozen=True)
 class KillFigures:
     """kills: processes that SIGKILL ended. resumed: final runs that gave the same bytes, of `rounds`. litter: hidden
-    temporary names that killed runs left (nobody can remove them any more). faults: one line each."""
+    temporary names that are still there after the final run. faults: one line each."""
 
     job: str
     kills: int

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from qvggt.quant.quantizer import qmax
 
+LAZY = 128  # input channels rounded before their errors reach the channels after them
+
 
 class InputMoments:
     """Running second moments of a linear's quantized inputs X and of the float inputs Z they stand for, float64.
@@ -53,12 +55,15 @@ def gptq_codes(weight: Tensor, scale: Tensor, bits: int, moments: InputMoments, 
     # upper Cholesky factor of the inverse: row i holds how column i's error moves to the columns after it
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
     upper = torch.linalg.cholesky(inverse, upper=True)
-    rest = weight.double()[:, order].clone()
-    steps = scale.double().expand_as(weight)[:, order]
+    # transposed: a row is an input channel. Within a block of channels errors spread at once, beyond it in one product
+    rest, steps = (t.double().expand_as(weight).T[order].contiguous() for t in (weight, scale))
     codes = torch.empty_like(rest)
-    for i in range(rest.shape[1]):
-        column, step = rest[:, i : i + 1], steps[:, i : i + 1]
-        codes[:, i : i + 1] = (column / step).round().clamp(-q, q)
-        error = (column - codes[:, i : i + 1] * step) / upper[i, i]
-        rest[:, i + 1 :] -= error * upper[i, i + 1 :]
-    return codes[:, torch.argsort(order)]
+    for start in range(0, len(rest), LAZY):
+        inner = upper[start : start + LAZY, start : start + LAZY]
+        block, errors = rest[start : start + LAZY], torch.empty_like(rest[start : start + LAZY])
+        for i, (row, step) in enumerate(zip(block, steps[start : start + LAZY], strict=True)):
+            codes[start + i] = (row / step).round().clamp(-q, q)
+            errors[i] = (row - codes[start + i] * step) / inner[i, i]
+            block[i + 1 :].addr_(inner[i, i + 1 :], errors[i], alpha=-1)
+        rest[start + LAZY :].addmm_(upper[start : start + LAZY, start + LAZY :].T, errors, alpha=-1)
+    return codes[torch.argsort(order)].T.contiguous()

@@ -27,6 +27,7 @@ from qvggt.watching import watching
 
 LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 ONLINE: dict[Online, tuple[str, ...]] = {"none": (), "fc2": ("mlp.fc2",), "all": ("attn.qkv", "mlp.fc1", "mlp.fc2")}
+STEP_TOKENS = 8192  # of which a learning step keeps activations; larger batches are summed up in pieces
 SAMPLE_ROWS = 2048  # tokens kept per linear to start scales and clips from
 
 
@@ -210,17 +211,26 @@ def _learn(
     for _ in range(recipe.epochs):
         order = torch.randperm(len(target.tokens), generator=generator).tolist()
         for group in target.groups(recipe.batch, order):
+            pieces = [group[i : i + at_once(target, group)] for i in range(0, len(group), at_once(target, group))]
+            shares = [len(piece) / len(group) for piece in pieces]
             with torch.no_grad():
-                wanted = block(*target.batch(stage, group, recipe.frame_shapes))
-            tokens, rope, kinds = source.batch(stage, group, recipe.frame_shapes)
-            error = (quantized(tokens, rope, kinds) - wanted).square().mean(-1)
-            size = wanted.square().mean().clamp_min(1e-12)
-            loss = (error * token_weights(kinds, recipe.special_weight)).mean() / size
+                wanted = [block(*target.batch(stage, piece, recipe.frame_shapes)) for piece in pieces]
+                sizes = [share * w.square().mean() for share, w in zip(shares, wanted, strict=True)]
+                size = torch.stack(sizes).sum().clamp_min(1e-12)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            for piece, share, goal in zip(pieces, shares, wanted, strict=True):
+                tokens, rope, kinds = source.batch(stage, piece, recipe.frame_shapes)
+                error = (quantized(tokens, rope, kinds) - goal).square().mean(-1)
+                loss = (error * token_weights(kinds, recipe.special_weight)).mean() / size
+                (share * loss).backward()
             optimizer.step()
             schedule.step()
     quantized.requires_grad_(False)
+
+
+def at_once(stream: Stream, group: list[int]) -> int:
+    """How many of these equally shaped sequences go through a block together in a learning step."""
+    return max(1, STEP_TOKENS // stream.tokens[group[0]].shape[:2].numel())
 
 
 @torch.no_grad()

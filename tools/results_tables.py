@@ -125,6 +125,39 @@ def bench_1b_1thread() -> str:
     return bench_processor("bench_cpu_1b_1thread")
 
 
+def bench_1b_518() -> str:
+    return bench_processor("bench_cpu_1b_518")
+
+
+GOAL_RUNS = {
+    "VGGT-1B, 1 x 266x266": "bench_cpu_1b_1thread",
+    "VGGT-1B, 2 x 266x266": "bench_cpu_1b",
+    "VGGT-1B, 1 x 518x518": "bench_cpu_1b_518",
+    "two blocks, 1374 tokens": "bench_cpu_slice_1b",
+    "two blocks, 2 x 366 tokens": "bench_cpu_slice_1b_266",
+    "a DPT head, 266x266": "bench_cpu_head_1b",
+}
+GOALS = (  # text, candidates, what they are compared with
+    ("ONNX Runtime w8a8 at least 2.5x ONNX Runtime fp32", "ONNX Runtime w8a8", "ONNX Runtime fp32"),
+    ("OpenVINO w8a8 at least 4x PyTorch fp32", "OpenVINO w8a8", "PyTorch fp32"),
+    ("OpenVINO w8a8 at least 1.5x PyTorch bf16", "OpenVINO w8a8", "PyTorch bf16"),
+)
+
+
+def goals() -> str:
+    """Ratios of processor seconds: the fastest dynamic w8a8 row of a runtime against a float one."""
+    runs = {name: {r["candidate"]: r["cpu_s"] for r in load(file)["rows"]} for name, file in GOAL_RUNS.items()}
+    rows = []
+    for text, ours, theirs in GOALS:
+        cells = [text]
+        for seconds in runs.values():
+            mine = [s for name, s in seconds.items() if name.startswith(ours) and ":static" not in name]
+            base = [s for name, s in seconds.items() if name.startswith(theirs)]
+            cells.append(f"{min(base) / min(mine):.2f}x" if mine and base else "-")
+        rows.append(cells)
+    return markdown(["goal", *runs], rows)
+
+
 def profile_slice() -> str:
     """Shares of the kinds of work, one column a file and runtime."""
     names = {
@@ -289,6 +322,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench_slice_1b_266": bench_slice_1b_266,
     "bench_head_1b": bench_head_1b,
     "bench_1b_1thread": bench_1b_1thread,
+    "bench_1b_518": bench_1b_518,
+    "goals": goals,
     "profile_slice": profile_slice,
     "passes": passes,
 }

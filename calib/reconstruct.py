@@ -211,7 +211,8 @@ def _learn(
     for _ in range(recipe.epochs):
         order = torch.randperm(len(target.tokens), generator=generator).tolist()
         for group in target.groups(recipe.batch, order):
-            pieces = [group[i : i + at_once(target, group)] for i in range(0, len(group), at_once(target, group))]
+            count = max(1, STEP_TOKENS // target.length(group[0]))
+            pieces = [group[i : i + count] for i in range(0, len(group), count)]
             shares = [len(piece) / len(group) for piece in pieces]
             with torch.no_grad():
                 wanted = [block(*target.batch(stage, piece, recipe.frame_shapes)) for piece in pieces]
@@ -226,11 +227,6 @@ def _learn(
             optimizer.step()
             schedule.step()
     quantized.requires_grad_(False)
-
-
-def at_once(stream: Stream, group: list[int]) -> int:
-    """How many of these equally shaped sequences go through a block together in a learning step."""
-    return max(1, STEP_TOKENS // stream.tokens[group[0]].shape[:2].numel())
 
 
 @torch.no_grad()

@@ -129,6 +129,11 @@ class Stream:
     def _shape(self, index: int) -> tuple[int, int]:
         return self.frames[index], self.ropes[index][0].shape[0]
 
+    def length(self, index: int) -> int:
+        """Tokens of a sequence, all frames; reads none of them."""
+        frames, tokens = self._shape(index)
+        return frames * tokens
+
     def batch(self, stage: Stage, group: list[int], frame_shapes: bool = False) -> tuple[Tensor, Rope | None, Tensor]:
         """What the block of `stage` takes for these sequences: tokens, RoPE tables, kinds of the tokens.
 

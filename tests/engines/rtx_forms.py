@@ -43,12 +43,11 @@ def write_network(
     builder = GraphBuilder(precision=Precision(precision))
     x = builder.input("x", [1, "rows", inner])
     ones, linear = builder.constant("ones", np.ones(inner, np.float32)), module(bits, act, inner, outer)
+    owner = LINEAR if uses == 1 else SHARED
     for use in range(uses):
-        at = LINEAR if uses == 1 else SHARED.replace("head.", f"head.iter.{use}.")
+        at = owner.replace("camera_head.", f"camera_head.iter.{use}.")
         x = builder.op("LayerNormalization", [builder.cast(x, Precision.FP32, f"{at}.norm"), ones], "norm", axis=-1)
-        x = builder.op(
-            "Gelu", [emit_linear(builder, at, linear, x, Target.TENSORRT, LINEAR if uses == 1 else SHARED)], "act"
-        )
+        x = builder.op("Gelu", [emit_linear(builder, at, linear, x, Target.TENSORRT, owner)], "act")
     builder.output(x, "y", [1, "rows", outer])
     metadata = {
         "qvggt.scheme": parse_scheme(bits, act, ("aggregator", "camera")).to_json(),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qvggt.rotation.hadamard import head_rotation
+from qvggt.quant.hadamard import head_rotation
 
 FLOOR = 1e-7  # of the largest eigenvalue: directions the data never shows must not blow up
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from qvggt.calib.kind_means import KindMeans
 from qvggt.calib.stream import Stream, kinds_of, stages
 from qvggt.calib.stress import pca_rotation
-from qvggt.model import VGGT
-from qvggt.model.block import Block
-from qvggt.rotation.hadamard import named_seed
+from qvggt.models.block import Block
+from qvggt.models.vggt.network import VGGT
+from qvggt.quant.hadamard import named_seed
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from torch import Tensor
 from qvggt.calib.reconstruct import BlockReport
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write
-from qvggt.model.block import Block
+from qvggt.models.block import Block
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import LinearFormat
 from qvggt.quant.transform import TransformSpec

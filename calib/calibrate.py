@@ -14,12 +14,12 @@ from qvggt.calib.ranges import observe_ranges
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.reconstruct import LINEARS, BlockReport, calibrate_block
 from qvggt.calib.stream import Stream, stages
-from qvggt.model import VGGT
-from qvggt.model.block import Block
+from qvggt.models.block import Block
+from qvggt.models.fold_config import FoldConfig
+from qvggt.models.vggt.network import VGGT
 from qvggt.progress import bar
 from qvggt.quant.model import check_overrides, quantize_, scheme_convs, scheme_linears
 from qvggt.quant.scheme import Scheme
-from qvggt.rotation.config import FoldConfig
 from qvggt.rotation.fold import fold_
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT
+from qvggt.models.vggt.network import VGGT
 from qvggt.watching import watching
 
 STATISTICS = ("mean", "std", "lowest frame std")

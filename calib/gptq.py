@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qvggt.quant.quantizer import qmax
+from qvggt.formats.rounding import qmax
 
 LAZY = 128  # input channels rounded before their errors reach the channels after them
 

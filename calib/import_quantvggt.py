@@ -11,13 +11,13 @@ from torch import nn
 from qvggt.calib.quantvggt_release import PART, LinearParameters, ReleasedParameters, read_released
 from qvggt.calib.rtn import weight_sqnr
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT
+from qvggt.formats.rounding import clip_weight, weight_codes, weight_scale
+from qvggt.models.folded import applied_fold
+from qvggt.models.vggt.network import VGGT
 from qvggt.progress import bar
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.quantizer import clip_weight, weight_codes, weight_scale
 from qvggt.quant.scheme import LinearFormat, Scheme
 from qvggt.quant.transform import InputTransform, TransformSpec
-from qvggt.rotation.structure import applied_fold
 
 __all__ = ["BITS", "PART", "LinearParameters", "ReleasedParameters", "import_quantvggt_", "read_released"]
 

@@ -1,4 +1,4 @@
-"""Mean token of each kind (qvggt.model.kinds), over a stream."""
+"""Mean token of each kind (qvggt.models.token_types), over a stream."""
 
 from __future__ import annotations
 

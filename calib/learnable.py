@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qvggt.quant.linear import QuantLinear
-from qvggt.quant.quantizer import (
+from qvggt.formats.rounding import (
     EPS,
     WEIGHT_FLOOR,
     qmax,
@@ -19,9 +18,10 @@ from qvggt.quant.quantizer import (
     token_range,
     weight_codes,
 )
+from qvggt.quant.kronecker import KroneckerHadamard
+from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import LinearFormat
 from qvggt.quant.transform import InputTransform, TransformSpec
-from qvggt.rotation.kronecker import KroneckerHadamard
 
 START = 4.0  # logit of the clips at the start: 0.982 of the observed extremes
 

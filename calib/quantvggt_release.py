@@ -19,8 +19,8 @@ from torch import Tensor
 from qvggt.calib.reconstruct import LINEARS
 from qvggt.errors import QvggtError
 from qvggt.files import reason
-from qvggt.rotation.hadamard import power
-from qvggt.rotation.kronecker import KroneckerHadamard
+from qvggt.quant.hadamard import power
+from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.tensor_file import FLOATS, line, sniff
 
 FILES = {

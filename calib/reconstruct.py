@@ -16,10 +16,10 @@ from qvggt.calib.kind_means import KindMeans
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import Online, Recipe
 from qvggt.calib.stream import Stage, Stream, kinds_of
-from qvggt.model.block import Block
+from qvggt.models.block import Block
+from qvggt.quant.hadamard import named_seed
+from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.quant.scheme import LinearFormat
-from qvggt.rotation.hadamard import named_seed
-from qvggt.rotation.kronecker import KroneckerHadamard
 from qvggt.rotation.precision import in_float64
 from qvggt.rotation.smoothing import fold_smoothing_
 from qvggt.rotation.value import rotate_values_

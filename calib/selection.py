@@ -21,7 +21,7 @@ from qvggt.calib.selection_list import (
     save_selection,
 )
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT
+from qvggt.models.vggt.network import VGGT
 from qvggt.progress import bar
 
 __all__ = [

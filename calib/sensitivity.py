@@ -13,7 +13,7 @@ from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.memo import Memo
 from qvggt.calib.recipe import Recipe
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT
+from qvggt.models.vggt.network import VGGT
 from qvggt.progress import bar
 from qvggt.quant.model import scheme_convs, scheme_linears
 from qvggt.quant.scheme import Activation, LinearFormat, Scheme

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qvggt.model import VGGT
-from qvggt.model.block import Block, Rope
-from qvggt.model.kinds import aggregator_kinds, encoder_kinds
+from qvggt.models.block import Block, Rope
+from qvggt.models.token_types import aggregator_kinds, encoder_kinds
+from qvggt.models.vggt.network import VGGT
 from qvggt.watching import watching
 
 Kind = Literal["dino", "frame", "global"]

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from qvggt.calib.stream import stages
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT
-from qvggt.model.block import Block
+from qvggt.models.block import Block
+from qvggt.models.folded import check_foldable
+from qvggt.models.vggt.network import VGGT
+from qvggt.quant.hadamard import complement_of_ones, named_seed
 from qvggt.rotation.fold import rotate_streams_
-from qvggt.rotation.hadamard import complement_of_ones, named_seed
 from qvggt.rotation.smoothing import fold_smoothing_
-from qvggt.rotation.structure import check_foldable
 from qvggt.watching import watching
 
 LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")

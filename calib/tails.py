@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT
+from qvggt.models.vggt.network import VGGT
 from qvggt.progress import bar
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import DEFAULT_PARTS, PARTS

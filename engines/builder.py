@@ -15,15 +15,15 @@ from pathlib import Path
 
 from qvggt import __version__
 from qvggt.engines.build_config import FRAMES, SUFFIXES, BuildConfig
-from qvggt.engines.external_data import OnnxFile, open_onnx
 from qvggt.engines.layer_report import LayerReport, layer_report
 from qvggt.engines.layer_table import Row, rows_of_inspector, rows_of_log
 from qvggt.engines.manifest import FileFact, Manifest, Shapes, manifest_path
-from qvggt.engines.network_facts import NetworkFacts, network_facts
 from qvggt.engines.trt_build import Built, build_with_python
 from qvggt.engines.trtexec import find_trtexec, run_trtexec, save_command, trtexec_command
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, sibling
+from qvggt.onnx_view.file import OnnxFile, open_onnx
+from qvggt.onnx_view.network_facts import NetworkFacts, network_facts
 from qvggt.quant.scheme import Scheme
 from qvggt.tensor_file import line
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qvggt.engines.layer_table import Operand, Row
-from qvggt.engines.network_facts import CONV, GEMM, NetworkFacts, QuantizedLinear
+from qvggt.onnx_view.network_facts import CONV, GEMM, NetworkFacts, QuantizedLinear
 
 VERSION = 1
 SCOPE = (

@@ -11,9 +11,9 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from qvggt.engines.external_data import open_onnx
 from qvggt.engines.runner import TRAILING, ModelFile
 from qvggt.errors import QvggtError
+from qvggt.onnx_view.file import open_onnx
 from qvggt.quant.scheme import Scheme
 from qvggt.tensor_file import line
 

@@ -12,10 +12,11 @@ import torch
 from qvggt import __version__
 from qvggt.engines.runner import OUTPUTS, Array, ModelFile, Runner
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT
-from qvggt.model.config import VGGT_1B, check_size
-from qvggt.model.hub import find_weights
-from qvggt.model.loading import load_model, stored_config
+from qvggt.hub.loading import load_model
+from qvggt.hub.names import find_weights
+from qvggt.models.loading import stored_config
+from qvggt.models.vggt.config import VGGT_1B, check_size
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.checkpoint import DESCRIPTION, WEIGHTS, is_calibrated, load_calibrated
 from qvggt.quant.scheme import INTEGERS, Scheme
 from qvggt.tensor_file import open_tensors

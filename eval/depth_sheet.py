@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qvggt.data.co3d import Sequence as Co3DSequence
 from qvggt.engines.runner import Array, Runner
 from qvggt.errors import QvggtError
-from qvggt.eval.co3d import Sequence as Co3DSequence
 from qvggt.eval.contact_sheet import Row
 from qvggt.eval.depth import depth_errors
 from qvggt.eval.ground_truth import plan_images, sequence_depth

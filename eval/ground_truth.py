@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt.data.depth_png import read_depth, read_millimetres
+from qvggt.data.images import Resize, load_images_exact, load_images_tracked
+from qvggt.data.room_images import load_room_images
+from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.engines.runner import Runner
 from qvggt.errors import QvggtError
-from qvggt.eval.depth_png import read_depth, read_millimetres
-from qvggt.eval.room_images import load_room_images
-from qvggt.eval.sequence import Sequence as EvalSequence
-from qvggt.images import Resize, load_images_exact, load_images_tracked
 
 DEFAULT_SIZE = 518
 PATCH = 14  # pixels; of every published VGGT

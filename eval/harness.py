@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qvggt.data.images import Resize
+from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.engines.runner import Predictions, Runner
 from qvggt.errors import QvggtError
 from qvggt.eval.clouds import check_backend
@@ -20,9 +22,7 @@ from qvggt.eval.points import PointConfig, PointErrors, point_errors, predicted_
 from qvggt.eval.pose import pairwise_errors
 from qvggt.eval.records import Row
 from qvggt.eval.result import CandidateResult, SequenceRecord
-from qvggt.eval.sequence import Sequence as EvalSequence
 from qvggt.geometry import decode_pose
-from qvggt.images import Resize
 from qvggt.progress import bar
 
 METRIC_GROUPS = ("pose", "depth", "points")

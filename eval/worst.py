@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.engines.runner import Predictions, Runner
 from qvggt.eval.depth import depth_errors
 from qvggt.eval.ground_truth import ImagePlan
@@ -17,7 +18,6 @@ from qvggt.eval.harness import Truth
 from qvggt.eval.metrics import METRICS
 from qvggt.eval.points import in_first_camera, predicted_points
 from qvggt.eval.records import Row
-from qvggt.eval.sequence import Sequence as EvalSequence
 from qvggt.files import atomic_write
 from qvggt.geometry import decode_pose
 from qvggt.progress import bar

@@ -1,4 +1,4 @@
-"""Emission of the patch encoder and the alternating-attention rounds (qvggt.model.vit and .aggregator)."""
+"""Emission of the patch encoder and the alternating-attention rounds (qvggt.models.vggt.vit and .aggregator)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from qvggt.export.graph import GraphBuilder
 from qvggt.export.kinds import TokenKinds
 from qvggt.export.linear import array, emit_linear
 from qvggt.export.precision import Precision
-from qvggt.export.qdq import Target
-from qvggt.model.aggregator import IMAGE_MEAN, IMAGE_STD, Aggregator
-from qvggt.model.kinds import aggregator_kinds, encoder_kinds
-from qvggt.model.vit import VisionTransformer
+from qvggt.models.token_types import aggregator_kinds, encoder_kinds
+from qvggt.models.vggt.aggregator import IMAGE_MEAN, IMAGE_STD, Aggregator
+from qvggt.models.vggt.vit import VisionTransformer
+from qvggt.target import Target
 
 
 def emit_patches(builder: GraphBuilder, path: str, vit: VisionTransformer, images: str, height: int, width: int) -> str:

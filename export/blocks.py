@@ -1,4 +1,4 @@
-"""Emission of transformer blocks (the graph of qvggt.model.block)."""
+"""Emission of transformer blocks (the graph of qvggt.models.block)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from qvggt.export.graph import GraphBuilder
 from qvggt.export.kinds import TokenKinds
 from qvggt.export.linear import array, emit_linear
 from qvggt.export.precision import Precision
-from qvggt.export.qdq import Target
-from qvggt.model.block import Attention, Block, LayerScale, Mlp
+from qvggt.models.block import Attention, Block, LayerScale, Mlp
+from qvggt.target import Target
 
 
 @dataclass(frozen=True)

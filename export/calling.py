@@ -57,7 +57,7 @@ def export(
     """
     from qvggt.export.exporter import ExportConfig, export_onnx
     from qvggt.export.precision import float_type
-    from qvggt.export.qdq import Target
+    from qvggt.target import Target
 
     if target not in [t.value for t in Target]:
         raise QvggtError(f"target {target!r}: expected one of {', '.join(t.value for t in Target)}")

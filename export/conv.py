@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.precision import Precision
-from qvggt.export.qdq import FP32, Target, round_values
+from qvggt.export.qdq import FP32, round_values
+from qvggt.formats.rounding import qmax
 from qvggt.quant.conv import QuantConv2d
-from qvggt.quant.quantizer import qmax
 from qvggt.quant.scheme import CONV_BITS
+from qvggt.target import Target
 
 Array = NDArray[np.generic]
 

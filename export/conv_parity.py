@@ -13,11 +13,11 @@ from torch import Tensor
 from qvggt.export.emulation import HALF
 from qvggt.export.parity import LINEAR_TOLERANCE, TIE_WIDTH, LinearParity
 from qvggt.export.subgraph import extract_linear
-from qvggt.model import VGGT
+from qvggt.formats.rounding import qmax, tensor_step
+from qvggt.models.vggt.network import VGGT
 from qvggt.progress import bar
 from qvggt.quant.conv import QuantConv2d
 from qvggt.quant.model import quantized_convs
-from qvggt.quant.quantizer import qmax, tensor_step
 from qvggt.quant.scheme import CONV_BITS
 from qvggt.watching import watching
 

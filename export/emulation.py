@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from qvggt.export.precision import Precision
 from qvggt.files import sibling
-from qvggt.model import VGGT
-from qvggt.model.block import Block, LayerScale
+from qvggt.models.block import Block, LayerScale
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.linear import QuantLinear
 
 HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)

@@ -13,10 +13,10 @@ from qvggt.errors import QvggtError
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.network import emit_network
 from qvggt.export.precision import Precision
-from qvggt.export.qdq import Target
 from qvggt.export.storage import EXTERNAL_ABOVE, model_files
-from qvggt.model import VGGT
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.scheme import Scheme
+from qvggt.target import Target
 
 OUTPUTS = ("pose", "depth", "points")
 SEMANTICS = {

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from qvggt.export.emulation import fp32_parts
 from qvggt.export.precision import Precision
-from qvggt.model import VGGT
-from qvggt.model.block import Block
+from qvggt.models.block import Block
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.linear import QuantLinear
 from qvggt.watching import watching
 

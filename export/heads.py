@@ -1,4 +1,4 @@
-"""Emission of the camera and DPT heads (qvggt.model.camera_head and .dpt_head)."""
+"""Emission of the camera and DPT heads (qvggt.models.vggt.camera_head and .dpt_head)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from qvggt.export.conv import emit_quant_conv
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import array, emit_linear
 from qvggt.export.precision import Precision
-from qvggt.export.qdq import Target
-from qvggt.model.camera_head import POSE_DIM, CameraHead
-from qvggt.model.dpt_head import DPTHead, FeatureFusion, ResidualConvUnit, position_map
+from qvggt.models.dpt import DPTHead, FeatureFusion, ResidualConvUnit, position_map
+from qvggt.models.vggt.camera_head import POSE_DIM, CameraHead
 from qvggt.quant.conv import QuantConv2d
+from qvggt.target import Target
 
 
 def emit_camera(builder: GraphBuilder, path: str, head: CameraHead, last: str, target: Target) -> str:

@@ -1,4 +1,4 @@
-"""One row of a small table per token, by the kind of the token (qvggt.model.kinds)."""
+"""One row of a small table per token, by the kind of the token (qvggt.models.token_types)."""
 
 from __future__ import annotations
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.kinds import TokenKinds
 from qvggt.export.precision import Precision
-from qvggt.export.qdq import Target, emit_quant_linear
+from qvggt.export.qdq import emit_quant_linear
 from qvggt.quant.linear import QuantLinear
+from qvggt.target import Target
 
 
 def array(tensor: Tensor) -> NDArray[np.float32]:

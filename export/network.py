@@ -6,9 +6,9 @@ from qvggt.errors import QvggtError
 from qvggt.export.backbone import emit_aggregator
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.heads import DPTEmitter, emit_camera
-from qvggt.export.qdq import Target
-from qvggt.model import VGGT
-from qvggt.model.config import check_size
+from qvggt.models.vggt.config import check_size
+from qvggt.models.vggt.network import VGGT
+from qvggt.target import Target
 
 FRAMES = "frames"  # the symbolic dimension
 HEAD_OF = {"pose": "camera", "depth": "depth", "points": "point"}

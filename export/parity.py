@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from qvggt.export.emulation import rounding
 from qvggt.export.precision import Precision
 from qvggt.export.subgraph import extract_linear
-from qvggt.model import VGGT
+from qvggt.formats.rounding import step, token_range
+from qvggt.models.vggt.network import VGGT
 from qvggt.progress import bar
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import quantized_linears
-from qvggt.quant.quantizer import step, token_range
 from qvggt.quant.scheme import Scheme
 from qvggt.watching import watching
 

@@ -17,7 +17,6 @@ float type, up to one rounding of its product.
 from __future__ import annotations
 
 import math
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,25 +24,13 @@ from numpy.typing import NDArray
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.kinds import TokenKinds
 from qvggt.export.precision import Precision
+from qvggt.formats.rounding import EPS, qmax
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.quantizer import EPS, qmax
 from qvggt.quant.transform import InputTransform
+from qvggt.target import Target
 
 FP32 = Precision.FP32
 SMALLEST_NORMAL = 2.0**-14  # of fp16: below, weight-only block scales would lose digits
-
-
-class Target(str, Enum):
-    """What the file is for. A target changes where scales sit and the float type, never what a linear computes.
-
-    cpu: per-row scales of 8- and 6-bit weights inside the product, what ONNX Runtime and OpenVINO turn into INT8
-    kernels with one output pass. tensorrt: one weight scale inside the product and the row scales after it, because
-    TensorRT keeps a per-row product's raw accumulator in fp16, where 8-bit sums overflow; static w4a4 has INT4
-    activations too.
-    """
-
-    CPU = "cpu"
-    TENSORRT = "tensorrt"
 
 
 def emit_quant_linear(

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from qvggt.data.images import load_images
 from qvggt.errors import QvggtError
 from qvggt.files import file_sha256
 from qvggt.geometry import decode_pose
-from qvggt.images import load_images
-from qvggt.model.hub import find_weights
-from qvggt.model.loading import load_model
+from qvggt.hub.loading import load_model
+from qvggt.hub.names import find_weights
 from qvggt.quant.checkpoint import Provenance, is_calibrated, load_calibrated
 from qvggt.quant.handle import Model
 from qvggt.quant.scheme import DEFAULT_PARTS, Scheme, parse_scheme
@@ -122,7 +122,7 @@ class FolderSequences(Sequence[Tensor]):
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> Any:
-        from qvggt.images import load_images_exact
+        from qvggt.data.images import load_images_exact
 
         return load_images_exact(self.paths[index], self.size, self.size)[0]
 
@@ -141,7 +141,7 @@ def image_sequences(
             if not bool(item.isfinite().all()):
                 raise QvggtError(f"data: sequence {index} holds NaN or infinity, expected images in [0, 1]")
         return data
-    from qvggt.eval.co3d import Co3DConfig, read_sequences
+    from qvggt.data.co3d import Co3DConfig, read_sequences
 
     root = Path(data)
     config = Co3DConfig(

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from qvggt.eval.synthetic.render import Views, render
-from qvggt.eval.synthetic.scene import Scene, SceneConfig, sample_scene
+from qvggt.data.synthetic.render import Views, render
+from qvggt.data.synthetic.scene import Scene, SceneConfig, sample_scene
 
 WIDTH, HEIGHT = 640, 480
 

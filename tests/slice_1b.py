@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from qvggt.model import VGGT, VGGTConfig
+from qvggt.models.vggt.config import VGGTConfig
+from qvggt.models.vggt.network import VGGT
 
 CONFIG = VGGTConfig(
     img_size=56,

@@ -10,9 +10,9 @@ from small_network import SIZE, small_model
 
 import qvggt
 from qvggt.calib.recipe import RECIPES
-from qvggt.eval.co3d_writer import write_co3d
-from qvggt.eval.synthetic.scene import SceneConfig
-from qvggt.model.loading import save_model
+from qvggt.data.co3d_writer import write_co3d
+from qvggt.data.synthetic.scene import SceneConfig
+from qvggt.models.loading import save_model
 
 
 @pytest.fixture(scope="module")

@@ -22,16 +22,36 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("export", "engines", "calib", "eval")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
-MAY_IMPORT = {
-    "core": {"core"},
-    "calib": {"core", "calib"},
-    "export": {"core", "export"},
-    "engines": {"core", "engines"},
-    "eval": {"core", "engines", "eval"},
-    "cli": {"core", "calib", "export", "engines", "eval", "cli"},
-    "api": {"core", "calib", "export", "engines", "eval"},  # the composition root of Python programs
+BASE = {"base"}
+MODEL = BASE | {"formats", "models", "quant"}
+CORE = MODEL | {"rotation", "onnx_view", "data", "hub"}
+MAY_IMPORT = {  # DESIGN section 2; "base" is what lies in qvggt/ itself
+    "base": BASE,
+    "formats": BASE | {"formats"},
+    "models": BASE | {"models"},
+    "quant": MODEL,
+    "rotation": MODEL | {"rotation"},
+    "onnx_view": BASE | {"formats", "onnx_view"},
+    "data": BASE | {"data"},
+    "hub": MODEL | {"hub"},
+    "calib": CORE | {"calib"},
+    "export": CORE | {"export"},
+    "engines": CORE | {"engines"},
+    "eval": CORE | {"engines", "eval"},
+    "cli": CORE | {"calib", "export", "engines", "eval", "cli"},
+    "api": CORE | {"calib", "export", "engines", "eval"},  # the composition root of Python programs
 }
-CORE_PACKAGES = {"torch", "numpy", "safetensors", "PIL", "huggingface_hub", "tqdm"}
+BASE_PACKAGES = {"torch", "numpy", "safetensors", "tqdm"}
+PACKAGES = {  # of others; where it is not here, a room may import what the project depends on
+    "base": BASE_PACKAGES,
+    "formats": {"torch"},
+    "models": {"torch"},
+    "quant": {"torch", "numpy", "safetensors"},
+    "rotation": {"torch", "numpy"},
+    "onnx_view": {"onnx", "numpy"},
+    "data": {"numpy", "PIL", "torch"},
+    "hub": {"torch", "huggingface_hub"},
+}
 RUNTIMES = {"onnx", "onnxruntime", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}
 OPTIONAL = {"matplotlib", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx", "trimesh", "pycolmap", "av", "gradio"}
 COMMAND_LINE = {"typer", "click"}
@@ -55,18 +75,18 @@ class Import:
 
 
 def room_of(module: str) -> str:
-    """qvggt.engines.runner -> engines; qvggt.api -> api; anything else of qvggt/ that is no command -> core."""
+    """qvggt.engines.runner -> engines; qvggt.api -> api; a module that lies in qvggt/ itself -> base."""
     parts = module.split(".")
-    return parts[1] if len(parts) > 1 and parts[1] in (*ROOMS, "cli", "api") else "core"
+    return parts[1] if len(parts) > 1 and parts[1] in MAY_IMPORT else "base"
 
 
 def sources(room: str) -> list[Path]:
-    if room in ROOMS:
-        return sorted((ROOT / room).rglob("*.py"))
     package = ROOT / "qvggt"
-    commands = sorted((package / "cli").rglob("*.py"))
-    others = {"cli": commands, "api": [package / "api.py"]}
-    return others[room] if room in others else sorted(set(package.rglob("*.py")) - set(commands) - set(others["api"]))
+    if room == "base":
+        return sorted(set(package.glob("*.py")) - {package / "api.py"})
+    if room == "api":
+        return [package / "api.py"]
+    return sorted((ROOT / room if room in ROOMS else package / room).rglob("*.py"))
 
 
 def imports_of(path: Path) -> list[Import]:
@@ -109,9 +129,10 @@ def test_no_tool_or_test_is_imported(room: str) -> None:
     assert not [str(found) for found in imports(room) if found.package in names]
 
 
-def test_core_needs_torch_numpy_safetensors_only() -> None:
-    allowed = CORE_PACKAGES | {"qvggt", "__future__"} | sys.stdlib_module_names
-    assert not [str(found) for found in imports("core") if found.package not in allowed]
+@pytest.mark.parametrize("room", PACKAGES)
+def test_a_room_needs_few_packages(room: str) -> None:
+    allowed = PACKAGES[room] | {"qvggt", "__future__"} | sys.stdlib_module_names
+    assert not [str(found) for found in imports(room) if found.package not in allowed]
 
 
 def test_calibration_knows_no_runtime() -> None:
@@ -119,7 +140,7 @@ def test_calibration_knows_no_runtime() -> None:
 
 
 def test_the_python_api_uses_other_rooms_lazily() -> None:
-    rooms = [found for found in imports("api") if room_of(found.module) != "core"]
+    rooms = [found for found in imports("api") if room_of(found.module) in ROOMS]
     assert rooms
     assert not [str(found) for found in rooms if not found.lazy]
 
@@ -131,14 +152,14 @@ def test_only_commands_know_the_command_line(room: str) -> None:
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_optional_packages_are_imported_where_used(room: str) -> None:
-    late = OPTIONAL | ({"PIL", "huggingface_hub"} if room == "core" else set())
+    late = OPTIONAL | ({"PIL", "huggingface_hub"} if room not in (*ROOMS, "cli") else set())
     assert not [str(found) for found in imports(room) if not found.lazy and found.package in late]
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_one_module_knows_the_hub(room: str) -> None:
     users = {path for path in sources(room) for found in imports_of(path) if found.package == "huggingface_hub"}
-    assert users == ({ROOT / "qvggt" / "model" / "hub_client.py"} if room == "core" else set())
+    assert users == ({ROOT / "qvggt" / "hub" / "client.py"} if room == "hub" else set())
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -156,7 +177,7 @@ HEAVY = {"onnx", "onnxruntime", "sklearn", "scipy", "matplotlib", "openvino", "p
     ("statement", "absent"),
     [
         ("import qvggt", HEAVY | {"torch", "numpy", "PIL"}),
-        ("import qvggt.model, qvggt.quant, qvggt.images", HEAVY | {"PIL"}),
+        ("import qvggt.models.vggt.network, qvggt.quant, qvggt.data.images", HEAVY | {"PIL"}),
         ("import qvggt.calib.rtn", {"onnx", "onnxruntime", "typer", "matplotlib"}),
         (
             "; ".join(f"import {entry.split(':')[0]}" for entry in PROJECT["project"]["scripts"].values()),

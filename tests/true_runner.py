@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from qvggt.data.synthetic import render as renderer
+from qvggt.data.synthetic.scene import Scene, SceneConfig, sample_scene
 from qvggt.engines.runner import Runner
 from qvggt.eval.reconstruction.frames import Frames
 from qvggt.eval.reconstruction.similarity import Similarity
-from qvggt.eval.synthetic import render as renderer
-from qvggt.eval.synthetic.scene import Scene, SceneConfig, sample_scene
 from qvggt.geometry import encode_pose, unproject
 
 Array = NDArray[Any]

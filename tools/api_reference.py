@@ -20,15 +20,15 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 # what programs build on, by room; the rest is for reading in place
 MODULES = (
     "qvggt.errors",
-    "qvggt.images",
+    "qvggt.data.images",
     "qvggt.geometry",
-    "qvggt.model.config",
-    "qvggt.model.loading",
+    "qvggt.models.vggt.config",
+    "qvggt.models.loading",
     "qvggt.quant.scheme",
     "qvggt.quant.model",
     "qvggt.quant.checkpoint",
-    "qvggt.quant.sharing",
-    "qvggt.rotation.config",
+    "qvggt.hub.sharing",
+    "qvggt.models.fold_config",
     "qvggt.rotation.fold",
     "qvggt.calib.recipe",
     "qvggt.calib.rtn",
@@ -38,7 +38,7 @@ MODULES = (
     "qvggt.engines.runner",
     "qvggt.engines.opening",
     "qvggt.engines.manifest",
-    "qvggt.eval.co3d",
+    "qvggt.data.co3d",
     "qvggt.eval.harness",
     "qvggt.eval.pose",
     "qvggt.eval.depth",
@@ -47,7 +47,7 @@ MODULES = (
 
 
 def source_file(module: str) -> Path:
-    """qvggt.export.qdq -> export/qdq.py, qvggt.images -> qvggt/images.py."""
+    """qvggt.export.qdq -> export/qdq.py, qvggt.data.images -> qvggt/data/images.py."""
     parts = module.split(".")
     if len(parts) > 1 and parts[1] in ROOMS:
         parts = parts[1:]

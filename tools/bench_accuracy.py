@@ -25,15 +25,16 @@ from torch import Tensor
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.recipe import Recipe, find_recipe
 from qvggt.cli.versions import versions
+from qvggt.data.synthetic.dataset import SceneSplit, load_split, render_split
+from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.eval.bootstrap import paired_interval
 from qvggt.eval.depth import depth_errors
 from qvggt.eval.pose import pairwise_errors, pose_auc
-from qvggt.eval.synthetic.dataset import SceneSplit, load_split, render_split
-from qvggt.eval.synthetic.scene import SceneConfig
 from qvggt.files import atomic_write, file_sha256
 from qvggt.geometry import decode_pose
-from qvggt.model import VGGT, load_model
-from qvggt.model.hub import find_weights
+from qvggt.hub.loading import load_model
+from qvggt.hub.names import find_weights
+from qvggt.models.vggt.network import VGGT
 from qvggt.progress import bar
 from qvggt.quant import parse_scheme
 

@@ -27,17 +27,18 @@ from qvggt.calib.memo import Memo
 from qvggt.calib.recipe import find_recipe
 from qvggt.cli.common import fail
 from qvggt.cli.versions import versions
+from qvggt.data.synthetic.dataset import load_split, render_split
+from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.errors import QvggtError
 from qvggt.eval.bootstrap import paired_interval
-from qvggt.eval.synthetic.dataset import load_split, render_split
-from qvggt.eval.synthetic.scene import SceneConfig
 from qvggt.export.exporter import ExportConfig, export_onnx
-from qvggt.export.qdq import Target
 from qvggt.files import atomic_write, file_sha256
-from qvggt.model import VGGT, load_model
-from qvggt.model.hub import find_weights
+from qvggt.hub.loading import load_model
+from qvggt.hub.names import find_weights
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant import parse_scheme
 from qvggt.quant.scheme import Scheme
+from qvggt.target import Target
 
 CALIBRATION_SEED, CALIBRATION_SCENES, SIZE = 50_000_000, 32, 70
 CHOICES = (

@@ -68,7 +68,7 @@ def export(model: str, form: Form, path: Path, size: tuple[int, int]) -> dict[st
     from qvggt.calib.rtn import quantize_rtn_
     from qvggt.export.exporter import ExportConfig, export_onnx
     from qvggt.export.precision import Precision
-    from qvggt.export.qdq import Target
+    from qvggt.target import Target
 
     seconds, start = {}, time.perf_counter()
 
@@ -119,7 +119,7 @@ def parity(model: str, form: Form, path: Path, size: tuple[int, int]) -> dict[st
     from qvggt.export.exporter import ExportConfig, export_onnx
     from qvggt.export.parity import check_linears, check_outputs
     from qvggt.export.precision import Precision
-    from qvggt.export.qdq import Target
+    from qvggt.target import Target
 
     network, scheme = quantized(model, form), scheme_of(form)
     small = path.with_name(f"small-{path.name}")

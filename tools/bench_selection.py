@@ -29,11 +29,11 @@ from qvggt.calib.diversity import PICKS, coverage_distance, mean_pairwise_distan
 from qvggt.calib.selection import Record, SelectionConfig, cluster_points, measure_pool, select_records
 from qvggt.cli.common import fail
 from qvggt.cli.versions import versions
+from qvggt.data.synthetic.render import render
+from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.errors import QvggtError
-from qvggt.eval.synthetic.render import render
-from qvggt.eval.synthetic.scene import SceneConfig, sample_scene
 from qvggt.files import atomic_write
-from qvggt.model import load_model
+from qvggt.hub.loading import load_model
 
 FIRST_SEED = 80_000_000  # no scene used to train, to evaluate, or (60_000_000 on) to settle the filter's defaults
 GOOD, CATEGORY = "good", "synthetic"

@@ -27,13 +27,14 @@ from qvggt.calib.stress import inject_channels_, pca_basis_
 from qvggt.calib.tails import TailTable, measure_tails
 from qvggt.cli.common import fail
 from qvggt.cli.versions import versions
+from qvggt.data.synthetic.render import render
+from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.errors import QvggtError
 from qvggt.eval.pose import pairwise_errors, pose_auc
-from qvggt.eval.synthetic.render import render
-from qvggt.eval.synthetic.scene import SceneConfig, sample_scene
 from qvggt.files import atomic_write
 from qvggt.geometry import decode_pose
-from qvggt.model import VGGT, load_model
+from qvggt.hub.loading import load_model
+from qvggt.models.vggt.network import VGGT
 from qvggt.progress import bar
 from qvggt.quant.scheme import parse_scheme
 

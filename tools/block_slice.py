@@ -16,12 +16,12 @@ from qvggt.engines.onnx_runner import import_onnxruntime, session_options
 from qvggt.engines.openvino_runner import compile_cpu, import_openvino
 from qvggt.export.blocks import BlockEmitter, Rope
 from qvggt.export.graph import GraphBuilder
-from qvggt.export.qdq import Target
-from qvggt.model import VGGT_1B
-from qvggt.model.block import Block
-from qvggt.model.rope import rope_tables
+from qvggt.models.block import Block
+from qvggt.models.rope import rope_tables
+from qvggt.models.vggt.config import VGGT_1B
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import linear_format, parse_scheme
+from qvggt.target import Target
 
 if TYPE_CHECKING:
     from cpu_candidates import Call, Candidate, Spec

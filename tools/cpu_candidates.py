@@ -74,7 +74,9 @@ def load_float(name: str) -> Any:
     its depth head behind one block of each sort."""
     import torch
 
-    from qvggt.model import VGGT, VGGT_1B, load_model
+    from qvggt.hub.loading import load_model
+    from qvggt.models.vggt.config import VGGT_1B
+    from qvggt.models.vggt.network import VGGT
 
     if name not in (RANDOM_1B, HEAD_1B):
         return load_model(name, heads=("camera", "point", "depth"))

@@ -64,7 +64,7 @@ def demo(
 
 def plan(model: str, out: Path, train: int, test: int) -> list[Step]:
     """The demo as steps, in order. QvggtError when the model cannot be found."""
-    from qvggt.model.hub import find_weights
+    from qvggt.hub.names import find_weights
 
     weights = find_weights(model)
     size = image_size(weights)
@@ -109,8 +109,8 @@ def step(name: str, line: Sequence[str | Path | int], inputs: Sequence[Path], ou
 
 def image_size(weights: Path) -> int:
     """Native side of the images in pixels."""
-    from qvggt.model.config import VGGT_1B
-    from qvggt.model.loading import stored_config
+    from qvggt.models.loading import stored_config
+    from qvggt.models.vggt.config import VGGT_1B
     from qvggt.tensor_file import open_tensors
 
     return (stored_config(open_tensors(weights)) or VGGT_1B).img_size

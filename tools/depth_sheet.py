@@ -29,8 +29,8 @@ def depth_sheet(
 ) -> None:
     """One row per frame. Both candidates get the same images, all frames of a sequence at once."""
     from qvggt.cli.images import ANNOTATIONS
+    from qvggt.data.co3d import Co3DConfig, read_sequences
     from qvggt.engines.opening import open_runner
-    from qvggt.eval.co3d import Co3DConfig, read_sequences
     from qvggt.eval.contact_sheet import Sheet, draw_contact_sheet
     from qvggt.eval.depth_sheet import depth_rows, heading
 

@@ -30,11 +30,12 @@ from tiny_training.optimizer import build, initialise, set_rate
 from tiny_training.scoring import score
 from torch import Tensor
 
-from qvggt.eval.synthetic.dataset import load_split, render_split
-from qvggt.eval.synthetic.scene import SceneConfig
+from qvggt.data.synthetic.dataset import load_split, render_split
+from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.files import atomic_write
-from qvggt.model import VGGT, VGGTConfig
-from qvggt.model.loading import save_model
+from qvggt.models.loading import save_model
+from qvggt.models.vggt.config import VGGTConfig
+from qvggt.models.vggt.network import VGGT
 
 HELD_OUT_SEED = 10_000_000
 TINY = VGGTConfig(
@@ -209,7 +210,7 @@ def main(
     if not (out / "model.safetensors").exists():
         with tempfile.TemporaryDirectory() as folder:
             torch.multiprocessing.spawn(work, (recipe, out, f"{folder}/meet"), nprocs=workers)
-    from qvggt.model.loading import load_model
+    from qvggt.hub.loading import load_model
 
     model = load_model(out / "model.safetensors")
     held = load_split(out / "held_out")

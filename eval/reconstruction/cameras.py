@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt.data.images import Resize
 from qvggt.eval.reconstruction.scene import Scene
 from qvggt.eval.reconstruction.sources import Photo
-from qvggt.images import Resize
 
 Array = NDArray[Any]
 

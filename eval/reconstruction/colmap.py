@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt.data.images import Resize
 from qvggt.errors import QvggtError
 from qvggt.eval.reconstruction.cloud import Cloud
 from qvggt.eval.reconstruction.frames import source_grid
-from qvggt.images import Resize
 
 Array = NDArray[Any]
 BINARY, TEXT = "sparse/0", "sparse_text"

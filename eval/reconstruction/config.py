@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from qvggt.data.images import Mode
 from qvggt.errors import QvggtError
 from qvggt.eval.reconstruction.depth_maps import DepthSize
 from qvggt.eval.reconstruction.masks import MASKS
 from qvggt.eval.reconstruction.scene import PointSource
-from qvggt.images import Mode
 
 FORMATS = ("glb", "ply", "colmap", "depth", "cameras", "images")
 

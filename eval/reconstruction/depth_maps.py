@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt.data.images import Resize
 from qvggt.eval.reconstruction.scene import Scene
-from qvggt.images import Resize
 from qvggt.progress import bar
 
 Array = NDArray[Any]

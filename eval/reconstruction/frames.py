@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt.data.images import Mode, Resize, load_images_exact, load_images_tracked
 from qvggt.errors import QvggtError
 from qvggt.eval.ground_truth import ImagePlan
-from qvggt.images import Mode, Resize, load_images_exact, load_images_tracked
 from qvggt.progress import bar
 
 Array = NDArray[Any]
@@ -68,10 +68,10 @@ def source_grid(resize: Resize, height: int, width: int) -> tuple[Array, Array]:
 
 
 def load_frames(paths: Sequence[Path], plan: ImagePlan, fit: Mode = "crop") -> Frames:
-    """Preprocess upright image files one by one, by the rules of `qvggt.images` for the whole list.
+    """Preprocess upright image files one by one, by the rules of `qvggt.data.images` for the whole list.
 
     plan: a fixed (H, W) of the engine, filled by scaling and cropping; else VGGT's preprocessing at `plan.width` in
-    mode `fit`, images of other heights centred on white. QvggtError as `qvggt.images`, and for `fit` "pad" with an
+    mode `fit`, images of other heights centred on white. QvggtError as `qvggt.data.images`, and for `fit` "pad" with an
     engine of fixed size.
     """
     if plan.exact is not None and fit != "crop":
@@ -91,7 +91,10 @@ def load_frames(paths: Sequence[Path], plan: ImagePlan, fit: Mode = "crop") -> F
     pixels = np.full((len(singles), 3, height, width), WHITE, np.uint8)
     for index, (slot, single) in enumerate(zip(pixels, singles, strict=True)):
         _, h, w = single.shape
-        top, left = (height - h) // 2, (width - w) // 2  # an odd remainder goes to the far side, as in qvggt.images
+        top, left = (
+            (height - h) // 2,
+            (width - w) // 2,
+        )  # an odd remainder goes to the far side
         slot[:, top : top + h, left : left + w] = single
         moved = resizes[index]
         resizes[index] = replace(moved, offset_x=moved.offset_x + left, offset_y=moved.offset_y + top)

@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt.data.images import Resize
 from qvggt.errors import QvggtError
 from qvggt.eval.ground_truth import resize_depth
-from qvggt.images import Resize
 
 Array = NDArray[Any]
 MaskName = Literal["black", "white", "sky"]

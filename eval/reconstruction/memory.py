@@ -12,8 +12,8 @@ from pathlib import Path
 
 from qvggt.engines.runner import Runner
 from qvggt.engines.torch_runner import TorchRunner
-from qvggt.model.config import VGGT_1B, VGGTConfig
-from qvggt.model.dpt_head import FRAMES_PER_CHUNK
+from qvggt.models.dpt import FRAMES_PER_CHUNK
+from qvggt.models.vggt.config import VGGT_1B, VGGTConfig
 
 FLOAT = 4  # bytes
 SHARE = 0.7  # of the free memory that is used without --memory-limit: other programs need some, estimates err

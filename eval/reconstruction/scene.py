@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qvggt.data.images import Resize
 from qvggt.engines.runner import Predictions, Runner
 from qvggt.errors import QvggtError
 from qvggt.eval.reconstruction.frames import Frames
 from qvggt.eval.reconstruction.passes import Pass
 from qvggt.eval.reconstruction.similarity import Similarity, fit_robust
 from qvggt.geometry import decode_pose, unproject
-from qvggt.images import Resize
 from qvggt.progress import bar
 
 Array = NDArray[Any]

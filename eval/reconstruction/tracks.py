@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qvggt.data.images import Resize
 from qvggt.engines.runner import Array as FloatArray
 from qvggt.engines.runner import ModelFile
 from qvggt.engines.torch_runner import TorchRunner
 from qvggt.errors import QvggtError
-from qvggt.images import Resize
-from qvggt.model.config import VGGT_1B
-from qvggt.model.hub import find_weights
-from qvggt.model.loading import load_model, stored_config
+from qvggt.hub.loading import load_model
+from qvggt.hub.names import find_weights
+from qvggt.models.loading import stored_config
+from qvggt.models.vggt.config import VGGT_1B
 from qvggt.quant.checkpoint import is_calibrated
 from qvggt.tensor_file import open_tensors
 

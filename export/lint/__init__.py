@@ -8,10 +8,10 @@ import onnx
 
 from qvggt.export.lint import formats, granularity, operators, overflow, placement, scales, stored
 from qvggt.export.lint.finding import Finding, Severity
-from qvggt.export.lint.graph import open_graph
 from qvggt.export.lint.rule import RULES, Rule
-from qvggt.export.qdq import Target
-from qvggt.external_data import parse_model
+from qvggt.onnx_view.external_data import parse_model
+from qvggt.onnx_view.graph import open_graph
+from qvggt.target import Target
 
 __all__ = ["RULES", "Finding", "Rule", "Severity", "errors", "lint_model"]
 

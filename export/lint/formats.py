@@ -8,8 +8,9 @@ import numpy as np
 from onnx import TensorProto
 
 from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.graph import Model, Node
-from qvggt.export.lint.quantizer import (
+from qvggt.export.lint.rule import Place, rule
+from qvggt.onnx_view.graph import Model, Node
+from qvggt.onnx_view.quantizer import (
     FLOATS,
     FP4,
     FP8,
@@ -21,7 +22,6 @@ from qvggt.export.lint.quantizer import (
     quantizers,
     type_name,
 )
-from qvggt.export.lint.rule import Place, rule
 
 # types that a tensor of the network may have; UINT8 only as input of a Cast, INT4 and so on only next to Q/DQ
 KNOWN = frozenset(

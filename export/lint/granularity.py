@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.graph import Model
-from qvggt.export.lint.product import Product, products
-from qvggt.export.lint.quantizer import FP4, FP8, INT4, INT8, SUPPORTED, type_name
 from qvggt.export.lint.rule import Place, rule
+from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.product import Product, products
+from qvggt.onnx_view.quantizer import FP4, FP8, INT4, INT8, SUPPORTED, type_name
 
 EIGHT_BIT = (INT8, FP8)
 

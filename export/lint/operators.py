@@ -12,9 +12,9 @@ import onnx
 from onnx import TensorProto
 
 from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.graph import Model, Node
-from qvggt.export.lint.quantizer import FLOATS
 from qvggt.export.lint.rule import Place, rule
+from qvggt.onnx_view.graph import Model, Node
+from qvggt.onnx_view.quantizer import FLOATS
 
 _UNSUPPORTED = """
 AffineGrid Bernoulli BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CausalConvWithState CenterCropPad

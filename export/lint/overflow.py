@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from onnx import TensorProto
 
 from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.graph import Model
-from qvggt.export.lint.product import Product, products
-from qvggt.export.lint.quantizer import FP8, INT8
 from qvggt.export.lint.rule import Place, rule
+from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.product import Product, products
+from qvggt.onnx_view.quantizer import FP8, INT8
 
 FLOAT16_MAX = 65504
 LARGEST: dict[int, int] = {INT8: 128, FP8: 448}

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.graph import Model, Node
-from qvggt.export.lint.product import distant_dq, factor_shape, find_dq, products
-from qvggt.export.lint.quantizer import INT4, Quantizer, quantizers, type_name
 from qvggt.export.lint.rule import Place, rule
+from qvggt.onnx_view.graph import Model, Node
+from qvggt.onnx_view.product import distant_dq, factor_shape, find_dq, products
+from qvggt.onnx_view.quantizer import INT4, Quantizer, quantizers, type_name
 
 
 @rule(

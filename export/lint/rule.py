@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from qvggt.export.lint.finding import Finding, Severity
-from qvggt.export.lint.graph import Model
-from qvggt.export.qdq import Target
+from qvggt.onnx_view.graph import Model
+from qvggt.target import Target
 
 ALL = frozenset(Target)
 TENSORRT = frozenset({Target.TENSORRT})

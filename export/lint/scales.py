@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.graph import Model
-from qvggt.export.lint.quantizer import FP4, INT4, Quantizer, quantizers
 from qvggt.export.lint.rule import Place, rule
+from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.quantizer import FP4, INT4, Quantizer, quantizers
 
 
 @rule(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.graph import Model
-from qvggt.export.lint.product import products
-from qvggt.export.lint.quantizer import FP8, INT4, INT8
 from qvggt.export.lint.rule import ALL, Place, rule
-from qvggt.external_data import described
+from qvggt.onnx_view.external_data import described
+from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.product import products
+from qvggt.onnx_view.quantizer import FP8, INT4, INT8
 
 
 @rule(

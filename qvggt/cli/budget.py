@@ -13,8 +13,8 @@ import typer
 
 from qvggt.cli.images import Frames, ImageSet
 from qvggt.cli.pool import first_sequences
+from qvggt.data.co3d import Sequence
 from qvggt.errors import QvggtError
-from qvggt.eval.co3d import Sequence
 from qvggt.files import reason
 from qvggt.quant.checkpoint import DESCRIPTION
 from qvggt.quant.scheme import Scheme
@@ -22,7 +22,7 @@ from qvggt.quant.scheme import Scheme
 if TYPE_CHECKING:
     from qvggt.calib.budget import Choice, Unit
     from qvggt.calib.recipe import Recipe
-    from qvggt.model import VGGT
+    from qvggt.models.vggt.network import VGGT
 
 NOTE = "budget.json"  # in the checkpoint folder
 MEASURED = 8  # calibration sequences the sensitivities are measured on

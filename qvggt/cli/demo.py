@@ -79,7 +79,7 @@ def _choices(
     from qvggt.engines.opening import open_runner
     from qvggt.engines.torch_runner import check_device
     from qvggt.eval.demo.workshop import Choice
-    from qvggt.model.hub import hub_id
+    from qvggt.hub.names import hub_id
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -46,7 +46,7 @@ class Candidates:
     def sources(self) -> list[tuple[str, dict[str, Any]]]:
         """(source, options of `open_runner`, JSON-ready) of every candidate; QvggtError for options without a use."""
         from qvggt.engines.opening import kind_of
-        from qvggt.model.hub import hub_id
+        from qvggt.hub.names import hub_id
 
         if self.revision is not None and not any(hub_id(name) for name in self.models):
             raise QvggtError(f"--revision {self.revision}: no --model is a Hub id; leave it out")
@@ -143,8 +143,8 @@ def _header(
 ) -> dict[str, Any]:
     """What a record file starts with, and what a report needs beside the records."""
     from qvggt.cli.versions import versions
+    from qvggt.data.sequence import list_config
     from qvggt.eval.records import config_sha256
-    from qvggt.eval.sequence import list_config
 
     sequences = data.sequences
     frame_list = sequences.frame_list()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
-    from qvggt.eval.co3d import Co3DConfig
-    from qvggt.eval.frame_list import FrameList
-    from qvggt.eval.sequence import SequenceSet
+    from qvggt.data.co3d import Co3DConfig
+    from qvggt.data.frame_list import FrameList
+    from qvggt.data.sequence import SequenceSet
 
 Dataset = Literal["co3d", "7scenes", "nrgbd", "synthetic"]
 
@@ -99,8 +99,8 @@ class Data:
 def render_scenes(request: DataRequest, folder: Path, height: int, width: int) -> None:
     """The first scenes of `qvggt-scenes --test`, in Co3D layout under `folder`."""
     from qvggt.cli.scenes import TEST_SEEDS
-    from qvggt.eval.co3d_writer import write_co3d
-    from qvggt.eval.synthetic.scene import SceneConfig
+    from qvggt.data.co3d_writer import write_co3d
+    from qvggt.data.synthetic.scene import SceneConfig
 
     scenes = request.scenes or (FAST["synthetic"] if request.fast else SCENES)
     frames = request.frames or SCENE_FRAMES
@@ -115,11 +115,11 @@ def open_data(request: DataRequest, root: Path) -> Data:
     if path is None:
         return Data(_read(request, root, None), None)
     if path.exists():
-        from qvggt.eval.frame_list import load_frame_list
+        from qvggt.data.frame_list import load_frame_list
 
         frames = load_frame_list(path)
         return Data(_read(request, root, frames), frames.sha256)
-    from qvggt.eval.frame_list import save_frame_list
+    from qvggt.data.frame_list import save_frame_list
 
     sequences = _read(request, root, None)
     frames = _drawn(request, root, sequences)
@@ -129,12 +129,12 @@ def open_data(request: DataRequest, root: Path) -> Data:
 
 def _read(request: DataRequest, root: Path, frames: FrameList | None) -> SequenceSet:
     if not request.room:
-        from qvggt.eval.co3d import read_sequences
+        from qvggt.data.co3d import read_sequences
 
         return read_sequences(_co3d_config(request, root), frames)
-    from qvggt.eval.nrgbd import read_nrgbd
-    from qvggt.eval.rooms import RoomConfig
-    from qvggt.eval.seven_scenes import read_seven_scenes
+    from qvggt.data.nrgbd import read_nrgbd
+    from qvggt.data.rooms import RoomConfig
+    from qvggt.data.seven_scenes import read_seven_scenes
 
     config = RoomConfig(
         root=str(root),
@@ -151,13 +151,13 @@ def _drawn(request: DataRequest, root: Path, sequences: SequenceSet) -> FrameLis
     """The list to store. Co3D draws for every annotated sequence, whatever part of the data is on this disk."""
     if request.room:
         return sequences.frame_list()
-    from qvggt.eval.co3d import draw_frame_list
+    from qvggt.data.co3d import draw_frame_list
 
     return draw_frame_list(_co3d_config(request, root))
 
 
 def _co3d_config(request: DataRequest, root: Path) -> Co3DConfig:
-    from qvggt.eval.co3d import Co3DConfig
+    from qvggt.data.co3d import Co3DConfig
 
     synthetic = request.dataset == "synthetic"
     frames = request.frames or (SCENE_FRAMES if synthetic else CO3D_FRAMES)

@@ -94,8 +94,8 @@ def export(
     from qvggt.cli.source import load_source, parse_frames, parse_size
     from qvggt.export.exporter import ExportConfig, export_onnx
     from qvggt.export.precision import float_type
-    from qvggt.export.qdq import Target
     from qvggt.quant.scheme import parse_scheme
+    from qvggt.target import Target
 
     if output.suffix != ".onnx":
         raise QvggtError(f"{output}: expected a file name ending in .onnx")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from qvggt.cli.images import ANNOTATIONS, ImageSet, co3d_images
-from qvggt.eval.co3d import Sequence
+from qvggt.data.co3d import Sequence
 from qvggt.export.precision import Precision
-from qvggt.model import VGGT
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ def gate_images(gate: Gate, frames: int) -> Iterator[ImageSet[Sequence]]:
             gate.data, gate.height, gate.width, split="test", frames=frames, sequences=count, seed=gate.seed
         )
         return
-    from qvggt.eval.co3d_writer import write_co3d
-    from qvggt.eval.synthetic.scene import SceneConfig
+    from qvggt.data.co3d_writer import write_co3d
+    from qvggt.data.synthetic.scene import SceneConfig
 
     with tempfile.TemporaryDirectory(prefix="qvggt-gate-") as folder:
         root = Path(folder)

@@ -11,9 +11,9 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
+from qvggt.data.co3d import Co3DConfig, Sequence, read_sequences
+from qvggt.data.images import load_images_exact
 from qvggt.errors import QvggtError
-from qvggt.eval.co3d import Co3DConfig, Sequence, read_sequences
-from qvggt.images import load_images_exact
 
 ANNOTATIONS = "annotations"  # folder of annotation files inside a generated root
 

@@ -15,7 +15,7 @@ from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
     from qvggt.export.lint import Finding
-    from qvggt.export.qdq import Target
+    from qvggt.target import Target
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -36,7 +36,7 @@ def lint(
     else; warnings lose a low-bit kernel. Exit code 1 for errors, 2 for a file that cannot be read.
     """
     from qvggt.export.lint import errors, lint_model
-    from qvggt.export.qdq import Target
+    from qvggt.target import Target
 
     if target not in [t.value for t in Target]:
         raise QvggtError(f"--target {target!r}: expected one of {', '.join(t.value for t in Target)}")

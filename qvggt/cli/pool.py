@@ -17,13 +17,13 @@ from torch import Tensor
 
 from qvggt.calib.class_modes import categories
 from qvggt.cli.images import ANNOTATIONS, Frames, ImageSet
+from qvggt.data.co3d import Co3DConfig, draw_frames, read_sequences
+from qvggt.data.images import load_images_exact
 from qvggt.errors import QvggtError
-from qvggt.eval.co3d import Co3DConfig, draw_frames, read_sequences
-from qvggt.images import load_images_exact
 
 if TYPE_CHECKING:
     from qvggt.calib.selection import Record, Selection, SelectionConfig
-    from qvggt.model import VGGT
+    from qvggt.models.vggt.network import VGGT
 
 SPLIT = "train"  # never the evaluation split
 SELECTION = "selection.json"  # in the checkpoint folder

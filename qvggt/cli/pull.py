@@ -31,7 +31,7 @@ def pull(
 
     Only the files of such an upload are taken; nothing is unpickled and nothing is run.
     """
-    from qvggt.quant.sharing import pull as pull_bundle
+    from qvggt.hub.sharing import pull as pull_bundle
 
     check_place(output)
     pulled = pull_bundle(repository, output, revision=revision, offline=offline, replace=force, check_onnx=check_onnx)
@@ -40,7 +40,7 @@ def pull(
 
 def check_onnx(path: Path) -> None:
     """QvggtError for a damaged model, or external data that is missing or leaves the folder."""
-    from qvggt.engines.external_data import open_onnx
+    from qvggt.onnx_view.file import open_onnx
 
     open_onnx(path)
 

@@ -13,7 +13,7 @@ from qvggt.errors import QvggtError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from qvggt.quant.sharing import Bundle
+    from qvggt.hub.sharing import Bundle
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -44,9 +44,9 @@ def push(
     force: Annotated[bool, typer.Option(help="Write to a repository that holds other files too.")] = False,
 ) -> None:
     """Upload a calibrated checkpoint (quant.json, model.safetensors) or an ONNX file, with a generated model card."""
-    from qvggt.quant.card import model_card
-    from qvggt.quant.sharing import check_repository, checkpoint_bundle
-    from qvggt.quant.sharing import push as push_bundle
+    from qvggt.hub.card import model_card
+    from qvggt.hub.sharing import check_repository, checkpoint_bundle
+    from qvggt.hub.sharing import push as push_bundle
 
     check_repository(repository)
     report = None if metrics is None else read_metrics(metrics)
@@ -84,12 +84,12 @@ def onnx_bundle(path: Path, repository: str, metrics: Mapping[str, Any] | None, 
     """An .onnx file, its external data and its parity report; QvggtError for a file that is damaged or not ours."""
     import json
 
-    from qvggt.engines.external_data import open_onnx
     from qvggt.files import file_sha256
-    from qvggt.quant.card import CardFacts
+    from qvggt.hub.card import CardFacts
+    from qvggt.hub.sharing import ONNX_FILE, Bundle
+    from qvggt.onnx_view.file import open_onnx
     from qvggt.quant.checkpoint import Provenance
     from qvggt.quant.scheme import Scheme
-    from qvggt.quant.sharing import ONNX_FILE, Bundle
 
     opened = open_onnx(path)
     metadata = {entry.key: entry.value for entry in opened.model.metadata_props}

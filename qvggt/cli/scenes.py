@@ -45,8 +45,8 @@ def scenes(
 
     The same options give the same bytes. Repeating an interrupted call keeps the scenes that are finished.
     """
-    from qvggt.eval.co3d_writer import write_co3d
-    from qvggt.eval.synthetic.scene import SceneConfig
+    from qvggt.data.co3d_writer import write_co3d
+    from qvggt.data.synthetic.scene import SceneConfig
 
     height, width = _sides(size)
     if seed + max(train, test) > ROOM:

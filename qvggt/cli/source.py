@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from qvggt.errors import QvggtError
 from qvggt.files import file_sha256
-from qvggt.model import VGGT
-from qvggt.model.hub import find_weights
-from qvggt.model.loading import load_model
+from qvggt.hub.loading import load_model
+from qvggt.hub.names import find_weights
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.checkpoint import is_calibrated, load_calibrated
 from qvggt.quant.scheme import Scheme
 
@@ -41,7 +41,7 @@ def load_source(
 
 def parse_size(text: str | None, model: VGGT) -> tuple[int, int]:
     """`HxW` in pixels, checked against the patch size; the model's native square without one."""
-    from qvggt.model.config import check_size
+    from qvggt.models.vggt.config import check_size
 
     patch = model.config.patch_size
     if text is None:

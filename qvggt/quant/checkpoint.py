@@ -19,13 +19,14 @@ import torch
 
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_directory, file_sha256
-from qvggt.model import VGGT, VGGTConfig
-from qvggt.model.loading import restore_constants
+from qvggt.models.fold_config import FoldConfig
+from qvggt.models.folded import applied_fold, fold_structure_
+from qvggt.models.loading import restore_constants
+from qvggt.models.vggt.config import VGGTConfig
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.model import prepare_, transform_specs
 from qvggt.quant.scheme import Scheme
 from qvggt.quant.transform import TransformSpec
-from qvggt.rotation.config import FoldConfig
-from qvggt.rotation.structure import applied_fold, fold_structure_
 from qvggt.tensor_file import line, open_tensors, write_tensors
 
 FORMAT_VERSION = 1

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
-from qvggt.quant.quantizer import EPS, dequantize_weight, round_to_grid, tensor_step, weight_codes, weight_scale
+from qvggt.formats.rounding import EPS, dequantize_weight, round_to_grid, tensor_step, weight_codes, weight_scale
 from qvggt.quant.scheme import CONV_BITS, LinearFormat
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT
-from qvggt.model.loading import save_model
+from qvggt.models.loading import save_model
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.checkpoint import Provenance, save_calibrated
 from qvggt.quant.scheme import Scheme
 

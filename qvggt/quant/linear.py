@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
-from qvggt.quant.quantizer import (
+from qvggt.formats.rounding import (
     EPS,
     dequantize_weight,
     quantize_tokens,

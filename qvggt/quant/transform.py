@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qvggt.rotation.kronecker import KroneckerHadamard
+from qvggt.quant.kronecker import KroneckerHadamard
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class InputTransform(nn.Module):
     """x [..., n] -> ((x - center of the token's kind) K) * scale.
 
     K is an online Kronecker Hadamard, `scale` a factor per channel, `center` [kinds, n] the mean token of each kind
-    (qvggt.model.kinds). Any part may be absent; a smoothing that comes before K lives in K's `signs`. The linear that
-    follows carries the inverse of K and scale in its weight, the product with the center in a bias per kind.
+    (qvggt.models.token_types). Any part may be absent; a smoothing that comes before K lives in K's `signs`. The linear
+    that follows carries the inverse of K and scale in its weight, the product with the center in a bias per kind.
     """
 
     scale: Tensor | None

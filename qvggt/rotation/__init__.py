@@ -1,12 +1,12 @@
 """Rotations and smoothing scales that fold into the weights: the outputs stay, the activations lose their outliers."""
 
-from qvggt.rotation.config import FoldConfig
+from qvggt.models.fold_config import FoldConfig
+from qvggt.models.folded import applied_fold, fold_structure_
+from qvggt.quant.hadamard import head_rotation, residual_rotation
+from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.rotation.cost import CostTable
 from qvggt.rotation.fold import fold_, rotate_streams_
-from qvggt.rotation.hadamard import head_rotation, residual_rotation
-from qvggt.rotation.kronecker import KroneckerHadamard
 from qvggt.rotation.smoothing import fold_fc2_smoothing_, fold_smoothing_
-from qvggt.rotation.structure import applied_fold, fold_structure_
 
 __all__ = [
     "CostTable",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from qvggt.model.config import VGGTConfig
-from qvggt.rotation.kronecker import kronecker_factors
+from qvggt.models.vggt.config import VGGTConfig
+from qvggt.quant.kronecker import kronecker_factors
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from qvggt.model import VGGT
-from qvggt.rotation.config import FoldConfig
-from qvggt.rotation.hadamard import check_residual_rotation, named_seed, residual_rotation
+from qvggt.models.fold_config import FoldConfig
+from qvggt.models.folded import add_rotations_, blocks, check_foldable, mark_
+from qvggt.models.vggt.network import VGGT
+from qvggt.quant.hadamard import check_residual_rotation, named_seed, residual_rotation
 from qvggt.rotation.layer_scale import fold_layer_scale_
 from qvggt.rotation.precision import in_float64
 from qvggt.rotation.residual import (
@@ -17,7 +18,6 @@ from qvggt.rotation.residual import (
     rotate_patch_entry_,
     set_identity_,
 )
-from qvggt.rotation.structure import add_rotations_, blocks, check_foldable, mark_
 from qvggt.rotation.value import head_rotations, rotate_values_
 
 ENCODER = "aggregator.patch_embed."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from qvggt.model.block import Block, LayerScale
+from qvggt.models.block import Block, LayerScale
 
 
 def fold_layer_scale_(block: Block) -> None:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from qvggt.model.aggregator import Aggregator
-from qvggt.model.block import Block
-from qvggt.model.camera_head import CameraHead
-from qvggt.model.dpt_head import DPTFeatures
-from qvggt.model.vit import VisionTransformer
+from qvggt.models.block import Block
+from qvggt.models.dpt import DPTFeatures
+from qvggt.models.vggt.aggregator import Aggregator
+from qvggt.models.vggt.camera_head import CameraHead
+from qvggt.models.vggt.vit import VisionTransformer
 
 Reader = nn.Linear | nn.Conv2d  # a 1x1 convolution reads tokens as a linear does
 

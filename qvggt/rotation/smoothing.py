@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qvggt.model.block import Block
+from qvggt.models.block import Block
 from qvggt.rotation.precision import in_float64
 
 

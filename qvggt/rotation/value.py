@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qvggt.model.block import Attention
-from qvggt.rotation.hadamard import head_rotation, named_seed
+from qvggt.models.block import Attention
+from qvggt.quant.hadamard import head_rotation, named_seed
 
 
 def head_rotations(attention: Attention, seed: int) -> Tensor:

@@ -10,7 +10,7 @@ from small_network import SIZE, small_model
 
 from qvggt.calib.balance import balanced_basis, geometric_mean
 from qvggt.calib.basis import principal_rotations
-from qvggt.rotation.hadamard import check_residual_rotation
+from qvggt.quant.hadamard import check_residual_rotation
 
 
 def moments(width: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

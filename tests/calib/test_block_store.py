@@ -12,7 +12,7 @@ from small_network import small_model
 from qvggt.calib.block_store import JOB, BlockStore
 from qvggt.calib.reconstruct import BlockReport
 from qvggt.errors import QvggtError
-from qvggt.model.block import Block
+from qvggt.models.block import Block
 from qvggt.quant import parse_scheme, quantize_
 from qvggt.quant.scheme import LinearFormat
 from qvggt.tensor_file import open_tensors, write_tensors

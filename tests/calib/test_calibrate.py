@@ -12,10 +12,10 @@ from qvggt.calib.recipe import RECIPES, Recipe, find_recipe
 from qvggt.calib.reconstruct import token_weights
 from qvggt.calib.stream import Stream, TokenStore, stages
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT
+from qvggt.models.folded import applied_fold
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant import parse_scheme, quantized_linears
 from qvggt.quant.scheme import INTEGERS, LinearFormat
-from qvggt.rotation.structure import applied_fold
 
 
 @pytest.fixture(scope="module")

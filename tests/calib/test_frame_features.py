@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qvggt.calib.frame_features import deep_layers, frame_similarity, sequence_features, token_statistics
 from qvggt.errors import QvggtError
-from qvggt.rotation.config import FoldConfig
+from qvggt.models.fold_config import FoldConfig
 from qvggt.rotation.fold import fold_
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qvggt.calib.gptq import InputMoments, compensated, gptq_codes
-from qvggt.quant.quantizer import weight_codes, weight_scale
+from qvggt.formats.rounding import weight_codes, weight_scale
 
 
 def moments_of(x: torch.Tensor, z: torch.Tensor | None = None) -> InputMoments:

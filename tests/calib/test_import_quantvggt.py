@@ -31,14 +31,15 @@ from qvggt.cli.imports import given_options, import_released
 from qvggt.errors import QvggtError
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import check_linears
-from qvggt.model import VGGT, VGGTConfig
-from qvggt.model.loading import save_model
+from qvggt.models.fold_config import FoldConfig
+from qvggt.models.loading import save_model
+from qvggt.models.vggt.config import VGGTConfig
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant import QuantLinear, Scheme, parse_scheme, quantize_
 from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
+from qvggt.quant.hadamard import sylvester_hadamard
 from qvggt.quant.scheme import linear_format
-from qvggt.rotation.config import FoldConfig
 from qvggt.rotation.fold import fold_
-from qvggt.rotation.hadamard import sylvester_hadamard
 
 DATA = Path(__file__).parents[1] / "data"
 RELEASE = DATA / "quantvggt_release"

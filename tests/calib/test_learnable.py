@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from qvggt.calib.learnable import LearnableLinear, round_ste
+from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.quant.scheme import linear_format
-from qvggt.rotation.kronecker import KroneckerHadamard
 
 FORMS = [("w8a8", "dynamic"), ("w4a4", "dynamic"), ("w4a4", "static"), ("w4a16", "dynamic")]
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from qvggt.calib.ranges import observe_ranges
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant import parse_scheme
 from qvggt.quant.model import scheme_linears
 

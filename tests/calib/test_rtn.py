@@ -12,7 +12,7 @@ from qvggt.calib import rtn
 from qvggt.calib.ranges import observe_ranges
 from qvggt.calib.rtn import quantize_rtn_, weight_sqnr
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant import QuantLinear, Scheme, parse_scheme, quantized_linears
 from qvggt.quant.model import scheme_linears
 

@@ -25,10 +25,10 @@ from qvggt.calib.selection import (
     select_pool,
     select_records,
 )
+from qvggt.data.synthetic.render import render
+from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.errors import QvggtError
-from qvggt.eval.synthetic.render import render
-from qvggt.eval.synthetic.scene import SceneConfig, sample_scene
-from qvggt.model import load_model
+from qvggt.hub.loading import load_model
 
 FRAMES = 3
 CONFIG = SelectionConfig(clusters=3, per_cluster=2)

@@ -16,8 +16,9 @@ from qvggt.calib.rtn import quantize_rtn_
 from qvggt.calib.stream import stages
 from qvggt.calib.stress import gathered_basis, inject_channels_, pca_basis_, pca_rotation, stream_moments
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT, TrackConfig
-from qvggt.model.block import LayerScale
+from qvggt.models.block import LayerScale
+from qvggt.models.vggt.config import TrackConfig
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant import parse_scheme, quantize_
 from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 from qvggt.rotation import FoldConfig, applied_fold, fold_

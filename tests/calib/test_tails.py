@@ -15,7 +15,7 @@ from small_network import CONFIG, SIZE, small_model
 from qvggt.calib.stress import inject_channels_
 from qvggt.calib.tails import InputRecord, Magnitudes, Moments, TailTable, measure_tails
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant import parse_scheme, quantize_
 from qvggt.quant.scheme import PARTS
 

@@ -14,9 +14,9 @@ from small_network import SIZE, small_model
 from qvggt.cli import budget, calibrate, export
 from qvggt.cli.budget import read_scheme
 from qvggt.cli.common import run
-from qvggt.eval.co3d_writer import write_co3d
-from qvggt.eval.synthetic.scene import SceneConfig
-from qvggt.model.loading import save_model
+from qvggt.data.co3d_writer import write_co3d
+from qvggt.data.synthetic.scene import SceneConfig
+from qvggt.models.loading import save_model
 from qvggt.quant.checkpoint import load_calibrated
 from qvggt.quant.model import quantized_convs
 from qvggt.quant.scheme import Scheme

@@ -16,11 +16,11 @@ from small_network import SIZE, small_model
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.cli.common import run
 from qvggt.cli.evaluate import app
-from qvggt.eval.co3d_writer import write_co3d
-from qvggt.eval.frame_list import load_frame_list
-from qvggt.eval.synthetic.scene import SceneConfig
+from qvggt.data.co3d_writer import write_co3d
+from qvggt.data.frame_list import load_frame_list
+from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.export.exporter import ExportConfig, export_onnx
-from qvggt.model.loading import save_model
+from qvggt.models.loading import save_model
 from qvggt.quant.checkpoint import Provenance, save_calibrated
 from qvggt.quant.scheme import parse_scheme
 

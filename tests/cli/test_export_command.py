@@ -17,9 +17,9 @@ from small_network import SIZE, small_model
 
 from qvggt.cli import calibrate, export
 from qvggt.cli.common import run
-from qvggt.eval.co3d_writer import write_co3d
-from qvggt.eval.synthetic.scene import SceneConfig
-from qvggt.model.loading import save_model
+from qvggt.data.co3d_writer import write_co3d
+from qvggt.data.synthetic.scene import SceneConfig
+from qvggt.models.loading import save_model
 from qvggt.quant.checkpoint import load_calibrated
 
 Files = Callable[[], set[Path]]

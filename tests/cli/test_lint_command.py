@@ -16,7 +16,7 @@ from small_network import small_model
 
 from qvggt.cli import export, lint
 from qvggt.cli.common import run
-from qvggt.model.loading import save_model
+from qvggt.models.loading import save_model
 
 
 def call(app: typer.Typer, *args: Any) -> int:

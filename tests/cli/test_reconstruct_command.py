@@ -20,8 +20,8 @@ from qvggt.eval.ground_truth import ImagePlan
 from qvggt.eval.reconstruction.frames import load_frames
 from qvggt.eval.reconstruction.sources import ORIENTATION, stage_images
 from qvggt.export.exporter import ExportConfig, export_onnx
-from qvggt.model.config import TrackConfig
-from qvggt.model.loading import save_model
+from qvggt.models.loading import save_model
+from qvggt.models.vggt.config import TrackConfig
 from qvggt.quant.scheme import parse_scheme
 
 pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")

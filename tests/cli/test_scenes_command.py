@@ -8,7 +8,7 @@ import pytest
 
 from qvggt.cli.common import run
 from qvggt.cli.scenes import app
-from qvggt.eval.co3d import Co3DConfig, read_sequences
+from qvggt.data.co3d import Co3DConfig, read_sequences
 
 
 def call(*args):

@@ -16,10 +16,10 @@ from qvggt.calib.selection import load_selection
 from qvggt.cli import calibrate
 from qvggt.cli.common import run
 from qvggt.cli.pool import PoolConfig, first_sequences, read_pool
+from qvggt.data.co3d_writer import write_co3d
+from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.errors import QvggtError
-from qvggt.eval.co3d_writer import write_co3d
-from qvggt.eval.synthetic.scene import SceneConfig
-from qvggt.model.loading import save_model
+from qvggt.models.loading import save_model
 from qvggt.quant.checkpoint import load_calibrated
 
 GOOD = 20

@@ -9,7 +9,7 @@ from small_network import SIZE, small_model
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.engines import engine_runner
 from qvggt.export.exporter import ExportConfig, export_onnx
-from qvggt.model import VGGT
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.checkpoint import Provenance, save_calibrated
 from qvggt.quant.scheme import Scheme, parse_scheme
 

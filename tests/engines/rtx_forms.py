@@ -12,9 +12,9 @@ from torch import nn
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import emit_linear
 from qvggt.export.precision import Precision
-from qvggt.export.qdq import Target
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import linear_format, parse_scheme
+from qvggt.target import Target
 
 LINEAR = "aggregator.frame_blocks.0.mlp.fc1"
 SHARED = "camera_head.trunk.0.mlp.fc1"

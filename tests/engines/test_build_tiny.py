@@ -13,10 +13,11 @@ from qvggt.engines.build_config import BuildConfig
 from qvggt.engines.builder import BuildResult, build_engine, read_source
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.precision import Precision
-from qvggt.export.qdq import Target
-from qvggt.model import VGGT, VGGTConfig
-from qvggt.model.loading import load_model
+from qvggt.hub.loading import load_model
+from qvggt.models.vggt.config import VGGTConfig
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.scheme import DEFAULT_PARTS, parse_scheme
+from qvggt.target import Target
 
 pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'qvggt[rtx]'")
 

@@ -10,7 +10,7 @@ from layer_rows import gemm, operand
 
 from qvggt.engines.layer_report import layer_report
 from qvggt.engines.layer_table import rows_of_log
-from qvggt.engines.network_facts import Attention, NetworkFacts, QuantizedLinear
+from qvggt.onnx_view.network_facts import Attention, NetworkFacts, QuantizedLinear
 
 X = operand("x", (1, -1, 256), "Int8")
 FLOAT_X = operand("x", (1, -1, 256), "Half")

@@ -13,14 +13,14 @@ from small_network import SIZE, small_model
 
 from qvggt import QvggtError
 from qvggt.calib.rtn import quantize_rtn_
+from qvggt.data.synthetic.render import render
+from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.engines import openvino_runner
 from qvggt.engines.openvino_runner import OpenVINORunner, import_openvino, reason
 from qvggt.engines.torch_runner import TorchRunner
-from qvggt.eval.synthetic.render import render
-from qvggt.eval.synthetic.scene import SceneConfig, sample_scene
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import check_outputs
-from qvggt.model.loading import load_model
+from qvggt.hub.loading import load_model
 from qvggt.quant.scheme import parse_scheme
 
 pytest.importorskip("openvino")

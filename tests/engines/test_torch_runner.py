@@ -10,7 +10,7 @@ from small_network import SIZE, small_model
 from qvggt import QvggtError
 from qvggt.engines.opening import open_runner
 from qvggt.engines.torch_runner import TorchRunner, check_device, open_model
-from qvggt.model.loading import save_model
+from qvggt.models.loading import save_model
 
 
 @pytest.fixture

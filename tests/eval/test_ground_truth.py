@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qvggt import QvggtError
-from qvggt.eval.depth_png import write_depth
+from qvggt.data.depth_png import write_depth
+from qvggt.data.images import Resize, load_images_exact, load_images_tracked
 from qvggt.eval.ground_truth import ImagePlan, plan_images, resize_depth, sequence_depth
-from qvggt.images import Resize, load_images_exact, load_images_tracked
 
 
 def candidate(label="c", size=None, native=None):

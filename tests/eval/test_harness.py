@@ -11,19 +11,19 @@ from room_data import room, write_nrgbd
 from small_network import SIZE, small_model
 
 from qvggt import QvggtError
+from qvggt.data.co3d import Co3DConfig, read_depth, read_sequences
+from qvggt.data.co3d_writer import write_co3d
+from qvggt.data.images import load_images
+from qvggt.data.nrgbd import read_nrgbd
+from qvggt.data.rooms import RoomConfig
+from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.engines import Predictions, Runner
 from qvggt.engines.torch_runner import TorchRunner
-from qvggt.eval.co3d import Co3DConfig, read_depth, read_sequences
-from qvggt.eval.co3d_writer import write_co3d
 from qvggt.eval.ground_truth import plan_images
 from qvggt.eval.harness import Protocol, check, evaluate, evaluate_rows
-from qvggt.eval.nrgbd import read_nrgbd
 from qvggt.eval.points import PointConfig, true_points
 from qvggt.eval.records import RecordWriter, config_sha256, read_records
-from qvggt.eval.rooms import RoomConfig
-from qvggt.eval.synthetic.scene import SceneConfig
 from qvggt.geometry import encode_pose
-from qvggt.images import load_images
 
 FRAMES = 4
 

@@ -10,13 +10,13 @@ import torch
 from small_network import SIZE, small_model
 
 from qvggt import QvggtError
+from qvggt.data.co3d import Co3DConfig, read_sequences
+from qvggt.data.co3d_writer import write_co3d
+from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.engines.torch_runner import TorchRunner
-from qvggt.eval.co3d import Co3DConfig, read_sequences
-from qvggt.eval.co3d_writer import write_co3d
 from qvggt.eval.ground_truth import plan_images
 from qvggt.eval.pose import PoseErrors
 from qvggt.eval.result import SequenceRecord
-from qvggt.eval.synthetic.scene import SceneConfig
 from qvggt.eval.worst import POINTS, SIDE, rank_worst, store_worst
 from qvggt.geometry import project, unproject
 

@@ -13,7 +13,8 @@ from reference_weights import fill
 
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.subgraph import session_options
-from qvggt.model import VGGT, VGGTConfig
+from qvggt.models.vggt.config import VGGTConfig
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.scheme import parse_scheme
 
 Outputs = dict[str, NDArray[Any]]

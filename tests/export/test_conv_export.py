@@ -15,11 +15,11 @@ from qvggt.calib.rtn import quantize_rtn_
 from qvggt.export.conv_parity import check_convs
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.precision import Precision
-from qvggt.export.qdq import Target
 from qvggt.export.subgraph import session_options
-from qvggt.model import VGGT
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.model import quantized_convs
 from qvggt.quant.scheme import parse_scheme
+from qvggt.target import Target
 
 IMAGES = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 

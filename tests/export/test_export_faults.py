@@ -16,7 +16,8 @@ from qvggt.errors import QvggtError
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.parity import check_linears
-from qvggt.model import VGGT, VGGTConfig
+from qvggt.models.vggt.config import VGGTConfig
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.model import quantize_
 from qvggt.quant.scheme import parse_scheme
 

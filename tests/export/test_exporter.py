@@ -14,7 +14,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 import qvggt.export.exporter as exporter
 from qvggt.errors import QvggtError
 from qvggt.export.exporter import ExportConfig, export_onnx
-from qvggt.model import VGGT
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.scheme import Scheme, parse_scheme
 
 FP32 = parse_scheme("fp32")

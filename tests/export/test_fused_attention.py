@@ -15,8 +15,8 @@ from qvggt.engines.torch_runner import TorchRunner
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import check_linears
 from qvggt.export.precision import Precision
-from qvggt.export.qdq import Target
 from qvggt.quant.scheme import parse_scheme
+from qvggt.target import Target
 
 
 def images(frames):

@@ -7,7 +7,7 @@ import torch
 from small_network import small_model
 
 from qvggt.export.half_range import half_ranges
-from qvggt.model import VGGT
+from qvggt.models.vggt.network import VGGT
 
 IMAGES = torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
 FC1 = "aggregator.global_blocks.2.mlp.fc1"

@@ -17,9 +17,10 @@ from qvggt.errors import QvggtError
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.network import emit_network
-from qvggt.export.qdq import Target
-from qvggt.model import VGGT, VGGTConfig
+from qvggt.models.vggt.config import VGGTConfig
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.scheme import parse_scheme
+from qvggt.target import Target
 
 FP32 = parse_scheme("fp32")
 FRAMES = (1, 2, 5, 8)

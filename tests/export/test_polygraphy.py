@@ -20,8 +20,8 @@ from small_network import small_model
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.lint import lint_model
-from qvggt.export.qdq import Target
 from qvggt.quant import parse_scheme
+from qvggt.target import Target
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SIZE = 70  # what the commands say

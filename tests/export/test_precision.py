@@ -20,13 +20,14 @@ from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.parity import check_linears, check_outputs
 from qvggt.export.precision import Precision, float_type, rounded
-from qvggt.export.qdq import Target, emit_quant_linear
-from qvggt.model import VGGT
+from qvggt.export.qdq import emit_quant_linear
+from qvggt.formats.rounding import weight_codes, weight_scale
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant import QuantLinear, parse_scheme
 from qvggt.quant.model import scheme_linears
-from qvggt.quant.quantizer import weight_codes, weight_scale
 from qvggt.quant.scheme import linear_format
 from qvggt.quant.transform import InputTransform, TransformSpec
+from qvggt.target import Target
 
 SIDE = 28
 HALF = (Precision.FP16, Precision.BF16)

@@ -15,13 +15,13 @@ from small_network import small_model
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import LINEAR_TOLERANCE, check_linears, record_inputs
-from qvggt.export.qdq import Target
 from qvggt.export.subgraph import session_options
-from qvggt.model import VGGT
+from qvggt.formats.rounding import weight_codes, weight_scale
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant import QuantLinear, Scheme, parse_scheme
 from qvggt.quant.model import scheme_linears
-from qvggt.quant.quantizer import weight_codes, weight_scale
 from qvggt.quant.transform import InputTransform, TransformSpec
+from qvggt.target import Target
 
 SIDE = 28
 PATH = "aggregator.frame_blocks.0.mlp.fc2"

@@ -12,7 +12,8 @@ from reference_weights import fill
 from safetensors import safe_open
 
 from qvggt.export.exporter import ExportConfig, export_onnx
-from qvggt.model import VGGT, VGGTConfig
+from qvggt.models.vggt.config import VGGTConfig
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.scheme import parse_scheme
 
 GOLDEN = Path(__file__).parents[1] / "data" / "vggt_reference_small.safetensors"

@@ -18,10 +18,11 @@ from small_network import small_model
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.graph import GraphBuilder
-from qvggt.export.qdq import Target, emit_quant_linear
+from qvggt.export.qdq import emit_quant_linear
 from qvggt.export.subgraph import session_options
 from qvggt.quant import QuantLinear, parse_scheme, quantized_linears
 from qvggt.quant.scheme import linear_format
+from qvggt.target import Target
 
 K, N = 256, 128
 

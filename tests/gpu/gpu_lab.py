@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qvggt.calib.rtn import quantize_rtn_
+from qvggt.data.synthetic.render import render
+from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.engines.build_config import BuildConfig
 from qvggt.engines.builder import build_engine, read_source
-from qvggt.eval.synthetic.render import render
-from qvggt.eval.synthetic.scene import SceneConfig, sample_scene
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import OutputParity, check_outputs
 from qvggt.export.precision import Precision
-from qvggt.export.qdq import Target
-from qvggt.model import VGGT
-from qvggt.model.loading import load_model
+from qvggt.hub.loading import load_model
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.scheme import Scheme, parse_scheme
+from qvggt.target import Target
 
 FRAMES = (1, 2, 4)
 

@@ -15,7 +15,7 @@ from measuring import Results, device_bytes, summary, wall_seconds
 
 from qvggt.engines.onnx_runner import PROVIDERS, OnnxRunner
 from qvggt.engines.torch_runner import TorchRunner
-from qvggt.export.qdq import Target
+from qvggt.target import Target
 
 pytestmark = pytest.mark.gpu
 CPU_FORMS = [Form("fp32", precision="fp32"), Form("w8a8", precision="fp32"), Form("w4a16", precision="fp32")]

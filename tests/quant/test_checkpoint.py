@@ -12,16 +12,17 @@ from small_network import SIZE, small_model
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.errors import QvggtError
 from qvggt.files import file_sha256
-from qvggt.model import VGGT, VGGTConfig
+from qvggt.formats.rounding import weight_codes, weight_scale
+from qvggt.models.fold_config import FoldConfig
+from qvggt.models.folded import applied_fold
+from qvggt.models.vggt.config import VGGTConfig
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant import QuantLinear, Scheme, parse_scheme, quantized_linears
 from qvggt.quant import checkpoint as module
 from qvggt.quant.checkpoint import Provenance, is_calibrated, load_calibrated, save_calibrated
 from qvggt.quant.model import scheme_linears
-from qvggt.quant.quantizer import weight_codes, weight_scale
 from qvggt.quant.transform import InputTransform, TransformSpec
-from qvggt.rotation.config import FoldConfig
 from qvggt.rotation.fold import fold_
-from qvggt.rotation.structure import applied_fold
 
 FORMS = [(bits, act) for bits in ("w8a8", "w4a8", "w6a6", "w4a4") for act in ("dynamic", "static")]
 FORMS += [("w4a16", "dynamic")]

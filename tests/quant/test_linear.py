@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from qvggt.errors import QvggtError
+from qvggt.formats.rounding import EPS, qmax, step
 from qvggt.quant import QuantLinear
-from qvggt.quant.quantizer import EPS, qmax, step
 from qvggt.quant.scheme import LinearFormat, linear_format
 from qvggt.quant.transform import InputTransform, TransformSpec
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from qvggt.formats.rounding import EPS, qmax, step, tensor_step
 from qvggt.onnxruntime_config import session_config
 from qvggt.quant import QuantLinear
-from qvggt.quant.quantizer import EPS, qmax, step, tensor_step
 from qvggt.quant.scheme import linear_format
 
 IN, OUT = 96, 40

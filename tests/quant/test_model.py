@@ -8,7 +8,8 @@ from small_network import SIZE, small_model
 from torch import nn
 
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT, VGGT_1B
+from qvggt.models.vggt.config import VGGT_1B
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant import QuantLinear, Scheme, parse_scheme, quantize_, quantized_linears
 from qvggt.quant.model import prepare_, scheme_linears, transform_specs
 from qvggt.quant.scheme import LinearFormat

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from small_network import small_model
 
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT, VGGT_1B
+from qvggt.models.vggt.config import VGGT_1B
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.model import check_overrides, prepare_, quantize_, scheme_linears
 from qvggt.quant.scheme import (
     ACTIVATIONS,

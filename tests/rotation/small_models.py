@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from reference_weights import fill
 
-from qvggt.model import VGGT, TrackConfig, VGGTConfig
+from qvggt.models.vggt.config import TrackConfig, VGGTConfig
+from qvggt.models.vggt.network import VGGT
 
 TRACK = TrackConfig(features=8, iters=2, corr_levels=2, hidden_size=16, depth=1, num_heads=2, virtual_tracks=3)
 OUTPUTS = {"pose_enc", "depth", "depth_conf", "world_points", "world_points_conf"}

@@ -14,9 +14,10 @@ from safetensors import safe_open
 from small_models import OUTPUTS, TRACKS, distances, images
 
 from qvggt.errors import QvggtError
-from qvggt.model import VGGT, VGGT_1B, VGGTConfig
-from qvggt.model.block import LayerScale
-from qvggt.model.loading import restore_constants
+from qvggt.models.block import LayerScale
+from qvggt.models.loading import restore_constants
+from qvggt.models.vggt.config import VGGT_1B, VGGTConfig
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant import parse_scheme, quantize_
 from qvggt.rotation import FoldConfig, applied_fold, fold_
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qvggt.model import VGGT_1B, VGGTConfig
+from qvggt.models.vggt.config import VGGT_1B, VGGTConfig
 from qvggt.rotation import CostTable
 
 TABLE = CostTable(VGGT_1B)

@@ -9,7 +9,7 @@ import small_models
 import torch
 from small_models import images
 
-from qvggt.model import VGGT
+from qvggt.models.vggt.network import VGGT
 from qvggt.rotation import FoldConfig, fold_
 
 LINEARS = [

@@ -6,7 +6,7 @@ import pytest
 import torch
 from reference_weights import fill
 
-from qvggt.model.block import Block
+from qvggt.models.block import Block
 from qvggt.rotation import fold_fc2_smoothing_, fold_smoothing_
 
 DIM, HEADS, RATIO = 24, 2, 3

@@ -159,7 +159,8 @@ def quick_recipe() -> Any:
 
 def poison(source: Path, target: Path) -> None:
     """A copy of a weights file with one NaN in it."""
-    from qvggt.model.loading import load_model, save_model
+    from qvggt.hub.loading import load_model
+    from qvggt.models.loading import save_model
 
     model = load_model(source)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -65,7 +65,7 @@ def must(work: Work, what: str) -> None:
 
 
 def small_config() -> object:
-    from qvggt.model import VGGTConfig
+    from qvggt.models.vggt.config import VGGTConfig
 
     return VGGTConfig(
         img_size=SIZE, embed_dim=32, vit_depth=1, aa_depth=4, num_heads=2, layer_scale=1.0, camera_trunk_depth=1,
@@ -77,8 +77,8 @@ def small_config() -> object:
 def make_models(root: Path) -> None:
     import torch
 
-    from qvggt.model import VGGT
-    from qvggt.model.loading import save_model
+    from qvggt.models.loading import save_model
+    from qvggt.models.vggt.network import VGGT
     from qvggt.tensor_file import write_tensors
 
     config = small_config()
@@ -95,8 +95,8 @@ def make_models(root: Path) -> None:
 
 
 def make_scenes(folder: Path) -> None:
-    from qvggt.eval.co3d_writer import write_co3d
-    from qvggt.eval.synthetic.scene import SceneConfig
+    from qvggt.data.co3d_writer import write_co3d
+    from qvggt.data.synthetic.scene import SceneConfig
 
     config = SceneConfig(height=SIZE, width=SIZE, frames=3)
     write_co3d(folder, config, range(2), range(50, 52), progress=False)

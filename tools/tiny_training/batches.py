@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qvggt.eval.synthetic.dataset import SceneSplit
+from qvggt.data.synthetic.dataset import SceneSplit
 
 PATCH = 14
 STRIDE = 2

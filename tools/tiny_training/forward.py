@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qvggt.model import VGGT
-from qvggt.model.block import Block, Rope
-from qvggt.model.camera_head import activate_pose
-from qvggt.model.rope import rotate
+from qvggt.models.block import Block, Rope
+from qvggt.models.rope import rotate
+from qvggt.models.vggt.camera_head import activate_pose
+from qvggt.models.vggt.network import VGGT
 
 
 @dataclass

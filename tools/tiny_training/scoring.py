@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from qvggt.data.synthetic.dataset import SceneSplit
 from qvggt.eval.depth import depth_errors
 from qvggt.eval.pose import pairwise_errors, pose_auc
-from qvggt.eval.synthetic.dataset import SceneSplit
 from qvggt.geometry import decode_pose
-from qvggt.model import VGGT
+from qvggt.models.vggt.network import VGGT
 
 
 def score(model: VGGT, split: SceneSplit, scenes: int, frames: int, batch: int = 16) -> dict[str, float]:

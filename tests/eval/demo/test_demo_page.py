@@ -23,7 +23,7 @@ from qvggt.errors import QvggtError
 from qvggt.eval.demo import page as demo_page
 from qvggt.eval.demo.workshop import Choice, Limits, Workshop
 from qvggt.export.exporter import ExportConfig, export_onnx
-from qvggt.model.loading import load_model
+from qvggt.hub.loading import load_model
 from qvggt.quant.scheme import parse_scheme
 
 gradio = pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'qvggt[demo]'")

@@ -66,7 +66,7 @@ def test_no_finite_depth_is_no_reason_to_fail(truth: Any, tmp_path: Path) -> Non
 
 
 def test_to_source_inverts_a_crop() -> None:
-    from qvggt.images import Resize
+    from qvggt.data.images import Resize
 
     values = np.arange(1, 5, dtype=np.uint16).reshape(2, 2)
     found = to_source(values, Resize(0.5, 0.5, 0.0, -1.0, 4, 8))  # 4x8 scaled to 2x4, rows 1 and 2 kept

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qvggt.data.images import Mode, load_images_exact, load_images_tracked
 from qvggt.errors import QvggtError
 from qvggt.eval.ground_truth import ImagePlan
 from qvggt.eval.reconstruction.frames import load_frames, source_grid
-from qvggt.images import Mode, load_images_exact, load_images_tracked
 
 SIZES = [(90, 120), (120, 90), (64, 200), (70, 70)]  # height, width
 

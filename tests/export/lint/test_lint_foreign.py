@@ -19,7 +19,7 @@ from rtx import Build, Lint
 
 from qvggt.errors import QvggtError
 from qvggt.export.lint import lint_model
-from qvggt.export.qdq import Target
+from qvggt.target import Target
 
 
 class Batches(CalibrationDataReader):  # type: ignore[misc]

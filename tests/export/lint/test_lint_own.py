@@ -12,8 +12,8 @@ from qvggt.calib.rtn import quantize_rtn_
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.lint import RULES, Severity, lint_model
 from qvggt.export.precision import Precision
-from qvggt.export.qdq import Target
 from qvggt.quant import parse_scheme
+from qvggt.target import Target
 
 ROOT = Path(__file__).resolve().parents[3]
 SIDE = 28

@@ -13,7 +13,7 @@ from onnx import TensorProto, load
 from rtx import Build, Lint
 
 from qvggt.export.lint import lint_model
-from qvggt.export.qdq import Target
+from qvggt.target import Target
 
 T = TensorProto
 
@@ -112,7 +112,7 @@ def test_scales_that_may_not_be_read_are_not_read(in_memory: bool, tmp_path: Pat
 
 
 def test_codes_in_another_file_are_read_for_the_overflow_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qvggt.export.lint.values.CHUNK", 10_000)  # read in pieces, the last one counts too
+    monkeypatch.setattr("qvggt.onnx_view.values.CHUNK", 10_000)  # read in pieces, the last one counts too
     net = Net()
     name = net.codes((K, N))
     tensor = net.tensors[-1]

@@ -1,0 +1,1 @@
+"""Images, frames and sequences; one reader per data set."""

@@ -1,0 +1,219 @@
+"""Co3Dv2 reader: which frames of which sequences, with cameras in OpenCV form (spec evaluation.md 4.1 and 4.2).
+
+Per category, in sorted order of sequence names: a sequence without a folder is skipped, one with fewer than
+`min_frames` annotated frames is skipped, one with any failed reconstruction (sum(T) > 1e5) is rejected as a whole.
+Frames come from `frame_list`, unsorted; frame 0 of that order is the reference camera of the pose metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from qvggt.data.co3d_annotations import Annotations, Frame, annotation_path, load_annotations, translation_is_sane
+from qvggt.data.depth_png import read_depth
+from qvggt.data.frame_list import FrameList, draw_frames, load_frame_list, save_frame_list
+from qvggt.data.ndc import ndc_to_intrinsics
+from qvggt.data.sequence import Sequence, SequenceSet, Skipped, list_config
+from qvggt.errors import QvggtError
+from qvggt.geometry import pytorch3d_to_opencv
+
+__all__ = [
+    "Co3DConfig",
+    "Co3DSequences",
+    "FrameList",
+    "Sequence",
+    "Skipped",
+    "draw_frame_list",
+    "load_frame_list",
+    "read_depth",
+    "read_sequences",
+    "save_frame_list",
+]
+
+Reason = Literal["folder missing", "too few frames", "bad translation", "not in frame list"]
+
+
+@dataclass(frozen=True)
+class Co3DConfig:
+    """`root` holds <category>/<sequence>/images, `annotations` the <category>_<split>.jgz files.
+
+    categories: () = every category that has a file of this split. frames: drawn per sequence. min_frames: shorter
+    sequences are skipped (the protocol says 50; generated scenes have 8). max_sequences: only the first names of each
+    category, counted before any is skipped, as the reference's fast mode does.
+    """
+
+    root: str
+    annotations: str
+    categories: tuple[str, ...] = ()
+    split: str = "test"
+    frames: int = 10
+    min_frames: int = 50
+    seed: int = 0
+    max_sequences: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.min_frames < 1:
+            raise QvggtError(f"Co3D: expected frames and min_frames >= 1, got {self.frames} and {self.min_frames}")
+        if self.max_sequences is not None and self.max_sequences < 1:
+            raise QvggtError(f"Co3D: expected max_sequences >= 1 or none, got {self.max_sequences}")
+
+
+Co3DSequences = SequenceSet
+
+
+def read_sequences(config: Co3DConfig, frame_list: FrameList | None = None) -> Co3DSequences:
+    """Apply the protocol. With a stored `frame_list`, exactly its sequences and frames are used (config.seed and
+    min_frames have no say); without one, the frames are those `draw_frame_list` draws.
+
+    QvggtError: no annotations, a broken annotation file, a sequence shorter than `config.frames`, a list that does not
+    fit the annotations or the config, an unreadable image header where image_size is not annotated, nothing left.
+    """
+    root = Path(config.root)
+    if not root.is_dir():
+        raise QvggtError(f"{root}: Co3D root is not a folder; give the folder that holds the categories")
+    if frame_list is not None:
+        _check_list(config, frame_list)
+    sequences: list[Sequence] = []
+    skipped: list[Skipped] = []
+    for category, path, entries in _categories(config):
+        for name, frames in entries.items():
+            key = f"{category}/{name}"
+            reason = _unusable(config, frames, listed=frame_list is not None)
+            if frame_list is not None and key not in frame_list.frames:
+                reason = "not in frame list"
+            elif not (root / category / name).is_dir():
+                reason = "folder missing"
+            if reason:
+                skipped.append(Skipped(category, name, reason))
+                continue
+            if frame_list is None:
+                indices = _draw(config, category, name, frames, path)
+            else:
+                indices = frame_list.frames[key]
+            sequences.append(_sequence(root, category, name, frames, indices, path))
+    result = Co3DSequences(tuple(sequences), tuple(skipped), config)
+    if not sequences:
+        counts = ", ".join(f"{count} {reason}" for reason, count in result.skip_counts().items()) or "none annotated"
+        raise QvggtError(
+            f"{root}: no usable sequence in split {config.split} ({counts}); "
+            f"check the root, the categories and min_frames ({config.min_frames})"
+        )
+    return result
+
+
+def draw_frame_list(config: Co3DConfig) -> FrameList:
+    """Draw frames for every annotated sequence that passes the rules; looks at annotations only, never at images, so
+    the list is the same whatever part of the data is on disk."""
+    frames = {
+        f"{category}/{name}": _draw(config, category, name, entries, path)
+        for category, path, sequences in _categories(config)
+        for name, entries in sequences.items()
+        if _unusable(config, entries) is None
+    }
+    if not frames:
+        raise QvggtError(
+            f"{config.annotations}: no usable sequence in split {config.split} has {config.min_frames} frames; "
+            "lower min_frames"
+        )
+    return FrameList(frames, list_config(config))
+
+
+def _check_list(config: Co3DConfig, frame_list: FrameList) -> None:
+    drawn = frame_list.config.get("split", config.split)
+    if drawn != config.split:
+        raise QvggtError(f"frame list: expected split {config.split}, got a list of split {drawn}; give that split")
+    for key, indices in frame_list.frames.items():
+        if len(indices) != config.frames:
+            raise QvggtError(
+                f"frame list: {key}: expected {config.frames} frames, got {len(indices)}; "
+                "give that number of frames or draw a new list"
+            )
+
+
+def _categories(config: Co3DConfig) -> Iterator[tuple[str, Path, Annotations]]:
+    """(category, annotation file, annotations cut to max_sequences and sorted by name)."""
+    folder = Path(config.annotations)
+    suffix = f"_{config.split}.jgz"
+    present = sorted(p.name[: -len(suffix)] for p in folder.glob(f"*{suffix}")) if folder.is_dir() else []
+    if not present:
+        raise QvggtError(f"{folder}: no *{suffix} annotation file; give the folder of the Co3D annotation files")
+    for category in config.categories or present:
+        if category not in present:
+            raise QvggtError(
+                f"{annotation_path(folder, category, config.split)}: no annotation file for category {category}; "
+                f"present: {', '.join(present[:8])}{', ...' if len(present) > 8 else ''}"
+            )
+        path = annotation_path(folder, category, config.split)
+        annotations = load_annotations(path)
+        names = sorted(annotations)[: config.max_sequences]
+        yield category, path, {name: annotations[name] for name in names}
+
+
+def _unusable(config: Co3DConfig, frames: list[Frame], listed: bool = False) -> Reason | None:
+    if not listed and len(frames) < config.min_frames:
+        return "too few frames"
+    if not all(translation_is_sane(frame) for frame in frames):
+        return "bad translation"
+    return None
+
+
+def _draw(config: Co3DConfig, category: str, name: str, frames: list[Frame], path: Path) -> tuple[int, ...]:
+    if len(frames) < config.frames:
+        raise QvggtError(
+            f"{path}: sequence {name}: expected at least {config.frames} frames, got {len(frames)}; "
+            "ask for fewer frames or raise min_frames to skip it"
+        )
+    return draw_frames(config.seed, category, name, len(frames), config.frames)
+
+
+def _sequence(
+    root: Path, category: str, name: str, frames: list[Frame], indices: tuple[int, ...], path: Path
+) -> Sequence:
+    if max(indices) >= len(frames):
+        raise QvggtError(
+            f"frame list: {category}/{name}: expected indices below {len(frames)} ({path}), got {max(indices)}; "
+            "draw the list again from these annotations"
+        )
+    chosen = [frames[index] for index in indices]
+    images = tuple(root / frame["filepath"] for frame in chosen)
+    sizes = [
+        tuple(frame["image_size"]) if "image_size" in frame else _image_size(image)
+        for frame, image in zip(chosen, images, strict=True)
+    ]
+    intrinsics = [
+        ndc_to_intrinsics(frame["focal_length"], frame["principal_point"], height, width)
+        for frame, (height, width) in zip(chosen, sizes, strict=True)
+    ]
+    return Sequence(
+        category=category,
+        name=name,
+        image_paths=images,
+        extrinsics=pytorch3d_to_opencv([frame["R"] for frame in chosen], [frame["T"] for frame in chosen]),
+        intrinsics=np.stack(intrinsics),
+        depth_paths=tuple(_depth_path(root, frame) for frame in chosen),
+        frame_indices=indices,
+    )
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    """(H, W) from the file header; no pixel is decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except OSError as error:  # PIL's "cannot identify image file" is one too
+        raise QvggtError(f"{path}: expected an image, got {error}; restore the file") from error
+
+
+def _depth_path(root: Path, frame: Frame) -> Path | None:
+    """The annotated depth map, or the one in Co3D's usual place, if the file is there."""
+    image = Path(frame["filepath"])
+    usual = image.parent.parent / "depths" / f"{image.name}.geometric.png"
+    path = root / frame.get("depth_path", usual)
+    return path if path.is_file() else None

@@ -1,0 +1,97 @@
+"""A sequence of posed frames, whatever data set it is from, and sets of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt.data.frame_list import FrameList
+
+DepthFormat = Literal["co3d", "millimetre"]
+
+LOCATION = ("root", "annotations")
+"""Configuration fields that say where data lies: no part of a frame list or of a configuration's hash."""
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """S chosen frames, in evaluation order.
+
+    extrinsics float64 [S,3,4] OpenCV camera-from-world; intrinsics float64 [S,3,3] in pixels of the stored images;
+    depth_paths: None where there is no depth map; frame_indices: which frames of the sequence they are.
+    depth_format: how depth files are read.
+    """
+
+    category: str
+    name: str
+    image_paths: tuple[Path, ...]
+    extrinsics: NDArray[np.float64]
+    intrinsics: NDArray[np.float64]
+    depth_paths: tuple[Path | None, ...]
+    frame_indices: tuple[int, ...]
+    depth_format: DepthFormat = "co3d"
+
+    @property
+    def key(self) -> str:
+        """`category/name`, the key of frame lists and reports."""
+        return f"{self.category}/{self.name}"
+
+    def first(self, count: int) -> Sequence:
+        """The same sequence with only its first `count` frames."""
+        return replace(
+            self,
+            image_paths=self.image_paths[:count],
+            extrinsics=self.extrinsics[:count],
+            intrinsics=self.intrinsics[:count],
+            depth_paths=self.depth_paths[:count],
+            frame_indices=self.frame_indices[:count],
+        )
+
+
+@dataclass(frozen=True)
+class Skipped:
+    category: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SequenceSet:
+    """What was read, and what was left out and why. Iterates over the sequences.
+
+    config: the frozen dataclass it was read with. notes: sentences a reader of the results must see.
+    """
+
+    sequences: tuple[Sequence, ...]
+    skipped: tuple[Skipped, ...]
+    config: Any
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self.sequences)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, index: int) -> Sequence:
+        return self.sequences[index]
+
+    def skip_counts(self) -> dict[str, int]:
+        """Reason -> number of sequences."""
+        return dict(Counter(item.reason for item in self.skipped))
+
+    def frame_list(self) -> FrameList:
+        """The frames that were read: shorter than a stored list when data is missing on disk, so its hash tells."""
+        return FrameList({s.key: s.frame_indices for s in self.sequences}, list_config(self.config))
+
+
+def list_config(config: Any) -> dict[str, Any]:
+    """A data-set configuration, JSON-ready, without where the data lies."""
+    values = {key: value for key, value in asdict(config).items() if key not in LOCATION}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

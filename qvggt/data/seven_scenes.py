@@ -1,0 +1,106 @@
+"""7-Scenes reader: ROOT/<scene>/TestSplit.txt and seq-XX/frame-%06d.{color,depth.proj,depth}.png, .pose.txt.
+
+Kinect, 640x480, focal length 525, principal point (320, 240), depth in millimetres, poses world-from-camera (spec
+evaluation.md 4.3). Raw depth is of the depth camera, not registered to colour: with it numbers are not comparable with
+those of harnesses that use depth.proj.png, so which one was read is part of the notes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt.data.frame_list import FrameList
+from qvggt.data.rooms import (
+    Recording,
+    RoomConfig,
+    build,
+    checked_pose,
+    choose,
+    finish,
+    frame_numbers,
+    parse_numbers,
+    scene_folders,
+)
+from qvggt.data.sequence import SequenceSet, Skipped
+from qvggt.errors import QvggtError
+
+SPLIT = "TestSplit.txt"
+FOCAL, CENTRE = 525.0, (320.0, 240.0)  # pixels
+SUFFIX = {"proj": "depth.proj.png", "raw": "depth.png"}
+
+
+def read_seven_scenes(config: RoomConfig, frame_list: FrameList | None = None) -> SequenceSet:
+    """The test sequences of every scene. QvggtError for a layout, pose or list that does not fit, or nothing left."""
+    recordings, skipped = [], []
+    for folder in scene_folders(config, SPLIT):
+        for name in split_sequences(folder / SPLIT)[: config.max_sequences]:
+            if (folder / name).is_dir():
+                recordings.append(_recording(folder / name, config.stride))
+            else:
+                skipped.append(Skipped(folder.name, name, "folder missing"))
+    chosen, left_out, notes = choose(config, recordings, frame_list)
+    sequences, used = [], {"proj": 0, "raw": 0}
+    for recording, numbers in chosen:
+        folder = Path(config.root, recording.scene, recording.name)
+        kind = _depth_kind(config, folder, numbers)
+        used[kind] += 1
+        depths = [_file(folder, number, SUFFIX[kind]) for number in numbers]
+        sequences.append(build(recording, numbers, FOCAL, CENTRE, depths))
+    if used["proj"]:
+        notes.append(f"7-Scenes depth: depth.proj.png (registered to colour) for {used['proj']} sequences")
+    if used["raw"]:
+        notes.append(
+            f"7-Scenes depth: raw depth.png (not registered to colour) for {used['raw']} sequences: not comparable "
+            "with numbers from depth.proj.png"
+        )
+    return finish(config, sequences, [*skipped, *left_out], notes)
+
+
+def split_sequences(path: Path) -> list[str]:
+    """Folder names from lines such as "sequence1"."""
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise QvggtError(f"{path}: expected lines such as sequence1, got {error}; restore the file") from error
+    names = []
+    for line in lines:
+        number = line.removeprefix("sequence")
+        if number == line or not number.isdecimal():
+            raise QvggtError(f"{path}: expected lines such as sequence1, got {line[:40]!r}; restore the file")
+        names.append(f"seq-{int(number):02d}")
+    return names
+
+
+def _recording(folder: Path, stride: int) -> Recording:
+    @functools.cache
+    def pose(number: int) -> NDArray[np.float64] | None:
+        path = _file(folder, number, "pose.txt")
+        matrix = parse_numbers(path)
+        if matrix.shape != (4, 4):
+            raise QvggtError(f"{path}: expected a 4x4 matrix, got {len(matrix)} lines; restore the file")
+        return checked_pose(matrix, str(path))
+
+    return Recording(
+        scene=folder.parent.name,
+        name=folder.name,
+        numbers=frame_numbers(folder, "frame-", ".color.png"),
+        stride=stride,
+        image=lambda number: _file(folder, number, "color.png"),
+        pose=pose,
+    )
+
+
+def _depth_kind(config: RoomConfig, folder: Path, numbers: Sequence[int]) -> str:
+    """One kind for a whole sequence, so that its maps never mix."""
+    if config.depth != "auto":
+        return config.depth
+    return "proj" if all(_file(folder, number, SUFFIX["proj"]).is_file() for number in numbers) else "raw"
+
+
+def _file(folder: Path, number: int, suffix: str) -> Path:
+    return folder / f"frame-{number:06d}.{suffix}"

@@ -1,0 +1,1 @@
+"""What a number is: grids, granularities, formats of tensors and of linears."""

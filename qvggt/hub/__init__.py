@@ -1,0 +1,1 @@
+"""Names of models, downloads, push, pull and model cards."""

@@ -1,0 +1,36 @@
+"""A model by name: where its weights are, then the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qvggt.hub.names import find_weights
+from qvggt.models.loading import load_weights
+from qvggt.models.vggt.config import VGGTConfig
+from qvggt.models.vggt.network import VGGT
+
+
+def load_model(
+    source: str | Path,
+    *,
+    config: VGGTConfig | None = None,
+    heads: tuple[str, ...] | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    check_finite: bool = False,
+) -> VGGT:
+    """A VGGT on the CPU in fp32, in eval mode, without gradients.
+
+    source: "tiny", "vggt-1b", a .safetensors/.pt/.pth file, a directory holding model.safetensors or model.pt, or a
+    Hub id (see `find_weights`, also for `revision` and `offline`).
+    config: sizes of the model. By default those in the file's metadata, else those under "qvggt_config" in a
+    config.json beside it, else VGGT-1B.
+    heads: the heads to build, default those of the config. Keys of other heads are ignored and never read.
+
+    fp32 weights stay memory-mapped, so do not change the file in place while the model lives; fp16, bf16 and fp64
+    weights are converted to fp32 on load. Either way there is one copy in memory. `check_finite` reads every weight
+    once and refuses NaN and infinity. Everything else must match exactly: missing, unexpected or mis-shaped keys, a
+    head that the file lacks, and damaged or unsafe files raise one QvggtError.
+    """
+    path = find_weights(source, revision=revision, offline=offline)
+    return load_weights(path, config=config, heads=heads, check_finite=check_finite)

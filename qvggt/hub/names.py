@@ -1,0 +1,90 @@
+"""Where weights come from: the shipped tiny model, a local file or directory, or the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+
+from qvggt.errors import QvggtError
+from qvggt.hub.client import fetch, offline_by_environment
+
+ALIASES = {"vggt-1b": "facebook/VGGT-1B"}
+TINY = "weights/tiny/model.safetensors"  # inside the package
+NAMES = ("model.safetensors", "model.pt")  # in this order, in a directory and on the Hub
+SUFFIXES = (".safetensors", ".pt", ".pth")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)  # no part that starts with a dot: ./x is a path
+
+
+def find_weights(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Path:
+    """Path of the weights file that `source` names.
+
+    In this order: "tiny" (shipped with the package), "vggt-1b" (facebook/VGGT-1B on the Hub), an existing file, an
+    existing directory with model.safetensors or model.pt, a Hub id `owner/name` (downloaded to the Hub cache with its
+    config.json; `revision` is a branch, tag or commit). `offline`, or HF_HUB_OFFLINE=1, reads the cache only. A
+    `Path` is always local. Raises QvggtError when nothing is found, or when the Hub cannot be reached.
+    """
+    repository = hub_id(source)
+    if repository is not None:
+        return find_on_hub(repository, revision, offline or offline_by_environment())
+    if revision is not None:
+        raise QvggtError(f"{source}: is local, but revision {revision!r} was given; leave it out, or pass a Hub id")
+    if source == "tiny":
+        return shipped_weights()
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return find_in_directory(path)
+    if not path.exists():
+        raise QvggtError(
+            f"{source}: no such file or directory; expected a {', '.join(SUFFIXES)} file, a directory with "
+            f"{' or '.join(NAMES)}, a Hub id such as facebook/VGGT-1B, or 'tiny'"
+        )
+    return path
+
+
+def hub_id(source: str | Path) -> str | None:
+    """The Hub repository that `source` names, or None when it is local."""
+    if not isinstance(source, str) or source == "tiny":
+        return None
+    if source in ALIASES:
+        return ALIASES[source]
+    # a missing weights/model.pt, or a name in a folder that is here, is a typing error and no repository
+    local = source.lower().endswith(SUFFIXES) or Path(source).exists() or Path(source).parent.is_dir()
+    if local or not HUB_ID.fullmatch(source):
+        return None
+    return source
+
+
+def shipped_weights() -> Path:
+    path = Path(str(resources.files("qvggt").joinpath(TINY)))
+    if not path.is_file():
+        raise QvggtError(
+            f"{path}: the tiny model is not in this installation; reinstall qvggt from a wheel or its repository"
+        )
+    return path
+
+
+def find_in_directory(path: Path) -> Path:
+    if (path / "quant.json").is_file():
+        raise QvggtError(
+            f"{path}: is a calibrated checkpoint (quant.json), expected a float model; pass its source model"
+        )
+    for name in NAMES:
+        if (path / name).is_file():
+            return path / name
+    raise QvggtError(f"{path}: holds neither {' nor '.join(NAMES)}; pass the weights file itself")
+
+
+def find_on_hub(repository: str, revision: str | None, offline: bool) -> Path:
+    if fetch(repository, "quant.json", revision, offline) is not None:
+        raise QvggtError(
+            f"{repository}: is a calibrated checkpoint; get it with `qvggt-pull {repository} -o FOLDER` and pass FOLDER"
+        )
+    for name in NAMES:
+        path = fetch(repository, name, revision, offline)
+        if path is not None:
+            fetch(repository, "config.json", revision, offline)  # lands beside the weights
+            return path
+    if offline:
+        raise QvggtError(f"{repository}: not in the Hub cache and offline; run once online, or pass a local path")
+    raise QvggtError(f"{repository}: holds neither {' nor '.join(NAMES)} on the Hub; check the repository's file list")

@@ -1,0 +1,1 @@
+"""Networks: shared blocks, and one folder per model family."""

@@ -1,0 +1,149 @@
+"""Weights in and out of a VGGT: strict, lean loading and reproducible saving."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qvggt.errors import QvggtError
+from qvggt.models.vggt.aggregator import IMAGE_MEAN, IMAGE_STD
+from qvggt.models.vggt.config import HEADS, VGGT_1B, VGGTConfig
+from qvggt.models.vggt.network import VGGT
+from qvggt.tensor_file import FLOATS, Entry, TensorFile, open_tensors, write_tensors
+
+SHOWN = 3  # keys listed of each kind of mismatch
+
+
+def load_weights(
+    path: Path,
+    *,
+    config: VGGTConfig | None = None,
+    heads: tuple[str, ...] | None = None,
+    check_finite: bool = False,
+) -> VGGT:
+    """The model of a weights file; see `qvggt.hub.loading.load_model`."""
+    file = open_tensors(path)
+    known = config or stored_config(file)
+    chosen = known or VGGT_1B
+    if heads is not None:
+        chosen = chosen.replace(heads=tuple(heads))  # refuses an unknown head
+        chosen = chosen.replace(heads=tuple(head for head in HEADS if head in heads))
+    with torch.device("meta"):
+        model = VGGT(chosen)
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    check_entries(file, expected, chosen, assumed=known is None)
+    state = dict(file.floats(expected))
+    if check_finite:
+        refuse_nonfinite(file.path, state)
+    model.load_state_dict(state, assign=True)
+    restore_constants(model)
+    return model.requires_grad_(False).eval()
+
+
+def save_model(
+    model: VGGT, path: str | Path, metadata: Mapping[str, str] | None = None, *, dtype: torch.dtype | None = None
+) -> None:
+    """Write weights and config to a safetensors file that `load_model` reads back; atomic, reproducible bytes.
+
+    metadata: further text entries (provenance); "config" and "format" are taken. dtype: storage type, for instance
+    torch.float16 to ship; by default each tensor's own. Raises QvggtError when a finite weight does not fit `dtype`
+    or `path` cannot be written.
+    """
+    taken = {"format": "pt", "config": model.config.to_json()}
+    if metadata is not None and taken.keys() & metadata.keys():
+        raise ValueError(f"metadata must not hold the keys {', '.join(taken)}")
+    if dtype is not None and dtype not in FLOATS:
+        raise ValueError(f"dtype {dtype} cannot store weights, expected one of {', '.join(map(str, FLOATS))}")
+    state = model.state_dict()
+    if dtype is not None:
+        state = {key: tensor.to(dtype) for key, tensor in state.items()}
+        refuse_nonfinite(path, state, f"as {dtype}; store it wider")
+    write_tensors(path, state, {**(metadata or {}), **taken})
+
+
+def stored_config(file: TensorFile) -> VGGTConfig | None:
+    """Config from the file's metadata, else from "qvggt_config" in a config.json beside it, else None."""
+    if "config" in file.metadata:
+        return parse_config(f"{file.path} metadata key 'config'", file.metadata["config"])
+    beside = file.path.with_name("config.json")
+    if not beside.is_file():
+        return None
+    try:
+        values = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise QvggtError(
+            f"{beside}: no readable JSON, expected an object; mend or remove it, or pass config="
+        ) from error
+    if not isinstance(values, dict) or "qvggt_config" not in values:
+        return None  # another library's description of the same weights
+    return parse_config(f"{beside} key 'qvggt_config'", json.dumps(values["qvggt_config"]))
+
+
+def parse_config(origin: str, text: str) -> VGGTConfig:
+    try:
+        return VGGTConfig.from_dict(json.loads(text))
+    except QvggtError as error:
+        raise QvggtError(f"{origin}: {error}") from error
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise QvggtError(f"{origin}: not a VGGT config, expected VGGTConfig.to_json(); pass config=") from error
+
+
+def check_entries(file: TensorFile, expected: Mapping[str, tuple[int, ...]], config: VGGTConfig, assumed: bool) -> None:
+    """Raise one QvggtError unless the file holds exactly `expected`, apart from heads the config leaves out."""
+    others = tuple(f"{head}_head." for head in HEADS if head not in config.heads)
+    held: dict[str, Entry] = {key: entry for key, entry in file.entries.items() if not key.startswith(others)}
+    absent = [head for head in config.heads if not any(key.startswith(f"{head}_head.") for key in held)]
+    wanted = {key: shape for key, shape in expected.items() if not key.startswith(tuple(f"{h}_head." for h in absent))}
+    missing = [key for key in wanted if key not in held]
+    unexpected = [key for key in held if key not in expected]
+    misshaped = [
+        f"{key} expected {list(shape)} got {list(held[key].shape)}"
+        for key, shape in wanted.items()
+        if key in held and held[key].shape != shape
+    ]
+    faults = [
+        f"{len(items)} {kind} ({summary(items)})"
+        for kind, items in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
+        if items
+    ]
+    if faults:
+        remedy = (
+            "it carries no config, so VGGT-1B was assumed: pass config=" if assumed else "pass the matching config="
+        )
+        raise QvggtError(f"{file.path}: keys do not match the model: {', '.join(faults)}; {remedy}, or another file")
+    if absent:
+        rest = tuple(head for head in config.heads if head not in absent)
+        raise QvggtError(
+            f"{file.path}: holds no {' and no '.join(absent)} head, expected {', '.join(config.heads)}; "
+            f"load without: heads={rest!r}"
+        )
+
+
+def summary(items: list[str]) -> str:
+    more = f"; and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return "; ".join(items[:SHOWN]) + more
+
+
+def refuse_nonfinite(path: str | Path, state: Mapping[str, Tensor], context: str = "; get the file again") -> None:
+    for key in nonfinite(state):
+        raise QvggtError(f"{path}: {key} holds NaN or infinity{context}")
+
+
+def nonfinite(state: Mapping[str, Tensor]) -> Iterable[str]:
+    """Keys of the tensors with a NaN or infinity; the extremes show either without a second tensor."""
+    for key, tensor in state.items():
+        if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
+            yield key
+
+
+def restore_constants(model: VGGT) -> None:
+    """Give the buffers that no checkpoint stores their values, in place of the meta tensors of construction."""
+    model.aggregator._mean = torch.tensor(IMAGE_MEAN).view(1, 1, 3, 1, 1)
+    model.aggregator._std = torch.tensor(IMAGE_STD).view(1, 1, 3, 1, 1)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise AssertionError(f"{name} has no value after loading: restore_constants must set it")

@@ -1,0 +1,1 @@
+"""VGGT written from its specification, with the original parameter names."""

@@ -1,0 +1,1 @@
+"""The one reader of an ONNX file. Needs no torch."""

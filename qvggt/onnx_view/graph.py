@@ -1,0 +1,281 @@
+"""A read-only view of an ONNX model for the rules: who makes a tensor, who reads it, its type, shape and value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from qvggt.errors import QvggtError
+from qvggt.onnx_view.values import OUTLINE, Values
+
+INLINE_LIMIT = 1024  # bytes: shape inference reads small constants, larger ones are replaced by their outline
+VARYING = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+
+Shape = tuple["int | None", ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A node and the scope its tensor names belong to."""
+
+    proto: NodeProto
+    scope: Scope
+    index: int
+
+    @property
+    def op(self) -> str:
+        return self.proto.op_type
+
+    @property
+    def domain(self) -> str:
+        return "" if self.proto.domain == "ai.onnx" else self.proto.domain
+
+    @property
+    def label(self) -> str:
+        """The node's name, or its first output where the file gives it none."""
+        return self.proto.name or (self.proto.output[0] if self.proto.output else f"{self.op}#{self.index}")
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        return self.proto.input
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        return self.proto.output
+
+    def input(self, index: int) -> str:
+        """Name of an input, "" when it is left out."""
+        return self.proto.input[index] if index < len(self.proto.input) else ""
+
+    def is_op(self, *names: str) -> bool:
+        return self.domain == "" and self.op in names
+
+    def _attribute(self, name: str, kind: int) -> AttributeProto | None:
+        """None as well for one of another type, as damaged files have it."""
+        return next((a for a in self.proto.attribute if a.name == name and a.type == kind), None)
+
+    def integer(self, name: str, default: int = 0) -> int:
+        found = self._attribute(name, AttributeProto.INT)
+        return default if found is None else found.i
+
+    def integers(self, name: str) -> list[int]:
+        """Empty where there are none."""
+        found = self._attribute(name, AttributeProto.INTS)
+        return [] if found is None else list(found.ints)
+
+    def text(self, name: str, default: str = "") -> str:
+        found = self._attribute(name, AttributeProto.STRING)
+        return default if found is None else found.s.decode(errors="replace")
+
+
+class Scope:
+    """The names of one graph: of the model, or of a branch or loop body, which also sees those around it."""
+
+    def __init__(self, graph: GraphProto, values: Values, outer: Scope | None = None) -> None:
+        self.outer, self.values = outer, values
+        self.nodes = [Node(proto, self, index) for index, proto in enumerate(graph.node)]
+        self.initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self.inputs = {value.name for value in graph.input} - set(self.initializers)
+        self._producers = {name: node for node in self.nodes for name in node.outputs if name}
+        self._infos = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
+        self._constant: dict[str, bool] = {}
+
+    def _owner(self, name: str) -> Scope | None:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope._producers or name in scope.initializers or name in scope.inputs:
+                return scope
+            scope = scope.outer
+        return None
+
+    def producer(self, name: str) -> Node | None:
+        owner = self._owner(name)
+        return None if owner is None else owner._producers.get(name)
+
+    def constant(self, name: str) -> TensorProto | None:
+        """The tensor behind an initializer or a Constant node, also through Identity; None for anything else."""
+        while (owner := self._owner(name)) is not None:
+            if name in owner.initializers:
+                return owner.initializers[name]
+            node = owner._producers.get(name)
+            if node is None:
+                return None
+            if node.is_op("Constant"):
+                return _constant_node(node)
+            if not node.is_op("Identity"):
+                return None
+            name = node.input(0)
+        return None
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor depends on no input of the graph (it may still have to be computed)."""
+        stack, seen = [name], set()
+        while stack:
+            current = stack[-1]
+            owner = self._owner(current)
+            node = None if owner is None else owner._producers.get(current)
+            if current in self._constant:
+                stack.pop()
+            elif node is None:
+                self._constant[current] = owner is not None and current in owner.initializers
+            elif node.op in VARYING or any(a.HasField("g") or a.graphs for a in node.proto.attribute):
+                self._constant[current] = False
+            else:
+                seen.add(current)  # a cycle in a broken file ends here
+                read = [i for i in node.inputs if i]
+                if missing := [i for i in read if i not in self._constant and i not in seen]:
+                    stack += missing
+                else:
+                    self._constant[current] = all(self._constant.get(i, False) for i in read)
+        return self._constant[name]
+
+    def value(self, name: str) -> NDArray[Any] | None:
+        """The value of a stored constant; None when there is none or its bytes cannot be had."""
+        tensor = self.constant(name)
+        return None if tensor is None else self.values.array(tensor)
+
+    def dtype(self, name: str) -> int:
+        """TensorProto.DataType, 0 when unknown."""
+        owner = self._owner(name)
+        if owner is None:
+            return 0
+        if name in owner.initializers:
+            return owner.initializers[name].data_type
+        info = owner._infos.get(name)
+        if info is not None and info.type.HasField("tensor_type"):
+            return info.type.tensor_type.elem_type
+        tensor = owner.constant(name)
+        return 0 if tensor is None else tensor.data_type
+
+    def shape(self, name: str) -> Shape | None:
+        """Dimensions, None for a symbolic one; None when the rank is unknown."""
+        owner = self._owner(name)
+        if owner is None:
+            return None
+        if name in owner.initializers:
+            return tuple(owner.initializers[name].dims)
+        info = owner._infos.get(name)
+        if info is not None and info.type.tensor_type.HasField("shape"):
+            dims = info.type.tensor_type.shape.dim
+            return tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+        tensor = owner.constant(name)
+        return None if tensor is None else tuple(tensor.dims)
+
+    def rank(self, name: str) -> int | None:
+        shape = self.shape(name)
+        return None if shape is None else len(shape)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model without its weights: `path` is where it lies, None for one that is only in memory."""
+
+    proto: ModelProto
+    path: Path | None
+    values: Values
+    scopes: tuple[Scope, ...] = field(repr=False)
+    memo: dict[str, Any] = field(default_factory=dict, repr=False)  # what rules work out once for all of them
+
+    @property
+    def nodes(self) -> Iterator[Node]:
+        for scope in self.scopes:
+            yield from scope.nodes
+
+    @cached_property
+    def _consumers(self) -> dict[tuple[int, str], list[Node]]:
+        found: dict[tuple[int, str], list[Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                owner = node.scope._owner(name)
+                found.setdefault((id(owner), name), []).append(node)
+        return found
+
+    def consumers(self, scope: Scope, name: str) -> list[Node]:
+        """Nodes that read a tensor, in its own graph and in the graphs inside of it."""
+        return self._consumers.get((id(scope._owner(name)), name), [])
+
+
+def open_graph(proto: ModelProto, path: Path | None = None) -> Model:
+    """The view of a model that was parsed without its external data; local functions are expanded."""
+    _check_names(proto.graph, path)
+    values = Values(proto, path)
+    light = _inferred(_outline(proto))
+    scopes: list[Scope] = []
+    pending: list[tuple[GraphProto, Scope | None]] = [(light.graph, None)]
+    while pending:
+        graph, outer = pending.pop()
+        _check_names(graph, path)
+        scope = Scope(graph, values, outer)
+        scopes.append(scope)
+        for node in graph.node:
+            for attribute in node.attribute:
+                inner = ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs)
+                pending += [(g, scope) for g in inner]
+    return Model(proto, path, values, tuple(scopes))
+
+
+def _outline(proto: ModelProto) -> ModelProto:
+    """A copy of a model whose large initializers are only names, types and shapes."""
+    light = ModelProto(ir_version=proto.ir_version)
+    light.opset_import.extend(proto.opset_import)
+    light.functions.extend(proto.functions)
+    graph = light.graph
+    graph.name = "graph"
+    graph.node.extend(proto.graph.node)
+    graph.input.extend(proto.graph.input)
+    graph.output.extend(proto.graph.output)
+    graph.value_info.extend(proto.graph.value_info)
+    for tensor in proto.graph.initializer:
+        if tensor.ByteSize() <= INLINE_LIMIT:
+            graph.initializer.append(tensor)
+            continue
+        stub = graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        stub.data_location = TensorProto.EXTERNAL
+        stub.external_data.add(key="location", value=OUTLINE)
+    if light.functions:
+        import onnx.inliner
+
+        light = onnx.inliner.inline_local_functions(light)
+    return light
+
+
+def _inferred(light: ModelProto) -> ModelProto:
+    """With inferred types and shapes, as far as they go; rules find less where they are unknown."""
+    try:
+        return onnx.shape_inference.infer_shapes(light, data_prop=True)
+    except Exception:  # inference raises whatever its C++ side threw; a lint of a broken model should still say why
+        return light
+
+
+def _check_names(graph: GraphProto, path: Path | None) -> None:
+    """protobuf hands out names that are no UTF-8 as bytes; only damaged files have them."""
+    names: list[str | bytes] = [info.name for info in (*graph.value_info, *graph.input, *graph.output)]
+    names += [tensor.name for tensor in graph.initializer]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        names += [attribute.name for attribute in node.attribute]
+    if any(isinstance(name, bytes) for name in names):
+        raise QvggtError(f"{path or 'model'}: corrupt ONNX (a name is no UTF-8); get it again, or export again")
+
+
+def _constant_node(node: Node) -> TensorProto | None:
+    for attribute in node.proto.attribute:
+        if attribute.name == "value":
+            return attribute.t
+        if attribute.name in ("value_float", "value_floats"):
+            value: Any = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+            return onnx.numpy_helper.from_array(np.array(value, np.float32))
+        if attribute.name in ("value_int", "value_ints"):
+            value = attribute.i if attribute.name == "value_int" else list(attribute.ints)
+            return onnx.numpy_helper.from_array(np.array(value, np.int64))
+    return None

@@ -1,0 +1,188 @@
+"""Reader rules of spec evaluation.md 4.2 on a hand-made data set."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qvggt import QvggtError
+from qvggt.data.co3d import (
+    Co3DConfig,
+    FrameList,
+    draw_frame_list,
+    load_frame_list,
+    read_sequences,
+    save_frame_list,
+)
+from qvggt.data.co3d_annotations import write_annotations
+
+HEIGHT, WIDTH = 20, 30
+
+
+def frame(category, name, index, translation=(0.0, 0.0, 1.0)):
+    return {
+        "filepath": f"{category}/{name}/images/frame{index + 1:06d}.jpg",
+        "R": [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]],
+        "T": [translation[0] + index, translation[1], translation[2]],
+        "focal_length": [2.0, 3.0],
+        "principal_point": [0.1, -0.2],
+    }
+
+
+def add(root, category, name, count, **options):
+    """Images on disk; returns annotations."""
+    folder = root / category / name / "images"
+    folder.mkdir(parents=True)
+    for index in range(count):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / f"frame{index + 1:06d}.jpg")
+    return [frame(category, name, index, **options) for index in range(count)]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """pear: s1..s3 usable, s0 short, s4 with one failed camera, s5 annotated but not on disk. apple: one sequence."""
+    pear = {name: add(tmp_path, "pear", name, 6) for name in ("s3", "s1", "s2")}
+    pear["s0"] = add(tmp_path, "pear", "s0", 5)
+    pear["s4"] = add(tmp_path, "pear", "s4", 6)
+    pear["s4"][3]["T"] = [1e5, 0.0, 1.0]
+    pear["s5"] = [frame("pear", "s5", i) for i in range(6)]
+    write_annotations(tmp_path / "anno" / "pear_test.jgz", pear)
+    write_annotations(tmp_path / "anno" / "apple_test.jgz", {"t": add(tmp_path, "apple", "t", 6)})
+    return tmp_path, Co3DConfig(str(tmp_path), str(tmp_path / "anno"), frames=4, min_frames=6)
+
+
+def keys(sequences):
+    return [s.key for s in sequences]
+
+
+def test_rules_and_counts(data):
+    _, config = data
+    result = read_sequences(config)
+    assert keys(result) == ["apple/t", "pear/s1", "pear/s2", "pear/s3"]
+    reasons = {f"{s.category}/{s.name}": s.reason for s in result.skipped}
+    assert reasons == {"pear/s0": "too few frames", "pear/s4": "bad translation", "pear/s5": "folder missing"}
+    assert result.skip_counts() == {"too few frames": 1, "bad translation": 1, "folder missing": 1}
+
+
+def test_cameras_paths_and_order(data):
+    root, config = data
+    sequence = read_sequences(config)[1]
+    assert len(sequence.frame_indices) == 4
+    assert sequence.image_paths == tuple(
+        root / "pear/s1/images" / f"frame{i + 1:06d}.jpg" for i in sequence.frame_indices
+    )
+    for extrinsic, index in zip(sequence.extrinsics, sequence.frame_indices, strict=True):
+        # by hand: negate T's x, y; negate R's first two columns, then transpose
+        np.testing.assert_array_equal(extrinsic, [[0, -1, 0, -index], [-1, 0, 0, 0], [0, 0, -1, 1]])
+    camera = [[2 * 10, 0, 15 - 0.1 * 10], [0, 3 * 10, 10 + 0.2 * 10], [0, 0, 1]]
+    np.testing.assert_allclose(sequence.intrinsics, np.tile(camera, (4, 1, 1)))
+    assert sequence.depth_paths == (None,) * 4
+
+
+def test_depth_is_found_in_co3ds_usual_place(data):
+    root, config = data
+    (root / "pear/s1/depths").mkdir()
+    path = root / "pear/s1/depths/frame000002.jpg.geometric.png"
+    path.touch()
+    sequence = read_sequences(config)[1]
+    assert dict(zip(sequence.frame_indices, sequence.depth_paths, strict=True)).get(1, path) == path
+    assert set(sequence.depth_paths) <= {None, path}
+
+
+def test_categories_and_max_sequences(data):
+    _, config = data
+    assert keys(read_sequences(dataclasses.replace(config, categories=("pear",)))) == ["pear/s1", "pear/s2", "pear/s3"]
+    few = read_sequences(dataclasses.replace(config, max_sequences=2))  # counted before skipping: pear s0, s1
+    assert keys(few) == ["apple/t", "pear/s1"]
+
+
+def test_frames_do_not_depend_on_the_data_on_disk(data):
+    root, config = data
+    before = {s.key: s.frame_indices for s in read_sequences(config)}
+    shutil.rmtree(root / "pear" / "s1")
+    after = {s.key: s.frame_indices for s in read_sequences(config)}
+    assert after == {key: value for key, value in before.items() if key != "pear/s1"}
+    other = {s.key: s.frame_indices for s in read_sequences(dataclasses.replace(config, seed=1))}
+    assert any(other[key] != after[key] for key in after)
+
+
+def test_drawn_list_equals_direct_reading_and_ignores_the_disk(data):
+    root, config = data
+    drawn = draw_frame_list(config)
+    assert set(drawn.frames) == {"apple/t", "pear/s1", "pear/s2", "pear/s3", "pear/s5"}
+    direct = {s.key: s.frame_indices for s in read_sequences(config)}
+    assert direct.items() <= drawn.frames.items()
+    shutil.rmtree(root / "pear")
+    assert draw_frame_list(config).sha256 == drawn.sha256
+
+
+def test_stored_list_rules(data):
+    root, config = data
+    save_frame_list(
+        root / "list.json", FrameList({"pear/s2": (5, 0, 1, 2), "pear/s5": (0, 1, 2, 3)}, {"split": "test"})
+    )
+    stored = load_frame_list(root / "list.json")
+    result = read_sequences(dataclasses.replace(config, seed=9, min_frames=50), stored)
+    assert [(s.key, s.frame_indices) for s in result] == [("pear/s2", (5, 0, 1, 2))]
+    assert result.skip_counts() == {"not in frame list": 5, "folder missing": 1}
+    assert result.frame_list().sha256 != stored.sha256  # s5 is not on disk: the hash of what was read says so
+    (root / "pear" / "s5").mkdir()
+    with pytest.raises(QvggtError, match=r"s5.*frame000001\.jpg: expected an image"):
+        read_sequences(config, stored)
+
+
+def test_reading_all_of_a_stored_list_gives_its_hash(data):
+    root, config = data
+    shutil.rmtree(root / "pear" / "s3")
+    first = read_sequences(config).frame_list()
+    assert read_sequences(config, first).frame_list().sha256 == first.sha256
+    assert first.config["seed"] == 0
+    assert "root" not in first.config
+
+
+@pytest.mark.parametrize(
+    ("frame_list", "word"),
+    [
+        (FrameList({"pear/s2": (0, 1, 2, 6)}), "indices below 6"),
+        (FrameList({"pear/s2": (0, 1, 2)}), "expected 4 frames, got 3"),
+        (FrameList({"pear/s2": (0, 1, 2, 3)}, {"split": "train"}), "split test"),
+        (FrameList({"pear/s9": (0, 1, 2, 3)}), "no usable sequence"),
+    ],
+)
+def test_list_that_does_not_fit(data, frame_list, word):
+    _, config = data
+    with pytest.raises(QvggtError, match=word):
+        read_sequences(config, frame_list)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"root": "/no/such"}, ["/no/such", "not a folder"]),
+        ({"annotations": "/no/such"}, ["/no/such", "_test.jgz"]),
+        ({"split": "val"}, ["*_val.jgz"]),
+        ({"categories": ("plum",)}, ["plum_test.jgz", "present: apple, pear"]),
+        ({"frames": 6, "min_frames": 5}, ["pear_test.jgz", "sequence s0", "at least 6 frames, got 5"]),
+        ({"min_frames": 50}, ["no usable sequence", "6 too few frames", "min_frames (50)"]),
+    ],
+)
+def test_errors_say_what_to_do(data, change, words):
+    _, config = data
+    with pytest.raises(QvggtError) as caught:
+        read_sequences(dataclasses.replace(config, **change))
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_draw_without_long_enough_sequences(data):
+    _, config = data
+    with pytest.raises(QvggtError, match="lower min_frames"):
+        draw_frame_list(dataclasses.replace(config, min_frames=50))
+
+
+@pytest.mark.parametrize("values", [{"frames": 0}, {"min_frames": 0}, {"max_sequences": 0}])
+def test_bad_config(values):
+    with pytest.raises(QvggtError, match="expected"):
+        Co3DConfig("r", "a", **values)

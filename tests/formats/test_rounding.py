@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from safetensors import safe_open
+
+from qvggt.formats.rounding import (
+    EPS,
+    WEIGHT_FLOOR,
+    clip_weight,
+    dequantize_weight,
+    qmax,
+    quantize_tokens,
+    round_to_grid,
+    spread,
+    step,
+    tensor_step,
+    token_range,
+    weight_codes,
+    weight_scale,
+)
+
+GOLDEN = Path(__file__).parent.parent / "data" / "quantvggt_linear_reference.safetensors"
+values = st.floats(-1e3, 1e3, width=32)
+matrices = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 20)), elements=values).map(torch.tensor)
+bits = st.sampled_from([4, 6, 8])
+powers = st.integers(-6, 6).map(lambda n: 2.0**n)
+quick = settings(deadline=None, max_examples=60)
+HALF = 0.5001  # of a step: what rounding may move a value by, with room for float rounding
+
+
+def above_the_floors(x: torch.Tensor) -> torch.Tensor:
+    """x with a first column of at least 1, so that no row's range is a floor."""
+    return torch.cat([x[:, :1].abs() + 1, x[:, 1:]], dim=1)
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_reproduces_the_published_quantizer(case: int) -> None:
+    """The five linears of the original implementation: every weight code, outputs to float rounding."""
+    with safe_open(GOLDEN, "pt") as file:
+        config = json.loads(file.metadata()["cases"])[str(case)]
+        tensors = {k.partition("/")[2]: file.get_tensor(k) for k in file.keys() if k.startswith(f"case_{case}/")}  # noqa: SIM118
+    weight, x = tensors["params/linear.weight"], tensors["x"]
+    if config["rotation"]:
+        weight, x = weight @ tensors["params/rotation_matrix"], x @ tensors["params/rotation_matrix"]
+    if config["smoothing"]:
+        weight, x = weight * tensors["params/channel_wise_scale"], x / tensors["params/channel_wise_scale"]
+    if config["lwc"]:
+        low, high = (tensors[f"params/clip_factor_w_{side}"].sigmoid() for side in ("min", "max"))
+        weight = clip_weight(weight, low, high)
+    scale = weight_scale(weight, config["w_bits"])
+    quantized = dequantize_weight(weight_codes(weight, scale, config["w_bits"]), scale)
+    if config["rotation"]:  # a product, whose last bit depends on the CPU; one code is at least 1 / 127
+        torch.testing.assert_close(quantized, tensors["weight_fake_quant"], rtol=1e-6, atol=0)
+    else:
+        assert torch.equal(quantized, tensors["weight_fake_quant"])
+    low = high = torch.ones(())
+    if config["lac"]:
+        low, high = (tensors[f"params/act_quantizer.clip_factor_a_{side}"].sigmoid() for side in ("min", "max"))
+    tokens = quantize_tokens(x, config["a_bits"], low, high)
+    y = tokens.normalised @ quantized.T * tokens.range + tensors["params/linear.bias"]
+    for name in ("y_eval", "y_train"):
+        assert (y - tensors[name]).abs().max() < 1e-6 * tensors[name].abs().max()
+
+
+@quick
+@given(matrices, bits)
+def test_weights_stay_on_their_grid_and_close(weight: torch.Tensor, bits: int) -> None:
+    scale = weight_scale(weight, bits)
+    codes = weight_codes(weight, scale, bits)
+    assert codes.dtype == torch.int8
+    assert codes.abs().max() <= qmax(bits)
+    assert ((dequantize_weight(codes, scale) - weight).abs() <= scale * HALF).all()
+
+
+@quick
+@given(matrices, bits)
+def test_codes_of_a_dequantized_weight_are_the_same(weight: torch.Tensor, bits: int) -> None:
+    scale = weight_scale(weight, bits)
+    codes = weight_codes(weight, scale, bits)
+    dequantized = dequantize_weight(codes, scale)
+    assert torch.equal(weight_codes(dequantized, scale, bits), codes)
+    assert torch.equal(weight_codes(dequantized, weight_scale(dequantized, bits), bits), codes)
+
+
+@quick
+@given(matrices, bits, powers)
+def test_powers_of_two_change_the_scale_only(x: torch.Tensor, bits: int, power: float) -> None:
+    x = above_the_floors(x)
+    scale, scaled = weight_scale(x, bits), weight_scale(x * power, bits)
+    assert torch.equal(scaled, scale * power)
+    assert torch.equal(weight_codes(x * power, scaled, bits), weight_codes(x, scale, bits))
+    tokens, scaled_tokens = quantize_tokens(x, bits, 0.9, 0.8), quantize_tokens(x * power, bits, 0.9, 0.8)
+    assert torch.equal(scaled_tokens.range, tokens.range * power)
+    assert torch.equal(scaled_tokens.codes, tokens.codes)
+
+
+@quick
+@given(matrices, bits)
+def test_tokens_stay_on_their_grid_and_do_not_see_each_other(x: torch.Tensor, bits: int) -> None:
+    tokens = quantize_tokens(x, bits, 0.9, 0.8)
+    q = qmax(bits)
+    assert tokens.codes.min() >= -q - 1
+    assert tokens.codes.max() <= q
+    assert torch.equal(tokens.codes, tokens.codes.round())
+    for i in range(len(x)):
+        alone = quantize_tokens(x[i], bits, 0.9, 0.8)
+        assert torch.equal(alone.codes, tokens.codes[i])
+        assert torch.equal(alone.range, tokens.range[i])
+
+
+@quick
+@given(matrices, bits, st.floats(0.5, 1.0), st.floats(0.5, 1.0))
+def test_tokens_are_within_half_a_step_inside_their_clips(x: torch.Tensor, bits: int, low: float, high: float) -> None:
+    tokens = quantize_tokens(x, bits, low, high)
+    error = (tokens.normalised * tokens.range - x).abs()
+    assert (error <= tokens.range * step(bits) * HALF)[x.abs() <= tokens.range].all()
+    q = qmax(bits)
+    assert (tokens.codes == q)[x > tokens.range].all()
+    assert (tokens.codes <= -q)[x < -tokens.range].all()
+
+
+@quick
+@given(matrices, bits, st.floats(0.5, 1.0), st.floats(0.5, 1.0))
+def test_normalising_equals_the_published_per_token_scale(x: torch.Tensor, bits: int, low: float, high: float) -> None:
+    """q = round(x / delta), delta = max(|m|, M) / Q (spec/quantvggt.md 2.2), except within float rounding of a tie."""
+    exact, q = x.double(), qmax(bits)
+    top, bottom = exact.amax(-1).clamp_min(0) * high, exact.amin(-1).clamp_max(0) * low
+    largest = torch.maximum(bottom.abs(), top)[:, None]
+    assume(bool((largest > EPS).any()))
+    scaled = exact / (largest.clamp_min(1e-30) / q)
+    away = (((scaled - scaled.floor()) - 0.5).abs() > 1e-4) & (largest > EPS)
+    expected = scaled.round().clamp(-q - 1, q)
+    assert torch.equal(quantize_tokens(x, bits, low, high).codes[away], expected[away].float())
+
+
+def test_ranges() -> None:
+    x = torch.tensor([[3.0, -1.0], [1.0, -4.0], [0.0, 0.0]])
+    assert token_range(x, 1.0, 1.0).flatten().tolist() == pytest.approx([3, 4, EPS])
+    assert token_range(x, 0.5, 1.0).flatten().tolist() == pytest.approx([3, 2, EPS])
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_half_goes_to_even(bits: int) -> None:
+    x = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, 200.0, -200.0])
+    q = qmax(bits)
+    assert round_to_grid(x, 1.0, bits).tolist() == [0, 2, 2, 0, -2, q, -q - 1]
+    weight = torch.cat([x[:5], torch.tensor([float(q)])])[None]  # the last value makes the scale 1
+    codes = weight_codes(weight, weight_scale(weight, bits), bits)
+    assert codes.tolist() == [[0, 2, 2, 0, -2, q]]
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_steps_are_the_constants_of_the_file(bits: int) -> None:
+    """The fp32 quotients that the exporter computes with numpy."""
+    q = np.float32(qmax(bits))
+    assert step(bits) == float(np.float32(1) / q)
+    for amax in np.random.default_rng(0).lognormal(0, 3, 100).astype(np.float32):
+        assert tensor_step(torch.tensor(amax), bits).item() == amax / q
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_static_codes_saturate_at_the_range(bits: int) -> None:
+    q = qmax(bits)
+    x = torch.tensor([0.0, 2.0, -2.0, 100.0, -100.0])
+    assert round_to_grid(x, tensor_step(torch.tensor(2.0), bits), bits).tolist() == [0, q, -q, q, -q - 1]
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_weight_codes_saturate_symmetrically(bits: int) -> None:
+    """A grid may be laid over less than the row: GPTQ and learned clips do."""
+    weight, q = torch.tensor([[300.0, -300.0, 1.0]]), qmax(bits)
+    assert weight_codes(weight, torch.ones(1, 1), bits).tolist() == [[q, -q, 1]]
+
+
+def test_zero_rows_and_tokens_stay_zero() -> None:
+    weight = torch.zeros(2, 5)
+    scale = weight_scale(weight, 4)
+    assert torch.equal(scale, torch.full((2, 1), WEIGHT_FLOOR / 7))
+    assert dequantize_weight(weight_codes(weight, scale, 4), scale).abs().max() == 0
+    tokens = quantize_tokens(torch.zeros(3, 5), 4)
+    assert (tokens.normalised * tokens.range).abs().max() == 0
+    assert tokens.range.unique().tolist() == pytest.approx([EPS])
+
+
+@quick
+@given(st.integers(1, 5), st.integers(1, 40), st.integers(1, 16))
+def test_blocks_have_their_own_scale(rows: int, columns: int, block: int) -> None:
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(columns))
+    scale = weight_scale(weight, 4, block)
+    assert scale.shape == (rows, -(-columns // block))
+    assert spread(scale, columns, block).shape == weight.shape
+    last = weight[:, (columns - 1) // block * block :]
+    assert torch.equal(scale[:, -1], weight_scale(last, 4)[:, 0])
+    error = dequantize_weight(weight_codes(weight, scale, 4, block), scale, block) - weight
+    assert (error.abs() <= spread(scale, columns, block) * 0.5001).all()
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_fake_quant_is_an_integer_product(bits: int) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    weight, x = torch.randn(16, 64, generator=generator), torch.randn(9, 64, generator=generator)
+    scale = weight_scale(weight, bits)
+    codes, tokens = weight_codes(weight, scale, bits), quantize_tokens(x, bits)
+    fake = tokens.normalised @ dequantize_weight(codes, scale).T * tokens.range
+    integers = tokens.codes.long() @ codes.long().T
+    exact = integers.double() * step(bits) * scale.double().T * tokens.range.double()
+    assert (fake - exact).abs().max() < 1e-6 * exact.abs().max()
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_works_in_float64(bits: int) -> None:
+    x = torch.randn(40, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    tokens, single = quantize_tokens(x, bits), quantize_tokens(x.float(), bits)
+    assert tokens.codes.dtype == tokens.normalised.dtype == tokens.range.dtype == torch.float64
+    assert torch.equal(tokens.codes, single.codes.double())
+    scale = weight_scale(x, bits)
+    assert scale.dtype == torch.float64
+    assert torch.equal(weight_codes(x, scale, bits), weight_codes(x.float(), scale.float(), bits))
+
+
+def test_clips_hold_each_row_to_its_own_extremes() -> None:
+    weight = torch.tensor([[-4.0, -1.0, 2.0], [1.0, 3.0, 2.0], [-1.0, -3.0, -2.0]])
+    clipped = clip_weight(weight, torch.tensor([[0.5], [0.5], [0.5]]), torch.tensor([[0.25], [0.5], [0.5]]))
+    assert clipped.tolist() == [[-2, -1, 0.5], [1, 1.5, 1.5], [-1, -1.5, -1.5]]

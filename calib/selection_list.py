@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qvggt.calib.class_modes import check_mode
 from qvggt.calib.diversity import PICKS, Pick
+from qvggt.data.class_modes import check_mode
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, reason
 
@@ -25,7 +25,7 @@ class SelectionConfig:
     deep_rounds: the last rounds of the aggregator whose statistics are judged. false_alarm: share of good sequences the
     noise filter may lose; with 0 it only looks for what is no finite number. min_judges: a category with fewer
     sequences is judged by the whole pool.
-    class_mode: categories the pool is drawn from (`calib/class_modes.py`).
+    class_mode: categories the pool is drawn from (`qvggt/data/class_modes.py`).
     """
 
     clusters: int = 5

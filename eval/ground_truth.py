@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt.data.depth_png import read_depth, read_millimetres
 from qvggt.data.images import Resize, load_images_exact, load_images_tracked
 from qvggt.data.room_images import load_room_images
 from qvggt.data.sequence import Sequence as EvalSequence
@@ -20,9 +19,6 @@ from qvggt.errors import QvggtError
 DEFAULT_SIZE = 518
 PATCH = 14  # pixels; of every published VGGT
 ROOM_ASPECT = 3 / 4
-
-
-READERS = {"co3d": read_depth, "millimetre": read_millimetres}
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ def sequence_depth(
     depth = np.zeros((len(sequence.depth_paths), height, width), np.float32)
     for slot, path, resize in zip(depth, sequence.depth_paths, resizes, strict=True):
         if path is not None:
-            slot[:] = resize_depth(READERS[sequence.depth_format](path), resize, height, width)
+            slot[:] = resize_depth(sequence.depth_reader(path), resize, height, width)
     return depth if (depth > 0).any() else None
 
 

@@ -8,13 +8,13 @@ that name, which can be called (`export/calling.py`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from qvggt.data.image_set import ImageSet
 from qvggt.data.images import load_images
 from qvggt.errors import QvggtError
 from qvggt.files import file_sha256
@@ -91,8 +91,8 @@ def quantize(
     else:
         assert images is not None
         layers = report_table(calibrate_(network, scheme, chosen, images, seed, progress=progress))
-    if isinstance(images, FolderSequences):
-        calibration["frames"] = images.listing
+    if isinstance(images, ImageSet):
+        calibration["frames"] = images.listing()["frames"]
     source = {"name": model.name, "sha256": model.sha256}
     return Model(network, model.name, model.sha256, scheme, Provenance(source, calibration, versions(), layers))
 
@@ -110,29 +110,9 @@ def open_runner(
     return open_any(source, device=device, providers=providers, threads=threads)
 
 
-@dataclass(frozen=True)
-class FolderSequences(Sequence[Tensor]):
-    """Image sequences of a Co3D-format folder, read one at a time; `listing`: sequence -> its frames."""
-
-    paths: tuple[tuple[Path, ...], ...]
-    listing: dict[str, list[int]]
-    size: int
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: Any) -> Any:
-        from qvggt.data.images import load_images_exact
-
-        return load_images_exact(self.paths[index], self.size, self.size)[0]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self[index] for index in range(len(self)))
-
-
 def image_sequences(
     data: str | Path | Sequence[Tensor], size: int, sequences: int, frames: int, seed: int
-) -> Sequence[Tensor]:
+) -> Sequence[Tensor] | ImageSet[Any]:
     """`data` of `quantize` as sequences [S, 3, H, W]."""
     if not isinstance(data, str | Path):
         if not data or not all(isinstance(item, Tensor) and item.ndim == 4 and item.shape[1] == 3 for item in data):
@@ -141,22 +121,11 @@ def image_sequences(
             if not bool(item.isfinite().all()):
                 raise QvggtError(f"data: sequence {index} holds NaN or infinity, expected images in [0, 1]")
         return data
-    from qvggt.data.co3d import Co3DConfig, read_sequences
+    from qvggt.data.reading import read_images
+    from qvggt.data.registry import Question
 
-    root = Path(data)
-    config = Co3DConfig(
-        root=str(root),
-        annotations=str(root / "annotations"),
-        split="train",
-        frames=frames,
-        min_frames=frames,
-        seed=seed,
-        max_sequences=sequences,
-    )
-    found = list(read_sequences(config))[:sequences]
-    return FolderSequences(
-        tuple(tuple(s.image_paths) for s in found), {s.key: list(s.frame_indices) for s in found}, size
-    )
+    question = Question(Path(data), "train", frames=frames, max_sequences=sequences, seed=seed)
+    return read_images(question, size, size)
 
 
 def versions() -> dict[str, str]:

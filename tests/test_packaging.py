@@ -49,7 +49,7 @@ PACKAGES = {  # of others; where it is not here, a room may import what the proj
     "quant": {"torch", "numpy", "safetensors"},
     "rotation": {"torch", "numpy"},
     "onnx_view": {"onnx", "numpy"},
-    "data": {"numpy", "PIL", "torch"},
+    "data": {"numpy", "PIL", "torch", "av"},
     "hub": {"torch", "huggingface_hub"},
 }
 RUNTIMES = {"onnx", "onnxruntime", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}

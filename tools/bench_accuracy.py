@@ -20,12 +20,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from scene_split import SceneSplit, load_split, render_split
 from torch import Tensor
 
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.recipe import Recipe, find_recipe
 from qvggt.cli.versions import versions
-from qvggt.data.synthetic.dataset import SceneSplit, load_split, render_split
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.eval.bootstrap import paired_interval
 from qvggt.eval.depth import depth_errors

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import typer
 from bench_accuracy import HELD_OUT_SEED, images_of, per_scene, predict, sqnr_db
+from scene_split import load_split, render_split
 
 from qvggt.calib.block_store import BlockStore
 from qvggt.calib.calibrate import calibrate_
@@ -27,7 +28,6 @@ from qvggt.calib.memo import Memo
 from qvggt.calib.recipe import find_recipe
 from qvggt.cli.common import fail
 from qvggt.cli.versions import versions
-from qvggt.data.synthetic.dataset import load_split, render_split
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.errors import QvggtError
 from qvggt.eval.bootstrap import paired_interval

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import typer
+from scene_split import load_split, render_split
 from tiny_training.batches import sample_batch
 from tiny_training.forward import Taps, aggregate, cameras
 from tiny_training.losses import Auxiliary, attention_loss, camera_loss, dense_loss
@@ -30,7 +31,6 @@ from tiny_training.optimizer import build, initialise, set_rate
 from tiny_training.scoring import score
 from torch import Tensor
 
-from qvggt.data.synthetic.dataset import load_split, render_split
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.files import atomic_write
 from qvggt.models.loading import save_model

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from qvggt.data.photos import IMAGE_SUFFIXES
 from qvggt.errors import QvggtError
 from qvggt.eval.demo.workshop import Made, Workshop, describe, differences
 from qvggt.eval.reconstruction.masks import MASKS
-from qvggt.eval.reconstruction.sources import IMAGE_SUFFIXES
 
 NOBODY = "(none)"
 HOST = "127.0.0.1"

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt.data.images import Resize
+from qvggt.data.photos import Photo
 from qvggt.eval.reconstruction.scene import Scene
-from qvggt.eval.reconstruction.sources import Photo
 
 Array = NDArray[Any]
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from qvggt import __version__
+from qvggt.data.photos import Photo, find_images, is_video, stage_images
+from qvggt.data.video import import_av, stage_video
 from qvggt.engines.engine_runner import EngineRunner
 from qvggt.engines.runner import Runner
 from qvggt.errors import QvggtError
@@ -28,8 +30,6 @@ from qvggt.eval.reconstruction.memory import SHARE, Budget, Network, free_memory
 from qvggt.eval.reconstruction.meshes import import_trimesh, write_glb, write_ply
 from qvggt.eval.reconstruction.passes import Pass, plan_passes
 from qvggt.eval.reconstruction.scene import Join, Scene, check_outputs, reconstruct
-from qvggt.eval.reconstruction.sources import Photo, find_images, is_video, stage_images
-from qvggt.eval.reconstruction.video import import_av, stage_video
 from qvggt.files import atomic_directory
 
 MARKER = "reconstruction.json"

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from qvggt.cli.images import Frames, ImageSet
-from qvggt.cli.pool import first_sequences
-from qvggt.data.co3d import Sequence
+from qvggt.data.image_set import ImageSet
+from qvggt.data.sequence import Frames, Sequence, first_sequences
 from qvggt.errors import QvggtError
 from qvggt.files import reason
 from qvggt.quant.checkpoint import DESCRIPTION

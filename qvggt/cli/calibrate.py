@@ -96,7 +96,6 @@ def calibrate(
     from qvggt.calib.block_store import BlockStore
     from qvggt.calib.budget import parse_budget
     from qvggt.calib.calibrate import calibrate_, report_table
-    from qvggt.calib.class_modes import check_mode
     from qvggt.calib.recipe import RECIPES, find_recipe
     from qvggt.calib.rtn import quantize_rtn_
     from qvggt.cli.budget import (
@@ -108,9 +107,11 @@ def calibrate(
         search_budget,
     )
     from qvggt.cli.overrides import with_overrides
-    from qvggt.cli.pool import PoolConfig, selection_config, training_images
+    from qvggt.cli.pool import selection_config, training_images
     from qvggt.cli.source import load_source, parse_size
     from qvggt.cli.versions import versions
+    from qvggt.data.class_modes import check_mode
+    from qvggt.data.registry import Question
     from qvggt.quant.checkpoint import DESCRIPTION, Provenance, save_calibrated
     from qvggt.quant.model import check_overrides
     from qvggt.quant.scheme import parse_scheme
@@ -150,7 +151,15 @@ def calibrate(
     training, notes = None, dict[str, str]()
     if data is not None and needs_data:
         count = pool if select else sequences + (SCORED if limit is not None else 0)
-        asked = PoolConfig(data, frames, annotations, class_mode, count, seed)
+        asked = Question(  # of the training split: never what an evaluation sees
+            data,
+            "train",
+            frames=frames,
+            max_sequences=count,
+            seed=seed,
+            annotations=annotations,
+            class_mode=class_mode,
+        )
         training = training_images(asked, (height, width), sequences, source.model, chooser, measured, job)
         listing, notes = training.record()
         calibration |= listing

@@ -9,7 +9,8 @@ import typer
 
 from qvggt.cli.common import check_place, check_writable, run
 from qvggt.cli.evaluation import Candidates, Outputs, merge, page, run_evaluation, split_runtime
-from qvggt.cli.evaluation_data import DATASETS, DataRequest
+from qvggt.cli.evaluation_data import data_request
+from qvggt.data.registry import Question, dataset_names
 from qvggt.errors import QvggtError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -43,7 +44,7 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="FILE", help="An .onnx file, openvino:FILE.onnx, or an engine; may be repeated."),
     ] = None,
-    dataset: Annotated[str, typer.Option(help=f"One of {', '.join(DATASETS)}.")] = "co3d",
+    dataset: Annotated[str, typer.Option(help=f"One of {', '.join(dataset_names())}.")] = "co3d",
     root: Annotated[
         Path | None, typer.Option(help="Folder that holds the categories or scenes. [synthetic: generated]")
     ] = None,
@@ -113,23 +114,18 @@ def evaluate(
         return
     models, engines = tuple(model or ()), tuple(engine or ())
     _check_candidates(models, engines)
-    request = DataRequest(
-        dataset=dataset,
-        root=root,
-        annotations=annotations,
-        categories=tuple(c for c in (categories or "").split(",") if c),
+    question = Question(
         split=split,
         frames=frames,
         min_frames=min_frames,
         max_sequences=max_sequences,
         seed=seed,
+        annotations=annotations,
+        categories=tuple(c for c in (categories or "").split(",") if c),
         stride=stride,
         depth=depth,
-        scenes=scenes,
-        fast=fast,
-        frame_list=frame_list,
     )
-    request.check()
+    request = data_request(dataset, root, scenes, fast, question, frame_list)
     _check_page(html, show)
     for place in (json, html, frame_list, records):
         if place is not None:
@@ -146,7 +142,7 @@ def evaluate(
     from qvggt.eval.merging import parse_shard
     from qvggt.eval.points import PointConfig
 
-    asked = tuple(name for name in (metrics or "").split(",") if name) or request.metrics
+    asked = tuple(name for name in (metrics or "").split(",") if name) or request.dataset.metrics
     points = PointConfig(sim3=sim3)
     if "points" in asked:
         points = PointConfig(sim3=sim3, backend=default_backend() if point_backend == "auto" else point_backend)

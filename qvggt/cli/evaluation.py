@@ -6,16 +6,17 @@ import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from qvggt.cli.evaluation_data import Data, DataRequest, open_data, render_scenes
+from qvggt.cli.evaluation_data import DataRequest
 from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
+    from qvggt.data.reading import Data
     from qvggt.engines.runner import Runner
     from qvggt.eval.ground_truth import ImagePlan
     from qvggt.eval.harness import Protocol
@@ -101,9 +102,9 @@ def run_evaluation(
     if candidates.threads is not None:
         torch.set_num_threads(candidates.threads)
     with ExitStack() as stack:
-        data = None if request.generated else _opened(request, request.root)
+        data = _opened(request, request.question.root) if request.scenes is None else None
         runners = _unique(_open(candidates, stack))
-        plan = plan_images(runners, size, request.room)
+        plan = plan_images(runners, size, request.dataset.room)
         if data is None:
             data = _opened(request, _generate(request, plan, outputs.store, stack))
         part = [data.sequences[i] for i in shard_of(len(data.sequences), outputs.shard)]
@@ -149,7 +150,7 @@ def _header(
     sequences = data.sequences
     frame_list = sequences.frame_list()
     identity = {
-        "dataset": request.dataset,
+        "dataset": request.dataset.name,
         "data": list_config(sequences.config),
         "frames": frame_list.sha256,
         "images": plan.describe(),
@@ -161,8 +162,8 @@ def _header(
         "config_sha256": config_sha256(identity),
         "identity": identity,
         "config": {
-            "dataset": request.dataset,
-            **vars(sequences.config),
+            "dataset": request.dataset.name,
+            **{key: str(value) if isinstance(value, Path) else value for key, value in vars(sequences.config).items()},
             "images": plan.describe(),
             **asdict(protocol),
             "threads": candidates.threads,
@@ -274,21 +275,25 @@ def _beside(entries: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any
     return [{**entry, "file": os.path.relpath(os.path.abspath(entry["file"]), folder)} for entry in entries]
 
 
-def _opened(request: DataRequest, root: Path | None) -> Data:
-    assert root is not None
-    data = open_data(request, root)
+def _opened(request: DataRequest, root: Path) -> Data:
+    from qvggt.data.reading import open_data
+
+    data = open_data(request.dataset, replace(request.question, root=root), request.frame_list)
     typer.echo(data.summary())
     return data
 
 
 def _generate(request: DataRequest, plan: ImagePlan, store: Path | None, stack: ExitStack) -> Path:
     """Scenes of the candidates' own image size, in the store or in a folder that goes away."""
+    from qvggt.data.registry import function
+
+    assert request.dataset.generate is not None
     if store is None:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qvggt-scenes-")))
     else:
         root = store / "scenes"
-    height, width = plan.exact or (plan.width, plan.width)
-    render_scenes(request, root, height, width)
+    size = plan.exact or (plan.width, plan.width)
+    function(request.dataset.generate)(root, request.question, size, request.scenes)
     return root
 
 

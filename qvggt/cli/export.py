@@ -88,10 +88,11 @@ def export(
     """
     from qvggt.calib.rtn import quantize_rtn_
     from qvggt.cli.gate import Gate, run_gate
-    from qvggt.cli.images import co3d_images
     from qvggt.cli.lint import lint_file
     from qvggt.cli.overrides import with_overrides
     from qvggt.cli.source import load_source, parse_frames, parse_size
+    from qvggt.data.reading import read_images
+    from qvggt.data.registry import Question
     from qvggt.export.exporter import ExportConfig, export_onnx
     from qvggt.export.precision import float_type
     from qvggt.quant.scheme import parse_scheme
@@ -125,7 +126,7 @@ def export(
                 raise QvggtError(
                     "--act static and the part dpt need --calib: a Co3D-format folder to observe activation ranges on"
                 )
-            images = co3d_images(calib, height, width, frames=4, sequences=16, seed=seed)
+            images = read_images(Question(calib, "train", frames=4, max_sequences=16, seed=seed), height, width)
         quantize_rtn_(source.model, scheme, images, None if images is None else len(images))
     floats = float_type(precision, scheme, target)
     config = ExportConfig(height, width, chosen, profile, Target(target), floats, fused_attention)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from qvggt.cli.images import ANNOTATIONS, ImageSet, co3d_images
-from qvggt.data.co3d import Sequence
+from qvggt.data.image_set import ImageSet
+from qvggt.data.reading import read_images
+from qvggt.data.registry import Question
+from qvggt.data.sequence import Sequence
 from qvggt.export.precision import Precision
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.scheme import Scheme
@@ -27,7 +29,6 @@ SHOWN_RANGES = 20  # of the fp16 ranges, in the report
 AUC_TOLERANCE = 0.5  # points of AUC@30
 AUC_FRAMES = 4
 POOLED_SEQUENCES = 8  # of the end-to-end comparison, as far as there are so many
-GATE_SEED = 40_000_000  # scenes of the gate: apart from training, held-out, calibration and demo scenes
 
 
 @dataclass(frozen=True)
@@ -124,21 +125,16 @@ def run_gate(gate: Gate, reference: VGGT, scheme: Scheme) -> bool:
 @contextmanager
 def gate_images(gate: Gate, frames: int) -> Iterator[ImageSet[Sequence]]:
     """Test sequences of the user's data, or scenes generated at the export size for as long as the gate runs."""
-    count, frames = max(1, gate.sequences), max(frames, AUC_FRAMES)
+    count, question = max(1, gate.sequences), Question(frames=max(frames, AUC_FRAMES), seed=gate.seed)
     if gate.data is not None:
-        yield co3d_images(
-            gate.data, gate.height, gate.width, split="test", frames=frames, sequences=count, seed=gate.seed
-        )
+        yield read_images(replace(question, root=gate.data, max_sequences=count), gate.height, gate.width)
         return
-    from qvggt.data.co3d_writer import write_co3d
-    from qvggt.data.synthetic.scene import SceneConfig
+    from qvggt.data.synthetic.generator import GATE_SEEDS, write_scenes
 
     with tempfile.TemporaryDirectory(prefix="qvggt-gate-") as folder:
-        root = Path(folder)
-        config = SceneConfig(height=gate.height, width=gate.width, frames=frames)
-        seeds = range(GATE_SEED, GATE_SEED + count)
-        write_co3d(root, config, range(0), seeds, annotations=root / ANNOTATIONS, progress=False)
-        yield co3d_images(root, gate.height, gate.width, split="test", frames=frames, seed=gate.seed)
+        seeds = range(GATE_SEEDS, GATE_SEEDS + count)
+        write_scenes(Path(folder), (gate.height, gate.width), max(frames, AUC_FRAMES), seeds, progress=False)
+        yield read_images(replace(question, root=Path(folder)), gate.height, gate.width)
 
 
 def _delta_interval(first: CandidateResult, second: CandidateResult) -> tuple[float, float]:

@@ -115,10 +115,10 @@ def reconstruct(
         raise QvggtError("give one of --engine and --model (see qvggt-reconstruct --help)")
     _check_output(output, overwrite)
 
+    from qvggt.data.photos import find_images, is_video
     from qvggt.engines.opening import RunnerOptions
     from qvggt.eval.reconstruction.config import ReconstructionConfig
     from qvggt.eval.reconstruction.folder import check_libraries, reconstruct_folder
-    from qvggt.eval.reconstruction.sources import find_images, is_video
 
     config = ReconstructionConfig(
         size=size,

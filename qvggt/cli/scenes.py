@@ -12,11 +12,6 @@ from qvggt.errors import QvggtError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-# below are the training (from 0) and held-out (from 10 million) scenes of the tiny model: none of them is seen again
-TEST_SEEDS = 20_000_000
-TRAIN_SEEDS = 30_000_000
-ROOM = 10_000_000  # seeds of each split
-
 EPILOG = """
 \b
 Examples:
@@ -46,6 +41,7 @@ def scenes(
     The same options give the same bytes. Repeating an interrupted call keeps the scenes that are finished.
     """
     from qvggt.data.co3d_writer import write_co3d
+    from qvggt.data.synthetic.generator import ROOM, TEST_SEEDS, TRAIN_SEEDS
     from qvggt.data.synthetic.scene import SceneConfig
 
     height, width = _sides(size)

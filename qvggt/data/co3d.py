@@ -14,17 +14,18 @@ from typing import Literal
 
 import numpy as np
 
+from qvggt.data.class_modes import categories as categories_of
 from qvggt.data.co3d_annotations import Annotations, Frame, annotation_path, load_annotations, translation_is_sane
 from qvggt.data.depth_png import read_depth
 from qvggt.data.frame_list import FrameList, draw_frames, load_frame_list, save_frame_list
 from qvggt.data.ndc import ndc_to_intrinsics
+from qvggt.data.registry import Question
 from qvggt.data.sequence import Sequence, SequenceSet, Skipped, list_config
 from qvggt.errors import QvggtError
 from qvggt.geometry import pytorch3d_to_opencv
 
 __all__ = [
     "Co3DConfig",
-    "Co3DSequences",
     "FrameList",
     "Sequence",
     "Skipped",
@@ -34,6 +35,8 @@ __all__ = [
     "read_sequences",
     "save_frame_list",
 ]
+
+ANNOTATIONS = "annotations"  # folder of the annotation files below the root, unless another one is given
 
 Reason = Literal["folder missing", "too few frames", "bad translation", "not in frame list"]
 
@@ -63,10 +66,22 @@ class Co3DConfig:
             raise QvggtError(f"Co3D: expected max_sequences >= 1 or none, got {self.max_sequences}")
 
 
-Co3DSequences = SequenceSet
+def answer(question: Question, frame_list: FrameList | None = None) -> SequenceSet[Sequence]:
+    """`read_sequences` for the registry of data sets."""
+    return read_sequences(_config_of(question), frame_list)
 
 
-def read_sequences(config: Co3DConfig, frame_list: FrameList | None = None) -> Co3DSequences:
+def answer_frame_list(question: Question) -> FrameList:
+    """`draw_frame_list` for the registry of data sets."""
+    return draw_frame_list(_config_of(question))
+
+
+def is_annotated(question: Question) -> bool:
+    """Whether there is an annotation file of the question's split."""
+    return bool(_present(_annotations(question), question.split))
+
+
+def read_sequences(config: Co3DConfig, frame_list: FrameList | None = None) -> SequenceSet[Sequence]:
     """Apply the protocol. With a stored `frame_list`, exactly its sequences and frames are used (config.seed and
     min_frames have no say); without one, the frames are those `draw_frame_list` draws.
 
@@ -96,7 +111,7 @@ def read_sequences(config: Co3DConfig, frame_list: FrameList | None = None) -> C
             else:
                 indices = frame_list.frames[key]
             sequences.append(_sequence(root, category, name, frames, indices, path))
-    result = Co3DSequences(tuple(sequences), tuple(skipped), config)
+    result = SequenceSet(tuple(sequences), tuple(skipped), config)
     if not sequences:
         counts = ", ".join(f"{count} {reason}" for reason, count in result.skip_counts().items()) or "none annotated"
         raise QvggtError(
@@ -135,13 +150,40 @@ def _check_list(config: Co3DConfig, frame_list: FrameList) -> None:
             )
 
 
+def _annotations(question: Question) -> Path:
+    return question.annotations or question.root / ANNOTATIONS
+
+
+def _config_of(question: Question) -> Co3DConfig:
+    folder, categories = _annotations(question), question.categories
+    if question.class_mode is not None and (present := _present(folder, question.split)):
+        categories = categories_of(question.class_mode, present)
+    return Co3DConfig(
+        root=str(question.root),
+        annotations=str(folder),
+        categories=categories,
+        split=question.split,
+        frames=question.frames or Co3DConfig.frames,
+        min_frames=question.min_frames or Co3DConfig.min_frames,
+        seed=question.seed,
+        max_sequences=question.max_sequences,
+    )
+
+
+def _present(folder: Path, split: str) -> list[str]:
+    """Sorted categories that have an annotation file of this split."""
+    suffix = f"_{split}.jgz"
+    return sorted(path.name[: -len(suffix)] for path in folder.glob(f"*{suffix}")) if folder.is_dir() else []
+
+
 def _categories(config: Co3DConfig) -> Iterator[tuple[str, Path, Annotations]]:
     """(category, annotation file, annotations cut to max_sequences and sorted by name)."""
     folder = Path(config.annotations)
-    suffix = f"_{config.split}.jgz"
-    present = sorted(p.name[: -len(suffix)] for p in folder.glob(f"*{suffix}")) if folder.is_dir() else []
+    present = _present(folder, config.split)
     if not present:
-        raise QvggtError(f"{folder}: no *{suffix} annotation file; give the folder of the Co3D annotation files")
+        raise QvggtError(
+            f"{folder}: no *_{config.split}.jgz annotation file; give the folder of the Co3D annotation files"
+        )
     for category in config.categories or present:
         if category not in present:
             raise QvggtError(
@@ -179,23 +221,23 @@ def _sequence(
             f"frame list: {category}/{name}: expected indices below {len(frames)} ({path}), got {max(indices)}; "
             "draw the list again from these annotations"
         )
-    chosen = [frames[index] for index in indices]
-    images = tuple(root / frame["filepath"] for frame in chosen)
+    drawn = [frames[index] for index in indices]
+    images = tuple(root / frame["filepath"] for frame in drawn)
     sizes = [
         tuple(frame["image_size"]) if "image_size" in frame else _image_size(image)
-        for frame, image in zip(chosen, images, strict=True)
+        for frame, image in zip(drawn, images, strict=True)
     ]
     intrinsics = [
         ndc_to_intrinsics(frame["focal_length"], frame["principal_point"], height, width)
-        for frame, (height, width) in zip(chosen, sizes, strict=True)
+        for frame, (height, width) in zip(drawn, sizes, strict=True)
     ]
     return Sequence(
         category=category,
         name=name,
         image_paths=images,
-        extrinsics=pytorch3d_to_opencv([frame["R"] for frame in chosen], [frame["T"] for frame in chosen]),
+        extrinsics=pytorch3d_to_opencv([frame["R"] for frame in drawn], [frame["T"] for frame in drawn]),
         intrinsics=np.stack(intrinsics),
-        depth_paths=tuple(_depth_path(root, frame) for frame in chosen),
+        depth_paths=tuple(_depth_path(root, frame) for frame in drawn),
         frame_indices=indices,
     )
 

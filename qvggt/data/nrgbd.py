@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt.data.frame_list import FrameList
+from qvggt.data.registry import Question
 from qvggt.data.rooms import (
     Recording,
     RoomConfig,
@@ -21,8 +22,10 @@ from qvggt.data.rooms import (
     finish,
     frame_numbers,
     parse_numbers,
+    room_config,
     scene_folders,
 )
+from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.data.sequence import SequenceSet
 from qvggt.errors import QvggtError
 
@@ -32,7 +35,12 @@ FOCAL, CENTRE = 554.2562584220408, (320.0, 240.0)  # pixels
 OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
-def read_nrgbd(config: RoomConfig, frame_list: FrameList | None = None) -> SequenceSet:
+def answer(question: Question, frame_list: FrameList | None = None) -> SequenceSet[EvalSequence]:
+    """`read_nrgbd` for the registry of data sets."""
+    return read_nrgbd(room_config(question), frame_list)
+
+
+def read_nrgbd(config: RoomConfig, frame_list: FrameList | None = None) -> SequenceSet[EvalSequence]:
     """One sequence per scene. QvggtError for a layout, pose or list that does not fit, or nothing left."""
     recordings = [_recording(folder, config.stride) for folder in scene_folders(config, POSES)]
     chosen, skipped, notes = choose(config, recordings, frame_list)

@@ -14,7 +14,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt.data.depth_png import read_millimetres
 from qvggt.data.frame_list import FrameList
+from qvggt.data.registry import Question
 from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.data.sequence import SequenceSet, Skipped
 from qvggt.errors import QvggtError
@@ -47,6 +49,18 @@ class RoomConfig:
             raise QvggtError(f"rooms: expected frames >= {MIN_FRAMES} or none, got {self.frames}")
         if self.max_sequences is not None and self.max_sequences < 1:
             raise QvggtError(f"rooms: expected max_sequences >= 1 or none, got {self.max_sequences}")
+
+
+def room_config(question: Question) -> RoomConfig:
+    """Of a question whose defaults are filled in."""
+    return RoomConfig(
+        root=str(question.root),
+        scenes=question.categories,
+        stride=question.stride or RoomConfig.stride,
+        frames=question.frames,
+        max_sequences=question.max_sequences,
+        depth=question.depth,  # type: ignore[arg-type]
+    )
 
 
 @dataclass(frozen=True)
@@ -131,13 +145,13 @@ def build(
         intrinsics=np.repeat(matrix[None], len(numbers), axis=0),
         depth_paths=tuple(depth_paths),
         frame_indices=tuple(numbers),
-        depth_format="millimetre",
+        depth_reader=read_millimetres,
     )
 
 
 def finish(
     config: RoomConfig, sequences: Sequence[EvalSequence], skipped: Sequence[Skipped], notes: Sequence[str]
-) -> SequenceSet:
+) -> SequenceSet[EvalSequence]:
     """The set; QvggtError when it is empty."""
     result = SequenceSet(tuple(sequences), tuple(skipped), config, tuple(notes))
     if not sequences:

@@ -3,44 +3,54 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt.data.depth_png import read_depth
 from qvggt.data.frame_list import FrameList
 
-DepthFormat = Literal["co3d", "millimetre"]
+DepthReader = Callable[[Path], NDArray[np.float32]]
 
 LOCATION = ("root", "annotations")
 """Configuration fields that say where data lies: no part of a frame list or of a configuration's hash."""
 
 
 @dataclass(frozen=True)
-class Sequence:
-    """S chosen frames, in evaluation order.
-
-    extrinsics float64 [S,3,4] OpenCV camera-from-world; intrinsics float64 [S,3,3] in pixels of the stored images;
-    depth_paths: None where there is no depth map; frame_indices: which frames of the sequence they are.
-    depth_format: how depth files are read.
-    """
+class Frames:
+    """S chosen frames of a sequence, in order. frame_indices: which frames of the sequence they are."""
 
     category: str
     name: str
     image_paths: tuple[Path, ...]
-    extrinsics: NDArray[np.float64]
-    intrinsics: NDArray[np.float64]
-    depth_paths: tuple[Path | None, ...]
     frame_indices: tuple[int, ...]
-    depth_format: DepthFormat = "co3d"
 
     @property
     def key(self) -> str:
         """`category/name`, the key of frame lists and reports."""
         return f"{self.category}/{self.name}"
+
+
+FramesType = TypeVar("FramesType", bound=Frames, covariant=True)
+
+
+@dataclass(frozen=True)
+class Sequence(Frames):
+    """Posed frames, in evaluation order.
+
+    extrinsics float64 [S,3,4] OpenCV camera-from-world; intrinsics float64 [S,3,3] in pixels of the stored images;
+    depth_paths: None where there is no depth map; depth_reader: file -> depth float32 [H,W], 0 where unknown.
+    """
+
+    extrinsics: NDArray[np.float64]
+    intrinsics: NDArray[np.float64]
+    depth_paths: tuple[Path | None, ...]
+    depth_reader: DepthReader = read_depth
 
     def first(self, count: int) -> Sequence:
         """The same sequence with only its first `count` frames."""
@@ -62,24 +72,24 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class SequenceSet:
+class SequenceSet(Generic[FramesType]):
     """What was read, and what was left out and why. Iterates over the sequences.
 
     config: the frozen dataclass it was read with. notes: sentences a reader of the results must see.
     """
 
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[FramesType, ...]
     skipped: tuple[Skipped, ...]
     config: Any
     notes: tuple[str, ...] = ()
 
-    def __iter__(self) -> Iterator[Sequence]:
+    def __iter__(self) -> Iterator[FramesType]:
         return iter(self.sequences)
 
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def __getitem__(self, index: int) -> Sequence:
+    def __getitem__(self, index: int) -> FramesType:
         return self.sequences[index]
 
     def skip_counts(self) -> dict[str, int]:
@@ -89,6 +99,17 @@ class SequenceSet:
     def frame_list(self) -> FrameList:
         """The frames that were read: shorter than a stored list when data is missing on disk, so its hash tells."""
         return FrameList({s.key: s.frame_indices for s in self.sequences}, list_config(self.config))
+
+
+def first_sequences(sequences: Iterable[FramesType], count: int) -> tuple[FramesType, ...]:
+    """`count` of them, the categories taking turns; in their order."""
+    pool = tuple(sequences)
+    groups: dict[str, list[FramesType]] = {}
+    for sequence in pool:
+        groups.setdefault(sequence.category, []).append(sequence)
+    turns = [s for turn in zip_longest(*groups.values()) for s in turn if s is not None]
+    taken = {s.key for s in turns[:count]}
+    return tuple(s for s in pool if s.key in taken)
 
 
 def list_config(config: Any) -> dict[str, Any]:

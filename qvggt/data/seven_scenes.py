@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt.data.frame_list import FrameList
+from qvggt.data.registry import Question
 from qvggt.data.rooms import (
     Recording,
     RoomConfig,
@@ -24,8 +25,10 @@ from qvggt.data.rooms import (
     finish,
     frame_numbers,
     parse_numbers,
+    room_config,
     scene_folders,
 )
+from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.data.sequence import SequenceSet, Skipped
 from qvggt.errors import QvggtError
 
@@ -34,7 +37,12 @@ FOCAL, CENTRE = 525.0, (320.0, 240.0)  # pixels
 SUFFIX = {"proj": "depth.proj.png", "raw": "depth.png"}
 
 
-def read_seven_scenes(config: RoomConfig, frame_list: FrameList | None = None) -> SequenceSet:
+def answer(question: Question, frame_list: FrameList | None = None) -> SequenceSet[EvalSequence]:
+    """`read_seven_scenes` for the registry of data sets."""
+    return read_seven_scenes(room_config(question), frame_list)
+
+
+def read_seven_scenes(config: RoomConfig, frame_list: FrameList | None = None) -> SequenceSet[EvalSequence]:
     """The test sequences of every scene. QvggtError for a layout, pose or list that does not fit, or nothing left."""
     recordings, skipped = [], []
     for folder in scene_folders(config, SPLIT):

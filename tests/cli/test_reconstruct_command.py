@@ -15,10 +15,10 @@ from true_runner import TrueRunner, shoot
 
 from qvggt.cli.common import run
 from qvggt.cli.reconstruct import app
+from qvggt.data.photos import ORIENTATION, stage_images
 from qvggt.engines import opening
 from qvggt.eval.ground_truth import ImagePlan
 from qvggt.eval.reconstruction.frames import load_frames
-from qvggt.eval.reconstruction.sources import ORIENTATION, stage_images
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.models.loading import save_model
 from qvggt.models.vggt.config import TrackConfig

@@ -15,8 +15,10 @@ from small_network import SIZE, small_model
 from qvggt.calib.selection import load_selection
 from qvggt.cli import calibrate
 from qvggt.cli.common import run
-from qvggt.cli.pool import PoolConfig, first_sequences, read_pool
 from qvggt.data.co3d_writer import write_co3d
+from qvggt.data.reading import read_pool
+from qvggt.data.registry import Question
+from qvggt.data.sequence import first_sequences
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.errors import QvggtError
 from qvggt.models.loading import save_model
@@ -131,18 +133,18 @@ def test_categories_take_turns(inputs: Path, tmp_path: Path) -> None:
     for category, count in (("a", 3), ("b", 1), ("c", 4)):
         for i in range(count):
             shutil.copytree(planted(inputs / "scenes")[0] / "images", tmp_path / category / f"s{i}")
-    pool = read_pool(PoolConfig(tmp_path, 2))
+    pool = read_pool(Question(tmp_path, "train", frames=2))
     assert [s.key for s in first_sequences(pool, 5)] == ["a/s0", "a/s1", "b/s0", "c/s0", "c/s1"]
     assert first_sequences(pool, 99) == pool
-    assert len(read_pool(PoolConfig(tmp_path, 2, per_category=2))) == 5
-    assert read_pool(PoolConfig(tmp_path, 2, seed=0)) == pool
-    assert read_pool(PoolConfig(tmp_path, 2, seed=1)) != pool
+    assert len(read_pool(Question(tmp_path, "train", frames=2, max_sequences=2))) == 5
+    assert read_pool(Question(tmp_path, "train", frames=2, seed=0)) == pool
+    assert read_pool(Question(tmp_path, "train", frames=2, seed=1)) != pool
     with pytest.raises(QvggtError, match="has 9 frames"):
-        read_pool(PoolConfig(tmp_path, 9))
+        read_pool(Question(tmp_path, "train", frames=9))
 
 
 def test_the_test_split_is_not_in_the_pool(inputs: Path) -> None:
-    names = {s.key for s in read_pool(PoolConfig(inputs / "scenes", 2))}
+    names = {s.key for s in read_pool(Question(inputs / "scenes", "train", frames=2))}
     assert len(names) == GOOD + len(BLANK)
     assert len([p for p in (inputs / "scenes" / "apple").iterdir() if p.is_dir()]) == len(names) + 1
 

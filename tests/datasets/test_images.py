@@ -18,7 +18,7 @@ from PIL import Image
 from qvggt.data.images import Resize, load_images, load_images_exact, load_images_tracked, preprocess, read_rgb
 from qvggt.errors import QvggtError
 
-DATA = Path(__file__).parent / "data" / "preprocess"
+DATA = Path(__file__).parent.parent / "data" / "preprocess"
 SINGLE = [
     *(("crop", name) for name in ("landscape.png", "portrait.png", "tall.png", "alpha.png", "small.png")),
     *(("pad", name) for name in ("landscape.png", "tall.png", "alpha.png")),

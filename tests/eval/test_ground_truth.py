@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qvggt import QvggtError
-from qvggt.data.depth_png import write_depth
+from qvggt.data.depth_png import read_depth, write_depth
 from qvggt.data.images import Resize, load_images_exact, load_images_tracked
 from qvggt.eval.ground_truth import ImagePlan, plan_images, resize_depth, sequence_depth
 
@@ -74,10 +74,12 @@ def test_depth_lands_where_the_image_does(tmp_path, width, height):
 def test_sequence_depth_with_gaps(tmp_path):
     write_depth(tmp_path / "d.png", np.full((4, 4), 2.0))
     resizes = [Resize(1, 1, 0, 0, 4, 4)] * 2
-    depth = sequence_depth(SimpleNamespace(depth_paths=(None, tmp_path / "d.png"), depth_format="co3d"), resizes, 4, 4)
+    depth = sequence_depth(
+        SimpleNamespace(depth_paths=(None, tmp_path / "d.png"), depth_reader=read_depth), resizes, 4, 4
+    )
     assert (depth[0] == 0).all()
     assert (depth[1] == 2).all()
-    assert sequence_depth(SimpleNamespace(depth_paths=(None, None), depth_format="co3d"), resizes, 4, 4) is None
+    assert sequence_depth(SimpleNamespace(depth_paths=(None, None), depth_reader=read_depth), resizes, 4, 4) is None
 
 
 def test_a_fixed_size_decides_for_all():

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scene_split import SceneSplit
 from torch import Tensor
-
-from qvggt.data.synthetic.dataset import SceneSplit
 
 PATCH = 14
 STRIDE = 2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scene_split import SceneSplit
 
-from qvggt.data.synthetic.dataset import SceneSplit
 from qvggt.eval.depth import depth_errors
 from qvggt.eval.pose import pairwise_errors, pose_auc
 from qvggt.geometry import decode_pose

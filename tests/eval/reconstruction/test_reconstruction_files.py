@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qvggt.data.photos import Photo
 from qvggt.eval.reconstruction.cameras import describe_cameras
 from qvggt.eval.reconstruction.depth_maps import to_source, write_depth_maps
 from qvggt.eval.reconstruction.folder import _join_note
 from qvggt.eval.reconstruction.frames import source_grid
 from qvggt.eval.reconstruction.scene import Join
-from qvggt.eval.reconstruction.sources import Photo
 
 
 def names(truth: Any) -> list[str]:

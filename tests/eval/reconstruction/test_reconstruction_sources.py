@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from PIL.Image import Transpose
 
+from qvggt.data.photos import ORIENTATION, find_images, stage_images, unique_names
 from qvggt.errors import QvggtError
-from qvggt.eval.reconstruction.sources import ORIENTATION, find_images, stage_images, unique_names
 
 # what a camera stores so that the turn its EXIF value asks for gives the upright picture
 STORED = {

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qvggt.data.video import stage_video
 from qvggt.errors import QvggtError
-from qvggt.eval.reconstruction.video import stage_video
 
 av = pytest.importorskip("av", reason="qvggt[reconstruct] is not installed")
 

@@ -6,20 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from depth_sheet import depth_rows
 from numpy.typing import NDArray
 
-from qvggt.data.co3d import Co3DConfig, Co3DSequences, read_depth, read_sequences
+from qvggt.data.co3d import Co3DConfig, read_depth, read_sequences
 from qvggt.data.co3d_writer import write_co3d
+from qvggt.data.sequence import SequenceSet
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.engines.runner import Array, Predictions, Runner
 from qvggt.errors import QvggtError
-from qvggt.eval.depth_sheet import depth_rows
 
 SIZE, FRAMES = 28, 3
 
 
 @pytest.fixture(scope="module")
-def sequences(tmp_path_factory: pytest.TempPathFactory) -> Co3DSequences:
+def sequences(tmp_path_factory: pytest.TempPathFactory) -> SequenceSet:
     root = tmp_path_factory.mktemp("scenes")
     write_co3d(root, SceneConfig(height=SIZE, width=SIZE, frames=5), range(0), range(2), progress=False)
     return read_sequences(Co3DConfig(str(root), str(root / "annotations"), frames=FRAMES, min_frames=5))
@@ -52,11 +53,11 @@ class Fixed(Runner):
         return {}
 
 
-def true_depths(sequences: Co3DSequences) -> list[NDArray[np.float32]]:
+def true_depths(sequences: SequenceSet) -> list[NDArray[np.float32]]:
     return [np.stack([read_depth(p) for p in s.depth_paths if p is not None]) for s in sequences]
 
 
-def test_a_perfect_reference_meets_the_scaled_ground_truth(sequences: Co3DSequences) -> None:
+def test_a_perfect_reference_meets_the_scaled_ground_truth(sequences: SequenceSet) -> None:
     depths = true_depths(sequences)
     reference, other = Fixed([d / 4 for d in depths], "a"), Fixed([d / 5 for d in depths], "b")
     rows = depth_rows(reference, other, sequences.sequences, shown=2)
@@ -70,7 +71,7 @@ def test_a_perfect_reference_meets_the_scaled_ground_truth(sequences: Co3DSequen
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_rows_show_the_drawn_frames(sequences: Co3DSequences) -> None:
+def test_rows_show_the_drawn_frames(sequences: SequenceSet) -> None:
     depths = true_depths(sequences)
     runner = Fixed(depths, "a")
     rows = depth_rows(runner, Fixed(depths, "b"), sequences.sequences, shown=FRAMES + 5)
@@ -80,7 +81,7 @@ def test_rows_show_the_drawn_frames(sequences: Co3DSequences) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan])
-def test_a_useless_reference_leaves_the_truth_unscaled_and_empty(sequences: Co3DSequences, value: float) -> None:
+def test_a_useless_reference_leaves_the_truth_unscaled_and_empty(sequences: SequenceSet, value: float) -> None:
     nothing = [np.full_like(d, value) for d in true_depths(sequences)]
     rows = depth_rows(Fixed(nothing, "a"), Fixed(nothing, "b"), sequences.sequences, shown=1)
     assert np.isnan(rows[0].depths[0]).all()
@@ -97,6 +98,6 @@ def test_missing_ground_truth_is_nan(tmp_path: Path) -> None:
     assert all((row.depths[1] == 1).all() for row in rows)
 
 
-def test_a_candidate_without_depth_is_named(sequences: Co3DSequences) -> None:
+def test_a_candidate_without_depth_is_named(sequences: SequenceSet) -> None:
     with pytest.raises(QvggtError, match=r"poses only: computes no depth, only pose_enc"):
         depth_rows(Fixed([], "a"), Fixed([], "poses only", ("pose_enc",)), sequences.sequences, shown=1)

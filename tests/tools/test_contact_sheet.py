@@ -6,11 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
-
-from qvggt.errors import QvggtError
-from qvggt.eval.contact_sheet import (
+from contact_sheet import (
     DPI,
     Row,
     Sheet,
@@ -19,6 +15,10 @@ from qvggt.eval.contact_sheet import (
     relative_difference,
     shared_range,
 )
+from numpy.typing import NDArray
+from PIL import Image
+
+from qvggt.errors import QvggtError
 
 RAMP = np.linspace(1, 2, 14 * 28).reshape(14, 28)
 IMAGE = np.full((14, 28, 3), (1.0, 0.0, 0.0))

@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from qvggt.data.photos import Photo, save_image
 from qvggt.errors import QvggtError
-from qvggt.eval.reconstruction.sources import Photo, save_image
 from qvggt.progress import bar
 from qvggt.tensor_file import line
 

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import scene_split
+from scene_split import load_split, render_split
 
 from qvggt import QvggtError
-from qvggt.data.synthetic import dataset
-from qvggt.data.synthetic.dataset import load_split, render_split
 from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 
@@ -41,7 +41,7 @@ def test_interrupted_split_is_resumed_not_repeated(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return sample_scene(config, seed)
 
-    monkeypatch.setattr(dataset, "sample_scene", counting)
+    monkeypatch.setattr(scene_split, "sample_scene", counting)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "split", chunk=2)
     with pytest.raises(QvggtError, match="not complete"):

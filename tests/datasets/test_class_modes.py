@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qvggt.calib.class_modes import CLASS_MODES, categories
+from qvggt.data.class_modes import CLASS_MODES, categories
 from qvggt.errors import QvggtError
 
 CO3D = CLASS_MODES["all"]

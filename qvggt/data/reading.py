@@ -1,0 +1,69 @@
+"""What commands and the Python API read: a training pool, images of one size, the sequences of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from qvggt.data.frame_list import load_frame_list, save_frame_list
+from qvggt.data.image_set import ImageSet
+from qvggt.data.registry import DataSet, Question, recognise
+from qvggt.data.sequence import Frames, Sequence, SequenceSet
+from qvggt.errors import QvggtError
+
+
+def read_pool(question: Question) -> tuple[Frames, ...]:
+    """Every usable sequence, sorted by category and name, of whatever data set lies at the root; else of a folder of
+    sequences, which has no split: all of it is taken. QvggtError: no such folder, nothing usable, a category that the
+    class mode asks for missing."""
+    if not question.root.is_dir():
+        raise QvggtError(
+            f"{question.root}: is not a folder; give one in Co3D format, or with one folder of images per sequence"
+        )
+    dataset = recognise(question, "folders" if question.annotations is None else "co3d")
+    return dataset.answer(_of_any_length(question)).sequences
+
+
+def read_images(question: Question, height: int, width: int) -> ImageSet[Sequence]:
+    """The first `max_sequences` posed sequences in all, at one size; Co3D unless another data set lies at the root."""
+    sequences = recognise(question, "co3d").answer(_of_any_length(question)).sequences
+    return ImageSet(sequences[: question.max_sequences], height, width)
+
+
+def _of_any_length(question: Question) -> Question:
+    """Sequences that have the frames asked for, without the data set's rule for evaluations."""
+    return replace(question, min_frames=question.min_frames or question.frames)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The sequences, and the hash of the stored frame list when there is one."""
+
+    sequences: SequenceSet[Any]
+    stored_sha256: str | None
+
+    def summary(self) -> str:
+        """One line."""
+        count = len({sequence.category for sequence in self.sequences})
+        frames = sorted({len(sequence.image_paths) for sequence in self.sequences})
+        shown = str(frames[0]) if len(frames) == 1 else f"{frames[0]} to {frames[-1]}"
+        skipped = ", ".join(f"{count} {reason}" for reason, count in self.sequences.skip_counts().items())
+        return (
+            f"{len(self.sequences)} sequences of {count} {'category' if count == 1 else 'categories'}, "
+            f"{shown} frames each, frame list {self.sequences.frame_list().sha256[:12]}"
+            + (f"; skipped: {skipped}" if skipped else "")
+        )
+
+
+def open_data(dataset: DataSet, question: Question, frame_list: Path | None = None) -> Data:
+    """The sequences of an evaluation, with the stored frame list if that file exists; else it is written there."""
+    if frame_list is None:
+        return Data(dataset.answer(question), None)
+    if frame_list.exists():
+        frames = load_frame_list(frame_list)
+        return Data(dataset.answer(question, frames), frames.sha256)
+    sequences = dataset.answer(question)
+    frames = dataset.frame_list(question, sequences)
+    save_frame_list(frame_list, frames)
+    return Data(sequences, frames.sha256)

@@ -14,12 +14,11 @@ from qvggt import __version__
 from qvggt.engines.cuda import Gpu, open_gpu
 from qvggt.engines.manifest import Manifest, check_engine, manifest_path
 from qvggt.engines.network_file import INPUT
+from qvggt.engines.registry import RunnerOptions
 from qvggt.engines.runner import OUTPUTS, Array, ModelFile, Runner
 from qvggt.engines.tensorrt_module import import_tensorrt, logger_of
 from qvggt.errors import QvggtError
 from qvggt.quant.scheme import Scheme
-
-SUFFIXES = (".engine", ".plan")
 
 
 @dataclass
@@ -39,6 +38,9 @@ class EngineRunner(Runner):
     without the package or a GPU.
     """
 
+    device = "cuda"
+    frame_range: tuple[int, int]
+
     def __init__(
         self, path: str | Path, device: str = "cuda", *, cuda_graph: bool = False, label: str | None = None
     ) -> None:
@@ -47,6 +49,7 @@ class EngineRunner(Runner):
         trt = import_tensorrt(self.manifest.backend)
         _check_version(self.path, self.manifest, trt)
         self.gpu = open_gpu(device)
+        self.device = str(self.gpu.device)
         _check_capability(self.path, self.manifest, self.gpu)
         self.cuda_graph = cuda_graph
         self.runtime: Any = trt.Runtime(logger_of(trt))  # the engine must not outlive it
@@ -143,7 +146,7 @@ class EngineRunner(Runner):
             "scheme": self.scheme_label,
             "scheme_json": None if self.scheme is None else self.scheme.to_dict(),
             "float_type": manifest.precision,
-            "providers": [str(self.gpu.device)],
+            "providers": [self.device],
             "device": f"{self.gpu.name} (compute capability {self.gpu.capability})",
             "frame_range": list(self.frame_range),
             "cuda_graph": self.cuda_graph,
@@ -156,6 +159,15 @@ class EngineRunner(Runner):
                 "numpy": np.__version__,
             },
         }
+
+
+def open_engine(source: str | Path, options: RunnerOptions) -> EngineRunner:
+    """As `open_runner` has it."""
+    if options.device == "cpu":
+        raise QvggtError(
+            f"{source}: an engine runs on an NVIDIA GPU only, got device cpu; give cuda, or run its ONNX file"
+        )
+    return EngineRunner(source, options.device or "cuda", cuda_graph=options.cuda_graph)
 
 
 def _stream(gpu: Gpu) -> Any:

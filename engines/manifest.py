@@ -84,6 +84,11 @@ def write_manifest(engine: str | Path, manifest: Manifest) -> Path:
     return path
 
 
+def runtime_of(engine: str | Path) -> str:
+    """The runtime that an engine file runs in; QvggtError as `read_manifest`."""
+    return "rtx" if read_manifest(engine).backend == "rtx" else "tensorrt"
+
+
 def read_manifest(engine: str | Path) -> Manifest:
     """The manifest beside an engine file; QvggtError when it is missing or is no manifest. Hashes nothing."""
     path = manifest_path(engine)

@@ -11,8 +11,10 @@ import numpy as np
 import onnx
 
 from qvggt import __version__
-from qvggt.engines.network_file import INPUT, NetworkFile, read_network
-from qvggt.engines.runner import Array, Runner
+from qvggt.engines.file_runner import FileRunner
+from qvggt.engines.network_file import INPUT, NetworkFile
+from qvggt.engines.registry import RunnerOptions
+from qvggt.engines.runner import Array
 from qvggt.errors import QvggtError
 from qvggt.onnxruntime_config import session_config
 from qvggt.tensor_file import line
@@ -27,7 +29,7 @@ HEAVY = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Softmax")
 ProviderOptions = Mapping[str, Mapping[str, str]]
 
 
-class OnnxRunner(Runner):
+class OnnxRunner(FileRunner):
     """Opens an ONNX file, see `NetworkFile` for its interface.
 
     providers: in order of preference; the first must be usable and take the matrix products, none is replaced
@@ -48,16 +50,14 @@ class OnnxRunner(Runner):
     ) -> None:
         ort = import_onnxruntime()
         _check_providers(ort, providers)
-        self.network = read_network(path)
-        self.path, self.metadata, self.scheme = self.network.path, self.network.metadata, self.network.scheme
-        self.frames, self.size = self.network.frames, self.network.size
-        self.outputs, self.files = self.network.outputs, self.network.files
+        super().__init__(path)
         first = "" if tuple(providers) == CPU or not providers else f" {providers[0].removesuffix('ExecutionProvider')}"
         self.label = label or f"onnxruntime{first.lower()} {self.network.scheme_label} {self.path.name}"
         options = {name: dict((provider_options or {}).get(name, {})) for name in providers}
         if TENSORRT[0] in options:
             options[TENSORRT[0]] = tensorrt_options(self.network) | options[TENSORRT[0]]
         self.session: Any = _session(ort, self.path, options, threads)
+        self.device = "cuda" if CUDA[0] in options or TENSORRT[0] in options else "cpu"
 
     @property
     def closed(self) -> bool:
@@ -91,6 +91,16 @@ class OnnxRunner(Runner):
                 "numpy": np.__version__,
             },
         }
+
+
+def open_onnx(source: str | Path, options: RunnerOptions) -> OnnxRunner:
+    """As `open_runner` has it: providers by their own names, by one of ours, or by what fits the device."""
+    device = options.device or "cpu"
+    if device not in ("cpu", "cuda", "cuda:0"):
+        raise QvggtError(f"{source}: ONNX Runtime runs on cpu or cuda here, got {device}; set CUDA_VISIBLE_DEVICES")
+    names = [device.partition(":")[0]] if options.providers is None else options.providers
+    providers = PROVIDERS[names[0]] if len(names) == 1 and names[0] in PROVIDERS else tuple(names)
+    return OnnxRunner(source, providers, options.threads)
 
 
 def import_onnxruntime() -> Any:

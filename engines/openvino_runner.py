@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from qvggt import __version__
-from qvggt.engines.network_file import INPUT, read_network
-from qvggt.engines.runner import Array, Runner
+from qvggt.engines.file_runner import FileRunner
+from qvggt.engines.network_file import INPUT
+from qvggt.engines.registry import RunnerOptions
+from qvggt.engines.runner import Array
 from qvggt.errors import QvggtError
 from qvggt.tensor_file import line
 
@@ -21,7 +23,7 @@ PRECISIONS = {"f32": "FP32", "bf16": "BF16"}
 PLACES = ("Exception from", "Check ", "FrontEnd API", "Model wasn't", "Summary:", "-- ", "While validating")
 
 
-class OpenVINORunner(Runner):
+class OpenVINORunner(FileRunner):
     """Opens an ONNX file, see `NetworkFile` for its interface, with OpenVINO on the CPU.
 
     precision: "f32", or "bf16" for what is not quantized, attention above all: twice as fast on CPUs with bf16
@@ -37,10 +39,7 @@ class OpenVINORunner(Runner):
         if threads is not None and threads < 1:
             raise QvggtError(f"threads: expected 1 or more, got {threads}")
         openvino = import_openvino()
-        self.network = read_network(path)
-        self.path, self.metadata, self.scheme = self.network.path, self.network.metadata, self.network.scheme
-        self.frames, self.size = self.network.frames, self.network.size
-        self.outputs, self.files = self.network.outputs, self.network.files
+        super().__init__(path)
         self.precision = precision
         self.label = label or f"openvino {precision} {self.network.scheme_label} {self.path.name}"
         self.compiled: Any = compile_cpu(openvino, self.path, precision, threads)
@@ -74,6 +73,15 @@ class OpenVINORunner(Runner):
             "device": str(openvino.Core().get_property(DEVICE, "FULL_DEVICE_NAME")).strip(),
             "versions": {"qvggt": __version__, "openvino": openvino.__version__, "numpy": np.__version__},
         }
+
+
+def open_openvino(source: str | Path, options: RunnerOptions) -> OpenVINORunner:
+    """As `open_runner` has it."""
+    if options.device not in (None, "cpu"):
+        raise QvggtError(
+            f"{source}: OpenVINO runs on the CPU here, got device {options.device}; use onnxruntime, or an engine"
+        )
+    return OpenVINORunner(source, options.precision or "f32", options.threads)
 
 
 def import_openvino() -> Any:

@@ -66,18 +66,34 @@ class ModelFile:
         return cls(str(shown), file_sha256(path), path.stat().st_size)
 
 
+@dataclass(frozen=True)
+class NetworkSizes:
+    """The sizes that decide how much memory a pass takes. width: of a token; features, head_channels: of the dense
+    heads. fused: attention never holds its score matrix; chunk: most frames a dense head works on at once (None:
+    all)."""
+
+    width: int
+    features: int
+    head_channels: int
+    fused: bool = False
+    chunk: int | None = None
+
+
 class Runner(ABC):
     """Images in, predictions out; a context manager that frees the network on leaving.
 
-    label: short name for tables. size: the only (H, W) the network takes, None when any multiple of the patch size
-    works. native_size: the side it was made for, where known. frames: the only frame count, None when any works.
-    outputs: names among OUTPUTS that it computes.
+    label: short name for tables. device: where it runs, "cpu" or "cuda[:N]". size: the only (H, W) the network takes,
+    None when any multiple of the patch size works. native_size: the side it was made for, where known. frames: the only
+    frame count, None when any works. frame_range: fewest and most frames its memory was set aside for, None when it
+    grows with them. outputs: names among OUTPUTS that it computes.
     """
 
     label: str
+    device: str = "cpu"
     size: tuple[int, int] | None = None
     native_size: int | None = None
     frames: int | None = None
+    frame_range: tuple[int, int] | None = None
     outputs: tuple[str, ...] = OUTPUTS
     files: tuple[ModelFile, ...] = ()
 
@@ -112,6 +128,10 @@ class Runner(ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """JSON-ready facts for a report: kind, label, files with hashes, scheme, where it runs, versions."""
+
+    def network_sizes(self) -> NetworkSizes | None:
+        """What memory estimates need; None where it is not known."""
+        return None
 
     def __enter__(self: Self) -> Self:
         return self

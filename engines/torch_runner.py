@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from qvggt import __version__
-from qvggt.engines.runner import OUTPUTS, Array, ModelFile, Runner
+from qvggt.engines.registry import RunnerOptions
+from qvggt.engines.runner import OUTPUTS, Array, ModelFile, NetworkSizes, Runner
 from qvggt.errors import QvggtError
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
+from qvggt.models.dpt import FRAMES_PER_CHUNK
 from qvggt.models.loading import stored_config
 from qvggt.models.vggt.config import VGGT_1B, check_size
 from qvggt.models.vggt.network import VGGT
@@ -48,7 +50,7 @@ class TorchRunner(Runner):
         if float_type not in DTYPES:
             raise QvggtError(f"float type: expected one of {', '.join(DTYPES)}, got {float_type!r}")
         self.label, self.float_type, self.scheme, self.files = label, float_type, scheme, files
-        self.device = check_device(device)
+        self.device = str(check_device(device))
         self.model: VGGT | None = model.eval().to(self.device)
         self.native_size = model.config.img_size
         computed = [name for head in model.config.heads for name in HEAD_OUTPUTS.get(head, ())]
@@ -65,10 +67,18 @@ class TorchRunner(Runner):
         assert self.model is not None
         check_size(images.shape[2], images.shape[3], self.model.config.patch_size)
         dtype = DTYPES[self.float_type]
-        autocast = contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
+        autocast = (
+            contextlib.nullcontext() if dtype is None else torch.autocast(torch.device(self.device).type, dtype=dtype)
+        )
         with torch.inference_mode(), autocast:
             outputs = self.model(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
             return {name: outputs[name].float().cpu().numpy() for name in self.outputs}
+
+    def network_sizes(self) -> NetworkSizes | None:
+        if self.model is None:
+            return None
+        config = self.model.config
+        return NetworkSizes(config.embed_dim, config.dpt_features, config.dpt_head_channels, True, FRAMES_PER_CHUNK)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -77,7 +87,7 @@ class TorchRunner(Runner):
             "scheme": self.float_type if self.scheme is None else self.scheme.label,
             "scheme_json": None if self.scheme is None else self.scheme.to_dict(),
             "float_type": self.float_type,
-            "providers": [str(self.device)],
+            "providers": [self.device],
             "versions": {"qvggt": __version__, "torch": torch.__version__, "numpy": np.__version__},
         }
 
@@ -93,6 +103,17 @@ def check_device(device: str) -> torch.device:
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise QvggtError(f"device {device!r}: PyTorch sees {torch.cuda.device_count()} CUDA devices; use cpu")
     return found
+
+
+def open_torch(source: str | Path, options: RunnerOptions) -> TorchRunner:
+    """As `open_runner` has it."""
+    return open_model(
+        source,
+        float_type=options.precision,
+        device=options.device or "cpu",
+        revision=options.revision,
+        offline=options.offline,
+    )
 
 
 def open_model(

@@ -157,7 +157,7 @@ def check(runners: Sequence[Runner], sequences: Sequence[EvalSequence], protocol
                     f"{runner.label}: takes only {runner.frames} frames, {sequence.key} has "
                     f"{len(sequence.image_paths)}; ask for {runner.frames} frames"
                 )
-            low, high = getattr(runner, "frame_range", None) or (1, len(sequence.image_paths))
+            low, high = runner.frame_range or (1, len(sequence.image_paths))
             if not low <= len(sequence.image_paths) <= high:
                 raise QvggtError(
                     f"{runner.label}: takes {low} to {high} frames, {sequence.key} has {len(sequence.image_paths)}; "

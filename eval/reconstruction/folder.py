@@ -14,7 +14,6 @@ import numpy as np
 from qvggt import __version__
 from qvggt.data.photos import Photo, find_images, is_video, stage_images
 from qvggt.data.video import import_av, stage_video
-from qvggt.engines.engine_runner import EngineRunner
 from qvggt.engines.runner import Runner
 from qvggt.errors import QvggtError
 from qvggt.eval.ground_truth import ImagePlan, plan_images
@@ -26,7 +25,7 @@ from qvggt.eval.reconstruction.config import ReconstructionConfig
 from qvggt.eval.reconstruction.depth_maps import write_depth_maps
 from qvggt.eval.reconstruction.frames import Frames, load_frames
 from qvggt.eval.reconstruction.masks import keep, read_masks
-from qvggt.eval.reconstruction.memory import SHARE, Budget, Network, free_memory, plan_memory
+from qvggt.eval.reconstruction.memory import SHARE, UNKNOWN, Budget, free_memory, plan_memory
 from qvggt.eval.reconstruction.meshes import import_trimesh, write_glb, write_ply
 from qvggt.eval.reconstruction.passes import Pass, plan_passes
 from qvggt.eval.reconstruction.scene import Join, Scene, check_outputs, reconstruct
@@ -144,16 +143,15 @@ def stage(inputs: Sequence[Path], folder: Path, config: ReconstructionConfig) ->
 def plan(
     runner: Runner, count: int, size: tuple[int, int], config: ReconstructionConfig, device: str | None
 ) -> tuple[Budget, list[Pass]]:
-    """Memory and passes. device: where the network runs, by default the CPU, of engines a GPU."""
+    """Memory and passes. device: where the network runs, by default the runner's."""
     limit, asked, least = config.memory_limit, config.frames_per_pass, 1
-    if isinstance(runner, EngineRunner):
-        device = device or "cuda"
+    if runner.frame_range is not None:
         least, high = runner.frame_range
         asked = high if asked is None else min(asked, high)  # its buffers were sized when it was built
     if limit is None:
-        free = free_memory(device or "cpu")
+        free = free_memory(device or runner.device)
         limit = None if free is None else int(SHARE * free)
-    budget = plan_memory(Network.of(runner), count, size, limit, asked)
+    budget = plan_memory(runner.network_sizes() or UNKNOWN, count, size, limit, asked)
     return budget, plan_passes(count, budget.most, config.overlap, runner.frames, least)
 
 

@@ -10,10 +10,8 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from qvggt.engines.runner import Runner
-from qvggt.engines.torch_runner import TorchRunner
-from qvggt.models.dpt import FRAMES_PER_CHUNK
-from qvggt.models.vggt.config import VGGT_1B, VGGTConfig
+from qvggt.engines.runner import NetworkSizes
+from qvggt.models.vggt.config import VGGT_1B
 
 FLOAT = 4  # bytes
 SHARE = 0.7  # of the free memory that is used without --memory-limit: other programs need some, estimates err
@@ -23,45 +21,11 @@ SCORE_MAPS = 2.5  # attention score matrices that live together where attention 
 TOKEN_MAPS = 22  # token arrays of one width that live together: 4 kept levels of double width, residual, qkv, MLP
 
 
-@dataclass(frozen=True)
-class Network:
-    """The sizes that decide memory. fused: attention never holds its score matrix; chunk: most frames a dense head
-    works on at once (None: all)."""
-
-    width: int
-    features: int
-    head_channels: int
-    fused: bool
-    chunk: int | None
-    weights: int
-
-    @classmethod
-    def of(cls, runner: Runner) -> Network:
-        """Read off a PyTorch model or an ONNX file of qvggt-export; VGGT-1B's sizes where neither tells."""
-        weights = sum(file.bytes for file in runner.files)
-        if isinstance(runner, TorchRunner) and runner.model is not None:
-            config: VGGTConfig = runner.model.config
-            held = sum(t.numel() * t.element_size() for t in runner.model.state_dict().values())
-            return cls(config.embed_dim, config.dpt_features, config.dpt_head_channels, True, FRAMES_PER_CHUNK, held)
-        width, features, channels = VGGT_1B.embed_dim, VGGT_1B.dpt_features, VGGT_1B.dpt_head_channels
-        if runner.files and runner.files[0].path.lower().endswith(".onnx"):
-            shapes = initializer_shapes(Path(runner.files[0].path))
-            if "camera_head.token_norm.weight" in shapes:
-                width = shapes["camera_head.token_norm.weight"][0] // 2
-            tail = shapes.get("depth_head.scratch.output_conv2.0.weight")
-            if tail is not None and len(tail) == 4:
-                channels, features = tail[0], 2 * tail[1]
-        return cls(width, features, channels, False, None, weights)
+UNKNOWN = NetworkSizes(VGGT_1B.embed_dim, VGGT_1B.dpt_features, VGGT_1B.dpt_head_channels)
+"""Assumed of a network that does not tell its sizes: VGGT-1B's."""
 
 
-def initializer_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    import onnx
-
-    graph = onnx.load(str(path), load_external_data=False).graph
-    return {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-
-
-def estimate(network: Network, frames: int, height: int, width: int) -> int:
+def estimate(network: NetworkSizes, frames: int, height: int, width: int) -> int:
     """Bytes that one pass adds to a process that has the weights loaded."""
     pixels, patches = height * width, height * width // 196
     tokens = patches + 5
@@ -117,7 +81,9 @@ class Budget:
         )
 
 
-def plan_memory(network: Network, count: int, size: tuple[int, int], limit: int | None, asked: int | None) -> Budget:
+def plan_memory(
+    network: NetworkSizes, count: int, size: tuple[int, int], limit: int | None, asked: int | None
+) -> Budget:
     """How many of `count` images of `size` (H, W) a pass may hold within `limit` bytes; `asked` overrules it.
 
     At least one always fits: what a single image takes cannot be split.

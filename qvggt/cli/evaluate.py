@@ -8,14 +8,13 @@ from typing import Annotated, Literal
 import typer
 
 from qvggt.cli.common import check_place, check_writable, run
-from qvggt.cli.evaluation import Candidates, Outputs, merge, page, run_evaluation, split_runtime
+from qvggt.cli.evaluation import Candidates, Outputs, merge, page, run_evaluation
 from qvggt.cli.evaluation_data import data_request
 from qvggt.data.registry import Question, dataset_names
 from qvggt.errors import QvggtError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-FILES = (".onnx", ".engine", ".plan")
 EPILOG = """
 \b
 Examples:
@@ -190,6 +189,8 @@ def _check_page(html: Path | None, show: bool) -> None:
 
 
 def _check_candidates(models: tuple[str, ...], engines: tuple[str, ...]) -> None:
+    from qvggt.engines.registry import file_suffixes, split_runtime
+
     if not models and not engines:
         raise QvggtError("nothing to evaluate: give --model, --engine or both")
     for name in models:
@@ -197,9 +198,9 @@ def _check_candidates(models: tuple[str, ...], engines: tuple[str, ...]) -> None
             raise QvggtError(f"--model {name}: is an ONNX file; give it with --engine")
     for text in engines:
         path = Path(split_runtime(text)[1])
-        if path.suffix.lower() not in FILES:
+        if path.suffix.lower() not in file_suffixes():
             raise QvggtError(
-                f"--engine {text}: expected an .onnx file or an engine ({', '.join(FILES[1:])}); "
+                f"--engine {text}: expected an .onnx file or an engine ({', '.join(file_suffixes()[1:])}); "
                 "give checkpoints with --model"
             )
 

@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 
 IDENTITY = ("kind", "label", "scheme", "sha256", "float_type", "providers", "size")
 """Facts of a candidate that records depend on; where its file lies is not among them."""
-RUNTIMES = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
 class Candidates:
     """What to evaluate, and where. Models come first, whatever the order of the call.
 
-    engines: files, or RUNTIME:FILE with one of RUNTIMES for an .onnx file. device None: the CPU, but a GPU for engine
+    engines: files, or RUNTIME:FILE as `split_runtime` takes it apart. device None: the CPU, but a GPU for engine
     files. providers: of ONNX Runtime.
     """
 
@@ -46,31 +45,26 @@ class Candidates:
 
     def sources(self) -> list[tuple[str, dict[str, Any]]]:
         """(source, options of `open_runner`, JSON-ready) of every candidate; QvggtError for options without a use."""
-        from qvggt.engines.opening import kind_of
+        from qvggt.engines.registry import kinds_of, split_runtime
         from qvggt.hub.names import hub_id
 
         if self.revision is not None and not any(hub_id(name) for name in self.models):
             raise QvggtError(f"--revision {self.revision}: no --model is a Hub id; leave it out")
         shared = {"device": self.device, "threads": self.threads, "offline": self.offline}
-        found: list[tuple[str, dict[str, Any]]] = [
+        sources: list[tuple[str, dict[str, Any]]] = [
             (name, {**shared, "revision": self.revision if hub_id(name) else None}) for name in self.models
         ]
         used = False
         for text in self.engines:
             runtime, path = split_runtime(text)
+            kinds = [kind for kind in kinds_of(path) if runtime in (None, kind.name)]
             options: dict[str, Any] = {**shared, "runtime": runtime}
-            if self.providers and kind_of(path) == "onnx" and runtime != "openvino":
+            if self.providers and kinds and "providers" in kinds[0].uses:
                 options["providers"], used = list(self.providers), True
-            found.append((path, options))
+            sources.append((path, options))
         if self.providers and not used:
             raise QvggtError(f"--provider {self.providers[0]}: no --engine runs in ONNX Runtime; leave it out")
-        return found
-
-
-def split_runtime(text: str) -> tuple[str | None, str]:
-    """ "openvino:a.onnx" -> ("openvino", "a.onnx"); anything else -> (None, text)."""
-    head, colon, tail = text.partition(":")
-    return (head, tail) if colon and head in RUNTIMES else (None, text)
+        return sources
 
 
 @dataclass(frozen=True)
@@ -285,7 +279,7 @@ def _opened(request: DataRequest, root: Path) -> Data:
 
 def _generate(request: DataRequest, plan: ImagePlan, store: Path | None, stack: ExitStack) -> Path:
     """Scenes of the candidates' own image size, in the store or in a folder that goes away."""
-    from qvggt.data.registry import function
+    from qvggt.lazy import function
 
     assert request.dataset.generate is not None
     if store is None:

@@ -11,7 +11,7 @@ from qvggt.cli.common import check_place, run
 from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
-    from qvggt.engines.opening import RunnerOptions
+    from qvggt.engines.registry import RunnerOptions
     from qvggt.engines.runner import Runner
     from qvggt.eval.reconstruction.folder import Result
 
@@ -116,7 +116,7 @@ def reconstruct(
     _check_output(output, overwrite)
 
     from qvggt.data.photos import find_images, is_video
-    from qvggt.engines.opening import RunnerOptions
+    from qvggt.engines.registry import RunnerOptions
     from qvggt.eval.reconstruction.config import ReconstructionConfig
     from qvggt.eval.reconstruction.folder import check_libraries, reconstruct_folder
 

@@ -6,20 +6,16 @@ anywhere, and calibration, gates, budget search, evaluation and the Python API t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from qvggt.errors import QvggtError
+from qvggt.lazy import Function, function
 
 if TYPE_CHECKING:
     from qvggt.data.frame_list import FrameList
     from qvggt.data.sequence import SequenceSet
-
-Function = str | Callable[..., Any]
-"""A function, or "module:function", imported when it is first called."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +117,6 @@ def recognise(question: Question, otherwise: str) -> DataSet:
     """The first data set that finds its own data at the question's root, else the one named `otherwise`."""
     able = (d for d in _DATA_SETS.values() if d.recognise is not None and function(d.recognise)(question))
     return next(able, _DATA_SETS[otherwise])
-
-
-def function(target: Function) -> Callable[..., Any]:
-    """What a `Function` names, imported now."""
-    found: Callable[..., Any] = resolve_name(target) if isinstance(target, str) else target
-    return found
 
 
 _CO3D: dict[str, Any] = {

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_tensorrt import write
 
 from qvggt import QvggtError
+from qvggt.cli import evaluate
+from qvggt.cli.common import run
+from qvggt.engines import registry
 from qvggt.engines.engine_runner import EngineRunner
 from qvggt.engines.onnx_runner import OnnxRunner
-from qvggt.engines.opening import RUNTIMES, USES, RunnerOptions, kind_of, open_runner
+from qvggt.engines.opening import open_runner
 from qvggt.engines.openvino_runner import OpenVINORunner
+from qvggt.engines.registry import RunnerKind, RunnerOptions, kind_of, kinds_of, register, runtimes, split_runtime
+from qvggt.engines.runner import Runner
 from qvggt.engines.torch_runner import TorchRunner
 
 
 def test_kinds_go_by_the_suffix():
     names = ["a.onnx", "b.ONNX", "m.engine", "m.PLAN", "tiny", "folder", "w.safetensors"]
-    assert [kind_of(name) for name in names] == ["onnx", "onnx", "engine", "engine", "model", "model", "model"]
+    files, engines, models = ("onnxruntime", "openvino"), ("tensorrt", "rtx"), ("torch",)
+    able = [tuple(kind.name for kind in kinds_of(name)) for name in names]
+    assert able == [files, files, engines, engines, models, models, models]
 
 
 def test_each_source_has_a_default(onnx_path, checkpoint, engine, trt):
@@ -85,5 +97,87 @@ def test_a_checkpoint_is_no_file_of_a_runtime(checkpoint):
 
 def test_every_option_is_somebodys():
     known = {field.name for field in dataclasses.fields(RunnerOptions)} - {"runtime"}
-    assert set().union(*USES.values()) == known
-    assert set(USES) == set(RUNTIMES)
+    kinds = [kind for source in ("a.onnx", "a.engine", "a") for kind in kinds_of(source)]
+    assert set().union(*(kind.uses for kind in kinds)) == known
+    assert {kind.name for kind in kinds} == set(runtimes())
+
+
+def test_a_runtime_before_a_file_name():
+    assert split_runtime("openvino:a.onnx") == ("openvino", "a.onnx")
+    assert split_runtime("C:/a.onnx") == (None, "C:/a.onnx")
+    assert split_runtime("torch:tiny") == (None, "torch:tiny")  # opens no files
+
+
+class NumpyRunner(Runner):
+    """A stranger's runtime: the identity pose and a constant depth, from a file that holds the depth."""
+
+    outputs = ("pose_enc", "depth")
+    frame_range = (2, 4)
+
+    def __init__(self, path, device):
+        self.path, self.device, self.label, self.closed_now = path, device, f"numpy {path}", False
+        self.depth = float(Path(path).read_text())
+
+    def _run(self, images):
+        frames, _, height, width = images.shape
+        pose = np.tile(np.array([0, 0, 0, 0, 0, 0, 1, 1, 1], np.float32), (1, frames, 1))
+        return {"pose_enc": pose, "depth": np.full((1, frames, height, width, 1), self.depth, np.float32)}
+
+    def close(self):
+        self.closed_now = True
+
+    @property
+    def closed(self):
+        return self.closed_now
+
+    def describe(self):
+        return {"kind": "numpy", **self._facts(), "scheme": "fp32", "providers": [self.device]}
+
+
+@pytest.fixture
+def numpy_runtime(monkeypatch, tmp_path):
+    """A file of that runtime, which is registered."""
+    monkeypatch.setattr(registry, "_KINDS", dict(registry._KINDS))
+    opener = lambda source, options: NumpyRunner(source, options.device)  # noqa: E731
+    register(RunnerKind("numpy", (".txt",), opener, uses=("device",), advice="write it as ONNX"))
+    (tmp_path / "m.txt").write_text("2.5")
+    return tmp_path / "m.txt"
+
+
+def test_a_runner_of_somebody_else_is_opened(numpy_runtime):
+    runner = open_runner(numpy_runtime)
+    assert (type(runner), runner.device) == (NumpyRunner, "cpu")
+    assert runtimes()[-1] == kind_of(numpy_runtime).name == "numpy"
+    with pytest.raises(QvggtError, match="numpy has no use for precision 'bf16'"):
+        open_runner(numpy_runtime, precision="bf16")
+    with pytest.raises(QvggtError, match="torch runs no such file, numpy does; write it as ONNX"):
+        open_runner(numpy_runtime, runtime="torch")
+    with pytest.raises(QvggtError, match="runtime numpy: is registered already"):
+        register(RunnerKind("numpy", (".npy",), NumpyRunner, uses=(), advice=""))
+
+
+def test_a_runner_of_somebody_else_is_evaluated(numpy_runtime, tmp_path, capsys, one_thread):
+    candidate = ("--engine", str(numpy_runtime), "--dataset", "synthetic", "--scenes", "2", "--size", "56")
+    with pytest.raises(SystemExit) as caught:
+        run(evaluate.app, [*candidate, "--frames", "3", "--json", str(tmp_path / "r.json")])
+    assert not caught.value.code, capsys.readouterr().err
+    (row,) = json.loads((tmp_path / "r.json").read_text())["candidates"]
+    assert row["kind"] == "numpy"
+    assert all(record["depth"] is not None for record in row["sequences"])
+    with pytest.raises(SystemExit) as caught:
+        run(evaluate.app, [*candidate, "--frames", "5"])
+    assert caught.value.code == 2
+    assert "takes 2 to 4 frames" in capsys.readouterr().err
+
+
+def test_opening_imports_one_runtime(onnx_path):
+    """Neither the modules of other runners nor their packages."""
+    code = (
+        "import sys; from qvggt.engines.opening import open_runner; print(*sys.modules); "
+        f"open_runner({str(onnx_path)!r}, threads=1); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    before, after = (set(line.split()) for line in done.stdout.splitlines())
+    runners = {f"qvggt.engines.{name}_runner" for name in ("onnx", "openvino", "engine", "torch")}
+    assert not before & (runners | {"onnxruntime", "openvino", "torch"})
+    assert after & (runners | {"openvino"}) == {"qvggt.engines.onnx_runner"}

@@ -9,17 +9,18 @@ from small_network import SIZE, small_model
 
 from qvggt.engines.engine_runner import EngineRunner
 from qvggt.engines.onnx_runner import OnnxRunner
+from qvggt.engines.runner import NetworkSizes
 from qvggt.engines.torch_runner import TorchRunner
 from qvggt.errors import QvggtError
 from qvggt.eval.reconstruction import folder
 from qvggt.eval.reconstruction.config import ReconstructionConfig
-from qvggt.eval.reconstruction.memory import Network, estimate, free_memory, plan_memory, shown
+from qvggt.eval.reconstruction.memory import UNKNOWN, estimate, free_memory, plan_memory, shown
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.quant.scheme import parse_scheme
 
 MB = 1e6
-TINY = {"width": 128, "features": 32, "head_channels": 16, "weights": 0}
-LARGE = {"width": 1024, "features": 256, "head_channels": 32, "weights": 0}
+TINY = {"width": 128, "features": 32, "head_channels": 16}
+LARGE = {"width": 1024, "features": 256, "head_channels": 32}
 TORCH = {"fused": True, "chunk": 8}
 ONNX = {"fused": False, "chunk": None}
 
@@ -35,7 +36,7 @@ MEASURED = [
 @pytest.mark.parametrize(("sizes", "kind", "side", "peaks"), MEASURED)
 def test_estimate_against_measured_peaks(sizes: dict, kind: dict, side: int, peaks: dict[int, int]) -> None:
     """Never less than two thirds of a measured peak, and in the largest case of each series at most 2.2 times it."""
-    network = Network(**sizes, **kind)
+    network = NetworkSizes(**sizes, **kind)
     for frames, peak in peaks.items():
         assert estimate(network, frames, side, side) > 0.66 * peak * MB
     most = max(peaks)
@@ -44,7 +45,7 @@ def test_estimate_against_measured_peaks(sizes: dict, kind: dict, side: int, pea
 
 @given(st.integers(1, 500), st.integers(1, 1 << 38), st.sampled_from([TORCH, ONNX]))
 def test_the_plan_keeps_the_limit(count: int, limit: int, kind: dict) -> None:
-    network = Network(**LARGE, **kind)
+    network = NetworkSizes(**LARGE, **kind)
     budget = plan_memory(network, count, (392, 518), limit, None)
     assert 1 <= budget.most <= count
     assert budget.most == 1 or budget.pass_bytes + budget.results_bytes <= limit
@@ -58,15 +59,18 @@ def test_sizes_are_read_off_the_network(tmp_path: Path) -> None:
     model = small_model()
     runner = TorchRunner(model, "small")
     config = model.config
-    found = Network.of(runner)
+    found = runner.network_sizes()
+    assert found is not None
     expected = (config.embed_dim, config.dpt_features, config.dpt_head_channels)
     assert (found.width, found.features, found.head_channels) == expected
     assert found.fused
     export_onnx(model, parse_scheme("fp32"), ExportConfig(SIZE, SIZE), tmp_path / "m.onnx")
-    exported = Network.of(OnnxRunner(tmp_path / "m.onnx"))
+    exported = OnnxRunner(tmp_path / "m.onnx").network_sizes()
     assert (exported.width, exported.features, exported.head_channels) == expected
     assert not exported.fused
-    assert exported.weights > 0
+    runner.close()
+    assert runner.network_sizes() is None  # as a network that does not tell
+    assert UNKNOWN.width == 1024
 
 
 @pytest.mark.parametrize(("asked", "longest"), [(None, 6), (4, 4), (20, 6)])

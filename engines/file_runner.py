@@ -1,0 +1,33 @@
+"""What the runners of ONNX files share: the facts of the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from qvggt.engines.network_file import read_network
+from qvggt.engines.runner import NetworkSizes, Runner
+from qvggt.models.vggt.config import VGGT_1B
+
+
+class FileRunner(Runner):
+    """A runner of an ONNX file, see `NetworkFile` for its interface and what QvggtError is raised for."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.network = read_network(path)
+        self.path, self.metadata, self.scheme = self.network.path, self.network.metadata, self.network.scheme
+        self.frames, self.size = self.network.frames, self.network.size
+        self.outputs, self.files = self.network.outputs, self.network.files
+
+    def network_sizes(self) -> NetworkSizes:
+        """Read off the initializers that qvggt-export names; VGGT-1B's where they do not tell."""
+        graph = onnx.load(str(self.path), load_external_data=False).graph
+        shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        width, features, channels = VGGT_1B.embed_dim, VGGT_1B.dpt_features, VGGT_1B.dpt_head_channels
+        if "camera_head.token_norm.weight" in shapes:
+            width = shapes["camera_head.token_norm.weight"][0] // 2
+        tail = shapes.get("depth_head.scratch.output_conv2.0.weight")
+        if tail is not None and len(tail) == 4:
+            channels, features = tail[0], 2 * tail[1]
+        return NetworkSizes(width, features, channels)

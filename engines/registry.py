@@ -1,0 +1,147 @@
+"""The runtimes there are: which files each opens, which options it has use for, and where its runner is.
+
+A description is cheap; a runner's module is imported when a file is opened. `register` adds a runtime from anywhere,
+and `open_runner` and the commands then know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qvggt.errors import QvggtError
+from qvggt.lazy import Function, function
+
+
+@dataclass(frozen=True)
+class RunnerOptions:
+    """How to open a file or model; every default is None or False: what fits the file.
+
+    runtime: one of `runtimes()`; by default ONNX Runtime for .onnx, an engine's own, PyTorch for checkpoints. device:
+    "cpu" or "cuda[:N]"; by default the CPU, but a GPU for engines. providers: of ONNX Runtime, one of "cpu", "cuda" and
+    "tensorrt", or its own names in order of preference; by default what fits the device. precision: "f32" or "bf16"
+    for OpenVINO; "fp32", "fp16" or "bf16" for float checkpoints in PyTorch. threads: of ONNX Runtime and OpenVINO
+    (PyTorch's are global: torch.set_num_threads). cuda_graph: for engines. revision, offline: of a Hub id.
+    """
+
+    runtime: str | None = None
+    device: str | None = None
+    providers: Sequence[str] | None = None
+    precision: str | None = None
+    threads: int | None = None
+    cuda_graph: bool = False
+    revision: str | None = None
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        if self.runtime is not None and self.runtime not in runtimes():
+            raise QvggtError(f"runtime {self.runtime!r}: expected one of {', '.join(runtimes())}")
+        if isinstance(self.providers, str) or (self.providers is not None and not self.providers):
+            raise QvggtError(
+                f"providers {self.providers!r}: expected a list such as ['cuda'] or ['CPUExecutionProvider']"
+            )
+
+
+@dataclass(frozen=True)
+class RunnerKind:
+    """A runtime. suffixes: of the files it opens, lower case; (): a checkpoint, or the name of one.
+
+    opener(source, options) -> Runner; the options hold a device. uses: fields of RunnerOptions it does not ignore.
+    device: where it runs unless asked otherwise. advice: for files it opens, asked to run in another runtime.
+    named_by(source) -> name of the runtime a file belongs to, where files of one suffix differ.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    opener: Function
+    uses: tuple[str, ...]
+    advice: str
+    device: str = "cpu"
+    named_by: Function | None = None
+
+
+_KINDS: dict[str, RunnerKind] = {}
+
+
+def register(kind: RunnerKind) -> RunnerKind:
+    """Make a runtime known; QvggtError where the name is taken by another one."""
+    if _KINDS.setdefault(kind.name, kind) != kind:
+        raise QvggtError(f"runtime {kind.name}: is registered already; choose another name")
+    return kind
+
+
+def runtimes() -> tuple[str, ...]:
+    """Names."""
+    return tuple(_KINDS)
+
+
+def file_suffixes() -> tuple[str, ...]:
+    """Of all files that some runtime opens."""
+    return tuple(dict.fromkeys(suffix for kind in _KINDS.values() for suffix in kind.suffixes))
+
+
+def kinds_of(source: str | Path) -> tuple[RunnerKind, ...]:
+    """The runtimes that open a source, by how its name ends; the first is the default."""
+    suffix = Path(source).suffix.lower()
+    kinds = tuple(kind for kind in _KINDS.values() if suffix in kind.suffixes)
+    return kinds or tuple(kind for kind in _KINDS.values() if not kind.suffixes)
+
+
+def kind_of(source: str | Path, runtime: str | None = None) -> RunnerKind:
+    """The runtime to open a source with; QvggtError for one that opens no such file."""
+    kinds = {kind.name: kind for kind in kinds_of(source)}
+    first = next(iter(kinds.values()))
+    if runtime is not None and runtime not in kinds:
+        raise QvggtError(f"{source}: {runtime} runs no such file, {' or '.join(kinds)} does; {first.advice}")
+    own = None if first.named_by is None else function(first.named_by)(source)
+    if None not in (own, runtime) and own != runtime:
+        raise QvggtError(f"{source}: is an engine of {own}, not of {runtime}; leave the runtime out")
+    return kinds[runtime or own or first.name]
+
+
+def split_runtime(text: str) -> tuple[str | None, str]:
+    """ "openvino:a.onnx" -> ("openvino", "a.onnx"), of runtimes that open files; anything else -> (None, text)."""
+    head, colon, tail = text.partition(":")
+    return (head, tail) if colon and head in _KINDS and _KINDS[head].suffixes else (None, text)
+
+
+register(
+    RunnerKind(
+        name="onnxruntime",
+        suffixes=(".onnx",),
+        opener="qvggt.engines.onnx_runner:open_onnx",
+        uses=("device", "providers", "threads"),
+        advice="build it with qvggt-build first",
+    )
+)
+register(
+    RunnerKind(
+        name="openvino",
+        suffixes=(".onnx",),
+        opener="qvggt.engines.openvino_runner:open_openvino",
+        uses=("device", "precision", "threads"),
+        advice="build it with qvggt-build first",
+    )
+)
+for _name in ("tensorrt", "rtx"):
+    register(
+        RunnerKind(
+            name=_name,
+            suffixes=(".engine", ".plan"),
+            opener="qvggt.engines.engine_runner:open_engine",
+            uses=("device", "cuda_graph"),
+            advice="give its ONNX file",
+            device="cuda",
+            named_by="qvggt.engines.manifest:runtime_of",
+        )
+    )
+register(
+    RunnerKind(
+        name="torch",
+        suffixes=(),
+        opener="qvggt.engines.torch_runner:open_torch",
+        uses=("device", "precision", "revision", "offline"),
+        advice="export it first",
+    )
+)

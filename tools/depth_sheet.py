@@ -14,7 +14,8 @@ import typer
 from contact_sheet import Row, Sheet, draw_contact_sheet
 
 from qvggt.cli.common import run
-from qvggt.data.co3d import ANNOTATIONS, Co3DConfig, read_sequences
+from qvggt.data.co3d import read_sequences
+from qvggt.data.registry import Question
 from qvggt.data.sequence import Sequence as PosedSequence
 from qvggt.engines.runner import Array, Runner
 from qvggt.errors import QvggtError
@@ -39,9 +40,8 @@ def depth_sheet(
     """One row per frame. Both candidates get the same images, all frames of a sequence at once."""
     from qvggt.engines.opening import open_runner
 
-    place = annotations or root / ANNOTATIONS
-    config = Co3DConfig(str(root), str(place), frames=frames, min_frames=frames, seed=seed)
-    chosen = read_sequences(config).sequences[:sequences]
+    question = Question(root, frames=frames, min_frames=frames, seed=seed, annotations=annotations)
+    chosen = read_sequences(question).sequences[:sequences]
     with open_runner(model) as reference, open_runner(engine) as other:
         rows = depth_rows(reference, other, chosen, shown)
         sheet = Sheet(

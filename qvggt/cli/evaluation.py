@@ -157,7 +157,7 @@ def _header(
         "identity": identity,
         "config": {
             "dataset": request.dataset.name,
-            **{key: str(value) if isinstance(value, Path) else value for key, value in vars(sequences.config).items()},
+            **sequences.config,
             "images": plan.describe(),
             **asdict(protocol),
             "threads": candidates.threads,

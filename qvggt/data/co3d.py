@@ -8,7 +8,7 @@ Frames come from `frame_list`, unsorted; frame 0 of that order is the reference 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,13 +19,12 @@ from qvggt.data.co3d_annotations import Annotations, Frame, annotation_path, loa
 from qvggt.data.depth_png import read_depth
 from qvggt.data.frame_list import FrameList, draw_frames, load_frame_list, save_frame_list
 from qvggt.data.ndc import ndc_to_intrinsics
-from qvggt.data.registry import Question
+from qvggt.data.registry import Question, find_dataset
 from qvggt.data.sequence import Sequence, SequenceSet, Skipped, list_config
 from qvggt.errors import QvggtError
 from qvggt.geometry import pytorch3d_to_opencv
 
 __all__ = [
-    "Co3DConfig",
     "FrameList",
     "Sequence",
     "Skipped",
@@ -38,42 +37,10 @@ __all__ = [
 
 ANNOTATIONS = "annotations"  # folder of the annotation files below the root, unless another one is given
 
+FIELDS = ("root", "annotations", "categories", "split", "frames", "min_frames", "seed", "max_sequences")
+"""Of a question, those that decide what is read."""
+
 Reason = Literal["folder missing", "too few frames", "bad translation", "not in frame list"]
-
-
-@dataclass(frozen=True)
-class Co3DConfig:
-    """`root` holds <category>/<sequence>/images, `annotations` the <category>_<split>.jgz files.
-
-    categories: () = every category that has a file of this split. frames: drawn per sequence. min_frames: shorter
-    sequences are skipped (the protocol says 50; generated scenes have 8). max_sequences: only the first names of each
-    category, counted before any is skipped, as the reference's fast mode does.
-    """
-
-    root: str
-    annotations: str
-    categories: tuple[str, ...] = ()
-    split: str = "test"
-    frames: int = 10
-    min_frames: int = 50
-    seed: int = 0
-    max_sequences: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.frames < 1 or self.min_frames < 1:
-            raise QvggtError(f"Co3D: expected frames and min_frames >= 1, got {self.frames} and {self.min_frames}")
-        if self.max_sequences is not None and self.max_sequences < 1:
-            raise QvggtError(f"Co3D: expected max_sequences >= 1 or none, got {self.max_sequences}")
-
-
-def answer(question: Question, frame_list: FrameList | None = None) -> SequenceSet[Sequence]:
-    """`read_sequences` for the registry of data sets."""
-    return read_sequences(_config_of(question), frame_list)
-
-
-def answer_frame_list(question: Question) -> FrameList:
-    """`draw_frame_list` for the registry of data sets."""
-    return draw_frame_list(_config_of(question))
 
 
 def is_annotated(question: Question) -> bool:
@@ -81,24 +48,24 @@ def is_annotated(question: Question) -> bool:
     return bool(_present(_annotations(question), question.split))
 
 
-def read_sequences(config: Co3DConfig, frame_list: FrameList | None = None) -> SequenceSet[Sequence]:
-    """Apply the protocol. With a stored `frame_list`, exactly its sequences and frames are used (config.seed and
-    min_frames have no say); without one, the frames are those `draw_frame_list` draws.
+def read_sequences(question: Question, frame_list: FrameList | None = None) -> SequenceSet[Sequence]:
+    """Apply the protocol. With a stored `frame_list`, exactly its sequences and frames are used (seed and min_frames
+    have no say); without one, the frames are those `draw_frame_list` draws.
 
-    QvggtError: no annotations, a broken annotation file, a sequence shorter than `config.frames`, a list that does not
-    fit the annotations or the config, an unreadable image header where image_size is not annotated, nothing left.
+    QvggtError: no annotations, a broken annotation file, a sequence shorter than the frames asked for, a list that does
+    not fit the annotations or the question, an unreadable image header where image_size is not annotated, nothing left.
     """
-    root = Path(config.root)
+    question, root = _settled(question), question.root
     if not root.is_dir():
         raise QvggtError(f"{root}: Co3D root is not a folder; give the folder that holds the categories")
     if frame_list is not None:
-        _check_list(config, frame_list)
+        _check_list(question, frame_list)
     sequences: list[Sequence] = []
     skipped: list[Skipped] = []
-    for category, path, entries in _categories(config):
+    for category, path, entries in _categories(question):
         for name, frames in entries.items():
             key = f"{category}/{name}"
-            reason = _unusable(config, frames, listed=frame_list is not None)
+            reason = _unusable(question, frames, listed=frame_list is not None)
             if frame_list is not None and key not in frame_list.frames:
                 reason = "not in frame list"
             elif not (root / category / name).is_dir():
@@ -107,45 +74,46 @@ def read_sequences(config: Co3DConfig, frame_list: FrameList | None = None) -> S
                 skipped.append(Skipped(category, name, reason))
                 continue
             if frame_list is None:
-                indices = _draw(config, category, name, frames, path)
+                indices = _draw(question, category, name, frames, path)
             else:
                 indices = frame_list.frames[key]
             sequences.append(_sequence(root, category, name, frames, indices, path))
-    result = SequenceSet(tuple(sequences), tuple(skipped), config)
+    result = SequenceSet(tuple(sequences), tuple(skipped), question.facts(*FIELDS))
     if not sequences:
         counts = ", ".join(f"{count} {reason}" for reason, count in result.skip_counts().items()) or "none annotated"
         raise QvggtError(
-            f"{root}: no usable sequence in split {config.split} ({counts}); "
-            f"check the root, the categories and min_frames ({config.min_frames})"
+            f"{root}: no usable sequence in split {question.split} ({counts}); "
+            f"check the root, the categories and min_frames ({question.min_frames})"
         )
     return result
 
 
-def draw_frame_list(config: Co3DConfig) -> FrameList:
+def draw_frame_list(question: Question) -> FrameList:
     """Draw frames for every annotated sequence that passes the rules; looks at annotations only, never at images, so
     the list is the same whatever part of the data is on disk."""
+    question = _settled(question)
     frames = {
-        f"{category}/{name}": _draw(config, category, name, entries, path)
-        for category, path, sequences in _categories(config)
+        f"{category}/{name}": _draw(question, category, name, entries, path)
+        for category, path, sequences in _categories(question)
         for name, entries in sequences.items()
-        if _unusable(config, entries) is None
+        if _unusable(question, entries) is None
     }
     if not frames:
         raise QvggtError(
-            f"{config.annotations}: no usable sequence in split {config.split} has {config.min_frames} frames; "
+            f"{question.annotations}: no usable sequence in split {question.split} has {question.min_frames} frames; "
             "lower min_frames"
         )
-    return FrameList(frames, list_config(config))
+    return FrameList(frames, list_config(question.facts(*FIELDS)))
 
 
-def _check_list(config: Co3DConfig, frame_list: FrameList) -> None:
-    drawn = frame_list.config.get("split", config.split)
-    if drawn != config.split:
-        raise QvggtError(f"frame list: expected split {config.split}, got a list of split {drawn}; give that split")
+def _check_list(question: Question, frame_list: FrameList) -> None:
+    drawn = frame_list.config.get("split", question.split)
+    if drawn != question.split:
+        raise QvggtError(f"frame list: expected split {question.split}, got a list of split {drawn}; give that split")
     for key, indices in frame_list.frames.items():
-        if len(indices) != config.frames:
+        if len(indices) != question.frames:
             raise QvggtError(
-                f"frame list: {key}: expected {config.frames} frames, got {len(indices)}; "
+                f"frame list: {key}: expected {question.frames} frames, got {len(indices)}; "
                 "give that number of frames or draw a new list"
             )
 
@@ -154,20 +122,13 @@ def _annotations(question: Question) -> Path:
     return question.annotations or question.root / ANNOTATIONS
 
 
-def _config_of(question: Question) -> Co3DConfig:
+def _settled(question: Question) -> Question:
+    """With the defaults of Co3D, the place of the annotations, and the categories of the class mode."""
     folder, categories = _annotations(question), question.categories
     if question.class_mode is not None and (present := _present(folder, question.split)):
         categories = categories_of(question.class_mode, present)
-    return Co3DConfig(
-        root=str(question.root),
-        annotations=str(folder),
-        categories=categories,
-        split=question.split,
-        frames=question.frames or Co3DConfig.frames,
-        min_frames=question.min_frames or Co3DConfig.min_frames,
-        seed=question.seed,
-        max_sequences=question.max_sequences,
-    )
+    question = replace(question, annotations=folder, categories=categories, class_mode=None)
+    return find_dataset("co3d").filled(question)
 
 
 def _present(folder: Path, split: str) -> list[str]:
@@ -176,41 +137,43 @@ def _present(folder: Path, split: str) -> list[str]:
     return sorted(path.name[: -len(suffix)] for path in folder.glob(f"*{suffix}")) if folder.is_dir() else []
 
 
-def _categories(config: Co3DConfig) -> Iterator[tuple[str, Path, Annotations]]:
+def _categories(question: Question) -> Iterator[tuple[str, Path, Annotations]]:
     """(category, annotation file, annotations cut to max_sequences and sorted by name)."""
-    folder = Path(config.annotations)
-    present = _present(folder, config.split)
+    folder = _annotations(question)
+    present = _present(folder, question.split)
     if not present:
         raise QvggtError(
-            f"{folder}: no *_{config.split}.jgz annotation file; give the folder of the Co3D annotation files"
+            f"{folder}: no *_{question.split}.jgz annotation file; give the folder of the Co3D annotation files"
         )
-    for category in config.categories or present:
+    for category in question.categories or present:
         if category not in present:
             raise QvggtError(
-                f"{annotation_path(folder, category, config.split)}: no annotation file for category {category}; "
+                f"{annotation_path(folder, category, question.split)}: no annotation file for category {category}; "
                 f"present: {', '.join(present[:8])}{', ...' if len(present) > 8 else ''}"
             )
-        path = annotation_path(folder, category, config.split)
+        path = annotation_path(folder, category, question.split)
         annotations = load_annotations(path)
-        names = sorted(annotations)[: config.max_sequences]
+        names = sorted(annotations)[: question.max_sequences]
         yield category, path, {name: annotations[name] for name in names}
 
 
-def _unusable(config: Co3DConfig, frames: list[Frame], listed: bool = False) -> Reason | None:
-    if not listed and len(frames) < config.min_frames:
+def _unusable(question: Question, frames: list[Frame], listed: bool = False) -> Reason | None:
+    assert question.min_frames is not None
+    if not listed and len(frames) < question.min_frames:
         return "too few frames"
     if not all(translation_is_sane(frame) for frame in frames):
         return "bad translation"
     return None
 
 
-def _draw(config: Co3DConfig, category: str, name: str, frames: list[Frame], path: Path) -> tuple[int, ...]:
-    if len(frames) < config.frames:
+def _draw(question: Question, category: str, name: str, frames: list[Frame], path: Path) -> tuple[int, ...]:
+    assert question.frames is not None
+    if len(frames) < question.frames:
         raise QvggtError(
-            f"{path}: sequence {name}: expected at least {config.frames} frames, got {len(frames)}; "
+            f"{path}: sequence {name}: expected at least {question.frames} frames, got {len(frames)}; "
             "ask for fewer frames or raise min_frames to skip it"
         )
-    return draw_frames(config.seed, category, name, len(frames), config.frames)
+    return draw_frames(question.seed, category, name, len(frames), question.frames)
 
 
 def _sequence(

@@ -19,7 +19,7 @@ NO_PHOTO = re.compile(r"(^|[._-])(depth|mask)([._-]|$)")  # maps that lie beside
 DEPTH = 3  # folders below the root in which sequences are looked for
 
 
-def answer(question: Question, frame_list: FrameList | None = None) -> SequenceSet[Frames]:
+def read_folders(question: Question, frame_list: FrameList | None = None) -> SequenceSet[Frames]:
     """Frames drawn from each folder of images; their indices count its image files in name order. There is no split.
     QvggtError: no such folder, none with enough images, a category that the class mode asks for missing."""
     root, count = question.root, question.frames or 1
@@ -42,7 +42,7 @@ def answer(question: Question, frame_list: FrameList | None = None) -> SequenceS
             sequences.append(Frames(category, name, tuple(paths[i] for i in indices), indices))
     if not sequences:
         raise QvggtError(f"{root}: no folder of images has {count} frames; ask for fewer --frames")
-    return SequenceSet(tuple(sequences), (), question)
+    return SequenceSet(tuple(sequences), (), question.facts())
 
 
 def _image_folders(folder: Path, depth: int) -> Iterator[tuple[Path, list[Path]]]:

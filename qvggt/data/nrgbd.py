@@ -15,15 +15,14 @@ from qvggt.data.frame_list import FrameList
 from qvggt.data.registry import Question
 from qvggt.data.rooms import (
     Recording,
-    RoomConfig,
     build,
     checked_pose,
     choose,
     finish,
     frame_numbers,
     parse_numbers,
-    room_config,
     scene_folders,
+    settled,
 )
 from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.data.sequence import SequenceSet
@@ -35,20 +34,16 @@ FOCAL, CENTRE = 554.2562584220408, (320.0, 240.0)  # pixels
 OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
-def answer(question: Question, frame_list: FrameList | None = None) -> SequenceSet[EvalSequence]:
-    """`read_nrgbd` for the registry of data sets."""
-    return read_nrgbd(room_config(question), frame_list)
-
-
-def read_nrgbd(config: RoomConfig, frame_list: FrameList | None = None) -> SequenceSet[EvalSequence]:
+def read_nrgbd(question: Question, frame_list: FrameList | None = None) -> SequenceSet[EvalSequence]:
     """One sequence per scene. QvggtError for a layout, pose or list that does not fit, or nothing left."""
-    recordings = [_recording(folder, config.stride) for folder in scene_folders(config, POSES)]
-    chosen, skipped, notes = choose(config, recordings, frame_list)
+    question, stride = settled(question, "nrgbd")
+    recordings = [_recording(folder, stride) for folder in scene_folders(question, POSES)]
+    chosen, skipped, notes = choose(question, recordings, frame_list)
     sequences = []
     for recording, numbers in chosen:
-        depths = [Path(config.root, recording.scene, "depth", f"depth{number}.png") for number in numbers]
+        depths = [Path(question.root, recording.scene, "depth", f"depth{number}.png") for number in numbers]
         sequences.append(build(recording, numbers, FOCAL, CENTRE, depths))
-    return finish(config, sequences, skipped, notes)
+    return finish(question, sequences, skipped, notes)
 
 
 def _recording(folder: Path, stride: int) -> Recording:

@@ -6,7 +6,7 @@ anywhere, and calibration, gates, budget search, evaluation and the Python API t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,20 @@ class Question:
     class_mode: str | None = None
     stride: int | None = None
     depth: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "min_frames", "max_sequences", "stride"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise QvggtError(f"{name}: expected 1 or more, got {value}")
+
+    def facts(self, *names: str) -> dict[str, Any]:
+        """These fields, JSON-ready; all of them without names."""
+        values = {name: getattr(self, name) for name in names or [field.name for field in fields(self)]}
+        return {
+            name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -120,8 +134,8 @@ def recognise(question: Question, otherwise: str) -> DataSet:
 
 
 _CO3D: dict[str, Any] = {
-    "reader": "qvggt.data.co3d:answer",
-    "list_frames": "qvggt.data.co3d:answer_frame_list",
+    "reader": "qvggt.data.co3d:read_sequences",
+    "list_frames": "qvggt.data.co3d:draw_frame_list",
 }
 
 register(
@@ -140,7 +154,7 @@ register(
     DataSet(
         name="7scenes",
         holds="SCENE/TestSplit.txt, SCENE/seq-XX/frame-XXXXXX.color.png",
-        reader="qvggt.data.seven_scenes:answer",
+        reader="qvggt.data.seven_scenes:read_seven_scenes",
         options=("stride", "depth"),
         stride=100,
         fast=1,
@@ -151,7 +165,7 @@ register(
     DataSet(
         name="nrgbd",
         holds="SCENE/images/imgX.png, SCENE/poses.txt",
-        reader="qvggt.data.nrgbd:answer",
+        reader="qvggt.data.nrgbd:read_nrgbd",
         options=("stride",),
         stride=100,
         fast=1,
@@ -174,7 +188,7 @@ register(
     DataSet(
         name="folders",
         holds="a folder of images per sequence, up to three levels down",
-        reader="qvggt.data.image_folders:answer",
+        reader="qvggt.data.image_folders:read_folders",
         metrics=(),
     )
 )

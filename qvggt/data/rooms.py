@@ -9,58 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvggt.data.depth_png import read_millimetres
 from qvggt.data.frame_list import FrameList
-from qvggt.data.registry import Question
+from qvggt.data.registry import Question, find_dataset
 from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.data.sequence import SequenceSet, Skipped
 from qvggt.errors import QvggtError
-
-RoomDepth = Literal["auto", "proj", "raw"]
 
 MIN_FRAMES = 2  # a pose error needs a pair
 ORTHONORMAL = 1e-2  # largest |R^T R - 1| of a stored pose: text files round, 7-Scenes to about 1e-7
 
 
-@dataclass(frozen=True)
-class RoomConfig:
-    """`root` holds one folder per scene.
-
-    scenes: () = all. stride: every n-th frame. frames: at most the first so many of them. max_sequences: per scene.
-    depth: of 7-Scenes, "proj" (registered to the colour camera), "raw", or "auto": proj where a sequence has it.
-    """
-
-    root: str
-    scenes: tuple[str, ...] = ()
-    stride: int = 100
-    frames: int | None = None
-    max_sequences: int | None = None
-    depth: RoomDepth = "auto"
-
-    def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise QvggtError(f"rooms: expected a stride >= 1, got {self.stride}")
-        if self.frames is not None and self.frames < MIN_FRAMES:
-            raise QvggtError(f"rooms: expected frames >= {MIN_FRAMES} or none, got {self.frames}")
-        if self.max_sequences is not None and self.max_sequences < 1:
-            raise QvggtError(f"rooms: expected max_sequences >= 1 or none, got {self.max_sequences}")
-
-
-def room_config(question: Question) -> RoomConfig:
-    """Of a question whose defaults are filled in."""
-    return RoomConfig(
-        root=str(question.root),
-        scenes=question.categories,
-        stride=question.stride or RoomConfig.stride,
-        frames=question.frames,
-        max_sequences=question.max_sequences,
-        depth=question.depth,  # type: ignore[arg-type]
-    )
+def settled(question: Question, name: str) -> tuple[Question, int]:
+    """The question with the defaults of that data set, and the stride; QvggtError for frames without a pair."""
+    question = find_dataset(name).filled(question)
+    if question.frames is not None and question.frames < MIN_FRAMES:
+        raise QvggtError(f"rooms: expected frames >= {MIN_FRAMES} or none, got {question.frames}")
+    assert question.stride is not None
+    return question, question.stride
 
 
 @dataclass(frozen=True)
@@ -80,22 +50,22 @@ class Recording:
         return f"{self.scene}/{self.name}"
 
 
-def scene_folders(config: RoomConfig, marker: str) -> list[Path]:
+def scene_folders(question: Question, marker: str) -> list[Path]:
     """Folders of the asked scenes, sorted; a scene is a folder that holds `marker`. QvggtError when one is not."""
-    root = Path(config.root)
+    root = question.root
     if not root.is_dir():
         raise QvggtError(f"{root}: root is not a folder; give the folder that holds the scenes")
     present = sorted(path.name for path in root.iterdir() if (path / marker).exists())
     if not present:
         raise QvggtError(f"{root}: no scene, expected folders that hold {marker}; give the folder of the scenes")
-    for scene in config.scenes:
+    for scene in question.categories:
         if scene not in present:
             raise QvggtError(f"{root / scene}: no such scene with a {marker}; present: {', '.join(present[:8])}")
-    return [root / scene for scene in config.scenes or present]
+    return [root / scene for scene in question.categories or present]
 
 
 def choose(
-    config: RoomConfig, recordings: Sequence[Recording], frame_list: FrameList | None
+    question: Question, recordings: Sequence[Recording], frame_list: FrameList | None
 ) -> tuple[list[tuple[Recording, list[int]]], list[Skipped], list[str]]:
     """(recording and its frame numbers, what is left out, notes) by the stride or by a stored list."""
     chosen: list[tuple[Recording, list[int]]] = []
@@ -103,7 +73,7 @@ def choose(
     lost = 0
     for recording in recordings:
         if frame_list is None:
-            numbers = list(recording.numbers[:: recording.stride])[: config.frames]
+            numbers = list(recording.numbers[:: recording.stride])[: question.frames]
         elif recording.key in frame_list.frames:
             numbers = list(frame_list.frames[recording.key])
             if missing := sorted(set(numbers) - set(recording.numbers)):
@@ -150,13 +120,15 @@ def build(
 
 
 def finish(
-    config: RoomConfig, sequences: Sequence[EvalSequence], skipped: Sequence[Skipped], notes: Sequence[str]
+    question: Question, sequences: Sequence[EvalSequence], skipped: Sequence[Skipped], notes: Sequence[str]
 ) -> SequenceSet[EvalSequence]:
     """The set; QvggtError when it is empty."""
+    facts = question.facts("root", "stride", "frames", "max_sequences", "depth")
+    config = {"scenes": list(question.categories), **facts}
     result = SequenceSet(tuple(sequences), tuple(skipped), config, tuple(notes))
     if not sequences:
         counts = ", ".join(f"{count} {reason}" for reason, count in result.skip_counts().items()) or "none there"
-        raise QvggtError(f"{config.root}: no usable sequence ({counts}); check the root, the scenes and the stride")
+        raise QvggtError(f"{question.root}: no usable sequence ({counts}); check the root, the scenes and the stride")
     return result
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,7 +18,7 @@ from qvggt.data.frame_list import FrameList
 DepthReader = Callable[[Path], NDArray[np.float32]]
 
 LOCATION = ("root", "annotations")
-"""Configuration fields that say where data lies: no part of a frame list or of a configuration's hash."""
+"""Fields of a question that say where data lies: no part of a frame list or of a configuration's hash."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ class Skipped:
 class SequenceSet(Generic[FramesType]):
     """What was read, and what was left out and why. Iterates over the sequences.
 
-    config: the frozen dataclass it was read with. notes: sentences a reader of the results must see.
+    config: what was asked, JSON-ready. notes: sentences a reader of the results must see.
     """
 
     sequences: tuple[FramesType, ...]
     skipped: tuple[Skipped, ...]
-    config: Any
+    config: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[FramesType]:
@@ -112,7 +112,6 @@ def first_sequences(sequences: Iterable[FramesType], count: int) -> tuple[Frames
     return tuple(s for s in pool if s.key in taken)
 
 
-def list_config(config: Any) -> dict[str, Any]:
-    """A data-set configuration, JSON-ready, without where the data lies."""
-    values = {key: value for key, value in asdict(config).items() if key not in LOCATION}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+def list_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked, without where the data lies."""
+    return {key: value for key, value in config.items() if key not in LOCATION}

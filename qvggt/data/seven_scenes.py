@@ -18,15 +18,14 @@ from qvggt.data.frame_list import FrameList
 from qvggt.data.registry import Question
 from qvggt.data.rooms import (
     Recording,
-    RoomConfig,
     build,
     checked_pose,
     choose,
     finish,
     frame_numbers,
     parse_numbers,
-    room_config,
     scene_folders,
+    settled,
 )
 from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.data.sequence import SequenceSet, Skipped
@@ -37,25 +36,21 @@ FOCAL, CENTRE = 525.0, (320.0, 240.0)  # pixels
 SUFFIX = {"proj": "depth.proj.png", "raw": "depth.png"}
 
 
-def answer(question: Question, frame_list: FrameList | None = None) -> SequenceSet[EvalSequence]:
-    """`read_seven_scenes` for the registry of data sets."""
-    return read_seven_scenes(room_config(question), frame_list)
-
-
-def read_seven_scenes(config: RoomConfig, frame_list: FrameList | None = None) -> SequenceSet[EvalSequence]:
+def read_seven_scenes(question: Question, frame_list: FrameList | None = None) -> SequenceSet[EvalSequence]:
     """The test sequences of every scene. QvggtError for a layout, pose or list that does not fit, or nothing left."""
+    question, stride = settled(question, "7scenes")
     recordings, skipped = [], []
-    for folder in scene_folders(config, SPLIT):
-        for name in split_sequences(folder / SPLIT)[: config.max_sequences]:
+    for folder in scene_folders(question, SPLIT):
+        for name in split_sequences(folder / SPLIT)[: question.max_sequences]:
             if (folder / name).is_dir():
-                recordings.append(_recording(folder / name, config.stride))
+                recordings.append(_recording(folder / name, stride))
             else:
                 skipped.append(Skipped(folder.name, name, "folder missing"))
-    chosen, left_out, notes = choose(config, recordings, frame_list)
+    chosen, left_out, notes = choose(question, recordings, frame_list)
     sequences, used = [], {"proj": 0, "raw": 0}
     for recording, numbers in chosen:
-        folder = Path(config.root, recording.scene, recording.name)
-        kind = _depth_kind(config, folder, numbers)
+        folder = Path(question.root, recording.scene, recording.name)
+        kind = _depth_kind(question, folder, numbers)
         used[kind] += 1
         depths = [_file(folder, number, SUFFIX[kind]) for number in numbers]
         sequences.append(build(recording, numbers, FOCAL, CENTRE, depths))
@@ -66,7 +61,7 @@ def read_seven_scenes(config: RoomConfig, frame_list: FrameList | None = None) -
             f"7-Scenes depth: raw depth.png (not registered to colour) for {used['raw']} sequences: not comparable "
             "with numbers from depth.proj.png"
         )
-    return finish(config, sequences, [*skipped, *left_out], notes)
+    return finish(question, sequences, [*skipped, *left_out], notes)
 
 
 def split_sequences(path: Path) -> list[str]:
@@ -103,10 +98,10 @@ def _recording(folder: Path, stride: int) -> Recording:
     )
 
 
-def _depth_kind(config: RoomConfig, folder: Path, numbers: Sequence[int]) -> str:
+def _depth_kind(question: Question, folder: Path, numbers: Sequence[int]) -> str:
     """One kind for a whole sequence, so that its maps never mix."""
-    if config.depth != "auto":
-        return config.depth
+    if question.depth != "auto":
+        return question.depth
     return "proj" if all(_file(folder, number, SUFFIX["proj"]).is_file() for number in numbers) else "raw"
 
 

@@ -16,7 +16,7 @@ from true_runner import TrueRunner, shoot
 from qvggt.cli.common import run
 from qvggt.cli.reconstruct import app
 from qvggt.data.photos import ORIENTATION, stage_images
-from qvggt.engines import opening
+from qvggt.engines import torch_runner
 from qvggt.eval.ground_truth import ImagePlan
 from qvggt.eval.reconstruction.frames import load_frames
 from qvggt.export.exporter import ExportConfig, export_onnx
@@ -266,7 +266,7 @@ def test_a_true_network_gives_a_true_model_of_turned_photographs(
     assert [p.orientation for p in photos] == [1, 6, 3, 8]
     assert [(p.height, p.width) for p in photos] == taken.sizes
     runner = TrueRunner(taken, load_frames([p.path for p in photos], ImagePlan(70)))
-    monkeypatch.setattr(opening, "open_model", lambda *args, **options: runner)
+    monkeypatch.setattr(torch_runner, "open_model", lambda *args, **options: runner)
     out = tmp_path / "out"
     line = (folder, "--model", "tiny", "--size", 70, "--conf-percentile", 0, "--colmap-points", 3000)
     assert call(*line, "-o", out) == 0

@@ -8,7 +8,8 @@ import pytest
 
 from qvggt.cli.common import run
 from qvggt.cli.scenes import app
-from qvggt.data.co3d import Co3DConfig, read_sequences
+from qvggt.data.co3d import read_sequences
+from qvggt.data.registry import Question
 
 
 def call(*args):
@@ -24,7 +25,7 @@ def small(out, *more):
 def test_writes_what_the_reader_reads(tmp_path, capsys):
     assert small(tmp_path, "--category", "toys") == 0
     assert "(3 rendered, 0 reused)" in capsys.readouterr().out
-    config = Co3DConfig(str(tmp_path), str(tmp_path / "annotations"), frames=3, min_frames=3)
+    config = Question(tmp_path, frames=3, min_frames=3)
     test = read_sequences(config)
     train = read_sequences(dataclasses.replace(config, split="train"))
     assert [s.category for s in test] == ["toys", "toys"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ from PIL import Image
 
 from qvggt import QvggtError
 from qvggt.data.co3d import (
-    Co3DConfig,
     FrameList,
     draw_frame_list,
     load_frame_list,
@@ -17,6 +17,7 @@ from qvggt.data.co3d import (
     save_frame_list,
 )
 from qvggt.data.co3d_annotations import write_annotations
+from qvggt.data.registry import Question
 
 HEIGHT, WIDTH = 20, 30
 
@@ -50,7 +51,7 @@ def data(tmp_path):
     pear["s5"] = [frame("pear", "s5", i) for i in range(6)]
     write_annotations(tmp_path / "anno" / "pear_test.jgz", pear)
     write_annotations(tmp_path / "anno" / "apple_test.jgz", {"t": add(tmp_path, "apple", "t", 6)})
-    return tmp_path, Co3DConfig(str(tmp_path), str(tmp_path / "anno"), frames=4, min_frames=6)
+    return tmp_path, Question(tmp_path, annotations=tmp_path / "anno", frames=4, min_frames=6)
 
 
 def keys(sequences):
@@ -160,8 +161,8 @@ def test_list_that_does_not_fit(data, frame_list, word):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"root": "/no/such"}, ["/no/such", "not a folder"]),
-        ({"annotations": "/no/such"}, ["/no/such", "_test.jgz"]),
+        ({"root": Path("/no/such")}, ["/no/such", "not a folder"]),
+        ({"annotations": Path("/no/such")}, ["/no/such", "_test.jgz"]),
         ({"split": "val"}, ["*_val.jgz"]),
         ({"categories": ("plum",)}, ["plum_test.jgz", "present: apple, pear"]),
         ({"frames": 6, "min_frames": 5}, ["pear_test.jgz", "sequence s0", "at least 6 frames, got 5"]),
@@ -185,4 +186,4 @@ def test_draw_without_long_enough_sequences(data):
 @pytest.mark.parametrize("values", [{"frames": 0}, {"min_frames": 0}, {"max_sequences": 0}])
 def test_bad_config(values):
     with pytest.raises(QvggtError, match="expected"):
-        Co3DConfig("r", "a", **values)
+        Question(**values)

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from qvggt import QvggtError
-from qvggt.data.co3d import Co3DConfig, read_depth, read_sequences
+from qvggt.data.co3d import read_depth, read_sequences
 from qvggt.data.co3d_writer import MARKER, write_co3d
+from qvggt.data.registry import Question
 from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 
@@ -68,7 +69,7 @@ def test_annotations_project_points_as_pytorch3d_does(written):
 def test_reader_returns_what_was_rendered(written):
     root, result = written
     for split, seeds in (("train", TRAIN), ("test", TEST)):
-        config = Co3DConfig(str(root), str(result.annotations), split=split, frames=3, min_frames=4)
+        config = Question(root, annotations=result.annotations, split=split, frames=3, min_frames=4)
         sequences = read_sequences(config)
         assert [s.name for s in sequences] == [f"scene_{seed:09d}" for seed in seeds]
         for sequence, seed in zip(sequences, seeds, strict=True):
@@ -175,5 +176,5 @@ def test_bad_parameters(tmp_path, options, word):
 def test_one_split_may_be_empty(tmp_path):
     result = write(tmp_path, train=range(0), test=range(7, 8))
     assert result.rendered == 1
-    config = Co3DConfig(str(tmp_path), str(result.annotations), split="test", frames=4, min_frames=4)
+    config = Question(tmp_path, annotations=result.annotations, split="test", frames=4, min_frames=4)
     assert len(read_sequences(config)) == 1

@@ -59,7 +59,7 @@ def read_csv(question: Question, frame_list: FrameList | None = None) -> Sequenc
                 depth_reader=load_array,
             )
         )
-    return SequenceSet(tuple(sequences), (), question)
+    return SequenceSet(tuple(sequences), (), question.facts())
 
 
 def load_array(path: Path) -> NDArray[np.float32]:

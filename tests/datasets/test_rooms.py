@@ -13,7 +13,7 @@ from qvggt import QvggtError
 from qvggt.data.depth_png import read_millimetres
 from qvggt.data.frame_list import FrameList
 from qvggt.data.nrgbd import read_nrgbd
-from qvggt.data.rooms import RoomConfig
+from qvggt.data.registry import Question
 from qvggt.data.seven_scenes import read_seven_scenes
 from qvggt.eval.ground_truth import ImagePlan, plan_images
 from qvggt.eval.harness import Truth
@@ -42,7 +42,7 @@ def neural(tmp_path_factory):
 
 def test_seven_scenes(seven):
     root, made = seven
-    found = read_seven_scenes(RoomConfig(str(root), stride=2))
+    found = read_seven_scenes(Question(root, stride=2))
     assert [s.key for s in found] == ["chess/seq-03", "chess/seq-05"]
     assert [s.frame_indices for s in found] == [(0, 2), (0, 2)]
     for sequence, (_, views) in zip(found, made, strict=True):
@@ -57,35 +57,35 @@ def test_seven_scenes(seven):
 
 def test_raw_depth_on_request_and_proj_insisted_on(seven):
     root, _ = seven
-    raw = read_seven_scenes(RoomConfig(str(root), stride=1, depth="raw"))
+    raw = read_seven_scenes(Question(root, stride=1, depth="raw"))
     assert all(path.name.endswith("0.depth.png") for path in (raw[0].depth_paths[0], raw[1].depth_paths[0]))
     assert len(raw.notes) == 1
     with pytest.raises(QvggtError, match=r"frame-000000.depth.proj.png: no such file"):
-        read_seven_scenes(RoomConfig(str(root), stride=1, depth="proj"))
+        read_seven_scenes(Question(root, stride=1, depth="proj"))
 
 
 def test_nrgbd(neural):
     root, (_, views) = neural
-    found = read_nrgbd(RoomConfig(str(root), stride=1))
+    found = read_nrgbd(Question(root, stride=1))
     (sequence,) = found
     assert sequence.key == "breakfast/all"
     assert sequence.frame_indices == (0, 2, 3)  # frame 1 was lost: left out, no identity in its place
     assert found.notes == ("1 frames without a finite pose are left out",)
     assert np.allclose(sequence.extrinsics, views.extrinsics[[0, 2, 3]], atol=1e-12)
     assert np.allclose(sequence.intrinsics, views.intrinsics[0])
-    assert read_nrgbd(RoomConfig(str(root), stride=100))[0].frame_indices == (0, 2)  # half of them apart at most
+    assert read_nrgbd(Question(root, stride=100))[0].frame_indices == (0, 2)  # half of them apart at most
 
 
 def test_limits_and_stored_frames(seven):
     root, _ = seven
-    one = read_seven_scenes(RoomConfig(str(root), stride=1, frames=2, max_sequences=1, scenes=("chess",)))
+    one = read_seven_scenes(Question(root, stride=1, frames=2, max_sequences=1, categories=("chess",)))
     assert one.frame_list().frames == {"chess/seq-03": (0, 1)}
     stored = FrameList({"chess/seq-05": (2, 0)})
-    again = read_seven_scenes(RoomConfig(str(root)), stored)
+    again = read_seven_scenes(Question(root), stored)
     assert [(s.key, s.frame_indices) for s in again] == [("chess/seq-05", (2, 0))]
     assert again.skip_counts() == {"not in frame list": 1}
     with pytest.raises(QvggtError, match="frame 7 is not on disk"):
-        read_seven_scenes(RoomConfig(str(root)), FrameList({"chess/seq-03": (0, 7)}))
+        read_seven_scenes(Question(root), FrameList({"chess/seq-03": (0, 7)}))
     assert "root" not in one.frame_list().config
 
 
@@ -94,8 +94,8 @@ def test_truth_lies_on_the_surfaces(seven, neural, size):
     """Unprojected with the cameras of the resized images, the stored depth is on the scene it was rendered from."""
     (root, made), (other, (scene, views)) = seven, neural
     pairs = [
-        (read_seven_scenes(RoomConfig(str(root), stride=2))[0], made[0][0], made[0][1].extrinsics[0]),
-        (read_nrgbd(RoomConfig(str(other), stride=2))[0], scene, views.extrinsics[0]),
+        (read_seven_scenes(Question(root, stride=2))[0], made[0][0], made[0][1].extrinsics[0]),
+        (read_nrgbd(Question(other, stride=2))[0], scene, views.extrinsics[0]),
     ]
     plan = ImagePlan(size[1], size, room=True)
     for sequence, shape, first in pairs:
@@ -154,11 +154,11 @@ def test_broken_seven_scenes(seven, tmp_path):
     shutil.copytree(seven[0], root)
     folder = root / "chess"
     with pytest.raises(QvggtError, match="root is not a folder"):
-        read_seven_scenes(RoomConfig(str(tmp_path / "none")))
+        read_seven_scenes(Question(tmp_path / "none"))
     with pytest.raises(QvggtError, match=r"expected folders that hold TestSplit.txt"):
-        read_seven_scenes(RoomConfig(str(folder)))
+        read_seven_scenes(Question(folder))
     with pytest.raises(QvggtError, match=r"no such scene with a TestSplit.txt; present: chess"):
-        read_seven_scenes(RoomConfig(str(root), scenes=("fire",)))
+        read_seven_scenes(Question(root, categories=("fire",)))
     pose = folder / "seq-03" / "frame-000000.pose.txt"
     text = pose.read_text()
     for content, message in (
@@ -170,21 +170,21 @@ def test_broken_seven_scenes(seven, tmp_path):
     ):
         pose.write_text(content)
         with pytest.raises(QvggtError, match=message) as caught:
-            read_seven_scenes(RoomConfig(str(root), stride=1))
+            read_seven_scenes(Question(root, stride=1))
         assert str(pose) in str(caught.value)
     pose.write_text(text)
     (folder / "seq-05" / "frame-000001.color.png").unlink()  # then two frames are left of it
-    assert read_seven_scenes(RoomConfig(str(root), stride=1))[1].frame_indices == (0, 2)
+    assert read_seven_scenes(Question(root, stride=1))[1].frame_indices == (0, 2)
     (folder / "seq-05" / "frame-000002.depth.png").unlink()
     with pytest.raises(QvggtError, match=r"frame-000002.depth.png: no such file"):
-        read_seven_scenes(RoomConfig(str(root), stride=1))
+        read_seven_scenes(Question(root, stride=1))
     shutil.rmtree(folder / "seq-05")
-    assert read_seven_scenes(RoomConfig(str(root), stride=1)).skip_counts() == {"folder missing": 1}
+    assert read_seven_scenes(Question(root, stride=1)).skip_counts() == {"folder missing": 1}
     with pytest.raises(QvggtError, match=r"no usable sequence \(1 folder missing, 1 too few frames\)"):
-        read_seven_scenes(RoomConfig(str(root), stride=3))
+        read_seven_scenes(Question(root, stride=3))
     (folder / "TestSplit.txt").write_text("sequence3\nthe fifth\n")
     with pytest.raises(QvggtError, match="expected lines such as sequence1, got 'the fifth'"):
-        read_seven_scenes(RoomConfig(str(root)))
+        read_seven_scenes(Question(root))
 
 
 def test_broken_nrgbd(neural, tmp_path):
@@ -194,10 +194,10 @@ def test_broken_nrgbd(neural, tmp_path):
     lines = poses.read_text().splitlines()
     poses.write_text("\n".join(lines[:-4]))
     with pytest.raises(QvggtError, match="expected four lines for each of 4 frames, got 12"):
-        read_nrgbd(RoomConfig(str(root)))
+        read_nrgbd(Question(root))
     poses.write_text("\n".join(["nan nan nan nan"] * 16))
     with pytest.raises(QvggtError, match="1 too few frames"):
-        read_nrgbd(RoomConfig(str(root)))
+        read_nrgbd(Question(root))
     for bad in ({"stride": 0}, {"frames": 1}, {"max_sequences": 0}):
-        with pytest.raises(QvggtError, match="rooms: expected"):
-            RoomConfig(str(root), **bad)
+        with pytest.raises(QvggtError, match=r"(rooms|stride|max_sequences): expected"):
+            read_nrgbd(Question(root, **bad))

@@ -11,11 +11,11 @@ from room_data import room, write_nrgbd
 from small_network import SIZE, small_model
 
 from qvggt import QvggtError
-from qvggt.data.co3d import Co3DConfig, read_depth, read_sequences
+from qvggt.data.co3d import read_depth, read_sequences
 from qvggt.data.co3d_writer import write_co3d
 from qvggt.data.images import load_images
 from qvggt.data.nrgbd import read_nrgbd
-from qvggt.data.rooms import RoomConfig
+from qvggt.data.registry import Question
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.engines import Predictions, Runner
 from qvggt.engines.torch_runner import TorchRunner
@@ -34,7 +34,7 @@ def sequences(tmp_path_factory):
     config = SceneConfig(height=SIZE, width=SIZE, frames=FRAMES)
     for category, seeds in (("one", range(3)), ("two", range(5, 7))):
         write_co3d(root, config, range(0), seeds, category=category, progress=False)
-    return read_sequences(Co3DConfig(str(root), str(root / "annotations"), frames=FRAMES, min_frames=FRAMES))
+    return read_sequences(Question(root, frames=FRAMES, min_frames=FRAMES))
 
 
 class Scripted(Runner):
@@ -220,7 +220,7 @@ def test_points_of_consistent_depth_and_cameras(sequences):
 def test_a_room_through_the_harness(tmp_path):
     _, views = room(554.2562584220408, 3, 9)
     write_nrgbd(tmp_path, "kitchen", views)
-    found = read_nrgbd(RoomConfig(str(tmp_path), stride=1))
+    found = read_nrgbd(Question(tmp_path, stride=1))
     plan = plan_images([Scripted([])], 70, room=True)
     images, resizes = plan.load(found[0].image_paths, found[0].intrinsics)
     assert images.shape == (3, 3, 56, 70)

@@ -10,8 +10,9 @@ import torch
 from small_network import SIZE, small_model
 
 from qvggt import QvggtError
-from qvggt.data.co3d import Co3DConfig, read_sequences
+from qvggt.data.co3d import read_sequences
 from qvggt.data.co3d_writer import write_co3d
+from qvggt.data.registry import Question
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.engines.torch_runner import TorchRunner
 from qvggt.eval.ground_truth import plan_images
@@ -40,7 +41,7 @@ def test_the_largest_fall_comes_first():
 def sequences(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
     write_co3d(root, SceneConfig(height=SIZE, width=SIZE, frames=3), range(0), range(2), progress=False)
-    return read_sequences(Co3DConfig(str(root), str(root / "annotations"), frames=3, min_frames=3))
+    return read_sequences(Question(root, frames=3, min_frames=3))
 
 
 def test_stored_arrays(sequences, tmp_path):

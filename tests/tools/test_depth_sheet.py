@@ -9,8 +9,9 @@ import pytest
 from depth_sheet import depth_rows
 from numpy.typing import NDArray
 
-from qvggt.data.co3d import Co3DConfig, read_depth, read_sequences
+from qvggt.data.co3d import read_depth, read_sequences
 from qvggt.data.co3d_writer import write_co3d
+from qvggt.data.registry import Question
 from qvggt.data.sequence import SequenceSet
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.engines.runner import Array, Predictions, Runner
@@ -23,7 +24,7 @@ SIZE, FRAMES = 28, 3
 def sequences(tmp_path_factory: pytest.TempPathFactory) -> SequenceSet:
     root = tmp_path_factory.mktemp("scenes")
     write_co3d(root, SceneConfig(height=SIZE, width=SIZE, frames=5), range(0), range(2), progress=False)
-    return read_sequences(Co3DConfig(str(root), str(root / "annotations"), frames=FRAMES, min_frames=5))
+    return read_sequences(Question(root, frames=FRAMES, min_frames=5))
 
 
 class Fixed(Runner):
@@ -91,7 +92,7 @@ def test_missing_ground_truth_is_nan(tmp_path: Path) -> None:
     write_co3d(tmp_path, SceneConfig(height=SIZE, width=SIZE, frames=2), range(0), range(1), progress=False)
     for path in tmp_path.glob("*/*/depths/*.png"):
         path.unlink()
-    found = read_sequences(Co3DConfig(str(tmp_path), str(tmp_path / "annotations"), frames=2, min_frames=2))
+    found = read_sequences(Question(tmp_path, frames=2, min_frames=2))
     ones = [np.ones((2, SIZE, SIZE), np.float32)]
     rows = depth_rows(Fixed(ones, "a"), Fixed(ones, "b"), found.sequences, shown=2)
     assert all(np.isnan(row.depths[0]).all() for row in rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qvggt.errors import QvggtError
 from qvggt.lazy import Function, function
@@ -106,42 +107,25 @@ def split_runtime(text: str) -> tuple[str | None, str]:
     return (head, tail) if colon and head in _KINDS and _KINDS[head].suffixes else (None, text)
 
 
-register(
+_HERE = "qvggt.engines."
+_ONNX: dict[str, Any] = {"suffixes": (".onnx",), "advice": "build it with qvggt-build first"}
+_ENGINE: dict[str, Any] = {
+    "suffixes": (".engine", ".plan"),
+    "opener": _HERE + "engine_runner:open_engine",
+    "uses": ("device", "cuda_graph"),
+    "advice": "give its ONNX file",
+    "device": "cuda",
+    "named_by": _HERE + "manifest:runtime_of",
+}
+_TORCH = ("device", "precision", "revision", "offline")
+
+for _kind in (
+    RunnerKind("onnxruntime", uses=("device", "providers", "threads"), opener=_HERE + "onnx_runner:open_onnx", **_ONNX),
     RunnerKind(
-        name="onnxruntime",
-        suffixes=(".onnx",),
-        opener="qvggt.engines.onnx_runner:open_onnx",
-        uses=("device", "providers", "threads"),
-        advice="build it with qvggt-build first",
-    )
-)
-register(
-    RunnerKind(
-        name="openvino",
-        suffixes=(".onnx",),
-        opener="qvggt.engines.openvino_runner:open_openvino",
-        uses=("device", "precision", "threads"),
-        advice="build it with qvggt-build first",
-    )
-)
-for _name in ("tensorrt", "rtx"):
-    register(
-        RunnerKind(
-            name=_name,
-            suffixes=(".engine", ".plan"),
-            opener="qvggt.engines.engine_runner:open_engine",
-            uses=("device", "cuda_graph"),
-            advice="give its ONNX file",
-            device="cuda",
-            named_by="qvggt.engines.manifest:runtime_of",
-        )
-    )
-register(
-    RunnerKind(
-        name="torch",
-        suffixes=(),
-        opener="qvggt.engines.torch_runner:open_torch",
-        uses=("device", "precision", "revision", "offline"),
-        advice="export it first",
-    )
-)
+        "openvino", uses=("device", "precision", "threads"), opener=_HERE + "openvino_runner:open_openvino", **_ONNX
+    ),
+    RunnerKind("tensorrt", **_ENGINE),
+    RunnerKind("rtx", **_ENGINE),
+    RunnerKind("torch", (), _HERE + "torch_runner:open_torch", _TORCH, advice="export it first"),
+):
+    register(_kind)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt.data.images import Resize, load_images_exact, load_images_tracked
+from qvggt.data.images import Mode, Resize, load_images_exact, load_images_tracked
 from qvggt.data.room_images import load_room_images
 from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.engines.runner import Runner
@@ -33,14 +33,14 @@ class ImagePlan:
     room: bool = False
 
     def load(
-        self, paths: Sequence[Path], intrinsics: NDArray[np.float64] | None = None
+        self, paths: Sequence[Path], intrinsics: NDArray[np.float64] | None = None, fit: Mode = "crop"
     ) -> tuple[NDArray[np.float32], list[Resize]]:
         """Images float32 [S, 3, H, W] in [0, 1] and where their pixels came from; QvggtError for unreadable ones.
 
-        intrinsics [S, 3, 3] of the stored images: needed by `room` alone.
+        intrinsics [S, 3, 3] of the stored images: needed by `room` alone. fit: mode where the height is free.
         """
         if self.exact is None:
-            images, resizes = load_images_tracked(paths, "crop", self.width)
+            images, resizes = load_images_tracked(paths, fit, self.width)
         elif self.room:
             assert intrinsics is not None
             return load_room_images(paths, intrinsics, *self.exact)
@@ -116,8 +116,8 @@ def resize_depth(depth: NDArray[np.float32], resize: Resize, height: int, width:
     A pixel takes the value under its centre. A map of another resolution than its image is taken to cover the same
     view. Values stay: scaling an image does not move the scene.
     """
-    x = (np.arange(width) + 0.5 - resize.offset_x) / resize.scale_x * (depth.shape[1] / resize.source_width)
-    y = (np.arange(height) + 0.5 - resize.offset_y) / resize.scale_y * (depth.shape[0] / resize.source_height)
+    x, y = resize.source_grid(height, width)
+    x, y = x * (depth.shape[1] / resize.source_width), y * (depth.shape[0] / resize.source_height)
     columns, rows = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
     inside_x, inside_y = (columns >= 0) & (columns < depth.shape[1]), (rows >= 0) & (rows < depth.shape[0])
     picked = depth[np.ix_(rows.clip(0, depth.shape[0] - 1), columns.clip(0, depth.shape[1] - 1))]

@@ -35,13 +35,13 @@ def main() -> None:
     import torch
 
     from qvggt.engines.opening import open_runner
+    from qvggt.engines.registry import kinds_of
 
     request = json.load(sys.stdin)
     if request["options"].get("threads") is not None:
         torch.set_num_threads(request["options"]["threads"])
-    source, device = request["source"], str(request["options"].get("device") or "cpu")
-    if source.lower().endswith((".engine", ".plan")):
-        device = "cuda"
+    source, options = request["source"], request["options"]
+    device = options.get("device") or kinds_of(source)[0].device
     images = np.full(request["shape"], 0.5, np.float32)
     used = device_in_use() if device.startswith("cuda") else None
     before = peak_rss()

@@ -44,18 +44,10 @@ class PointConfig:
 
 
 @dataclass(frozen=True)
-class PointErrors:
-    """`CloudDistances` of one sequence, NaN where the prediction has no usable point; scale: factor of the prediction
+class PointErrors(CloudDistances):
+    """Distances of one sequence, NaN where the prediction has no usable point; scale: factor of the prediction
     before ICP; predicted, truth: points measured. Distances in the unit of the truth."""
 
-    acc: float
-    acc_median: float
-    comp: float
-    comp_median: float
-    nc1: float
-    nc1_median: float
-    nc2: float
-    nc2_median: float
     scale: float
     predicted: int
     truth: int

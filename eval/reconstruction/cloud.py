@@ -29,13 +29,7 @@ class Cloud:
         return len(self.points)
 
     def pick(self, indices: Array) -> Cloud:
-        return Cloud(
-            self.points[indices],
-            self.colours[indices],
-            self.confidence[indices],
-            self.frame[indices],
-            self.pixel[indices],
-        )
+        return Cloud(*(values[indices] for values in vars(self).values()))
 
     def at_most(self, count: int, seed: int = 0) -> Cloud:
         """Itself, or `count` points drawn evenly at random, in their old order. 0: no limit."""

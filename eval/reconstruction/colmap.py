@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from qvggt.data.images import Resize
 from qvggt.errors import QvggtError
 from qvggt.eval.reconstruction.cloud import Cloud
-from qvggt.eval.reconstruction.frames import source_grid
 
 Array = NDArray[Any]
 BINARY, TEXT = "sparse/0", "sparse_text"
@@ -55,7 +54,7 @@ def write_colmap(
             params=[k[0, 0], k[1, 1], k[0, 2], k[1, 2]],
         )
         mine = seen[bounds[index] : bounds[index + 1]]
-        x, y = source_grid(resize, *size)
+        x, y = resize.source_grid(*size)
         places = np.stack([x[cloud.pixel[mine, 0]], y[cloud.pixel[mine, 1]]], axis=1)
         model.add_camera_with_trivial_rig(camera)
         image = pycolmap.Image(name=name, keypoints=places, camera_id=number, image_id=number)

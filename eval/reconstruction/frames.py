@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt.data.images import Mode, Resize, load_images_exact, load_images_tracked
+from qvggt.data.images import Mode, Resize
 from qvggt.errors import QvggtError
 from qvggt.eval.ground_truth import ImagePlan
 from qvggt.progress import bar
@@ -43,7 +43,7 @@ class Frames:
         height, width = self.size
         found = np.zeros((len(self), height, width), bool)
         for slot, resize in zip(found, self.resizes, strict=True):
-            x, y = source_grid(resize, height, width)
+            x, y = resize.source_grid(height, width)
             columns = (x >= 0) & (x <= resize.source_width)
             rows = (y >= 0) & (y <= resize.source_height)
             slot[:] = rows[:, None] & columns[None]
@@ -60,13 +60,6 @@ class Frames:
         return max(shares)
 
 
-def source_grid(resize: Resize, height: int, width: int) -> tuple[Array, Array]:
-    """Where the centres of network pixels lie in the source image: x [W], y [H], continuous (pixel i is [i, i + 1))."""
-    x = (np.arange(width) + 0.5 - resize.offset_x) / resize.scale_x
-    y = (np.arange(height) + 0.5 - resize.offset_y) / resize.scale_y
-    return x, y
-
-
 def load_frames(paths: Sequence[Path], plan: ImagePlan, fit: Mode = "crop") -> Frames:
     """Preprocess upright image files one by one, by the rules of `qvggt.data.images` for the whole list.
 
@@ -81,20 +74,14 @@ def load_frames(paths: Sequence[Path], plan: ImagePlan, fit: Mode = "crop") -> F
         )
     singles, resizes = [], []
     for path in bar(paths, desc="resize images", unit="image"):
-        if plan.exact is not None:
-            image, (resize,) = load_images_exact([path], *plan.exact)
-        else:
-            image, (resize,) = load_images_tracked([path], fit, plan.width)
-        singles.append(np.rint(image[0].numpy() * WHITE).astype(np.uint8))
+        image, (resize,) = plan.load([path], fit=fit)
+        singles.append(np.rint(image[0] * WHITE).astype(np.uint8))
         resizes.append(resize)
     height, width = (max(single.shape[axis] for single in singles) for axis in (1, 2))
     pixels = np.full((len(singles), 3, height, width), WHITE, np.uint8)
     for index, (slot, single) in enumerate(zip(pixels, singles, strict=True)):
         _, h, w = single.shape
-        top, left = (
-            (height - h) // 2,
-            (width - w) // 2,
-        )  # an odd remainder goes to the far side
+        top, left = (height - h) // 2, (width - w) // 2  # an odd remainder goes to the far side
         slot[:, top : top + h, left : left + w] = single
         moved = resizes[index]
         resizes[index] = replace(moved, offset_x=moved.offset_x + left, offset_y=moved.offset_y + top)

@@ -16,24 +16,12 @@ import numpy as np
 
 from qvggt.data.class_modes import categories as categories_of
 from qvggt.data.co3d_annotations import Annotations, Frame, annotation_path, load_annotations, translation_is_sane
-from qvggt.data.depth_png import read_depth
-from qvggt.data.frame_list import FrameList, draw_frames, load_frame_list, save_frame_list
+from qvggt.data.frame_list import FrameList, draw_frames
 from qvggt.data.ndc import ndc_to_intrinsics
 from qvggt.data.registry import Question, find_dataset
 from qvggt.data.sequence import Sequence, SequenceSet, Skipped, list_config
 from qvggt.errors import QvggtError
 from qvggt.geometry import pytorch3d_to_opencv
-
-__all__ = [
-    "FrameList",
-    "Sequence",
-    "Skipped",
-    "draw_frame_list",
-    "load_frame_list",
-    "read_depth",
-    "read_sequences",
-    "save_frame_list",
-]
 
 ANNOTATIONS = "annotations"  # folder of the annotation files below the root, unless another one is given
 

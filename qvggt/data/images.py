@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -47,6 +47,12 @@ class Resize:
     def matrix(self) -> NDArray[np.float64]:
         """`A` [3, 3] on homogeneous pixels: `K_out = A @ K_source`, and `inv(A) @ K_out` leads back to the source."""
         return np.array([[self.scale_x, 0, self.offset_x], [0, self.scale_y, self.offset_y], [0, 0, 1]], np.float64)
+
+    def source_grid(self, height: int, width: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Where the centres of the pixels of [height, width] output lie in the source image: x [W], y [H]."""
+        x = (np.arange(width) + 0.5 - self.offset_x) / self.scale_x
+        y = (np.arange(height) + 0.5 - self.offset_y) / self.scale_y
+        return x, y
 
 
 def load_images(

@@ -11,19 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt.data import rooms
 from qvggt.data.frame_list import FrameList
 from qvggt.data.registry import Question
-from qvggt.data.rooms import (
-    Recording,
-    build,
-    checked_pose,
-    choose,
-    finish,
-    frame_numbers,
-    parse_numbers,
-    scene_folders,
-    settled,
-)
 from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.data.sequence import SequenceSet
 from qvggt.errors import QvggtError
@@ -36,20 +26,20 @@ OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 def read_nrgbd(question: Question, frame_list: FrameList | None = None) -> SequenceSet[EvalSequence]:
     """One sequence per scene. QvggtError for a layout, pose or list that does not fit, or nothing left."""
-    question, stride = settled(question, "nrgbd")
-    recordings = [_recording(folder, stride) for folder in scene_folders(question, POSES)]
-    chosen, skipped, notes = choose(question, recordings, frame_list)
+    question, stride = rooms.settled(question, "nrgbd")
+    recordings = [_recording(folder, stride) for folder in rooms.scene_folders(question, POSES)]
+    chosen, skipped, notes = rooms.choose(question, recordings, frame_list)
     sequences = []
     for recording, numbers in chosen:
         depths = [Path(question.root, recording.scene, "depth", f"depth{number}.png") for number in numbers]
-        sequences.append(build(recording, numbers, FOCAL, CENTRE, depths))
-    return finish(question, sequences, skipped, notes)
+        sequences.append(rooms.build(recording, numbers, FOCAL, CENTRE, depths))
+    return rooms.finish(question, sequences, skipped, notes)
 
 
-def _recording(folder: Path, stride: int) -> Recording:
+def _recording(folder: Path, stride: int) -> rooms.Recording:
     path = folder / POSES
-    rows = parse_numbers(path)
-    numbers = frame_numbers(folder / "images", "img", ".png")
+    rows = rooms.parse_numbers(path)
+    numbers = rooms.frame_numbers(folder / "images", "img", ".png")
     if len(rows) % 4 or (numbers and numbers[-1] >= len(rows) // 4):
         raise QvggtError(
             f"{path}: expected four lines for each of {numbers[-1] + 1 if numbers else 0} frames, got {len(rows)}; "
@@ -58,9 +48,9 @@ def _recording(folder: Path, stride: int) -> Recording:
     matrices = rows.reshape(-1, 4, 4)
 
     def pose(number: int) -> NDArray[np.float64] | None:
-        return checked_pose(matrices[number] @ OPENGL_TO_OPENCV, f"{path}: frame {number}")
+        return rooms.checked_pose(matrices[number] @ OPENGL_TO_OPENCV, f"{path}: frame {number}")
 
-    return Recording(
+    return rooms.Recording(
         scene=folder.name,
         name=NAME,
         numbers=numbers,

@@ -133,62 +133,38 @@ def recognise(question: Question, otherwise: str) -> DataSet:
     return next(able, _DATA_SETS[otherwise])
 
 
-_CO3D: dict[str, Any] = {
-    "reader": "qvggt.data.co3d:read_sequences",
-    "list_frames": "qvggt.data.co3d:draw_frame_list",
-}
+_CO3D: dict[str, Any] = {"list_frames": "qvggt.data.co3d:draw_frame_list", "reader": "qvggt.data.co3d:read_sequences"}
+_ROOM: dict[str, Any] = {"stride": 100, "fast": 1, "room": True}
 
-register(
+for _data_set in (
     DataSet(
-        name="co3d",
-        holds="CATEGORY/SEQUENCE/images, annotations/CATEGORY_SPLIT.jgz",
+        "co3d",
+        "CATEGORY/SEQUENCE/images, annotations/CATEGORY_SPLIT.jgz",
         metrics=("pose", "depth"),
         frames=10,
         min_frames=50,
         fast=20,  # as the published script
         recognise="qvggt.data.co3d:is_annotated",
         **_CO3D,
-    )
-)
-register(
+    ),
     DataSet(
-        name="7scenes",
-        holds="SCENE/TestSplit.txt, SCENE/seq-XX/frame-XXXXXX.color.png",
-        reader="qvggt.data.seven_scenes:read_seven_scenes",
+        "7scenes",
+        "SCENE/TestSplit.txt, SCENE/seq-XX/frame-XXXXXX.color.png",
+        "qvggt.data.seven_scenes:read_seven_scenes",
         options=("stride", "depth"),
-        stride=100,
-        fast=1,
-        room=True,
-    )
-)
-register(
+        **_ROOM,
+    ),
+    DataSet("nrgbd", "SCENE/images/imgX.png", "qvggt.data.nrgbd:read_nrgbd", options=("stride",), **_ROOM),
     DataSet(
-        name="nrgbd",
-        holds="SCENE/images/imgX.png, SCENE/poses.txt",
-        reader="qvggt.data.nrgbd:read_nrgbd",
-        options=("stride",),
-        stride=100,
-        fast=1,
-        room=True,
-    )
-)
-register(
-    DataSet(
-        name="synthetic",
-        holds="scenes of qvggt-scenes",
+        "synthetic",
+        "scenes of qvggt-scenes",
         options=("scenes",),
         frames=8,
         fast=8,
         generate="qvggt.data.synthetic.generator:generate",
         scenes=32,
         **_CO3D,
-    )
-)
-register(
-    DataSet(
-        name="folders",
-        holds="a folder of images per sequence, up to three levels down",
-        reader="qvggt.data.image_folders:read_folders",
-        metrics=(),
-    )
-)
+    ),
+    DataSet("folders", "SEQUENCE/*.jpg", "qvggt.data.image_folders:read_folders", metrics=()),
+):
+    register(_data_set)

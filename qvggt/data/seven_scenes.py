@@ -14,19 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt.data import rooms
 from qvggt.data.frame_list import FrameList
 from qvggt.data.registry import Question
-from qvggt.data.rooms import (
-    Recording,
-    build,
-    checked_pose,
-    choose,
-    finish,
-    frame_numbers,
-    parse_numbers,
-    scene_folders,
-    settled,
-)
 from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.data.sequence import SequenceSet, Skipped
 from qvggt.errors import QvggtError
@@ -38,22 +28,22 @@ SUFFIX = {"proj": "depth.proj.png", "raw": "depth.png"}
 
 def read_seven_scenes(question: Question, frame_list: FrameList | None = None) -> SequenceSet[EvalSequence]:
     """The test sequences of every scene. QvggtError for a layout, pose or list that does not fit, or nothing left."""
-    question, stride = settled(question, "7scenes")
+    question, stride = rooms.settled(question, "7scenes")
     recordings, skipped = [], []
-    for folder in scene_folders(question, SPLIT):
+    for folder in rooms.scene_folders(question, SPLIT):
         for name in split_sequences(folder / SPLIT)[: question.max_sequences]:
             if (folder / name).is_dir():
                 recordings.append(_recording(folder / name, stride))
             else:
                 skipped.append(Skipped(folder.name, name, "folder missing"))
-    chosen, left_out, notes = choose(question, recordings, frame_list)
+    chosen, left_out, notes = rooms.choose(question, recordings, frame_list)
     sequences, used = [], {"proj": 0, "raw": 0}
     for recording, numbers in chosen:
         folder = Path(question.root, recording.scene, recording.name)
         kind = _depth_kind(question, folder, numbers)
         used[kind] += 1
         depths = [_file(folder, number, SUFFIX[kind]) for number in numbers]
-        sequences.append(build(recording, numbers, FOCAL, CENTRE, depths))
+        sequences.append(rooms.build(recording, numbers, FOCAL, CENTRE, depths))
     if used["proj"]:
         notes.append(f"7-Scenes depth: depth.proj.png (registered to colour) for {used['proj']} sequences")
     if used["raw"]:
@@ -61,7 +51,7 @@ def read_seven_scenes(question: Question, frame_list: FrameList | None = None) -
             f"7-Scenes depth: raw depth.png (not registered to colour) for {used['raw']} sequences: not comparable "
             "with numbers from depth.proj.png"
         )
-    return finish(question, sequences, [*skipped, *left_out], notes)
+    return rooms.finish(question, sequences, [*skipped, *left_out], notes)
 
 
 def split_sequences(path: Path) -> list[str]:
@@ -79,19 +69,19 @@ def split_sequences(path: Path) -> list[str]:
     return names
 
 
-def _recording(folder: Path, stride: int) -> Recording:
+def _recording(folder: Path, stride: int) -> rooms.Recording:
     @functools.cache
     def pose(number: int) -> NDArray[np.float64] | None:
         path = _file(folder, number, "pose.txt")
-        matrix = parse_numbers(path)
+        matrix = rooms.parse_numbers(path)
         if matrix.shape != (4, 4):
             raise QvggtError(f"{path}: expected a 4x4 matrix, got {len(matrix)} lines; restore the file")
-        return checked_pose(matrix, str(path))
+        return rooms.checked_pose(matrix, str(path))
 
-    return Recording(
+    return rooms.Recording(
         scene=folder.parent.name,
         name=folder.name,
-        numbers=frame_numbers(folder, "frame-", ".color.png"),
+        numbers=rooms.frame_numbers(folder, "frame-", ".color.png"),
         stride=stride,
         image=lambda number: _file(folder, number, "color.png"),
         pose=pose,

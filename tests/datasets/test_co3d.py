@@ -9,14 +9,9 @@ import pytest
 from PIL import Image
 
 from qvggt import QvggtError
-from qvggt.data.co3d import (
-    FrameList,
-    draw_frame_list,
-    load_frame_list,
-    read_sequences,
-    save_frame_list,
-)
+from qvggt.data.co3d import draw_frame_list, read_sequences
 from qvggt.data.co3d_annotations import write_annotations
+from qvggt.data.frame_list import FrameList, load_frame_list, save_frame_list
 from qvggt.data.registry import Question
 
 HEIGHT, WIDTH = 20, 30

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from qvggt import QvggtError
-from qvggt.data.co3d import read_depth, read_sequences
+from qvggt.data.co3d import read_sequences
 from qvggt.data.co3d_writer import MARKER, write_co3d
+from qvggt.data.depth_png import read_depth
 from qvggt.data.registry import Question
 from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene

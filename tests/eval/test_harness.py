@@ -11,8 +11,9 @@ from room_data import room, write_nrgbd
 from small_network import SIZE, small_model
 
 from qvggt import QvggtError
-from qvggt.data.co3d import read_depth, read_sequences
+from qvggt.data.co3d import read_sequences
 from qvggt.data.co3d_writer import write_co3d
+from qvggt.data.depth_png import read_depth
 from qvggt.data.images import load_images
 from qvggt.data.nrgbd import read_nrgbd
 from qvggt.data.registry import Question

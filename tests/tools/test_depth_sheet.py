@@ -9,8 +9,9 @@ import pytest
 from depth_sheet import depth_rows
 from numpy.typing import NDArray
 
-from qvggt.data.co3d import read_depth, read_sequences
+from qvggt.data.co3d import read_sequences
 from qvggt.data.co3d_writer import write_co3d
+from qvggt.data.depth_png import read_depth
 from qvggt.data.registry import Question
 from qvggt.data.sequence import SequenceSet
 from qvggt.data.synthetic.scene import SceneConfig

@@ -15,7 +15,6 @@ from qvggt.data.photos import Photo
 from qvggt.eval.reconstruction.cameras import describe_cameras
 from qvggt.eval.reconstruction.depth_maps import to_source, write_depth_maps
 from qvggt.eval.reconstruction.folder import _join_note
-from qvggt.eval.reconstruction.frames import source_grid
 from qvggt.eval.reconstruction.scene import Join
 
 
@@ -51,7 +50,7 @@ def test_depth_png_of_the_original_size(truth: Any, tmp_path: Path) -> None:
         with Image.open(path) as original, Image.open(tmp_path / "d" / f"{path.name}.png") as image:
             assert image.size == original.size
             stored = np.asarray(image) * files.scale
-        x, y = source_grid(resize, *truth.frames.size)
+        x, y = resize.source_grid(*truth.frames.size)
         rows, columns = np.nonzero(inside[index])
         there = stored[y[rows].astype(int), x[columns].astype(int)]
         assert np.mean(np.abs(there - truth.runner.depth[index][rows, columns]) < 0.01) > 0.98
@@ -84,7 +83,7 @@ def test_cameras_json_projects_true_points(truth: Any) -> None:
     for index, camera in enumerate(described["cameras"]):
         resize = truth.frames.resizes[index]
         e, k = np.array(camera["camera_from_world"]), np.array(camera["intrinsics"])
-        x, y = source_grid(resize, *truth.frames.size)
+        x, y = resize.source_grid(*truth.frames.size)
         pixel = (points[index, 40, 33] @ e[:, :3].T + e[:, 3]) @ k.T
         assert pixel[:2] / pixel[2] == pytest.approx([x[33], y[40]], abs=1e-2)
         assert camera["exif_orientation"] == 6

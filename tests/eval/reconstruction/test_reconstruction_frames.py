@@ -9,7 +9,7 @@ from PIL import Image
 from qvggt.data.images import Mode, load_images_exact, load_images_tracked
 from qvggt.errors import QvggtError
 from qvggt.eval.ground_truth import ImagePlan
-from qvggt.eval.reconstruction.frames import load_frames, source_grid
+from qvggt.eval.reconstruction.frames import load_frames
 
 SIZES = [(90, 120), (120, 90), (64, 200), (70, 70)]  # height, width
 
@@ -52,7 +52,7 @@ def test_source_grid_says_where_pixels_come_from(tmp_path: Path, fit: Mode, exac
     frames = load_frames(paths, ImagePlan(70, exact), fit)
     height, width = frames.size
     for pixels, resize, inside in zip(frames.pixels, frames.resizes, frames.inside(), strict=True):
-        x, y = source_grid(resize, height, width)
+        x, y = resize.source_grid(height, width)
         middle = np.zeros_like(inside)
         rows, columns = np.nonzero(inside)
         middle[rows.min() + 2 : rows.max() - 1, columns.min() + 2 : columns.max() - 1] = (

@@ -27,9 +27,9 @@ class Gpu:
 
 def open_gpu(device: str = "cuda") -> Gpu:
     """The GPU behind "cuda" or "cuda:N" with a stream of its own; QvggtError where PyTorch sees none."""
-    found = check_device(device)
-    if found.type != "cuda":
+    parsed = check_device(device)
+    if parsed.type != "cuda":
         raise QvggtError(f"device {device!r}: an engine runs on an NVIDIA GPU only; give cuda, or run its ONNX file")
-    found = torch.device("cuda", found.index or 0)
-    major, minor = torch.cuda.get_device_capability(found)
-    return Gpu(found, torch.cuda.Stream(found), torch.cuda.get_device_name(found), f"{major}.{minor}")
+    parsed = torch.device("cuda", parsed.index or 0)
+    major, minor = torch.cuda.get_device_capability(parsed)
+    return Gpu(parsed, torch.cuda.Stream(parsed), torch.cuda.get_device_name(parsed), f"{major}.{minor}")

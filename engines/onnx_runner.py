@@ -147,8 +147,8 @@ def tensorrt_options(network: NetworkFile) -> dict[str, str]:
 
 def placement(session: Any) -> dict[str, int] | None:
     """Execution provider -> nodes it was given; None where this onnxruntime does not tell."""
-    found = _nodes(session)
-    return None if found is None else dict(Counter(provider for provider, _ in found))
+    nodes = _nodes(session)
+    return None if nodes is None else dict(Counter(provider for provider, _ in nodes))
 
 
 def _nodes(session: Any) -> list[tuple[str, str]] | None:

@@ -124,7 +124,7 @@ def compile_cpu(
         compiled = core.compile_model(core.read_model(str(path)), DEVICE, config)
     except RuntimeError as error:
         raise QvggtError(f"{path}: OpenVINO refuses it: {reason(error)}; use ONNX Runtime for this file") from error
-    chosen = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    if chosen != precision:
-        raise QvggtError(f"precision {precision}: OpenVINO chose {chosen} instead; use f32")
+    actual = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if actual != precision:
+        raise QvggtError(f"precision {precision}: OpenVINO chose {actual} instead; use f32")
     return compiled

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -136,9 +135,7 @@ class Runner(ABC):
     def __enter__(self: Self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _facts(self) -> dict[str, Any]:
@@ -176,11 +173,11 @@ class Runner(ABC):
 def strip_batch(outputs: Mapping[str, Array], images_shape: tuple[int, ...], label: str) -> Predictions:
     """Network outputs [1, S, ...] of images [S, 3, H, W] -> Predictions; QvggtError names one that does not fit."""
     sides = {"H": images_shape[2], "W": images_shape[3]}
-    found: dict[str, Array] = {}
+    named: dict[str, Array] = {}
     for name, value in outputs.items():
         expected = (1, images_shape[0], *(sides.get(str(side), side) for side in TRAILING[name]))
         if value.shape != expected:
             raise QvggtError(f"{label}: output {name}: expected shape {list(expected)}, got {list(value.shape)}")
         stripped = value[0, ..., 0] if name == "depth" else value[0]
-        found[name] = np.ascontiguousarray(stripped, dtype=np.float32)
-    return Predictions(**found)
+        named[name] = np.ascontiguousarray(stripped, dtype=np.float32)
+    return Predictions(**named)

@@ -95,14 +95,14 @@ class TorchRunner(Runner):
 def check_device(device: str) -> torch.device:
     """A device this machine has; QvggtError otherwise."""
     try:
-        found = torch.device(device)
+        parsed = torch.device(device)
     except RuntimeError as error:
         raise QvggtError(f"device {device!r}: expected cpu, cuda or cuda:N") from error
-    if found.type not in ("cpu", "cuda"):
+    if parsed.type not in ("cpu", "cuda"):
         raise QvggtError(f"device {device!r}: expected cpu, cuda or cuda:N")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
         raise QvggtError(f"device {device!r}: PyTorch sees {torch.cuda.device_count()} CUDA devices; use cpu")
-    return found
+    return parsed
 
 
 def open_torch(source: str | Path, options: RunnerOptions) -> TorchRunner:

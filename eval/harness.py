@@ -82,10 +82,10 @@ def evaluate(
 
     size, plan: see `plan_images`. warmup: of a default protocol. QvggtError as `evaluate_rows` raises it.
     """
-    chosen = list(sequences)
-    check(runners, chosen)
+    listed = list(sequences)
+    check(runners, listed)
     rows = evaluate_rows(
-        runners, chosen, plan or plan_images(runners, size), protocol or Protocol(warmup=warmup), progress=progress
+        runners, listed, plan or plan_images(runners, size), protocol or Protocol(warmup=warmup), progress=progress
     )
     return [
         CandidateResult(runner.label, runner.describe(), tuple(row[index] for row in rows))
@@ -194,8 +194,8 @@ def _record(
     points: dict[str, PointErrors] = {}
     if true is not None and truth.depth is not None:
         points = {
-            source: point_errors(found, true, truth.depth > 0, protocol.points, sequence.key)
-            for source, found in predicted_points(predictions, height, width).items()
+            source: point_errors(predicted, true, truth.depth > 0, protocol.points, sequence.key)
+            for source, predicted in predicted_points(predictions, height, width).items()
         }
     noise = [_noise(reference, predictions) for reference in earlier]
     return SequenceRecord(

@@ -13,7 +13,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -77,9 +76,9 @@ class RecordWriter:
         text = json.dumps(jsonable({KIND: FORMAT, **header}), allow_nan=False) + "\n"
         try:
             if self.path.exists() and (kept := _whole_lines(self.path)):
-                found = read_records(self.path)
-                _check_same(found, header)
-                self.done, self.header = found.rows, found.header
+                stored = read_records(self.path)
+                _check_same(stored, header)
+                self.done, self.header = stored.rows, stored.header
                 os.truncate(self.path, kept)
                 self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
             else:
@@ -117,9 +116,7 @@ class RecordWriter:
     def __enter__(self) -> RecordWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -244,15 +241,15 @@ def _whole_lines(path: Path) -> int:
     return kept
 
 
-def _check_same(found: RecordFile, header: Mapping[str, Any]) -> None:
-    if found.header["config_sha256"] != header["config_sha256"]:
+def _check_same(stored: RecordFile, header: Mapping[str, Any]) -> None:
+    if stored.header["config_sha256"] != header["config_sha256"]:
         raise QvggtError(
-            f"{found.path}: holds records of another configuration (differs in {difference(found.header, header)}); "
+            f"{stored.path}: holds records of another configuration (differs in {difference(stored.header, header)}); "
             "give another file or delete it"
         )
-    if found.header["shard"] != list(header["shard"]):
+    if stored.header["shard"] != list(header["shard"]):
         raise QvggtError(
-            f"{found.path}: holds shard {shown_shard(found.header['shard'])}, asked for "
+            f"{stored.path}: holds shard {shown_shard(stored.header['shard'])}, asked for "
             f"{shown_shard(header['shard'])}; give another file"
         )
 

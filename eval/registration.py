@@ -24,10 +24,10 @@ def icp(
 
     tree = cKDTree(target)
     motion, moved = np.eye(4), source
-    found, nearest = tree.query(moved, distance_upper_bound=distance, workers=-1)
-    fitness, rmse = _quality(found)
+    gaps, nearest = tree.query(moved, distance_upper_bound=distance, workers=-1)
+    fitness, rmse = _quality(gaps)
     for _ in range(iterations):
-        paired = np.isfinite(found)
+        paired = np.isfinite(gaps)
         if not paired.any():
             break
         step = fit_similarity(moved[paired], target[nearest[paired]], rigid=True)
@@ -35,8 +35,8 @@ def icp(
         update = np.eye(4)
         update[:3, :3], update[:3, 3] = step.rotation, step.translation
         motion = update @ motion
-        found, nearest = tree.query(moved, distance_upper_bound=distance, workers=-1)
-        before, (fitness, rmse) = (fitness, rmse), _quality(found)
+        gaps, nearest = tree.query(moved, distance_upper_bound=distance, workers=-1)
+        before, (fitness, rmse) = (fitness, rmse), _quality(gaps)
         if abs(before[0] - fitness) < tolerance and abs(before[1] - rmse) < tolerance:
             break
     return motion
@@ -58,7 +58,7 @@ def plane_normals(points: Points, neighbours: int = NEIGHBOURS) -> Points:
     return result
 
 
-def _quality(found: NDArray[np.float64]) -> tuple[float, float]:
+def _quality(gaps: NDArray[np.float64]) -> tuple[float, float]:
     """(share of paired points, RMSE of the pairs) from distances, inf where there is no pair."""
-    paired = found[np.isfinite(found)]
-    return len(paired) / len(found), float(np.sqrt(np.square(paired).mean())) if len(paired) else 0.0
+    paired = gaps[np.isfinite(gaps)]
+    return len(paired) / len(gaps), float(np.sqrt(np.square(paired).mean())) if len(paired) else 0.0

@@ -48,26 +48,25 @@ def render_split(
     seeds: range,
     out_dir: str | Path,
     workers: int = 2,
-    samples: int = 1,
     chunk: int = 100,
     progress: bool = True,
 ) -> Path:
     """Render one scene per seed into `out_dir`, in chunks that survive an interruption; returns the folder.
 
-    A complete folder with the same config, seeds and samples is left as it is; one with others is an error.
+    A complete folder with the same config and seeds is left as it is; one with others is an error.
     Bytes do not depend on `workers` or `chunk`.
     """
     if seeds.step != 1 or len(seeds) == 0:
         raise QvggtError(f"split seeds: expected a non-empty range with step 1, got {seeds}")
     out = Path(out_dir)
-    recipe = _recipe(config, seeds, samples)
+    recipe = _recipe(config, seeds)
     if (out / "meta.json").exists():
         _require_same(out / "meta.json", recipe)
         return out
     out.mkdir(parents=True, exist_ok=True)
     done = _resume(out, recipe)
     blocks = [range(a, min(a + chunk, len(seeds))) for a in range(0, len(seeds), chunk)]
-    jobs = [(config, seeds.start, samples, out, block) for block in blocks if not done.issuperset(block)]
+    jobs = [(config, seeds.start, out, block) for block in blocks if not done.issuperset(block)]
     with bar(total=len(seeds), desc=f"render {out.name}", unit="scene", shown=progress) as moved:
         for block in run_jobs(_render_block, jobs, workers):
             done.update(block)
@@ -112,8 +111,8 @@ def _layout(config: SceneConfig, count: int) -> dict[str, tuple[tuple[int, ...],
     }
 
 
-def _recipe(config: SceneConfig, seeds: range, samples: int) -> dict[str, Any]:
-    return {"config": config_to_json(config), "seeds": [seeds.start, seeds.stop], "samples": samples}
+def _recipe(config: SceneConfig, seeds: range) -> dict[str, Any]:
+    return {"config": config_to_json(config), "seeds": [seeds.start, seeds.stop], "samples": 1}
 
 
 def _resume(out: Path, recipe: dict[str, Any]) -> set[int]:
@@ -128,10 +127,10 @@ def _resume(out: Path, recipe: dict[str, Any]) -> set[int]:
     return set()
 
 
-def _render_block(config: SceneConfig, first_seed: int, samples: int, out: Path, block: range) -> range:
+def _render_block(config: SceneConfig, first_seed: int, out: Path, block: range) -> range:
     maps = {name: np.lib.format.open_memmap(out / f"{name}.npy", mode="r+") for name in _ARRAYS}
     for index in block:
-        views = render(sample_scene(config, first_seed + index), config, stride_depth=DEPTH_STRIDE, samples=samples)
+        views = render(sample_scene(config, first_seed + index), config, stride_depth=DEPTH_STRIDE)
         maps["images"][index] = views.images
         maps["depth"][index] = views.depth
         maps["extrinsics"][index] = views.extrinsics

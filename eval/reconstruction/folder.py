@@ -120,9 +120,9 @@ def reconstruct_folder(
         cloud = whole.at_most(config.max_points, config.seed)
         _write(folder, photos, frames, scene, selection, inside, whole, cloud, config, facts)
         if queries is not None and isinstance(runner, tracking.TrackingRunner) and runner.tracks is not None:
-            found = tracking.in_sources(runner.tracks, frames.resizes)
-            tracking.write_tracks(folder / "tracks.npz", [p.name for p in photos], queries, found)
-            facts["tracks"] = {"queries": len(queries), "visible": float(np.mean(found.visibility > 0.5))}
+            tracks = tracking.in_sources(runner.tracks, frames.resizes)
+            tracking.write_tracks(folder / "tracks.npz", [p.name for p in photos], queries, tracks)
+            facts["tracks"] = {"queries": len(queries), "visible": float(np.mean(tracks.visibility > 0.5))}
         if "images" not in config.formats:
             shutil.rmtree(folder / "images")
         files = _listing(folder)

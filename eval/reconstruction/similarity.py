@@ -24,10 +24,6 @@ class Similarity:
     rotation: Array
     translation: Array
 
-    @classmethod
-    def identity(cls) -> Similarity:
-        return cls(1.0, np.eye(3), np.zeros(3))
-
     def points(self, points: Array) -> Array:
         """[..., 3] -> [..., 3], float64."""
         return self.scale * (np.asarray(points, np.float64) @ self.rotation.T) + self.translation
@@ -69,10 +65,10 @@ def fit_robust(source: Array, target: Array, weights: Array) -> tuple[Similarity
     weights, scaled by the median residual. Returns the similarity and the residuals [N] in the units of `target`."""
     factor = np.ones(len(source))
     for _ in range(ROUNDS):
-        found = fit_similarity(source, target, weights * factor)
-        residuals = np.linalg.norm(found.points(source) - target, axis=1)
+        similarity = fit_similarity(source, target, weights * factor)
+        residuals = np.linalg.norm(similarity.points(source) - target, axis=1)
         middle = float(np.median(residuals))
         if middle <= 1e-12 * float(np.abs(target).max() + 1e-300):
             break
         factor = 1 / (1 + (residuals / (TUNING * middle)) ** 2)
-    return found, residuals
+    return similarity, residuals

@@ -311,10 +311,10 @@ def _notes(protocol: Protocol) -> list[str]:
 def _without_data(header: dict[str, Any], results: list[CandidateResult]) -> list[str]:
     """Asked for, but no sequence has it."""
     records = [record for result in results for record in result.records]
-    found = {"depth": any(r.depth is not None for r in records), "points": any(r.points for r in records)}
+    measured = {"depth": any(r.depth is not None for r in records), "points": any(r.points for r in records)}
     return [
         f"{name}: not measured, no sequence has ground-truth depth or no candidate an output for it"
-        for name, there in found.items()
+        for name, there in measured.items()
         if name in header["config"].get("metrics", ()) and not there
     ]
 

@@ -101,8 +101,8 @@ def select_images(
         model, _keyed(replace(pool, sequences=left)), config.deep_rounds, total=len(left), keep=kept.add
     )
     selection = select_records([*kept.records.values()] if kept.records else measured, config)
-    chosen = set(selection.chosen)
-    return replace(pool, sequences=tuple(s for s in pool.sequences if s.key in chosen)), selection
+    keys = set(selection.chosen)
+    return replace(pool, sequences=tuple(s for s in pool.sequences if s.key in keys)), selection
 
 
 def print_selection(selection: Selection, wanted: int) -> None:

@@ -16,7 +16,7 @@ from qvggt.data.co3d_annotations import Annotations, annotation_path, load_annot
 from qvggt.data.ndc import intrinsics_to_ndc
 from qvggt.data.synthetic.render import intrinsics_of
 from qvggt.data.synthetic.scene import SceneConfig, config_to_json, sample_scene
-from qvggt.data.synthetic.sequence import depth_name, image_name, sequence_name, write_sequence
+from qvggt.data.synthetic.sequence import QUALITY, depth_name, image_name, sequence_name, write_sequence
 from qvggt.data.synthetic.workers import run_jobs
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write
@@ -45,18 +45,16 @@ def write_co3d(
     test: range,
     annotations: str | Path | None = None,
     category: str = "synthetic",
-    samples: int = 1,
-    quality: int = 95,
     workers: int = 1,
     progress: bool = True,
 ) -> WrittenScenes:
     """One sequence of `config.frames` frames per seed of `train` and `test` (disjoint; either may be empty).
 
-    annotations: folder of the .jgz files, default <root>/annotations. samples: 1, or 4 for smoothed edges. quality:
-    JPEG quality. An interrupted or repeated call with the same parameters keeps every finished sequence; other
-    parameters for the same category folder, or a category folder that is not ours, are a QvggtError.
+    annotations: folder of the .jgz files, default <root>/annotations. An interrupted or repeated call with the same
+    parameters keeps every finished sequence; other parameters for the same category folder, or a category folder that
+    is not ours, are a QvggtError.
     """
-    _check(category, train, test, quality)
+    _check(category, train, test)
     root = Path(root)
     folder = root / category
     target = Path(annotations) if annotations is not None else root / "annotations"
@@ -64,8 +62,8 @@ def write_co3d(
         "scene": config_to_json(config),
         "train": [train.start, train.stop],
         "test": [test.start, test.stop],
-        "samples": samples,
-        "quality": quality,
+        "samples": 1,  # of a pixel; was a choice once, and is part of the hash
+        "quality": QUALITY,
     }
     config_hash = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     for split, split_seeds in (("train", train), ("test", test)):
@@ -73,7 +71,7 @@ def write_co3d(
     _claim(folder, recipe, config_hash)
     seeds = [*train, *test]
     missing = [seed for seed in seeds if not (folder / sequence_name(seed)).is_dir()]
-    jobs = [(folder, config, seed, samples, quality) for seed in missing]
+    jobs = [(folder, config, seed) for seed in missing]
     with bar(total=len(missing), desc=f"write {category}", unit="scene", shown=progress and bool(missing)) as moved:
         for _ in run_jobs(write_sequence, jobs, workers):
             moved.update()
@@ -106,7 +104,7 @@ def annotate(config: SceneConfig, category: str, seeds: range) -> Annotations:
     return annotations
 
 
-def _check(category: str, train: range, test: range, quality: int) -> None:
+def _check(category: str, train: range, test: range) -> None:
     if not category or category in (".", "..", "annotations") or set(category) & set("/\\"):
         raise QvggtError(f"Co3D category: expected a plain folder name other than annotations, got {category!r}")
     for name, seeds in (("train", train), ("test", test)):
@@ -116,8 +114,6 @@ def _check(category: str, train: range, test: range, quality: int) -> None:
         raise QvggtError("Co3D seeds: expected at least one train or test scene, got none")
     if max(train.start, test.start) < min(train.stop, test.stop):
         raise QvggtError(f"Co3D seeds: expected disjoint train and test ranges, got {train} and {test}")
-    if not 1 <= quality <= 100:
-        raise QvggtError(f"JPEG quality: expected 1..100, got {quality}")
 
 
 def _check_present(path: Path, seeds: range) -> None:

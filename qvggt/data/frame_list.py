@@ -64,8 +64,8 @@ def load_frame_list(path: str | Path) -> FrameList:
     except (OSError, ValueError, RecursionError) as error:
         raise QvggtError(f"{path}: expected a JSON frame list, got {error}; draw it again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise QvggtError(f"{path}: expected a frame list of format {FORMAT}, got {found!r}; draw it again")
+        stated = data.get("format") if isinstance(data, dict) else type(data).__name__
+        raise QvggtError(f"{path}: expected a frame list of format {FORMAT}, got {stated!r}; draw it again")
     frames, config = data.get("frames"), data.get("config")
     if not isinstance(config, dict) or not isinstance(frames, dict):
         raise QvggtError(f"{path}: expected objects under the keys config and frames; draw the list again")

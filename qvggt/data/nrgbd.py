@@ -28,9 +28,9 @@ def read_nrgbd(question: Question, frame_list: FrameList | None = None) -> Seque
     """One sequence per scene. QvggtError for a layout, pose or list that does not fit, or nothing left."""
     question, stride = rooms.settled(question, "nrgbd")
     recordings = [_recording(folder, stride) for folder in rooms.scene_folders(question, POSES)]
-    chosen, skipped, notes = rooms.choose(question, recordings, frame_list)
+    kept, skipped, notes = rooms.choose(question, recordings, frame_list)
     sequences = []
-    for recording, numbers in chosen:
+    for recording, numbers in kept:
         depths = [Path(question.root, recording.scene, "depth", f"depth{number}.png") for number in numbers]
         sequences.append(rooms.build(recording, numbers, FOCAL, CENTRE, depths))
     return rooms.finish(question, sequences, skipped, notes)

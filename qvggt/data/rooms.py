@@ -68,7 +68,7 @@ def choose(
     question: Question, recordings: Sequence[Recording], frame_list: FrameList | None
 ) -> tuple[list[tuple[Recording, list[int]]], list[Skipped], list[str]]:
     """(recording and its frame numbers, what is left out, notes) by the stride or by a stored list."""
-    chosen: list[tuple[Recording, list[int]]] = []
+    kept: list[tuple[Recording, list[int]]] = []
     skipped: list[Skipped] = []
     lost = 0
     for recording in recordings:
@@ -88,9 +88,9 @@ def choose(
         if len(tracked) < MIN_FRAMES:
             skipped.append(Skipped(recording.scene, recording.name, "too few frames"))
         else:
-            chosen.append((recording, tracked))
+            kept.append((recording, tracked))
     notes = [f"{lost} frames without a finite pose are left out"] if lost else []
-    return chosen, skipped, notes
+    return kept, skipped, notes
 
 
 def build(

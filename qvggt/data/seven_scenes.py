@@ -36,9 +36,9 @@ def read_seven_scenes(question: Question, frame_list: FrameList | None = None) -
                 recordings.append(_recording(folder / name, stride))
             else:
                 skipped.append(Skipped(folder.name, name, "folder missing"))
-    chosen, left_out, notes = rooms.choose(question, recordings, frame_list)
+    kept, left_out, notes = rooms.choose(question, recordings, frame_list)
     sequences, used = [], {"proj": 0, "raw": 0}
-    for recording, numbers in chosen:
+    for recording, numbers in kept:
         folder = Path(question.root, recording.scene, recording.name)
         kind = _depth_kind(question, folder, numbers)
         used[kind] += 1

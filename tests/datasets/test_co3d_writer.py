@@ -128,8 +128,6 @@ def test_failure_leaves_no_partial_sequence(tmp_path, monkeypatch):
     [
         {"config": SceneConfig(height=28, width=42, frames=5)},
         {"test": range(100, 103)},
-        {"quality": 90},
-        {"samples": 4},
     ],
 )
 def test_other_parameters_are_refused(written, options):
@@ -165,7 +163,6 @@ def test_annotations_of_other_scenes_are_never_overwritten(written, tmp_path):
         ({"train": range(0, 4, 2)}, "step 1"),
         ({"category": "../x"}, "category"),
         ({"category": ""}, "category"),
-        ({"quality": 0}, "quality"),
     ],
 )
 def test_bad_parameters(tmp_path, options, word):

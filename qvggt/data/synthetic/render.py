@@ -20,7 +20,6 @@ Array = NDArray[Any]
 _DOME, _GROUND, _FIRST_OBJECT = 0, 1, 2
 _LIFT = np.float32(1e-3)  # shadow rays start this far off the surface, in scene units
 _MIN_T = np.float32(1e-4)
-_SUBPIXELS = ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25))
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,8 @@ def intrinsics_of(scene: Scene, config: SceneConfig) -> Array:
     return np.array([[focal, 0, config.width / 2], [0, focal, config.height / 2], [0, 0, 1]])
 
 
-def render(scene: Scene, config: SceneConfig, stride_depth: int = 1, samples: int = 1) -> Views:
-    """Render every camera of `scene` at `config.height` x `config.width`.
-
-    stride_depth: keep depth at pixels [::stride, ::stride]. samples: 1, or 4 to average the colour of four sub-pixels
-    (depth always comes from the pixel's own ray).
-    """
-    if samples not in (1, 4):
-        raise QvggtError(f"render samples: expected 1 or 4, got {samples}")
+def render(scene: Scene, config: SceneConfig, stride_depth: int = 1) -> Views:
+    """Render every camera of `scene` at `config.height` x `config.width`; depth at pixels [::stride, ::stride]."""
     if stride_depth < 1:
         raise QvggtError(f"render stride_depth: expected >= 1, got {stride_depth}")
     height, width, frames = config.height, config.width, len(scene.extrinsics)
@@ -73,13 +66,7 @@ def render(scene: Scene, config: SceneConfig, stride_depth: int = 1, samples: in
         rays = _rays(camera, extrinsic, height, width)
         distance, surface = _cast(geometry, scene.dome_radius, eye, rays)
         depth[f] = distance.reshape(height, width)[::stride_depth, ::stride_depth]
-        if samples == 1:
-            colour = _shade(scene, geometry, eye, rays, distance, surface)
-        else:
-            colour = np.zeros((height * width, 3), np.float32)
-            for offset in _SUBPIXELS:
-                rays = _rays(camera, extrinsic, height, width, offset)
-                colour += _shade(scene, geometry, eye, rays, *_cast(geometry, scene.dome_radius, eye, rays)) / samples
+        colour = _shade(scene, geometry, eye, rays, distance, surface)
         images[f] = np.rint(255 * colour).astype(np.uint8).reshape(height, width, 3)
     half_fov = np.arctan(np.array([height / 2, width / 2]) / camera[0, 0])
     return Views(
@@ -105,10 +92,10 @@ def _geometry(scene: Scene) -> _Geometry:
     )
 
 
-def _rays(camera: Array, extrinsic: Array, height: int, width: int, offset: tuple[float, float] = (0.0, 0.0)) -> Array:
+def _rays(camera: Array, extrinsic: Array, height: int, width: int) -> Array:
     """World directions float32 [3, H*W] whose camera z component is 1, so that ray length = z-depth."""
-    u = (np.arange(width) + offset[0] - camera[0, 2]) / camera[0, 0]
-    v = (np.arange(height) + offset[1] - camera[1, 2]) / camera[1, 1]
+    u = (np.arange(width) - camera[0, 2]) / camera[0, 0]
+    v = (np.arange(height) - camera[1, 2]) / camera[1, 1]
     rotation = extrinsic[:, :3]
     grid = (
         rotation[0][:, None, None] * u[None, None, :]

@@ -220,7 +220,7 @@ def _sample_objects(config: SceneConfig, rng: np.random.Generator) -> tuple[Arra
 def _sample_texture(
     ranges: TextureRanges, rng: np.random.Generator, planar: bool = False, pattern: Pattern | None = None
 ) -> Texture:
-    chosen = PATTERNS[int(rng.integers(len(PATTERNS)))]
+    drawn = PATTERNS[int(rng.integers(len(PATTERNS)))]
     waves = rng.standard_normal((3, 3))
     axes = rng.standard_normal((3, 3))
     if planar:  # a wave along z would be one flat colour on the ground
@@ -233,7 +233,7 @@ def _sample_texture(
     if planar:
         phases[5] = 0.25  # sin = 1: the third axis of a checkerboard must not switch on the plane
     return Texture(
-        pattern=pattern or chosen,
+        pattern=pattern or drawn,
         colours=np.stack([_sample_colour(rng), _sample_colour(rng)]).astype(np.float32),
         directions=np.concatenate([waves, axes]).astype(np.float32),
         phases=phases.astype(np.float32),

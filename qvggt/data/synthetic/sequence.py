@@ -9,6 +9,8 @@ from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.files import atomic_directory
 
+QUALITY = 95  # of the JPEG files
+
 
 def sequence_name(seed: int) -> str:
     """Folder name of the scene of `seed`; zero-padded so that names sort by seed."""
@@ -25,17 +27,17 @@ def depth_name(frame: int) -> str:
     return f"{image_name(frame)}.geometric.png"
 
 
-def write_sequence(category_dir: Path, config: SceneConfig, seed: int, samples: int, quality: int) -> int:
+def write_sequence(category_dir: Path, config: SceneConfig, seed: int) -> int:
     """Render `seed` into category_dir/<sequence>/{images,depths}; the folder appears complete or not at all."""
     from PIL import Image
 
     with atomic_directory(category_dir / sequence_name(seed)) as temporary:
         (temporary / "images").mkdir()
         (temporary / "depths").mkdir()
-        views = render(sample_scene(config, seed), config, samples=samples)
+        views = render(sample_scene(config, seed), config)
         for frame, (image, depth) in enumerate(zip(views.images, views.depth, strict=True)):
             # no chroma subsampling: at 70 px it would blur the colour edges that matching lives on
             target = temporary / "images" / image_name(frame)
-            Image.fromarray(image).save(target, format="JPEG", quality=quality, subsampling=0)
+            Image.fromarray(image).save(target, format="JPEG", quality=QUALITY, subsampling=0)
             write_depth(temporary / "depths" / depth_name(frame), depth)
     return seed

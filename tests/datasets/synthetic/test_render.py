@@ -154,16 +154,12 @@ def test_intrinsics_match_the_field_of_view(height, width):
     np.testing.assert_array_equal(camera, intrinsics_of(scene, config))
 
 
-def test_stride_and_samples():
+def test_stride():
     scene = sample_scene(SMALL, 4)
-    full, strided, smooth = (render(scene, SMALL, *options) for options in ((1, 1), (2, 1), (1, 4)))
+    full, strided = (render(scene, SMALL, stride) for stride in (1, 2))
     np.testing.assert_array_equal(strided.depth, full.depth[:, ::2, ::2])
-    np.testing.assert_array_equal(smooth.depth, full.depth)
-    difference = np.abs(smooth.images.astype(int) - full.images).mean()
-    assert 0.1 < difference < 30
-    for options in ((1, 2), (0, 1)):
-        with pytest.raises(QvggtError, match="render"):
-            render(scene, SMALL, *options)
+    with pytest.raises(QvggtError, match="render"):
+        render(scene, SMALL, 0)
 
 
 @pytest.mark.parametrize(

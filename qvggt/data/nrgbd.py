@@ -20,7 +20,7 @@ from qvggt.errors import QvggtError
 
 POSES = "poses.txt"
 NAME = "all"  # a scene is one sequence
-FOCAL, CENTRE = 554.2562584220408, (320.0, 240.0)  # pixels
+FOCAL = 554.2562584220408  # pixels
 OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
@@ -28,12 +28,7 @@ def read_nrgbd(question: Question, frame_list: FrameList | None = None) -> Seque
     """One sequence per scene. QvggtError for a layout, pose or list that does not fit, or nothing left."""
     question, stride = rooms.settled(question, "nrgbd")
     recordings = [_recording(folder, stride) for folder in rooms.scene_folders(question, POSES)]
-    kept, skipped, notes = rooms.choose(question, recordings, frame_list)
-    sequences = []
-    for recording, numbers in kept:
-        depths = [Path(question.root, recording.scene, "depth", f"depth{number}.png") for number in numbers]
-        sequences.append(rooms.build(recording, numbers, FOCAL, CENTRE, depths))
-    return rooms.finish(question, sequences, skipped, notes)
+    return rooms.answer(question, recordings, frame_list, FOCAL)
 
 
 def _recording(folder: Path, stride: int) -> rooms.Recording:
@@ -57,4 +52,5 @@ def _recording(folder: Path, stride: int) -> rooms.Recording:
         stride=max(1, min(stride, len(numbers) // 2)),  # two frames at least
         image=lambda number: folder / "images" / f"img{number}.png",
         pose=pose,
+        depths=lambda numbers: tuple(folder / "depth" / f"depth{number}.png" for number in numbers),
     )

@@ -6,7 +6,7 @@ not finite (tracking was lost) is left out after the stride and counted, never r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.data.sequence import SequenceSet, Skipped
 from qvggt.errors import QvggtError
 
+CENTRE = 320.0, 240.0  # pixels of 640x480 images
 MIN_FRAMES = 2  # a pose error needs a pair
 ORTHONORMAL = 1e-2  # largest |R^T R - 1| of a stored pose: text files round, 7-Scenes to about 1e-7
 
@@ -36,7 +37,7 @@ def settled(question: Question, name: str) -> tuple[Question, int]:
 @dataclass(frozen=True)
 class Recording:
     """A sequence on disk before frames are chosen. numbers: of the frames, ascending; pose(number) -> world-from-camera
-    [4, 4] or None where it was lost; stride: between chosen frames."""
+    [4, 4] or None where it was lost; depths(numbers) -> files; stride: between frames that are taken."""
 
     scene: str
     name: str
@@ -44,6 +45,7 @@ class Recording:
     stride: int
     image: Callable[[int], Path]
     pose: Callable[[int], NDArray[np.float64] | None]
+    depths: Callable[[Sequence[int]], tuple[Path, ...]]
 
     @property
     def key(self) -> str:
@@ -64,72 +66,62 @@ def scene_folders(question: Question, marker: str) -> list[Path]:
     return [root / scene for scene in question.categories or present]
 
 
-def choose(
-    question: Question, recordings: Sequence[Recording], frame_list: FrameList | None
-) -> tuple[list[tuple[Recording, list[int]]], list[Skipped], list[str]]:
-    """(recording and its frame numbers, what is left out, notes) by the stride or by a stored list."""
-    kept: list[tuple[Recording, list[int]]] = []
-    skipped: list[Skipped] = []
-    lost = 0
+def answer(
+    question: Question,
+    recordings: Sequence[Recording],
+    frame_list: FrameList | None,
+    focal: float,
+    missing: Sequence[Skipped] = (),
+) -> SequenceSet[EvalSequence]:
+    """Sequences of the recordings' frames, by the stride or by a stored list; focal: pixels; missing: no recordings.
+    QvggtError for a file that is not there, or when nothing is left."""
+    sequences: list[EvalSequence] = []
+    skipped, lost = [*missing], 0
     for recording in recordings:
         if frame_list is None:
             numbers = list(recording.numbers[:: recording.stride])[: question.frames]
         elif recording.key in frame_list.frames:
             numbers = list(frame_list.frames[recording.key])
-            if missing := sorted(set(numbers) - set(recording.numbers)):
+            if absent := sorted(set(numbers) - set(recording.numbers)):
                 raise QvggtError(
-                    f"frame list: {recording.key}: frame {missing[0]} is not on disk; restore it or draw a new list"
+                    f"frame list: {recording.key}: frame {absent[0]} is not on disk; restore it or draw a new list"
                 )
         else:
             skipped.append(Skipped(recording.scene, recording.name, "not in frame list"))
             continue
-        tracked = [number for number in numbers if recording.pose(number) is not None]
-        lost += len(numbers) - len(tracked)
-        if len(tracked) < MIN_FRAMES:
+        poses = {number: pose for number in numbers if (pose := recording.pose(number)) is not None}
+        lost += len(numbers) - len(poses)
+        if len(poses) < MIN_FRAMES:
             skipped.append(Skipped(recording.scene, recording.name, "too few frames"))
         else:
-            kept.append((recording, tracked))
-    notes = [f"{lost} frames without a finite pose are left out"] if lost else []
-    return kept, skipped, notes
-
-
-def build(
-    recording: Recording,
-    numbers: Sequence[int],
-    focal: float,
-    centre: tuple[float, float],
-    depth_paths: Sequence[Path],
-) -> EvalSequence:
-    """The sequence of the chosen frames; QvggtError for a missing image or depth file."""
-    images = tuple(recording.image(number) for number in numbers)
-    for path in (*images, *depth_paths):
-        if not path.is_file():
-            raise QvggtError(f"{path}: no such file, but {recording.key} has that frame; restore it")
-    poses = np.stack([_known(recording.pose(number)) for number in numbers])
-    matrix = np.array([[focal, 0, centre[0]], [0, focal, centre[1]], [0, 0, 1]])
-    return EvalSequence(
-        category=recording.scene,
-        name=recording.name,
-        image_paths=images,
-        extrinsics=np.asarray(np.linalg.inv(poses)[:, :3], np.float64),
-        intrinsics=np.repeat(matrix[None], len(numbers), axis=0),
-        depth_paths=tuple(depth_paths),
-        frame_indices=tuple(numbers),
-        depth_reader=read_millimetres,
-    )
-
-
-def finish(
-    question: Question, sequences: Sequence[EvalSequence], skipped: Sequence[Skipped], notes: Sequence[str]
-) -> SequenceSet[EvalSequence]:
-    """The set; QvggtError when it is empty."""
+            sequences.append(_sequence(recording, poses, focal))
+    notes = (f"{lost} frames without a finite pose are left out",) if lost else ()
     facts = question.facts("root", "stride", "frames", "max_sequences", "depth")
-    config = {"scenes": list(question.categories), **facts}
-    result = SequenceSet(tuple(sequences), tuple(skipped), config, tuple(notes))
+    result = SequenceSet(tuple(sequences), tuple(skipped), {"scenes": list(question.categories), **facts}, notes)
     if not sequences:
         counts = ", ".join(f"{count} {reason}" for reason, count in result.skip_counts().items()) or "none there"
         raise QvggtError(f"{question.root}: no usable sequence ({counts}); check the root, the scenes and the stride")
     return result
+
+
+def _sequence(recording: Recording, poses: Mapping[int, NDArray[np.float64]], focal: float) -> EvalSequence:
+    """Of the frames in `poses`; QvggtError for a missing image or depth file."""
+    numbers = tuple(poses)
+    images, depths = tuple(map(recording.image, numbers)), recording.depths(numbers)
+    for path in (*images, *depths):
+        if not path.is_file():
+            raise QvggtError(f"{path}: no such file, but {recording.key} has that frame; restore it")
+    matrix = np.array([[focal, 0, CENTRE[0]], [0, focal, CENTRE[1]], [0, 0, 1]])
+    return EvalSequence(
+        category=recording.scene,
+        name=recording.name,
+        image_paths=images,
+        frame_indices=numbers,
+        extrinsics=np.asarray(np.linalg.inv(np.stack([*poses.values()]))[:, :3], np.float64),
+        intrinsics=np.repeat(matrix[None], len(numbers), axis=0),
+        depth_paths=depths,
+        depth_reader=read_millimetres,
+    )
 
 
 def parse_numbers(path: Path) -> NDArray[np.float64]:
@@ -154,11 +146,6 @@ def checked_pose(matrix: NDArray[np.float64], place: str) -> NDArray[np.float64]
     if error > ORTHONORMAL or np.linalg.det(rotation) < 0 or not np.allclose(matrix[3], [0, 0, 0, 1]):
         raise QvggtError(f"{place}: expected a rigid 4x4 world-from-camera pose, got a matrix off by {error:.2g}")
     return matrix
-
-
-def _known(pose: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    assert pose is not None
-    return pose
 
 
 def frame_numbers(folder: Path, prefix: str, suffix: str) -> tuple[int, ...]:

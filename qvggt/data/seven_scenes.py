@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from qvggt.data.sequence import SequenceSet, Skipped
 from qvggt.errors import QvggtError
 
 SPLIT = "TestSplit.txt"
-FOCAL, CENTRE = 525.0, (320.0, 240.0)  # pixels
+FOCAL = 525.0  # pixels
 SUFFIX = {"proj": "depth.proj.png", "raw": "depth.png"}
 
 
@@ -33,25 +34,20 @@ def read_seven_scenes(question: Question, frame_list: FrameList | None = None) -
     for folder in rooms.scene_folders(question, SPLIT):
         for name in split_sequences(folder / SPLIT)[: question.max_sequences]:
             if (folder / name).is_dir():
-                recordings.append(_recording(folder / name, stride))
+                recordings.append(_recording(folder / name, stride, question.depth))
             else:
                 skipped.append(Skipped(folder.name, name, "folder missing"))
-    kept, left_out, notes = rooms.choose(question, recordings, frame_list)
-    sequences, used = [], {"proj": 0, "raw": 0}
-    for recording, numbers in kept:
-        folder = Path(question.root, recording.scene, recording.name)
-        kind = _depth_kind(question, folder, numbers)
-        used[kind] += 1
-        depths = [_file(folder, number, SUFFIX[kind]) for number in numbers]
-        sequences.append(rooms.build(recording, numbers, FOCAL, CENTRE, depths))
-    if used["proj"]:
-        notes.append(f"7-Scenes depth: depth.proj.png (registered to colour) for {used['proj']} sequences")
-    if used["raw"]:
+    result = rooms.answer(question, recordings, frame_list, FOCAL, skipped)
+    proj = sum(str(s.depth_paths[0]).endswith(SUFFIX["proj"]) for s in result)
+    raw, notes = len(result) - proj, [*result.notes]
+    if proj:
+        notes.append(f"7-Scenes depth: depth.proj.png (registered to colour) for {proj} sequences")
+    if raw:
         notes.append(
-            f"7-Scenes depth: raw depth.png (not registered to colour) for {used['raw']} sequences: not comparable "
+            f"7-Scenes depth: raw depth.png (not registered to colour) for {raw} sequences: not comparable "
             "with numbers from depth.proj.png"
         )
-    return rooms.finish(question, sequences, [*skipped, *left_out], notes)
+    return replace(result, notes=tuple(notes))
 
 
 def split_sequences(path: Path) -> list[str]:
@@ -69,7 +65,7 @@ def split_sequences(path: Path) -> list[str]:
     return names
 
 
-def _recording(folder: Path, stride: int) -> rooms.Recording:
+def _recording(folder: Path, stride: int, depth: str) -> rooms.Recording:
     @functools.cache
     def pose(number: int) -> NDArray[np.float64] | None:
         path = _file(folder, number, "pose.txt")
@@ -78,6 +74,11 @@ def _recording(folder: Path, stride: int) -> rooms.Recording:
             raise QvggtError(f"{path}: expected a 4x4 matrix, got {len(matrix)} lines; restore the file")
         return rooms.checked_pose(matrix, str(path))
 
+    def depths(numbers: Sequence[int]) -> tuple[Path, ...]:
+        """Of one kind for a whole sequence, so that its maps never mix."""
+        maps = {kind: tuple(_file(folder, number, suffix) for number in numbers) for kind, suffix in SUFFIX.items()}
+        return maps[depth] if depth != "auto" else maps["proj" if all(p.is_file() for p in maps["proj"]) else "raw"]
+
     return rooms.Recording(
         scene=folder.parent.name,
         name=folder.name,
@@ -85,14 +86,8 @@ def _recording(folder: Path, stride: int) -> rooms.Recording:
         stride=stride,
         image=lambda number: _file(folder, number, "color.png"),
         pose=pose,
+        depths=depths,
     )
-
-
-def _depth_kind(question: Question, folder: Path, numbers: Sequence[int]) -> str:
-    """One kind for a whole sequence, so that its maps never mix."""
-    if question.depth != "auto":
-        return question.depth
-    return "proj" if all(_file(folder, number, SUFFIX["proj"]).is_file() for number in numbers) else "raw"
 
 
 def _file(folder: Path, number: int, suffix: str) -> Path:

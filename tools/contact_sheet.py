@@ -144,12 +144,20 @@ def draw(sheet: Sheet) -> Figure:
     largest = shared_range(differences)[1]
     titles = ("input", *sheet.columns, "relative difference")
     for index, (row, difference) in enumerate(zip(sheet.rows, differences, strict=True)):
-        axes = [_panel(figure, places, box) for box in places.panels[index]]
+        axes = [_axes(figure, places, box) for box in places.panels[index]]
+        for axis in axes:
+            axis.set(xticks=[], yticks=[])
         axes[0].imshow(np.clip(row.image, 0, 1), interpolation="nearest")
         axes[0].set_ylabel(row.label, fontsize=8, rotation=0, ha="right", va="center", labelpad=6)
         low, high = shared_range(row.depths)
         for axis, depth in zip(axes[1:-1], row.depths, strict=True):
-            shown = axis.imshow(_finite(depth), cmap=depth_colours, vmin=low, vmax=high, interpolation="nearest")
+            shown = axis.imshow(
+                np.where(np.isfinite(depth), depth, np.nan),
+                cmap=depth_colours,
+                vmin=low,
+                vmax=high,
+                interpolation="nearest",
+            )
         _bar(figure, places, places.depth_bars[index], shown, "depth" if index == 0 else "")
         shown = axes[-1].imshow(difference, cmap=difference_colours, vmin=0, vmax=largest, interpolation="nearest")
         axes[-1].text(0.97, 0.04, _mean(difference), transform=axes[-1].transAxes, **TAG)
@@ -162,23 +170,10 @@ def draw(sheet: Sheet) -> Figure:
     return figure
 
 
-def _panel(figure: Figure, places: Layout, box: Box) -> Axes:
-    axis = _axes(figure, places, box)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    return axis
-
-
 def _axes(figure: Figure, places: Layout, box: Box) -> Axes:
     x, y, width, height = box
-    return figure.add_axes(
-        (
-            x / places.width,
-            1 - (y + height) / places.height,
-            width / places.width,
-            height / places.height,
-        )
-    )
+    down = 1 - (y + height) / places.height
+    return figure.add_axes((x / places.width, down, width / places.width, height / places.height))
 
 
 def _bar(figure: Figure, places: Layout, box: Box, shown: Any, title: str, open_end: bool = False) -> None:
@@ -187,10 +182,6 @@ def _bar(figure: Figure, places: Layout, box: Box, shown: Any, title: str, open_
     bar.ax.tick_params(labelsize=7, length=2, pad=2)
     bar.outline.set_linewidth(0.5)  # type: ignore[operator]
     axis.set_title(title, fontsize=7, pad=5)
-
-
-def _finite(depth: Array) -> Array:
-    return np.where(np.isfinite(depth), depth, np.nan)
 
 
 def _mean(difference: Array) -> str:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from torch import Tensor
 
 from qvggt.data.image_set import ImageSet
-from qvggt.data.images import load_images_exact
 from qvggt.data.reading import read_pool
 from qvggt.data.registry import Question
 from qvggt.data.sequence import Frames, first_sequences
@@ -96,10 +94,9 @@ def select_images(
     kept = PoolStore(store, {**job, "pool": listing, "deep_rounds": config.deep_rounds})
     if kept.records:
         typer.echo(f"going on after {len(kept.records)} measured sequences ({store})")
-    left = tuple(s for s in pool.sequences if s.key not in kept.records)
-    measured: list[Record] = measure_pool(
-        model, _keyed(replace(pool, sequences=left)), config.deep_rounds, total=len(left), keep=kept.add
-    )
+    left = replace(pool, sequences=tuple(s for s in pool.sequences if s.key not in kept.records))
+    keyed = ((sequence.key, sequence.category, batch) for sequence, batch in zip(left.sequences, left, strict=True))
+    measured: list[Record] = measure_pool(model, keyed, config.deep_rounds, total=len(left), keep=kept.add)
     selection = select_records([*kept.records.values()] if kept.records else measured, config)
     keys = set(selection.chosen)
     return replace(pool, sequences=tuple(s for s in pool.sequences if s.key in keys)), selection
@@ -115,8 +112,3 @@ def print_selection(selection: Selection, wanted: int) -> None:
         typer.echo(f"  {entry.key}: {entry.reason}")
     if len(rejected) > 5:
         typer.echo(f"  and {len(rejected) - 5} more, see {SELECTION}")
-
-
-def _keyed(pool: ImageSet[Frames]) -> Iterator[tuple[str, str, Tensor]]:
-    for sequence in pool.sequences:
-        yield sequence.key, sequence.category, load_images_exact(sequence.image_paths, pool.height, pool.width)[0]

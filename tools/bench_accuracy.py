@@ -41,12 +41,6 @@ from qvggt.quant import parse_scheme
 HELD_OUT_SEED, CALIBRATION_SEED = 10_000_000, 50_000_000
 FRAMES, BATCH = 4, 16
 SCHEMES = "w8a8-dynamic,w8a8-static,w4a8-dynamic,w4a8-static,w4a4-dynamic,w4a4-static,w4a16-dynamic"
-BALANCED: dict[str, Any] = {
-    "basis": "principal",
-    "online": "all",
-    "scale_init": "balanced",
-    "value_basis": "balanced",
-}
 Predictions = dict[str, Tensor]
 
 
@@ -216,7 +210,6 @@ def ablations() -> list[Recipe]:
         ours.replace(name="ours with nearest rounding", rounding="rtn"),
         ours.replace(name="ours on float inputs", propagation="float"),
         ours.replace(name="ours, all tokens alike", special_weight=0.0),
-        ours.replace(name="ours, balanced basis, all online", learn=False, **BALANCED),
     ]
 
 

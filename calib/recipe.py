@@ -23,8 +23,8 @@ class Recipe:
 
     rotation: "folded" = residual rotation folded into the weights (DESIGN 3.1, no run-time cost); "linear" = a private
     online Hadamard before every linear (the published method). value_rotation: per-head, folded (3.2); value_basis:
-    Hadamard or the balanced one (calib.balance). online: a Kronecker Hadamard at run time before fc2 (3.4). center: take
-    the mean of each type of token off the inputs of linears with quantized activations.
+    Hadamard or the balanced one (calib.balance). online: a Kronecker Hadamard at run time before fc2 (3.4). center:
+    take the mean of each type of token off the inputs of linears with quantized activations.
     smooth: per-channel scales (3.3), `alpha` their exponent; scale_init "rotated" takes rotated weights, "released"
     the unrotated ones as the released code does. learn: block-wise
     learning of scales and clips for `epochs` passes (AdamW, rates `scale_rate` and `clip_rate`; with `weight_rate` the

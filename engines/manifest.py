@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from qvggt.engines.build_config import BACKENDS
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, file_sha256, reason
 from qvggt.mapping import Check, Count, Sha256, from_mapping
@@ -20,7 +21,6 @@ from qvggt.mapping import Check, Count, Sha256, from_mapping
 VERSION = 1
 SUFFIX = ".manifest.json"
 LARGEST = 16 << 20  # bytes: a manifest is a few kB
-BACKENDS = ("rtx", "tensorrt", "trtexec")
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 

@@ -75,16 +75,8 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes."""
-
-    peak_rss: Count | None = None
-    device: Count | None = None
-
-
-@dataclass(frozen=True)
 class Candidate:
-    """None: not measured."""
+    """None: not measured. memory: "peak_rss" and "device", bytes."""
 
     label: str
     kind: str | None = None
@@ -93,24 +85,19 @@ class Candidate:
     sha256: str | None = None
     bytes: Count | None = None
     latency: Latency | None = None
-    memory: Memory | None = None
+    memory: Mapping[str, Count | None] | None = None
     summary: Mapping[str, Figure] = field(default_factory=dict)
     categories: Mapping[str, Category] = field(default_factory=dict)
     layers: Layers | None = None
 
 
 @dataclass(frozen=True)
-class OutputNoise:
-    sqnr_db: float | None = None
-    max_error: float | None = None
-    p99: float | None = None
-
-
-@dataclass(frozen=True)
 class Parity:
+    """outputs: name -> "sqnr_db", "max_error", "p99"."""
+
     reference: str
     candidate: str
-    outputs: Mapping[str, OutputNoise] = field(default_factory=dict)
+    outputs: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,8 @@ def read_records(path: str | Path) -> RecordFile:
         except (KeyError, TypeError, ValueError, QvggtError) as error:
             problem = error if isinstance(error, QvggtError) else f"{type(error).__name__} {error}"
             raise QvggtError(
-                f"{path}: line {number}: expected the record of a sequence, got {problem}; delete the file and run again"
+                f"{path}: line {number}: expected the record of a sequence, got {problem}; "
+                "delete the file and run again"
             ) from error
         rows[key] = row
     return RecordFile(path, header, rows)

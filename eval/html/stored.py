@@ -92,14 +92,10 @@ def _view(path: Path, arrays: Mapping[str, Array], name: str, maps: tuple[int, i
 
 def _array(path: Path, arrays: Mapping[str, Array], name: str, kinds: str, shape: tuple[int | None, ...]) -> Array:
     array = arrays.get(name)
-    fits = (
-        array is not None
-        and array.dtype.kind in kinds
-        and len(array.shape) == len(shape)
-        and all(wanted in (None, got) for wanted, got in zip(shape, array.shape, strict=True))
-    )
-    if not fits or array is None:
-        got = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
-        wanted = ", ".join("any" if n is None else str(n) for n in shape)
-        raise QvggtError(f"{path}: {name}: expected [{wanted}], got {got}; run qvggt-eval --store again")
-    return array
+    if array is not None and array.dtype.kind in kinds and array.ndim == len(shape):
+        array_fits = all(wanted in (None, got) for wanted, got in zip(shape, array.shape, strict=True))
+        if array_fits:
+            return array
+    got = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+    wanted = ", ".join("any" if n is None else str(n) for n in shape)
+    raise QvggtError(f"{path}: {name}: expected [{wanted}], got {got}; run qvggt-eval --store again")

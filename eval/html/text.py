@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+HERE = "qvggt.eval.html"
 NOT_MEASURED = "not measured"
 LONGEST = 160  # characters of a name
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#17becf", "#8c564b", "#e377c2", "#bcbd22", "#4d4d4d")
@@ -57,13 +59,13 @@ def colour(index: int | None) -> str:
     return TRUTH if index is None else COLOURS[index % len(COLOURS)]
 
 
-def asset(name: str) -> str:
-    """The text of a file beside this one."""
-    return files("qvggt.eval.html").joinpath(name).read_text(encoding="utf-8")
+def asset(name: str, package: str = HERE) -> str:
+    """The text of a file of this package, or of another."""
+    return files(package).joinpath(name).read_text(encoding="utf-8")
 
 
-def environment() -> Environment:
-    """Where the templates live: all that they print is cleaned (`plain`) and escaped, a name they do not know fails."""
+def environment(package: str = HERE) -> Environment:
+    """Of a package's templates: all they print is cleaned (`plain`) and escaped, a name they do not know fails."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup, escape
 
@@ -73,7 +75,7 @@ def environment() -> Environment:
     made = Environment(
         autoescape=True,
         finalize=clean,
-        loader=FunctionLoader(asset),
+        loader=FunctionLoader(partial(asset, package=package)),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

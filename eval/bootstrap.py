@@ -42,8 +42,8 @@ class Bootstrap:
         while remaining > 0:
             size = min(remaining, max(1, CHUNK // count))
             counts = rng.multinomial(count, np.full(count, 1 / count), size).astype(np.float64)
-            found = column.resampled(counts)
-            figures.append(found if base is None else found - base.resampled(counts))
+            drawn = column.resampled(counts)
+            figures.append(drawn if base is None else drawn - base.resampled(counts))
             remaining -= size
         tail = (1 - self.level) / 2
         low, high = np.quantile(np.concatenate(figures), [tail, 1 - tail])

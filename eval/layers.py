@@ -41,13 +41,13 @@ def _table(path: Path, rows: Any) -> dict[str, Any] | None:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and "path" in row for row in rows):
         return None
     for name, measure in MEASURES.items():
-        found = [
+        layers = [
             {"path": str(row["path"]), "sqnr_db": _decibel(name, row[name])}
             for row in rows
             if isinstance(row.get(name), int | float)
         ]
-        if found:
-            return {"source": str(path), "measure": measure, "rows": found}
+        if layers:
+            return {"source": str(path), "measure": measure, "rows": layers}
     return None
 
 

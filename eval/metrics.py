@@ -116,7 +116,7 @@ def _pose_metrics() -> list[Metric]:
 
 
 def _point_metrics(source: str, words: str) -> list[Metric]:
-    found = []
+    metrics = []
     for suffix, which in (("", ""), ("_median", " median")):
         for name, title, unit, better in (
             ("acc", "Acc", "unit of the truth (m)", "lower"),
@@ -125,8 +125,8 @@ def _point_metrics(source: str, words: str) -> list[Metric]:
         ):
             value = partial(_points, source, name + suffix)
             metric_name, metric_title = f"{source}_{name}{suffix}", f"{title}{which} ({words})"
-            found.append(Metric(metric_name, metric_title, unit, better, 4, value, _one, "sequences"))  # type: ignore[arg-type]
-    return found
+            metrics.append(Metric(metric_name, metric_title, unit, better, 4, value, _one, "sequences"))  # type: ignore[arg-type]
+    return metrics
 
 
 METRICS: tuple[Metric, ...] = (

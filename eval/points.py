@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from qvggt.engines.runner import Predictions
 from qvggt.errors import QvggtError
-from qvggt.eval.alignment import Points, align, fit_similarity
+from qvggt.eval.alignment import Points, align
 from qvggt.eval.clouds import BACKENDS, MIN_POINTS, Backend, CloudDistances, distances, register
+from qvggt.eval.similarity import fit_similarity
 from qvggt.geometry import decode_pose, invert_extrinsics, to_homogeneous, unproject
 
 PointSource = Literal["head", "unproj"]
@@ -87,14 +88,14 @@ def point_errors(
     scale = aligned.scale
     if config.sim3 and (both := true_finite & seen_finite).sum() >= MIN_POINTS:
         similarity = fit_similarity(seen[both], true[both])
-        seen, scale = similarity(seen), scale * similarity.scale
+        seen, scale = similarity.points(seen), scale * similarity.scale
     true, seen = true[true_finite], seen[seen_finite]
     true, seen = _subsample(true, config, f"{key}/truth"), _subsample(seen, config, f"{key}/predicted")
     if min(len(true), len(seen)) < MIN_POINTS:
         nothing = CloudDistances(*[math.nan] * len(fields(CloudDistances)))
         return PointErrors(**vars(nothing), scale=scale, predicted=len(seen), truth=len(true))
-    found = distances(register(seen, true, config.icp, config.backend), true, config.backend)
-    return PointErrors(**vars(found), scale=scale, predicted=len(seen), truth=len(true))
+    errors = distances(register(seen, true, config.icp, config.backend), true, config.backend)
+    return PointErrors(**vars(errors), scale=scale, predicted=len(seen), truth=len(true))
 
 
 def true_points(depth: NDArray[np.floating], extrinsics: Points, intrinsics: Points) -> Points:
@@ -112,14 +113,14 @@ def true_points(depth: NDArray[np.floating], extrinsics: Points, intrinsics: Poi
 def predicted_points(predictions: Predictions, height: int, width: int) -> dict[PointSource, NDArray[np.floating]]:
     """Point maps [S, H, W, 3] by source: "head", the point head as it is; "unproj", depth unprojected with the
     predicted cameras into the frame of the first one. Without the ones whose outputs are missing."""
-    found: dict[PointSource, NDArray[np.floating]] = {}
+    maps: dict[PointSource, NDArray[np.floating]] = {}
     if predictions.world_points is not None:
-        found["head"] = predictions.world_points
+        maps["head"] = predictions.world_points
     if predictions.depth is not None:
         extrinsics, intrinsics = decode_pose(torch.from_numpy(predictions.pose_enc).double(), height, width)
         depth = torch.from_numpy(predictions.depth).double()
-        found["unproj"] = unproject(depth, in_first_camera(extrinsics), intrinsics).numpy()
-    return found
+        maps["unproj"] = unproject(depth, in_first_camera(extrinsics), intrinsics).numpy()
+    return maps
 
 
 def in_first_camera(extrinsics: torch.Tensor) -> torch.Tensor:

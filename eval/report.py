@@ -79,7 +79,7 @@ def write_report(path: str | Path, report: Mapping[str, Any]) -> None:
     """Write strict JSON atomically; QvggtError when the place refuses it."""
     with atomic_write(path) as temporary:
         text = json.dumps(jsonable(report), indent=1, allow_nan=False)
-        text = _FLAT_LIST.sub(lambda found: f"[{_BREAK.sub(' ', found[1])}]", text)  # thousands of numbers: one line
+        text = _FLAT_LIST.sub(lambda match: f"[{_BREAK.sub(' ', match[1])}]", text)  # thousands of numbers: one line
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -104,7 +104,7 @@ def summary(
     result: CandidateResult, first: Mapping[str, Column | None] | None, bootstrap: Bootstrap
 ) -> dict[str, dict[str, Any]]:
     """Metric -> value, interval, delta, delta_interval; `first`: columns of the baseline, None for itself."""
-    found = {}
+    figures = {}
     for metric in METRICS:
         own = column(metric, result.records)
         if own is None:
@@ -115,8 +115,8 @@ def summary(
             entry |= {"delta": None, "delta_interval": None}
         else:
             entry |= {"delta": own.figure() - base.figure(), "delta_interval": bootstrap.paired(base, own)}
-        found[metric.name] = entry
-    return found
+        figures[metric.name] = entry
+    return figures
 
 
 def _figures(result: CandidateResult) -> dict[str, Any]:

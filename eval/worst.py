@@ -126,14 +126,14 @@ def _cloud(
     confidence: NDArray[np.float32] | None,
 ) -> Arrays:
     """At most POINTS of the masked pixels, evenly spaced in reading order."""
-    chosen = np.flatnonzero(mask)
-    chosen = chosen[:: max(1, -(-len(chosen) // POINTS))]
+    pixels = np.flatnonzero(mask)
+    pixels = pixels[:: max(1, -(-len(pixels) // POINTS))]
     arrays: Arrays = {
-        f"{name}_points": points.reshape(-1, 3)[chosen].astype(np.float32),
-        f"{name}_colors": colours.reshape(-1, 3)[chosen],
+        f"{name}_points": points.reshape(-1, 3)[pixels].astype(np.float32),
+        f"{name}_colors": colours.reshape(-1, 3)[pixels],
     }
     if confidence is not None:
-        arrays[f"{name}_confidence"] = confidence.reshape(-1)[chosen]
+        arrays[f"{name}_confidence"] = confidence.reshape(-1)[pixels]
     return arrays
 
 

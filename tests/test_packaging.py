@@ -53,7 +53,8 @@ PACKAGES = {  # of others; where it is not here, a room may import what the proj
     "hub": {"torch", "huggingface_hub"},
 }
 RUNTIMES = {"onnx", "onnxruntime", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}
-OPTIONAL = {"matplotlib", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx", "trimesh", "pycolmap", "av", "gradio"}
+OPTIONAL = {"matplotlib", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx", "trimesh", "pycolmap", "av"}
+OPTIONAL |= {"gradio", "jinja2"}
 COMMAND_LINE = {"typer", "click"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
@@ -256,4 +257,7 @@ def test_wheel_holds_one_package_with_its_data(tmp_path: Path) -> None:
         assert f"{package.replace('.', '/')}/__init__.py" in names
     assert "qvggt/py.typed" in names
     assert "qvggt/weights/tiny/model.safetensors" in names
+    for folder in ("html", "demo"):  # templates, style and script of the pages
+        data = {path.name for path in (ROOT / "eval" / folder).iterdir() if path.suffix in (".jinja", ".css", ".js")}
+        assert {f"qvggt/eval/{folder}/{name}" for name in data} <= names
     assert {Path(name).name for name in names if ".dist-info/" in name} >= {"LICENSE", "NOTICE", "entry_points.txt"}

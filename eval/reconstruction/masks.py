@@ -58,9 +58,9 @@ def sky(image: Array) -> Array:
     if count == 0:
         return np.zeros(image.shape[:2], bool)
     sizes = np.bincount(labels.reshape(-1))
-    chosen = [label for label in np.unique(labels[0]) if label and sizes[label] >= SKY_AREA * candidate.size]
+    sky = [label for label in np.unique(labels[0]) if label and sizes[label] >= SKY_AREA * candidate.size]
     # a pixel more: the rim mixes sky and object, and its depth is of neither
-    return np.asarray(ndimage.binary_dilation(np.isin(labels, chosen)))
+    return np.asarray(ndimage.binary_dilation(np.isin(labels, sky)))
 
 
 def read_masks(folder: Path, names: Sequence[str], resizes: Sequence[Resize], size: tuple[int, int]) -> Array:
@@ -71,13 +71,13 @@ def read_masks(folder: Path, names: Sequence[str], resizes: Sequence[Resize], si
     """
     height, width = size
     kept = np.ones((len(names), height, width), bool)
-    found = 0
+    files = 0
     for slot, name, resize in zip(kept, names, resizes, strict=True):
         path = next((p for p in (folder / f"{name}.png", folder / f"{Path(name).stem}.png") if p.is_file()), None)
         if path is not None:
-            found += 1
+            files += 1
             slot[:] = resize_depth(_grey(path), resize, height, width) > 0
-    if not found:
+    if not files:
         raise QvggtError(f"{folder}: holds no mask for {names[0]} or the others; expected {names[0]}.png")
     return kept
 

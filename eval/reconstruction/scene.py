@@ -15,7 +15,7 @@ from qvggt.engines.runner import Predictions, Runner
 from qvggt.errors import QvggtError
 from qvggt.eval.reconstruction.frames import Frames
 from qvggt.eval.reconstruction.passes import Pass
-from qvggt.eval.reconstruction.similarity import Similarity, fit_robust
+from qvggt.eval.similarity import Similarity, fit_robust
 from qvggt.geometry import decode_pose, unproject
 from qvggt.progress import bar
 
@@ -220,8 +220,8 @@ def _flat(good: Array) -> list[tuple[Array, int]]:
 
 def _spread(mask: Array, offset: int) -> Array:
     """Up to SAMPLES indices of true pixels, evenly spread."""
-    found = np.flatnonzero(mask)
-    return found[:: max(1, -(-len(found) // SAMPLES))] + offset
+    indices = np.flatnonzero(mask)
+    return indices[:: max(1, -(-len(indices) // SAMPLES))] + offset
 
 
 def _camera_differences(a: Array, b: Array) -> tuple[float, float]:

@@ -77,7 +77,7 @@ def read_queries(path: Path) -> Array:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise QvggtError(f"{path}: expected a text file of query points, got: {error}") from error
-    found = []
+    points = []
     for number, text in enumerate(lines, start=1):
         if not text.strip() or text.lstrip().startswith("#"):
             continue
@@ -85,10 +85,10 @@ def read_queries(path: Path) -> Array:
             x, y = (float(part) for part in text.replace(",", " ").split())
         except ValueError:
             raise QvggtError(f"{path}: line {number}: expected two numbers x y, got {text.strip()[:40]!r}") from None
-        found.append((x, y))
-    if not found:
+        points.append((x, y))
+    if not points:
         raise QvggtError(f"{path}: holds no query point; expected lines of x y in pixels of the first image")
-    return np.array(found, np.float64)
+    return np.array(points, np.float64)
 
 
 def grid_queries(number: int, resize: Resize, size: tuple[int, int]) -> Array:

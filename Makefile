@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 ROOMS := qvggt export engines calib eval tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-gpu lint format stress demo clean
+.PHONY: help setup test test-slow test-gpu lint format docs stress demo clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,12 @@ lint: $(STAMP)  ## ruff (rules and format) and mypy
 format: $(STAMP)  ## Let ruff rewrite the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+# every module by its installed name: pdoc skips what a package with __all__ does not list
+docs: $(STAMP)  ## API reference from the docstrings, HTML in build/docs
+	@$(BIN)/python -m pdoc -o build/docs $$(find $(filter-out tests tools,$(ROOMS)) -name '*.py' | \
+		sed -E 's|(/__init__)?\.py$$||; s|^(export|engines|calib|eval)|qvggt.\1|; s|/|.|g' | sort)
+	@echo build/docs/index.html
 
 stress: $(STAMP)  ## Robustness figures: kills, malformed inputs, full disks; writes docs/results/stress.json
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tools/stress.py

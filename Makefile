@@ -9,7 +9,7 @@ ROOMS := qvggt export engines calib eval tests tools
 .PHONY: help setup test test-slow test-gpu lint format docs stress demo clean
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's,(/__init__)?\.py$$,,; s,^(export|engines|calib|eval),qvggt.\1,; s,/,.,g' | sort)
 	@echo "PYTHON=python3.12 picks the Python that .venv is made with (3.10 or newer; run make clean before a change)."
 
 setup: $(STAMP)  ## Make .venv and install qvggt with its tested dependencies
@@ -45,7 +45,7 @@ format: $(STAMP)  ## Let ruff rewrite the code
 # every module by its installed name: pdoc skips what a package with __all__ does not list
 docs: $(STAMP)  ## API reference from the docstrings, HTML in build/docs
 	@$(BIN)/python -m pdoc -o build/docs $$(find $(filter-out tests tools,$(ROOMS)) -name '*.py' | \
-		sed -E 's|(/__init__)?\.py$$||; s|^(export|engines|calib|eval)|qvggt.\1|; s|/|.|g' | sort)
+		sed -E 's,(/__init__)?\.py$$,,; s,^(export|engines|calib|eval),qvggt.\1,; s,/,.,g' | sort)
 	@echo build/docs/index.html
 
 stress: $(STAMP)  ## Robustness figures: kills, malformed inputs, full disks; writes docs/results/stress.json

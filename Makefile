@@ -48,8 +48,10 @@ docs: $(STAMP)  ## API reference from the docstrings, HTML in build/docs
 		sed -E 's,(/__init__)?\.py$$,,; s,^(export|engines|calib|eval),qvggt.\1,; s,/,.,g' | sort)
 	@echo build/docs/index.html
 
-stress: $(STAMP)  ## Robustness figures: kills, malformed inputs, full disks; writes docs/results/stress.json
-	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tools/stress.py
+stress: export OMP_NUM_THREADS = 1
+stress: $(STAMP)  ## Robustness: kills, full disks (docs/results/stress.json), then damaged inputs of every kind
+	@$(BIN)/python tools/stress.py
+	@$(BIN)/python -m pytest -m slow tests/robustness --hypothesis-seed=0
 
 demo: $(STAMP)  ## Scenes -> w8a8 and w4a4 ONNX -> ONNX Runtime -> table, pictures, JSON in outputs/demo
 	@$(BIN)/python tools/demo.py

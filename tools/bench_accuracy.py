@@ -86,14 +86,14 @@ def model_makers(name: str, calibration: list[Tensor]) -> dict[str, Callable[[],
     """The models to quantize, each function-preserving copies of the first."""
 
     def channels() -> VGGT:
-        from qvggt.calib.stress import inject_channels_
+        from outlier_injection import inject_outliers_
 
         model = load_model(name)
-        inject_channels_(model, factor=30, fraction=0.02, seed=0)
+        inject_outliers_(model, factor=30, fraction=0.02, seed=0)
         return model
 
     def pca() -> VGGT:
-        from qvggt.calib.stress import pca_basis_
+        from outlier_injection import pca_basis_
 
         model = load_model(name)
         pca_basis_(model, torch.stack(calibration[:16]), seed=0)

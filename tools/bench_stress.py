@@ -4,7 +4,7 @@
     python tools/bench_stress.py --model my.safetensors --scenes 256 --factor 100
 
 Variants of one model, all computing the same function in float: `plain`; `inject`, outlier channels times --factor;
-`pca`, residual streams in their PCA basis (see qvggt.calib.stress). The numbers of the last two are synthetic stress.
+`pca`, residual streams in their PCA basis (see outlier_injection). The numbers of the last two are synthetic stress.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from activation_statistics import ActivationStatistics, measure_activations
 from numpy.typing import NDArray
+from outlier_injection import inject_outliers_, pca_basis_
 from torch import Tensor
 
 from qvggt.calib.rtn import quantize_rtn_
-from qvggt.calib.stress import inject_channels_, pca_basis_
-from qvggt.calib.tails import TailTable, measure_tails
 from qvggt.cli.common import fail
 from qvggt.cli.versions import versions
 from qvggt.data.synthetic.render import render
@@ -75,7 +75,7 @@ def stressed(model: VGGT, variant: str, calibration: Sequence[View], factor: flo
     """A stressed copy."""
     out = deepcopy(model)
     if variant == "inject":
-        inject_channels_(out, factor, fraction, seed)
+        inject_outliers_(out, factor, fraction, seed)
     elif variant == "pca":
         pca_basis_(out, (view.images for view in calibration), seed)
     return out
@@ -100,7 +100,7 @@ def deviation(model: VGGT, reference: VGGT, images: Tensor) -> float:
     return max(float((got[k] - v).abs().max() / v.abs().max()) for k, v in expected.items())
 
 
-def print_tails(tables: dict[str, TailTable]) -> None:
+def print_tails(tables: dict[str, ActivationStatistics]) -> None:
     print("\nKurtosis (3 = Gaussian) and max|x| / median|x| at the input of every linear:")
     print("| linear |" + "".join(f" {name} |" for name in tables) + "\n|---|" + "---|" * len(tables))
     for rows in zip(*(table.rows for table in tables.values()), strict=True):
@@ -141,13 +141,13 @@ def bench(
     network = load_model(model, heads=("camera", "depth"))
     size = network.config.img_size
     seen, held_out = views(CALIBRATION, calibration, frames, size), views(HELD_OUT, scenes, frames, size)
-    tables: dict[str, TailTable] = {}
+    tables: dict[str, ActivationStatistics] = {}
     rows: list[dict[str, Any]] = []
     deviations = {}
     for name in names:
         changed = stressed(network, name, seen, factor, fraction, seed)
         deviations[name] = deviation(changed, network, held_out[0].images)
-        tables[name] = measure_tails(changed, (view.images for view in seen), total=len(seen))
+        tables[name] = measure_activations(changed, (view.images for view in seen), total=len(seen))
         rows.append({"variant": name, "setting": "fp32", **score(changed, held_out, f"{name} fp32")})
         for bits, mode in SETTINGS:
             scheme, rounded = parse_scheme(bits, mode), deepcopy(changed)

@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STAGE = ROOT / "build" / "typecheck"
 TOOLS = ROOT / "tools"
+HELPERS = (TOOLS, ROOT / "tests" / "robustness")  # what tools import by bare names
 ROOMS = ("export", "engines", "calib", "eval")
 
 
@@ -40,7 +41,7 @@ def tool_modules() -> list[str]:
 def main() -> int:
     stage()
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "-p", "qvggt"]
-    environment = {**os.environ, "MYPYPATH": os.pathsep.join((str(STAGE), str(TOOLS)))}
+    environment = {**os.environ, "MYPYPATH": os.pathsep.join(map(str, (STAGE, *HELPERS)))}
     return subprocess.run([*command, *tool_modules()], cwd=STAGE, env=environment, check=False).returncode
 
 

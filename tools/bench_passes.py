@@ -11,7 +11,6 @@ cameras through the same code, every pass in a unit and frame of its own, so tha
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from reporting import start, write_json
 
 from qvggt.cli.versions import versions
 from qvggt.engines.runner import Runner
@@ -28,7 +28,6 @@ from qvggt.eval.pose import PoseErrors, pairwise_errors, pose_auc
 from qvggt.eval.reconstruction.frames import Frames, load_frames
 from qvggt.eval.reconstruction.passes import Pass, plan_passes
 from qvggt.eval.reconstruction.scene import Join, reconstruct
-from qvggt.files import atomic_write
 from qvggt.progress import bar
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,10 +90,8 @@ def main(
             f"p90 {one['rotation_deg_p90']:.3f}  translation median {one['translation_deg_median']:.3f} deg"
         )
     report = {"scenes": scenes, "images": images, "first_seed": FIRST_SEED, "rows": rows, "versions": versions()}
-    with atomic_write(output) as path:
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {output}")
+    write_json(output, report)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

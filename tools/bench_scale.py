@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from reporting import start, write_json
 
 STEPS = ("export", "parity", "build")
 
@@ -197,6 +198,7 @@ def main(
     worker: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the steps one after the other and write their figures."""
+    from qvggt.cli.versions import versions
     from qvggt.errors import QvggtError
 
     forms = {form.name: form for form in FORMS}
@@ -222,20 +224,12 @@ def main(
                 row = json.loads(done.stdout.strip().splitlines()[-1])
             rows.append(row)
             print(json.dumps(row), flush=True)
-            write(output, model, size, rows)
+            report = {"model": model, "size": size, "versions": versions(), "rows": rows}
+            write_json(output, report, told=False)
         if not keep:
             for file in folder.glob(f"{name}.*"):
                 file.unlink()
 
 
-def write(output: Path, model: str, size: str, rows: list[dict[str, Any]]) -> None:
-    from qvggt.cli.versions import versions
-    from qvggt.files import atomic_write
-
-    with atomic_write(output) as temporary:
-        text = json.dumps({"model": model, "size": size, "versions": versions(), "rows": rows}, indent=1)
-        temporary.write_text(text + "\n")
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

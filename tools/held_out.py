@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from reporting import sqnr_db
 from torch import Tensor
 
 from qvggt.data.synthetic.dataset import SceneSplit, load_split, render_split
-from qvggt.data.synthetic.scene import SceneConfig
+from qvggt.data.synthetic.render import render
+from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.eval.bootstrap import paired_interval
 from qvggt.eval.depth import depth_errors
 from qvggt.eval.pose import pairwise_errors, pose_auc
-from qvggt.export.parity import sqnr_db
 from qvggt.geometry import decode_pose
 from qvggt.models.vggt.network import VGGT
 
@@ -33,6 +34,12 @@ def scenes_in(folder: Path, first_seed: int, count: int, workers: int = 2) -> Sc
 def images_of(split: SceneSplit, index: int) -> Tensor:
     """First FRAMES frames of a scene, [S, 3, H, W] in [0, 1]."""
     return torch.from_numpy(np.array(split.images[index, :FRAMES])).permute(0, 3, 1, 2).float() / 255
+
+
+def drawn(config: SceneConfig, frames: int, seed: int) -> tuple[Tensor, Any]:
+    """First `frames` images of a generated scene, [S, 3, H, W] in [0, 1], and their extrinsics, [S, 3, 4]."""
+    scene = render(sample_scene(config, seed), config)
+    return torch.from_numpy(scene.images[:frames]).permute(0, 3, 1, 2).float() / 255, scene.extrinsics[:frames]
 
 
 @torch.no_grad()
@@ -73,5 +80,5 @@ class Yardstick:
         for name in changes:
             row[f"{name}_change"] = round(float(np.mean(scores[name]) - np.mean(self.scores[name])), 3)
             row[f"{name}_interval"] = [round(value, 3) for value in paired_interval(self.scores[name], scores[name])]
-        noise = {name: sqnr_db(truth.numpy(), outputs[name].numpy()) for name, truth in self.outputs.items()}
+        noise = {name: sqnr_db(truth, outputs[name]) for name, truth in self.outputs.items()}
         return row | {"sqnr_db": {name: round(value, 2) for name, value in noise.items()}}

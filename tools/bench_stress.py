@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import typer
 from activation_statistics import ActivationStatistics, measure_activations
-from held_out import BATCH, drawn
+from held_out import BATCH, HELD_OUT_SEED, drawn
 from numpy.typing import NDArray
 from outlier_injection import inject_outliers_, pca_basis_
 from reporting import markdown, start, write_json
@@ -38,7 +38,7 @@ from qvggt.quant.scheme import parse_scheme
 
 VARIANTS = ("plain", "inject", "pca")
 SETTINGS = tuple((bits, mode) for bits in ("w8a8", "w4a4") for mode in ("dynamic", "static"))
-HELD_OUT, CALIBRATION = 10_000_000, 0  # first seeds: the held-out ones meet neither training nor calibration
+CALIBRATION_SEED = 0  # the held-out ones meet neither training nor calibration
 FIGURES = {
     "kurtosis": "kurtosis",
     "max_over_median": "max/med",
@@ -94,7 +94,7 @@ def deviation(model: VGGT, reference: VGGT, images: Tensor) -> float:
     return max(float((got[k] - v).abs().max() / v.abs().max()) for k, v in expected.items())
 
 
-def print_tails(tables: dict[str, ActivationStatistics]) -> None:
+def print_statistics(tables: dict[str, ActivationStatistics]) -> None:
     print("\nKurtosis (3 = Gaussian) and max|x| / median|x| at the input of every linear:")
     lines = zip(*(table.rows for table in tables.values()), strict=True)
     cells = [[rows[0].path, *(f"{row.kurtosis:.1f}, {row.max_over_median:.1f}" for row in rows)] for rows in lines]
@@ -132,7 +132,7 @@ def bench(
         raise QvggtError(f"--variants: unknown {unknown[0]!r}, expected a subset of {','.join(VARIANTS)}")
     network = load_model(model, heads=("camera", "depth"))
     size = network.config.img_size
-    seen, held_out = views(CALIBRATION, calibration, frames, size), views(HELD_OUT, scenes, frames, size)
+    seen, held_out = views(CALIBRATION_SEED, calibration, frames, size), views(HELD_OUT_SEED, scenes, frames, size)
     tables: dict[str, ActivationStatistics] = {}
     rows: list[dict[str, Any]] = []
     deviations = {}
@@ -150,7 +150,7 @@ def bench(
         f"{model}: {scenes} held-out and {calibration} calibration scenes, {frames} frames; x{factor:g} on {fraction:g}"
     )
     print("Largest relative change of an output: " + ", ".join(f"{k} {v:.1e}" for k, v in deviations.items()))
-    print_tails(tables)
+    print_statistics(tables)
     print_scores(rows)
     call = {"model": model, "scenes": scenes, "calibration": calibration, "frames": frames}
     call |= {"factor": factor, "fraction": fraction, "seed": seed}

@@ -5,6 +5,7 @@ mypy cannot follow setuptools' package-dir, so a folder of links with the instal
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -39,6 +40,7 @@ def tool_modules() -> list[str]:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     stage()
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "-p", "qvggt"]
     environment = {**os.environ, "MYPYPATH": os.pathsep.join(map(str, (STAGE, *HELPERS)))}

@@ -94,7 +94,9 @@ def kill_job(job: Job, folder: Path, kills: int, seed: int) -> dict[str, Any]:
         same = whole(out / job.result, reference)
         resumed += same
         faults += [] if same else [f"{job.result} differs from an undisturbed run after {killed} kills"]
-        litter += sum(Path(name).name.startswith(".") for name in names(out))
+        hidden = [name for name in names(out) if Path(name).name.startswith(".")]
+        litter += len(hidden)
+        faults += [f"{name} stays after {killed} kills and a finished run" for name in hidden]
     figures = {"job": job.name, "kills": done, "rounds": rounds, "resumed": resumed, "litter": litter}
     return figures | {"seconds": seconds, "faults": faults}
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from signal import SIGKILL, SIGSEGV
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import sandbox
 import stress
+import typer
 from hostile_places import limit_files
 from sandbox import Outcome, judge, run_forked
+from typer.testing import CliRunner
 
 
 def ended(code: int = 2, err: str = "error: x: expected y\n") -> Outcome:
@@ -86,6 +91,12 @@ def test_short_form(figures: dict[str, Any]) -> None:
     assert "kills: 3 (SIGKILL)" in stress.table(figures)
 
 
+def killed(work: Callable[[str], None], folder: Path, kills: int) -> dict[str, Any]:
+    """In the clean process: kills of a job that is this work instead of a command."""
+    with patch.object(sandbox, "command", lambda _name, line: partial(work, line[0])):
+        return stress.kill_job(sandbox.Job("work", "work", "m.onnx", ("{out}",)), folder, kills, 0)
+
+
 def write_half(out: str) -> None:
     """A command that writes under the final name, slowly."""
     path = Path(out) / "m.onnx"
@@ -96,19 +107,36 @@ def write_half(out: str) -> None:
 
 
 def test_a_command_that_is_not_atomic_is_a_fault(clean: Callable[..., Any], tmp_path: Path) -> None:
-    found = clean(kill_half, tmp_path)
+    found = clean(killed, write_half, tmp_path, 3)
     assert any("is there after a kill, but not whole" in fault for fault in found["faults"])
 
 
-def kill_half(folder: Path) -> dict[str, Any]:
-    """In the clean process: kills of a job that writes in place."""
-    sandbox.command = lambda _name, line: partial(write_half, line[0])
-    return stress.kill_job(sandbox.Job("half", "half", "m.onnx", ("{out}",)), folder, 3, 0)
+def write_and_litter(out: str) -> None:
+    """A command that leaves what it wrote before a kill."""
+    Path(out, f".left-{os.getpid()}").touch()
+    time.sleep(0.05)
+    Path(out, "m.onnx").write_bytes(b"whole")
 
 
-def test_faults_are_listed() -> None:
+def test_left_overs_are_a_fault(clean: Callable[..., Any], tmp_path: Path) -> None:
+    found = clean(killed, write_and_litter, tmp_path, 1)
+    assert found["litter"] == len(found["faults"]) > 0
+    assert "stays after" in found["faults"][0]
+
+
+def test_a_fault_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tasks that found something, in threads instead of processes."""
+    job = {"job": "export", "kills": 1, "rounds": 1, "resumed": 0, "litter": 1, "seconds": 1.0, "faults": ["bad"]}
     place = {"job": "export", "place": "here", "verdict": "fault", "why": "left behind: x", "said": ""}
-    done = {"kills export": {"job": "export", "kills": 1, "rounds": 1, "resumed": 0, "litter": 1, "faults": ["bad"]}}
-    figures = stress.gathered({**done, "full_disk": [place]})
-    assert stress.fault_lines(figures) == ["export: bad", "export here: left behind: x"]
-    assert figures["full_disk"]["faults"] == [place]
+    monkeypatch.setattr(stress, "import_everything", lambda: None)
+    monkeypatch.setattr(stress, "make_workshop", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(stress, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count))
+    monkeypatch.setattr(stress, "plan", lambda *_: {"kills export": lambda: job, "full_disk": lambda: [place]})
+    app = typer.Typer()
+    app.command()(stress.stress)
+    done = CliRunner().invoke(app, ["-o", str(tmp_path / "s.json")])
+    assert done.exit_code == 1
+    assert "FAULT export: bad\nFAULT export here: left behind: x" in done.output
+    report = json.loads((tmp_path / "s.json").read_text())
+    assert report["faults"] == 2
+    assert report["figures"]["full_disk"]["faults"] == [place]

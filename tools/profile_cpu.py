@@ -21,17 +21,9 @@ import typer
 from reporting import start, write_json
 
 KINDS = (
-    "linears",
-    "around linears",
-    "attention",
-    "norms",
-    "GELU",
-    "DPT convolutions",
-    "DPT rest",
-    "camera head",
-    "moves",
+    "linears", "around linears", "attention", "norms", "GELU", "DPT convolutions", "DPT rest", "camera head", "moves",
     "rest",
-)
+)  # fmt: skip
 LINEAR = re.compile(r"\.(attn\.(qkv|proj)|mlp\.fc[12])$")
 ATTENTION = re.compile(r"\.attn(\.(scores|context))?$")
 PRODUCTS = re.compile(r"MatMul|Gemm|FullyConnected")

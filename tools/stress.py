@@ -27,13 +27,14 @@ from random import Random
 from typing import Annotated, Any
 
 import typer
+from reporting import write_json
+from steps import digest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "robustness"))
 from hostile_places import Place, full_disks, not_numbers, unwritable
 from sandbox import Job, Outcome, fresh, import_everything, jobs, make_workshop, names
 
 from qvggt.cli.versions import versions
-from qvggt.files import atomic_write, file_sha256
 from qvggt.progress import bar
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results" / "stress.json"
@@ -53,12 +54,9 @@ def fingerprint(path: Path) -> str:
             return {key: timeless(item) for key, item in value.items() if key not in TIMES}
         return [timeless(item) for item in value] if isinstance(value, list) else value
 
-    if path.suffix == ".json":
-        facts = timeless(json.loads(path.read_text()))
-    else:
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        facts = [[p.relative_to(path).as_posix(), file_sha256(p)] for p in files]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    if path.suffix != ".json":
+        return digest(path)
+    return hashlib.sha256(json.dumps(timeless(json.loads(path.read_text())), sort_keys=True).encode()).hexdigest()
 
 
 def kill_job(job: Job, folder: Path, kills: int, seed: int) -> dict[str, Any]:
@@ -215,8 +213,7 @@ def stress(
         "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": versions(),
     }
-    with atomic_write(output) as path:
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_json(output, report, told=False)
     print(table(figures))
     for line in faults[:40]:
         print(f"FAULT {line}", file=sys.stderr)

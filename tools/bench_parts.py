@@ -57,18 +57,7 @@ def file_bytes(model: VGGT, scheme: Scheme, target: Target) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    header = [
-        "bits",
-        "parts",
-        "AUC@30",
-        "@5",
-        "change @30 (95 %)",
-        "depth abs-rel",
-        "pose dB",
-        "depth dB",
-        "MB",
-        "MB cpu",
-    ]
+    header = ["bits", "parts", "AUC@30", "@5", "change @30 (95 %)", "depth abs-rel", "pose dB", "depth dB"]
     lines = []
     for row in rows:
         is_float = row["bits"] == "fp32"

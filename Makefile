@@ -9,7 +9,7 @@ ROOMS := qvggt export engines calib eval tests tools
 .PHONY: help setup test test-slow test-gpu lint format docs stress demo clean
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's,(/__init__)?\.py$$,,; s,^(export|engines|calib|eval),qvggt.\1,; s,/,.,g' | sort)
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo "PYTHON=python3.12 picks the Python that .venv is made with (3.10 or newer; run make clean before a change)."
 
 setup: $(STAMP)  ## Make .venv and install qvggt with its tested dependencies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,3 +27,8 @@ def test_every_file_is_type_checked() -> None:
     checked = typecheck.tool_modules()
     assert {path.stem for path in TOOLS.glob("*.py")} <= set(checked)
     assert {path.parent.name for path in TOOLS.glob("*/*.py")} <= set(checked)
+
+
+def test_make_lists_its_targets() -> None:
+    done = subprocess.run(["make", "help"], cwd=TOOLS.parent, capture_output=True, text=True, check=True)
+    assert {line.split()[0] for line in done.stdout.splitlines()} >= {"test", "lint", "docs", "stress", "demo"}

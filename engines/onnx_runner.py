@@ -14,8 +14,8 @@ from qvggt import __version__
 from qvggt.engines.network_file import INPUT, NetworkFile, read_network
 from qvggt.engines.runner import Array, Runner
 from qvggt.errors import QvggtError
+from qvggt.files import line
 from qvggt.onnxruntime_config import session_config
-from qvggt.tensor_file import line
 
 CPU = ("CPUExecutionProvider",)
 CUDA = ("CUDAExecutionProvider", *CPU)

@@ -149,4 +149,4 @@ def tensor_type(model: Model) -> Iterator[Place]:
 def _codes(model: Model, node: Node, name: str) -> bool:
     """Whether a Q or DQ makes or reads a tensor: then UINT8 is the matter of QV103."""
     made = as_quantizer(node.scope.producer(name)) is not None
-    return made or any(as_quantizer(reader) is not None for reader in model.consumers(node.scope, name))
+    return made or any(as_quantizer(reader) is not None for reader in node.scope.consumers(name))

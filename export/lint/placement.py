@@ -100,9 +100,9 @@ def _reused_divisor(model: Model, node: Node) -> bool:
     for name in [node.input(1)] if node.op == "Div" else [node.input(0), node.input(1)]:
         shape = node.scope.shape(name)
         ranges = shape is not None and len(shape) > 0 and shape[-1] == 1
-        if ranges and not node.scope.is_constant(name) and len(model.consumers(node.scope, name)) > 1:
+        if ranges and not node.scope.is_constant(name) and len(node.scope.consumers(name)) > 1:
             return True
         maker = node.scope.producer(name)
         if ranges and maker is not None and maker.is_op("Reciprocal"):
-            return len(model.consumers(maker.scope, maker.input(0))) > 1
+            return len(maker.scope.consumers(maker.input(0))) > 1
     return False

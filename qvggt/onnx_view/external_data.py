@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from qvggt.errors import QvggtError
 from qvggt.files import reason
-from qvggt.tensor_file import line, sniff
 
 EXTERNAL = 1  # TensorProto.DataLocation
 KEYS = ("location", "offset", "length")
@@ -144,14 +143,6 @@ class DataFolder:
         return len(names)
 
 
-def check_external(path: Path, tensors: Iterable[ExternalTensor]) -> tuple[Path, ...]:
-    """The data files of the model at `path`, in name order; QvggtError for the first tensor that is not allowed."""
-    spans, faults = check_spans(path, tensors)
-    if faults:
-        raise faults[0][1]
-    return tuple(sorted({span.file for span in spans}))
-
-
 def check_spans(
     path: Path, tensors: Iterable[ExternalTensor]
 ) -> tuple[list[Span], list[tuple[ExternalTensor, QvggtError]]]:
@@ -222,22 +213,3 @@ def described(tensor: Any) -> ExternalTensor:
 def _text(value: Any) -> str:
     """protobuf hands out text that is no UTF-8 as bytes; it becomes what no location, key or number may be."""
     return value if isinstance(value, str) else f"\0{value!r}"
-
-
-def parse_model(path: Path, load: Callable[[str], Any]) -> Any:
-    """`load(path)`, a ModelProto without its external data; QvggtError for what is no ONNX model."""
-    if not path.is_file():
-        found = "a directory" if path.is_dir() else "nothing" if not path.exists() else "no regular file"
-        raise QvggtError(f"{path}: {found} there, expected an ONNX file; check the path")
-    try:
-        impostor = sniff(path)
-        model = None if impostor else load(str(path))
-    except OSError as error:
-        raise QvggtError(f"{path}: cannot be read ({reason(error)}); check it, or get it again") from error
-    except Exception as error:  # protobuf's DecodeError has moved between its versions
-        raise QvggtError(f"{path}: truncated or corrupt ONNX ({line(error)}); {EXPORT_AGAIN}") from error
-    if model is None:
-        raise QvggtError(f"{path}: {(impostor or '').replace('weights', 'an ONNX file')}")
-    if not model.graph.node:  # a few stray bytes parse as an empty message
-        raise QvggtError(f"{path}: holds no ONNX graph; {EXPORT_AGAIN}")
-    return model

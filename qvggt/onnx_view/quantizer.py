@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from qvggt.onnx_view.graph import Model, Node
+from qvggt.onnx_view.graph import Model, Node, OfNode, once
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 FP4_QUANTIZE = "TRT_FP4DynamicQuantize"  # TensorRT's NVFP4: block scales at run time are part of the format
 DOMAINS = ("", "com.microsoft")  # TensorRT takes both for the same operator
 INT8, UINT8, INT4, UINT4 = TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4
 FP8, FP4 = TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT4E2M1
+CONTAINERS: dict[int, str] = {INT4: "INT4", UINT4: "UINT4", INT8: "INT8", UINT8: "UINT8", FP8: "FP8"}
 SUPPORTED = frozenset({INT8, INT4, FP8, FP4})
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
@@ -24,10 +26,9 @@ def type_name(data_type: int) -> str:
 
 
 @dataclass(frozen=True)
-class Quantizer:
+class Quantizer(OfNode):
     """A Q or DQ node. `codes` is the type of its low-bit side, 0 when unknown."""
 
-    node: Node
     codes: int
 
     @property
@@ -113,9 +114,9 @@ def as_quantizer(node: Node | None) -> Quantizer | None:
     return Quantizer(node, codes if codes or node.input(2) else UINT8)  # ONNX: uint8 where nothing says otherwise
 
 
-def quantizers(model: Model) -> tuple[Quantizer, ...]:
-    """Every Q and DQ node of a model, found once for all rules."""
-    if "quantizers" not in model.memo:
-        model.memo["quantizers"] = tuple(q for node in model.nodes if (q := as_quantizer(node)) is not None)
-    found: tuple[Quantizer, ...] = model.memo["quantizers"]
-    return found
+@once
+def quantizers(model: Model) -> Iterator[Quantizer]:
+    """Every Q and DQ node of a model."""
+    for node in model.nodes:
+        if (found := as_quantizer(node)) is not None:
+            yield found

@@ -12,10 +12,11 @@ import torch
 from onnx import TensorProto
 from small_network import small_model
 
-from qvggt.export.emulation import measurable, rounded_copy, rounding, tensor_types
+from qvggt.export.emulation import measurable, rounded_copy, rounding
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.precision import Precision
+from qvggt.onnx_view.graph import tensor_types
 from qvggt.quant import parse_scheme
 
 

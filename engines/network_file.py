@@ -71,7 +71,7 @@ def read_network(path: str | Path) -> NetworkFile:
         raise QvggtError(
             f"{path}: metadata qvggt.size {stated!r}, but the input is {size[0]}x{size[1]}: edited; export again"
         )
-    _ = metadata.source  # refused where it is damaged: reports quote it
+    metadata.check()
     files = tuple(ModelFile.of(file) for file in (path, *data))
     return NetworkFile(path, frames, size, outputs, metadata, file_scheme(metadata), files)
 

@@ -20,10 +20,9 @@ from qvggt.errors import QvggtError
 from qvggt.files import line
 
 PREFIX = "qvggt."
-KEYS = {
-    *("version", "family", "config", "linears", "scheme", "source", "size", "frames", "outputs", "target"),
-    *("precision", "attention", "semantics"),
-}
+_KEYS = "version family config linears scheme source size frames outputs target precision attention semantics"
+KEYS = frozenset(_KEYS.split())
+FRAMES = re.compile(r"([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})")
 ITERATION = re.compile(r"\.iter\.\d+(?=\.)")
 
 
@@ -63,7 +62,11 @@ class Metadata:
         assert key in KEYS
         return self.entries.get(PREFIX + key)
 
-    def damaged(self, key: str, why: object) -> QvggtError:
+    def check(self) -> None:
+        """QvggtError for damaged entries, whoever will need them."""
+        _ = self.source, self.config, self.linears
+
+    def damaged(self, key: str, why: str) -> QvggtError:
         return QvggtError(f"{self.path or 'model'}: metadata {PREFIX}{key}{why}; export again")
 
     def _object(self, key: str) -> dict[str, Any] | None:
@@ -97,10 +100,8 @@ class Metadata:
     @property
     def frames(self) -> tuple[int, int, int] | None:
         """(min, opt, max) frames the file was made for; None as well for no such numbers, since any will do."""
-        parts = (self.text("frames") or "").split(":")
-        if len(parts) != 3 or not all(part.isdecimal() and part.isascii() for part in parts):
-            return None
-        low, opt, high = (int(part) for part in parts)
+        found = FRAMES.fullmatch(self.text("frames") or "0:0:0")
+        low, opt, high = map(int, found.groups()) if found else (0, 0, 0)
         return (low, opt, high) if 1 <= low <= opt <= high else None
 
     def module_of(self, node: str) -> str:

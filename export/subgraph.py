@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from qvggt import onnxruntime_config
 from qvggt.export.emulation import rounded_copy
 from qvggt.onnx_view.cut import Cut
-from qvggt.onnxruntime_config import session_config
 
 
 def run_cut(cut: Cut, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -27,8 +27,4 @@ def session_options() -> Any:
     """Options under which ONNX Runtime computes the numbers the file says."""
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    for key, value in session_config(ort).items():
-        options.add_session_config_entry(key, value)
-    return options
+    return onnxruntime_config.session_options(ort)

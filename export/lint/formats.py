@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import TensorProto
 
-from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.rule import Place, nodes, rule
+from qvggt.export.lint.rule import Place, Severity, nodes, rule
 from qvggt.onnx_view.graph import Model, Node
 from qvggt.onnx_view.quantizer import (
     FLOATS,
@@ -41,7 +40,7 @@ def zero_point(quantizer: Quantizer) -> Iterator[str]:
 
     Fix: quantize symmetrically, with a zero point of 0.
     """
-    value = quantizer.node.scope.value(quantizer.zero_point) if quantizer.zero_point else None
+    value = quantizer.scope.value(quantizer.zero_point) if quantizer.zero_point else None
     if value is not None and (wrong := value.astype(np.float64)[value.astype(np.float64) != 0]).size:
         yield f"{wrong.size} of {value.size}, first {wrong[0]:g}"
 
@@ -52,7 +51,7 @@ def zero_point_computed(quantizer: Quantizer) -> Iterator[str]:
 
     Fix: store a zero point of 0.
     """
-    computed = quantizer.zero_point and not quantizer.node.scope.is_constant(quantizer.zero_point)
+    computed = quantizer.zero_point and not quantizer.scope.is_constant(quantizer.zero_point)
     if computed and quantizer.codes != FP8:  # of those TensorRT takes no notice
         yield ""
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.rule import Place, rule
+from onnx import TensorProto
+
+from qvggt.export.lint.rule import Place, Severity, rule
 from qvggt.onnx_view.graph import Model
 from qvggt.onnx_view.product import Product, products
 from qvggt.onnx_view.quantizer import FP4, FP8, INT4, INT8, SUPPORTED, type_name
 
 EIGHT_BIT = (INT8, FP8)
+FLOAT16_MAX = 65504
+LARGEST: dict[int, int] = {INT8: 128, FP8: 448}
+FOUR_BIT = 7  # largest code of a 4-bit grid; with it sums of VGGT's widths stay far below float16's limit
 
 
 @rule("QV301", "block-scales-with-quantized-activations", Severity.ERROR, products)
@@ -75,7 +79,7 @@ def int4_shared(model: Model) -> Iterator[Place]:
     for product in products(model):
         dq = product.weight.dq
         if product.weight_only and product.is_gemm and dq is not None and dq.codes == INT4 and dq.blocked:
-            uses.setdefault((id(dq.node.scope), dq.source, dq.scale), []).append(product)
+            uses.setdefault((id(dq.scope), dq.source, dq.scale), []).append(product)
     for (_, codes, _), found in uses.items():
         if len(found) > 1:
             yield Place(found[0].label, found[0].op, f"{codes}: {len(found)} products")
@@ -112,3 +116,36 @@ def convolution_kernel(product: Product) -> Iterator[str]:
         return
     if product.node.op == "ConvTranspose" or product.weight_only:
         yield "weight only" if product.weight_only else ""
+
+
+@rule("QV308", "float16-overflow", Severity.ERROR, products)
+def float16_overflow(product: Product) -> Iterator[str]:
+    """an 8-bit product with a weight scale per channel in a float16 network: TensorRT stores the raw sum in float16 and
+    scales it afterwards, so sums above 65504 become infinite.
+
+    Fix: give the weight one scale (the largest) and multiply by scale/largest after the product, or use bfloat16.
+    """
+    data, weight = product.data, product.weight
+    if not product.quantized or not product.is_gemm or data.codes not in LARGEST or weight.codes not in LARGEST:
+        return
+    if product.scope.dtype(product.node.outputs[0]) != TensorProto.FLOAT16:
+        return
+    if weight.dq is None or weight.dq.per_tensor or weight.dq.blocked or weight.along_sum:
+        return
+    if weight.dq.scope.dtype(weight.dq.scale) == TensorProto.FLOAT:  # then the sum is stored in float32
+        return
+    length, largest = product.sum_length, _largest_code(product)
+    if length is not None and length * LARGEST[data.codes] * largest <= FLOAT16_MAX:
+        return
+    if data.codes == INT8 and largest <= FOUR_BIT:
+        return
+    yield f"sums of {length or 'an unknown number of'} terms"
+
+
+def _largest_code(product: Product) -> int:
+    """Of the stored weight when it can be read, else of its type."""
+    dq = product.weight.dq
+    assert dq is not None
+    tensor = dq.scope.constant(dq.source)
+    found = None if tensor is None else dq.scope.values.largest_int8(tensor)
+    return LARGEST[product.weight.codes] if found is None else found

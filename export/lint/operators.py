@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 import onnx
 from onnx import TensorProto
 
-from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.rule import nodes, rule
+from qvggt.export.lint.rule import Severity, nodes, rule
 from qvggt.onnx_view.graph import Node
 from qvggt.onnx_view.quantizer import FLOATS
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.rule import rule
+from qvggt.export.lint.rule import Severity, rule
 from qvggt.onnx_view.graph import Node
 from qvggt.onnx_view.product import Product, distant_dq, factor_shape, find_dq, products
 from qvggt.onnx_view.quantizer import INT4, Quantizer, quantizers, type_name
@@ -23,8 +22,8 @@ def not_adjacent(product: Product) -> Iterator[str]:
     for operand, other in ((data, weight), (weight, data)):
         if operand.dq is not None or (other.dq is None and not operand.constant):
             continue
-        found = distant_dq(product.node.scope, operand.name)
-        if found is None or product.node.scope.is_constant(found[0].source) != operand.constant:
+        found = distant_dq(product.scope, operand.name)
+        if found is None or product.scope.is_constant(found[0].source) != operand.constant:
             continue
         dq, between = found
         per_input = between.is_op("Mul") and factor_shape(between)[-1:] == (1,)
@@ -40,7 +39,7 @@ def one_side_only(product: Product) -> Iterator[str]:
     """
     operands = (product.data, product.weight)
     quantized = [o for o in operands if o.dq is not None and not o.constant]
-    floating = [o for o in operands if o.dq is None and distant_dq(product.node.scope, o.name) is None]
+    floating = [o for o in operands if o.dq is None and distant_dq(product.scope, o.name) is None]
     if len(quantized) == 1 and len(floating) == 1:
         yield f"{floating[0].name} is floating point"
 
@@ -52,7 +51,7 @@ def requantized(quantizer: Quantizer) -> Iterator[str]:
 
     Fix: quantize once; between two formats let the scales differ, in value or in shape.
     """
-    before = find_dq(quantizer.node.scope, quantizer.source)[0] if quantizer.quantizes else None
+    before = find_dq(quantizer.scope, quantizer.source)[0] if quantizer.quantizes else None
     if before is None or 0 in (before.codes, quantizer.codes) or before.blocked:
         return
     if before.codes != quantizer.codes and _same_scale(before, quantizer):
@@ -67,7 +66,7 @@ def int4_normalised(quantizer: Quantizer) -> Iterator[str]:
     Fix: keep the 4-bit grid in an int8 container: Clip, then QuantizeLinear to int8.
     """
     if quantizer.quantizes and quantizer.codes == INT4:
-        node = quantizer.node.scope.producer(quantizer.source)
+        node = quantizer.scope.producer(quantizer.source)
         while node is not None and node.is_op("Clip", "Cast", "Identity", "Reshape"):
             node = node.scope.producer(node.input(0))
         if node is not None and _reused_divisor(node):
@@ -77,7 +76,7 @@ def int4_normalised(quantizer: Quantizer) -> Iterator[str]:
 def _same_scale(first: Quantizer, second: Quantizer) -> bool:
     if first.scale == second.scale:
         return True
-    a, b = first.node.scope.value(first.scale), second.node.scope.value(second.scale)
+    a, b = first.scope.value(first.scale), second.scope.value(second.scale)
     return a is not None and b is not None and a.shape == b.shape and bool(np.all(a == b))
 
 

@@ -1,17 +1,41 @@
-"""The registry of rules: each is a function that says what is wrong with a node, or yields the places of a model."""
+"""The registry of rules, and what they find: where, why it matters, what to do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
-from qvggt.export.lint.finding import Finding, Severity
 from qvggt.onnx_view.graph import Model, Node
 from qvggt.target import Target
 
 ALL = frozenset(Target)
 TENSORRT = frozenset({Target.TENSORRT})
+
+
+class Severity(str, Enum):
+    """error: the model does not build, or computes something else. warning: it loses a low-bit kernel."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One rule broken at one node (or tensor, for findings about stored data)."""
+
+    rule: str
+    name: str
+    severity: Severity
+    node: str
+    op: str
+    reason: str
+    fix: str
+
+    def line(self) -> str:
+        text = f"{self.severity.value} {self.rule} {self.name} at {self.node} ({self.op}): {self.reason}; {self.fix}"
+        return " ".join(text.split())  # names in a file may hold anything
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.rule import rule
+from qvggt.export.lint.rule import Severity, rule
 from qvggt.onnx_view.quantizer import FP4, INT4, Quantizer, quantizers
 
 
@@ -18,7 +17,7 @@ def scale_computed(quantizer: Quantizer) -> Iterator[str]:
 
     Fix: use a constant scale; divide a token by its range first and multiply the range back after the product.
     """
-    if _computed(quantizer) and quantizer.node.scope.rank(quantizer.scale) == 0:
+    if _computed(quantizer) and quantizer.scope.rank(quantizer.scale) == 0:
         yield f"scale {quantizer.scale}"
 
 
@@ -28,7 +27,7 @@ def scale_per_token(quantizer: Quantizer) -> Iterator[str]:
 
     Fix: divide each token by its range, quantize with a constant scale, multiply the range back after the product.
     """
-    if _computed(quantizer) and quantizer.node.scope.rank(quantizer.scale) != 0:
+    if _computed(quantizer) and quantizer.scope.rank(quantizer.scale) != 0:
         yield f"scale {quantizer.scale}"
 
 
@@ -38,12 +37,12 @@ def scale_value(quantizer: Quantizer) -> Iterator[str]:
 
     Fix: give an all-zero channel any positive scale; a small one may have become zero in float16.
     """
-    value = quantizer.node.scope.value(quantizer.scale)
+    value = quantizer.scope.value(quantizer.scale)
     if value is None or value.dtype.kind not in "fV":  # V: bfloat16 and float8 as numpy shows them
         return
     numbers = value.astype(np.float32)
     fine = np.isfinite(numbers)
-    stored = not quantizer.quantizes and quantizer.node.scope.is_constant(quantizer.source)
+    stored = not quantizer.quantizes and quantizer.scope.is_constant(quantizer.source)
     if not (stored and (quantizer.blocked or quantizer.codes == INT4)):  # those may be zero or negative
         fine &= numbers > 0
     if not fine.all():
@@ -58,7 +57,7 @@ def partial_block(quantizer: Quantizer) -> Iterator[str]:
 
     Fix: choose a block size that divides the axis, if need be a smaller one with repeated scales.
     """
-    shape, axis = quantizer.node.scope.shape(quantizer.source), quantizer.positive_axis
+    shape, axis = quantizer.scope.shape(quantizer.source), quantizer.positive_axis
     if not quantizer.block_size or shape is None or axis is None or axis >= len(shape):
         return
     length, blocks = shape[axis], quantizer.blocks
@@ -67,4 +66,4 @@ def partial_block(quantizer: Quantizer) -> Iterator[str]:
 
 
 def _computed(quantizer: Quantizer) -> bool:
-    return quantizer.codes != FP4 and not quantizer.node.scope.is_constant(quantizer.scale)
+    return quantizer.codes != FP4 and not quantizer.scope.is_constant(quantizer.scale)

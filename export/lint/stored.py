@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.rule import ALL, Place, rule
+from qvggt.export.lint.rule import ALL, Place, Severity, rule
 from qvggt.onnx_view.external_data import described
 from qvggt.onnx_view.graph import Model
 from qvggt.onnx_view.product import Product, products
@@ -21,7 +20,7 @@ def odd_size(product: Product) -> Iterator[str]:
     dq = product.weight.dq
     if dq is None or not product.is_gemm or not product.weight.constant:
         return
-    shape = product.node.scope.shape(product.weight.name) or ()
+    shape = product.scope.shape(product.weight.name) or ()
     loses = dq.codes == INT4 or (product.weight_only and dq.codes in (INT8, FP8))
     if loses and any(dim is not None and dim % 2 for dim in shape[-2:]):
         yield "x".join(str(dim) for dim in shape[-2:])

@@ -94,6 +94,10 @@ class OfNode:
     def op(self) -> str:
         return self.node.op
 
+    @property
+    def scope(self) -> Scope:
+        return self.node.scope
+
 
 class Scope:
     """The names of one graph: of the model, or of a branch or loop body, which also sees those around it."""

@@ -107,7 +107,7 @@ def network_facts(model: Model) -> NetworkFacts:
 
 def _float_type(product: Product) -> str:
     """Of the weight as the product reads it."""
-    kind = product.node.scope.dtype(product.weight.name)
+    kind = product.scope.dtype(product.weight.name)
     return FLOAT_TYPES.get(kind, type_name(kind))
 
 

@@ -66,18 +66,18 @@ class Product(OfNode):
 
     @property
     def is_gemm(self) -> bool:
-        return self.node.op in ("MatMul", "Gemm")
+        return self.op in ("MatMul", "Gemm")
 
     @property
     def weight_shape(self) -> tuple[int, ...] | None:
         """As the product reads it, None when unknown."""
-        shape = self.node.scope.shape(self.weight.name)
+        shape = self.scope.shape(self.weight.name)
         return None if shape is None or None in shape else tuple(dim or 0 for dim in shape)
 
     @property
     def sum_length(self) -> int | None:
         """How many products one output sums, None when unknown."""
-        shape = self.node.scope.shape(self.weight.name)
+        shape = self.scope.shape(self.weight.name)
         if shape is None or self.weight.reduced is None or not self.is_gemm:
             return None
         return shape[self.weight.reduced] if self.weight.reduced < len(shape) else None
@@ -180,7 +180,7 @@ def _moved_axis(dq: Quantizer, moves: list[Node]) -> int | None:
 
 def quantized_input(dq: Quantizer) -> Quantizer | None:
     """The Q in front of a DQ, through nodes that only move data; None for stored codes."""
-    scope, name = dq.node.scope, dq.source
+    scope, name = dq.scope, dq.source
     while (node := scope.producer(name)) is not None:
         if node.op == QUANTIZE:
             return as_quantizer(node)
@@ -198,7 +198,7 @@ def stored_chain(operand: Operand) -> Iterator[Node]:
         if (before := quantized_input(dq)) is None:
             return
         yield before.node
-        dq, _ = find_dq(before.node.scope, before.source)
+        dq, _ = find_dq(before.scope, before.source)
 
 
 def distant_dq(scope: Scope, name: str) -> tuple[Quantizer, Node] | None:

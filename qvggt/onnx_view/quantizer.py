@@ -45,7 +45,7 @@ class Quantizer(OfNode):
 
     @property
     def quantizes(self) -> bool:
-        return self.node.op == QUANTIZE
+        return self.op == QUANTIZE
 
     @property
     def block_size(self) -> int:
@@ -59,12 +59,12 @@ class Quantizer(OfNode):
     @property
     def positive_axis(self) -> int | None:
         """The axis of the scale counted from the front, None when the rank is unknown."""
-        rank = self.node.scope.rank(self.source)
+        rank = self.scope.rank(self.source)
         return self.axis if self.axis >= 0 else None if rank is None else self.axis + rank
 
     def scale_count(self) -> int | None:
         """Number of elements of the scale, None when unknown."""
-        shape = self.node.scope.shape(self.scale)
+        shape = self.scope.shape(self.scale)
         if shape is None:
             return None
         count = 1
@@ -81,7 +81,7 @@ class Quantizer(OfNode):
     @property
     def blocks(self) -> int | None:
         """How many blocks lie along the axis of a blocked scale, None for one that is not blocked."""
-        shape, axis = self.node.scope.shape(self.scale), self.positive_axis
+        shape, axis = self.scope.shape(self.scale), self.positive_axis
         if not self.block_size or shape is None or axis is None or axis >= len(shape):
             return None
         return shape[axis]

@@ -165,7 +165,7 @@ def _scores(softmax: Node) -> Node | None:
 
 def _context(softmax: Node) -> Node | None:
     node = softmax
-    while len(readers := node.scope.consumers(node.outputs[0])) == 1:
+    while node.outputs and len(readers := node.scope.consumers(node.outputs[0])) == 1:
         node = readers[0]
         if not node.is_op(*SCORES_TO_CONTEXT):
             return node if node.is_op("MatMul") else None

@@ -44,6 +44,5 @@ def external_data(model: Model) -> Iterator[Place]:
 
     Fix: do not run the file before this is mended.
     """
-    for tensor, error in model.values.faults:
-        detail = str(error).removeprefix(f"{model.path}: tensor {tensor.name}: ")
-        yield Place(tensor.name, "initializer", detail)
+    for name, error in model.values.faults:
+        yield Place(name, "initializer", str(error).removeprefix(f"{model.path}: tensor {name}: "))

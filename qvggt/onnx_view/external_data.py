@@ -69,6 +69,10 @@ class Span:
         return self.offset + self.length
 
 
+Fault = tuple[str, QvggtError]
+"""The name of a tensor whose bytes may not be read, and why."""
+
+
 class DataFolder:
     """The files a model at `path` may use.
 
@@ -143,32 +147,29 @@ class DataFolder:
         return len(names)
 
 
-def check_spans(
-    path: Path, tensors: Iterable[ExternalTensor]
-) -> tuple[list[Span], list[tuple[ExternalTensor, QvggtError]]]:
-    """Every tensor's span, and the tensors that have none with the reason.
+def check_spans(path: Path, tensors: Iterable[ExternalTensor]) -> tuple[list[Span], list[Fault]]:
+    """Every tensor's span, and the names of those that have none with the reason.
 
     Two tensors may share a range (tied weights); ranges that cut each other are a fault of the later one.
     """
     folder = DataFolder(path)
-    spans: list[tuple[Span, ExternalTensor]] = []
-    faults: list[tuple[ExternalTensor, QvggtError]] = []
+    spans: list[Span] = []
+    faults: list[Fault] = []
     for tensor in tensors:
         try:
-            spans.append((folder.span(tensor), tensor))
+            spans.append(folder.span(tensor))
         except QvggtError as error:
-            faults.append((tensor, error))
-    spans.sort(key=lambda pair: (pair[0].file, pair[0].offset, pair[0].length))
+            faults.append((tensor.name, error))
     kept: list[Span] = []
     last: Span | None = None
-    for span, tensor in spans:
+    for span in sorted(spans, key=lambda span: (span.file, span.offset, span.length)):
         cuts = last is not None and span.length > 0 and span.file == last.file and span.offset < last.end
         if last is not None and cuts and (span.offset, span.length) != (last.offset, last.length):
             text = (
-                f"{path}: tensor {tensor.name}: bytes {span.offset} to {span.end} of {span.file.name} cut those of "
+                f"{path}: tensor {span.tensor}: bytes {span.offset} to {span.end} of {span.file.name} cut those of "
                 f"tensor {last.tensor} ({last.offset} to {last.end}); {EXPORT_AGAIN}"
             )
-            faults.append((tensor, QvggtError(text)))
+            faults.append((span.tensor, QvggtError(text)))
             continue
         kept.append(span)
         if span.length > 0:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from qvggt.errors import QvggtError
-from qvggt.onnx_view.external_data import DataFolder, ExternalTensor, Span, check_spans, described, external_tensors
+from qvggt.onnx_view.external_data import DataFolder, Fault, Span, check_spans, described, external_tensors
 
 CHUNK = 16 << 20  # bytes
 OUTLINE = "qvggt:outline"  # location of the stand-in for a large initializer
@@ -28,13 +28,13 @@ class Values:
         self.folder = None if path is None else DataFolder(path)
         outside = [described(tensor) for tensor in external_tensors(proto)]
         self.spans: list[Span] = []
-        self.faults: list[tuple[ExternalTensor, QvggtError]] = []
+        self.faults: list[Fault] = []
         if path is not None:
             self.spans, self.faults = check_spans(path, outside)
         elif outside:
             error = QvggtError("a model in memory cannot have its data checked; pass the path of the file")
-            self.faults = [(tensor, error) for tensor in outside]
-        self._unsafe = {tensor.name for tensor, _ in self.faults}
+            self.faults = [(tensor.name, error) for tensor in outside]
+        self._unsafe = {name for name, _ in self.faults}
 
     def array(self, tensor: TensorProto) -> NDArray[Any] | None:
         """A whole tensor as numpy; None when its bytes are missing, unsafe or do not fit its shape."""

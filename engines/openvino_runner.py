@@ -13,7 +13,7 @@ from qvggt import __version__
 from qvggt.engines.network_file import INPUT, read_network
 from qvggt.engines.runner import Array, Runner
 from qvggt.errors import QvggtError
-from qvggt.tensor_file import line
+from qvggt.files import line
 
 DEVICE = "CPU"
 PRECISIONS = {"f32": "FP32", "bf16": "BF16"}

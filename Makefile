@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 ROOMS := qvggt export engines calib eval tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-gpu lint format stress demo clean
+.PHONY: help setup test test-slow test-gpu lint format docs stress demo clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,8 +42,16 @@ format: $(STAMP)  ## Let ruff rewrite the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-stress: $(STAMP)  ## Robustness figures: kills, malformed inputs, full disks; writes docs/results/stress.json
-	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tools/stress.py
+# every module by its installed name: pdoc skips what a package with __all__ does not list
+docs: $(STAMP)  ## API reference from the docstrings, HTML in build/docs
+	@$(BIN)/python -m pdoc -o build/docs $$(find $(filter-out tests tools,$(ROOMS)) -name '*.py' | \
+		sed -E 's,(/__init__)?\.py$$,,; s,^(export|engines|calib|eval),qvggt.\1,; s,/,.,g' | sort)
+	@echo build/docs/index.html
+
+stress: export OMP_NUM_THREADS = 1
+stress: $(STAMP)  ## Robustness: kills, full disks (docs/results/stress.json), then damaged inputs of every kind
+	@$(BIN)/python tools/stress.py
+	@$(BIN)/python -m pytest -m slow tests/robustness --hypothesis-seed=0
 
 demo: $(STAMP)  ## Scenes -> w8a8 and w4a4 ONNX -> ONNX Runtime -> table, pictures, JSON in outputs/demo
 	@$(BIN)/python tools/demo.py

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from qvggt.calib.reconstruct import BlockReport
 from qvggt.errors import QvggtError
-from qvggt.files import atomic_write
+from qvggt.files import atomic_write, line
 from qvggt.models.block import Block
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import LinearFormat
 from qvggt.quant.transform import TransformSpec
-from qvggt.tensor_file import TensorFile, line, open_tensors, write_tensors
+from qvggt.tensor_file import TensorFile, open_tensors, write_tensors
 
 JOB = "job.json"
 

@@ -7,7 +7,6 @@ from dataclasses import asdict
 
 from torch import Tensor
 
-from qvggt.calib.basis import principal_rotations
 from qvggt.calib.block_store import BlockStore
 from qvggt.calib.convs import observe_convs
 from qvggt.calib.ranges import observe_ranges
@@ -54,10 +53,7 @@ def calibrate_(
     check_overrides(model, scheme)
     folds = fold_config(recipe, seed)
     if folds is not None:
-        rotations = None
-        if recipe.basis == "principal":
-            rotations = principal_rotations(model, batches, seed, memory)
-        fold_(model, folds, rotations)
+        fold_(model, folds)
     target = Stream.start(model, batches, memory)
     source = target if recipe.propagation == "float" else target.copy()
     reports: dict[str, BlockReport] = {}

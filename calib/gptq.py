@@ -11,33 +11,15 @@ LAZY = 128  # input channels rounded before their errors reach the channels afte
 
 
 class InputMoments:
-    """Running second moments of a linear's quantized inputs X and of the float inputs Z they stand for, float64.
-
-    matrix: X^T X [in, in]. cross: Z^T X [in, in].
-    """
+    """Running second moments X^T X [in, in] of a linear's quantized inputs X, float64."""
 
     def __init__(self, width: int) -> None:
         self.matrix = torch.zeros(width, width, dtype=torch.float64)
-        self.cross = torch.zeros(width, width, dtype=torch.float64)
-        self.rows = 0
 
-    def update(self, x: Tensor, z: Tensor) -> None:
-        """Add paired rows x, z [..., in]."""
-        x, z = (t.reshape(-1, t.shape[-1]).double() for t in (x, z))
+    def update(self, x: Tensor) -> None:
+        """Add rows x [..., in]."""
+        x = x.reshape(-1, x.shape[-1]).double()
         self.matrix += x.T @ x
-        self.cross += z.T @ x
-        self.rows += len(x)
-
-
-def compensated(weight: Tensor, moments: InputMoments, damping: float) -> Tensor:
-    """The weight W' that best maps the quantized inputs to the float outputs: min |X W'^T - Z W^T|^2 + d |W' - W|^2.
-
-    d is `damping` times the mean diagonal of X^T X; large values return `weight`. [out, in], float64 arithmetic.
-    """
-    c = moments.matrix.clone()
-    c.diagonal().add_(damping * float(c.diagonal().mean()) + 1e-12)
-    difference = weight.double() @ (moments.cross - moments.matrix)
-    return (weight.double() + torch.linalg.solve(c, difference.T).T).to(weight.dtype)
 
 
 def gptq_codes(weight: Tensor, scale: Tensor, bits: int, moments: InputMoments, damping: float = 0.01) -> Tensor:

@@ -38,7 +38,7 @@ class LearnableLinear(nn.Module):
     scale (one block where the format has none).
 
     The input loses the mean of its token's kind (where `start_center` gave some), is rotated (if the linear has an
-    online rotation) and divided by s, or with `scale_first` divided and then rotated; the weight carries the inverse.
+    online rotation) and divided by s; the weight carries the inverse.
     Same arithmetic as `QuantLinear`, with straight-through rounding; scales and clips are not detached.
     """
 
@@ -47,13 +47,11 @@ class LearnableLinear(nn.Module):
         linear: nn.Linear,
         format: LinearFormat,
         rotation: KroneckerHadamard | None = None,
-        scale_first: bool = False,
     ) -> None:
         super().__init__()
         weight = linear.weight.detach().float().clone()
-        self.format, self.rotation, self.scale_first = format, rotation, scale_first
-        rotate = rotation is not None and not scale_first
-        self.weight = nn.Parameter(rotation.rotate_weight(weight) if rotate else weight)  # type: ignore[union-attr]
+        self.format, self.rotation = format, rotation
+        self.weight = nn.Parameter(weight if rotation is None else rotation.rotate_weight(weight))
         self.register_buffer("center", None)
         self.kind_bias: nn.Parameter | None = None
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().float().clone())
@@ -77,29 +75,19 @@ class LearnableLinear(nn.Module):
 
     def transformed(self, x: Tensor) -> Tensor:
         """The (centered) input after rotation and smoothing."""
-        if self.scale_first:
-            x = x / self.log_scale.exp()
         if self.rotation is not None:
             x = self.rotation(x)
-        return x if self.scale_first else x / self.log_scale.exp()
+        return x / self.log_scale.exp()
 
     def smoothed_weight(self) -> Tensor:
-        smoothed = self.weight * self.log_scale.exp()
-        return self.rotation(smoothed) if self.scale_first and self.rotation is not None else smoothed
+        return self.weight * self.log_scale.exp()
 
     @torch.no_grad()
     def start_center(self, means: Tensor) -> None:
         """Take `means` [kinds, in] off the tokens; their product with the weight becomes a bias per kind: exact."""
         self.center = means.clone()
-        rotated = means if self.scale_first or self.rotation is None else self.rotation(means)
+        rotated = means if self.rotation is None else self.rotation(means)
         self.kind_bias = nn.Parameter(rotated @ self.weight.T)
-
-    @torch.no_grad()
-    def start_balanced(self, variance: Tensor) -> None:
-        """s^4 = E[x^2] / |w|^2 per input channel: the least E|x/s|^2 |w s|^2 a diagonal can reach."""
-        energy = self.weight.square().sum(0)
-        s = (variance.clamp_min(1e-6 * float(variance.max()) + 1e-20).log() - energy.clamp_min(1e-20).log()) / 4
-        self.log_scale.copy_(s - s.mean())
 
     def blocked(self, weight: Tensor) -> Tensor:
         """[out, in] -> [out, blocks, block], a partial last block filled with zeros (they move no extreme)."""
@@ -107,13 +95,12 @@ class LearnableLinear(nn.Module):
         missing = -width % self.block
         return F.pad(weight, (0, missing)).view(out, -1, self.block)
 
-    def clipped_weight(self, weight: Tensor | None = None) -> Tensor:
-        """The weight the integer grid is laid over, [out, in]; `weight` replaces the smoothed one under its clips."""
+    def clipped_weight(self) -> Tensor:
+        """The weight the integer grid is laid over, [out, in]."""
         smoothed = self.blocked(self.smoothed_weight())
         low = smoothed.amin(-1, keepdim=True).clamp_max(0) * self.clip_low.sigmoid()
         high = smoothed.amax(-1, keepdim=True).clamp_min(0) * self.clip_high.sigmoid()
-        inner = smoothed if weight is None else self.blocked(weight)
-        return torch.maximum(torch.minimum(inner, high), low).flatten(1)[:, : self.weight.shape[1]]
+        return torch.maximum(torch.minimum(smoothed, high), low).flatten(1)[:, : self.weight.shape[1]]
 
     def weight_step(self) -> Tensor:
         """Grid step of each block of each row, [out, blocks]."""
@@ -243,15 +230,12 @@ class LearnableLinear(nn.Module):
     def _input_transform(self, keep_scale: bool) -> InputTransform | None:
         """What is left to do to the input at run time."""
         smooth = keep_scale and bool((self.log_scale != 0).any())
-        inside = smooth and self.scale_first and self.rotation is not None  # the rotation's factors take it
-        spec = TransformSpec(self.rotation is not None, smooth and not inside, self.kinds)
+        spec = TransformSpec(self.rotation is not None, smooth, self.kinds)
         if not spec:
             return None
         transform = InputTransform(self.weight.shape[1], spec)
         if self.rotation is not None:
             transform.rotation = copy.deepcopy(self.rotation)
-            if inside:
-                transform.rotation.signs = transform.rotation.signs * (-self.log_scale).exp()
         if spec.scale:
             transform.scale = (-self.log_scale).exp()
         if self.center is not None:

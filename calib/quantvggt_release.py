@@ -18,10 +18,10 @@ from torch import Tensor
 
 from qvggt.calib.reconstruct import LINEARS
 from qvggt.errors import QvggtError
-from qvggt.files import reason
+from qvggt.files import line, reason, sniff
 from qvggt.quant.hadamard import power
 from qvggt.quant.kronecker import KroneckerHadamard
-from qvggt.tensor_file import FLOATS, line, sniff
+from qvggt.tensor_file import FLOATS
 
 FILES = {
     "frame_blocks": "qs_frame_parameters_total.pth",

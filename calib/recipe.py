@@ -13,9 +13,8 @@ from qvggt.quant.scheme import LinearFormat
 Propagation = Literal["float", "quantized"]
 Rounding = Literal["rtn", "gptq"]
 Rotation = Literal["none", "folded", "linear"]
-ScaleInit = Literal["rotated", "released", "balanced"]
-Basis = Literal["hadamard", "principal"]
-Online = Literal["none", "fc2", "all"]
+ScaleInit = Literal["rotated", "released"]
+Online = Literal["none", "fc2"]
 
 
 @dataclass(frozen=True)
@@ -23,25 +22,22 @@ class Recipe:
     """Steps of a calibration, in order; every field can be ablated.
 
     rotation: "folded" = residual rotation folded into the weights (DESIGN 3.1, no run-time cost); "linear" = a private
-    online Hadamard before every linear (the published method). basis: of the folded rotation, Hadamard or the
-    principal axes of what the blocks read (calib.basis). value_rotation: per-head, folded (3.2); value_basis: Hadamard
-    or the balanced one (calib.balance). online: Kronecker Hadamards at run time, before fc2 (3.4) or before qkv, fc1
-    and fc2. center: take the mean of each kind of token off the inputs of linears with quantized activations.
+    online Hadamard before every linear (the published method). value_rotation: per-head, folded (3.2); value_basis:
+    Hadamard or the balanced one (calib.balance). online: a Kronecker Hadamard at run time before fc2 (3.4). center:
+    take the mean of each type of token off the inputs of linears with quantized activations.
     smooth: per-channel scales (3.3), `alpha` their exponent; scale_init "rotated" takes rotated weights, "released"
-    the unrotated ones as the released code does, "balanced" least noise before an online rotation. learn: block-wise
+    the unrotated ones as the released code does. learn: block-wise
     learning of scales and clips for `epochs` passes (AdamW, rates `scale_rate` and `clip_rate`; with `weight_rate` the
     weights too; `weight_decay` on everything, 0 in ours); special_weight: what special tokens count against patches in
     it and in the rounding, 0 = as many as they are; learn_bits: blocks whose grids all have more bits do not learn, as
     what they could gain is less than what they lose on other images than the calibration's; search_clips: start the
     clips at their least-squares optimum instead of 0.982.
-    propagation: whether a block sees float or quantized inputs. rounding: of the weights; with "gptq", `compensate`
-    first moves the weights to what best maps the quantized inputs to the float outputs (a ridge of that strength).
+    propagation: whether a block sees float or quantized inputs. rounding: of the weights.
     frame_shapes: feed global blocks frame by frame, a fault of the released code kept for its baseline.
     """
 
     name: str
     rotation: Rotation = "none"
-    basis: Basis = "hadamard"
     value_rotation: bool = False
     value_basis: Literal["hadamard", "balanced"] = "hadamard"
     online: Online = "none"
@@ -61,15 +57,7 @@ class Recipe:
     special_weight: float = 0.0
     propagation: Propagation = "quantized"
     rounding: Rounding = "rtn"
-    compensate: float | None = None
     frame_shapes: bool = False
-
-    def __post_init__(self) -> None:
-        if self.online == "all" and self.smooth and self.scale_init != "balanced":
-            raise QvggtError(
-                f"recipe {self.name}: scales after an online rotation cannot fold into a LayerNorm; "
-                "online 'all' needs scale_init 'balanced'"
-            )
 
     def replace(self, **changes: Any) -> Recipe:
         return dataclasses.replace(self, **changes)

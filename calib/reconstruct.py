@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from qvggt.calib.balance import balanced_basis
-from qvggt.calib.gptq import InputMoments, compensated, gptq_codes
+from qvggt.calib.gptq import InputMoments, gptq_codes
 from qvggt.calib.kind_means import KindMeans
 from qvggt.calib.learnable import LearnableLinear
-from qvggt.calib.recipe import Online, Recipe
+from qvggt.calib.recipe import Recipe
 from qvggt.calib.stream import Stage, Stream, kinds_of
 from qvggt.models.block import Block
 from qvggt.quant.hadamard import named_seed
@@ -23,10 +23,8 @@ from qvggt.quant.scheme import LinearFormat
 from qvggt.rotation.precision import in_float64
 from qvggt.rotation.smoothing import fold_smoothing_
 from qvggt.rotation.value import rotate_values_
-from qvggt.watching import watching
 
 LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-ONLINE: dict[Online, tuple[str, ...]] = {"none": (), "fc2": ("mlp.fc2",), "all": ("attn.qkv", "mlp.fc1", "mlp.fc2")}
 STEP_TOKENS = 8192  # of which a learning step keeps activations; larger batches are summed up in pieces
 SAMPLE_ROWS = 2048  # tokens kept per linear to start scales and clips from
 
@@ -72,7 +70,7 @@ def calibrate_block(
         _learn(quantized, block, stage, target, source, recipe, generator)
         learned = _error(quantized, block, stage, target, source, recipe)
     if recipe.rounding == "gptq":
-        _round(quantized, block, learnables, stage, target, source, recipe)
+        _round(quantized, learnables, stage, source, recipe)
     final = _finish(block, learnables, recipe)
     return final, BlockReport(start, learned, _error(final, block, stage, target, source, recipe))
 
@@ -123,13 +121,10 @@ def _attach(
             continue
         linear = block.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        rotated = recipe.rotation == "linear" or name in ONLINE[recipe.online]
+        rotated = recipe.rotation == "linear" or (recipe.online == "fc2" and name == "mlp.fc2")
         width = linear.in_features
         rotation = KroneckerHadamard(width, named_seed(seed, f"{stage.path}.{name}")) if rotated else None
-        scale_first = recipe.scale_init == "balanced"
-        if rotation is not None and scale_first and name != "mlp.fc2":
-            rotation.signs.fill_(1.0)
-        found[name] = LearnableLinear(linear, formats[name], rotation, scale_first)
+        found[name] = LearnableLinear(linear, formats[name], rotation)
         block.set_submodule(name, found[name])
     return found
 
@@ -174,9 +169,7 @@ def _record(
 
 def _start(learnable: LearnableLinear, linear: nn.Module, inputs: tuple[Tensor, Tensor], recipe: Recipe) -> None:
     amax, rows = inputs
-    if recipe.smooth and recipe.scale_init == "balanced":
-        learnable.start_balanced(rows.square().mean(0))
-    elif recipe.smooth:
+    if recipe.smooth:
         assert isinstance(linear, nn.Linear)
         learnable.start_scale(amax, recipe.alpha, linear.weight if recipe.scale_init == "released" else None)
     if recipe.search_clips:
@@ -243,45 +236,19 @@ def _error(quantized: Block, block: Block, stage: Stage, target: Stream, source:
 
 @torch.no_grad()
 def _round(
-    quantized: Block,
-    block: Block,
-    learnables: dict[str, LearnableLinear],
-    stage: Stage,
-    target: Stream,
-    source: Stream,
-    recipe: Recipe,
+    quantized: Block, learnables: dict[str, LearnableLinear], stage: Stage, source: Stream, recipe: Recipe
 ) -> None:
     """GPTQ codes of each linear in turn, on the inputs it sees with the ones before it already rounded."""
     for name, learnable in learnables.items():
-        moments = _moments(quantized, block, name, stage, target, source, recipe)
-        weight = learnable.smoothed_weight()
-        if recipe.compensate is not None:
-            weight = compensated(weight, moments, recipe.compensate)
-        bits, step = learnable.format.weight_bits, learnable.column_step()
-        learnable.codes = gptq_codes(learnable.clipped_weight(weight), step, bits, moments)
+        moments = InputMoments(learnable.weight.shape[1])
 
-
-def _moments(
-    quantized: Block, block: Block, name: str, stage: Stage, target: Stream, source: Stream, recipe: Recipe
-) -> InputMoments:
-    """Moments of a linear's quantized inputs on `source`, paired with its float inputs on `target`."""
-    learnable = quantized.get_submodule(name)
-    assert isinstance(learnable, LearnableLinear)
-    moments = InputMoments(learnable.weight.shape[1])
-    seen: dict[str, Tensor] = {}
-    watchers = (
-        (learnable, lambda m, inputs: seen.update(x=m.quantized_product(m.centered(*inputs)))),
-        (block.get_submodule(name), lambda _m, inputs: seen.update(z=inputs[0])),
-    )
-    with watching(watchers):
-        for index in range(len(source.tokens)):
-            quantized(*source.batch(stage, [index], recipe.frame_shapes))
-            tokens, rope, kinds = target.batch(stage, [index], recipe.frame_shapes)
-            block(tokens, rope)
+        def add(x: Tensor, kinds: Tensor, learnable: LearnableLinear = learnable, to: InputMoments = moments) -> None:
             weight = token_weights(kinds, recipe.special_weight).sqrt()[..., None]
-            wanted = learnable.transformed(learnable.centered(seen["z"], kinds))
-            moments.update(seen["x"] * weight, wanted * weight)
-    return moments
+            to.update(learnable.quantized_product(learnable.centered(x, kinds)) * weight)
+
+        source.visit(stage, quantized, {name: add}, recipe.frame_shapes)
+        bits, step = learnable.format.weight_bits, learnable.column_step()
+        learnable.codes = gptq_codes(learnable.clipped_weight(), step, bits, moments)
 
 
 @torch.no_grad()

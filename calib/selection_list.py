@@ -7,12 +7,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from qvggt.calib.diversity import PICKS, Pick
 from qvggt.data.class_modes import check_mode
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, reason
+from qvggt.mapping import Check, from_mapping
 
 FORMAT = 1
 Status = Literal["chosen", "left", "rejected"]
@@ -111,16 +112,11 @@ class Selection:
         return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Selection:
+    def from_dict(cls, values: object) -> Selection:
         """QvggtError for another format, a damaged list or one edited by hand."""
-        if values.get("format") != FORMAT:
-            raise QvggtError(f"selection: format {values.get('format')!r}, expected {FORMAT}; select again")
-        try:
-            sequences = tuple(_pooled(entry) for entry in values["sequences"])
-            selection = cls(SelectionConfig(**values["config"]), sequences)
-        except (KeyError, TypeError) as error:
-            raise QvggtError(f"selection: damaged ({error}); select again") from error
-        if values.get("sha256") != selection.sha256 or values.get("chosen") != list(selection.chosen):
+        stored = from_mapping(_Stored, values, "selection", advice="select again")
+        selection = cls(stored.config, stored.sequences)
+        if stored.sha256 != selection.sha256 or stored.chosen != selection.chosen:
             raise QvggtError("selection: content does not match its sha256, it was changed by hand; select again")
         return selection
 
@@ -137,6 +133,17 @@ class Selection:
         return {"config": dataclasses.asdict(self.config), "sequences": sequences}
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """What `Selection.to_dict` writes."""
+
+    format: Annotated[int, Check(str(FORMAT), FORMAT.__eq__)]
+    sha256: str
+    chosen: tuple[str, ...]
+    config: SelectionConfig
+    sequences: tuple[Pooled, ...]
+
+
 def save_selection(path: str | Path, selection: Selection) -> None:
     """Write the list as JSON; atomic."""
     with atomic_write(path) as temporary:
@@ -151,20 +158,7 @@ def load_selection(path: str | Path) -> Selection:
         raise QvggtError(f"{path}: cannot be read ({reason(error)}); expected a saved selection") from error
     except ValueError as error:
         raise QvggtError(f"{path}: is no JSON, expected a saved selection; select again") from error
-    if not isinstance(values, dict):
-        raise QvggtError(f"{path}: holds no JSON object, expected a saved selection; select again")
     try:
         return Selection.from_dict(values)
     except QvggtError as error:
         raise QvggtError(f"{path}: {error}") from error
-
-
-def _pooled(entry: dict[str, Any]) -> Pooled:
-    violation = entry["violation"]
-    return Pooled(
-        **{
-            **entry,
-            "similarity": tuple(entry["similarity"]),
-            "violation": None if violation is None else Violation(**violation),
-        }
-    )

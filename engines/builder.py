@@ -6,7 +6,7 @@ import datetime
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
@@ -18,14 +18,15 @@ from qvggt.engines.build_config import FRAMES, SUFFIXES, BuildConfig
 from qvggt.engines.layer_report import LayerReport, layer_report
 from qvggt.engines.layer_table import Row, rows_of_inspector, rows_of_log
 from qvggt.engines.manifest import FileFact, Manifest, Shapes, manifest_path
+from qvggt.engines.network_file import file_scheme
 from qvggt.engines.trt_build import Built, build_with_python
 from qvggt.engines.trtexec import find_trtexec, run_trtexec, save_command, trtexec_command
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, sibling
-from qvggt.onnx_view.file import OnnxFile, open_onnx
+from qvggt.onnx_view.file import open_onnx
+from qvggt.onnx_view.metadata import Metadata
 from qvggt.onnx_view.network_facts import NetworkFacts, network_facts
 from qvggt.quant.scheme import Scheme
-from qvggt.tensor_file import line
 
 REPORT_SUFFIX = ".layers.json"
 
@@ -37,14 +38,14 @@ class Source:
     path: Path
     files: tuple[Path, ...]
     facts: NetworkFacts
-    metadata: Mapping[str, str]
+    metadata: Metadata
     scheme: Scheme | None
     stamps: tuple[tuple[int, int], ...]
 
     @property
     def float_type(self) -> str:
         """What the exporter says, else what the graph shows."""
-        return self.metadata.get("qvggt.precision") or self.facts.float_type
+        return self.metadata.text("precision") or self.facts.float_type
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,9 @@ def report_path(engine: str | Path) -> Path:
 
 def read_source(path: str | Path) -> Source:
     """Open and check an ONNX file and its external data; QvggtError for one that is missing, corrupt or unsafe."""
-    opened = open_onnx(path)
-    metadata = {entry.key: entry.value for entry in opened.model.metadata_props if entry.key.startswith("qvggt.")}
-    scheme = _scheme(opened, metadata)
-    files = (opened.path, *opened.data)
-    return Source(opened.path, files, network_facts(opened.model, scheme), metadata, scheme, _stamps(files))
+    path, opened = Path(path), open_onnx(path)
+    files, metadata = (path, *opened.data), opened.metadata
+    return Source(path, files, network_facts(opened), metadata, file_scheme(metadata), _stamps(files))
 
 
 def plan_profile(source: Source, config: BuildConfig) -> dict[str, Shapes]:
@@ -78,7 +77,7 @@ def plan_profile(source: Source, config: BuildConfig) -> dict[str, Shapes]:
     The one symbolic dimension of an input is the frame count. QvggtError for an input with several, and for frame
     counts asked of a file that fixes them.
     """
-    frames = config.frames or _stated_frames(source) or FRAMES
+    frames = config.frames or source.metadata.frames or FRAMES
     profile: dict[str, Shapes] = {}
     for name, dims in source.facts.inputs.items():
         free = dims.count(None)
@@ -146,7 +145,7 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
             profile=profile,
             compute_capabilities=config.compute_capabilities,
             scheme=None if source.scheme is None else json.loads(source.scheme.to_json()),
-            metadata=source.metadata,
+            metadata=source.metadata.entries,
             report=report.facts(),
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             build={
@@ -198,22 +197,6 @@ def _folder(output: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _scheme(opened: OnnxFile, metadata: Mapping[str, str]) -> Scheme | None:
-    text = metadata.get("qvggt.scheme")
-    try:
-        return None if text is None else Scheme.from_json(text)
-    except (QvggtError, TypeError, ValueError) as error:
-        raise QvggtError(f"{opened.path}: metadata qvggt.scheme: {line(error)}; export again") from error
-
-
-def _stated_frames(source: Source) -> tuple[int, int, int] | None:
-    parts = source.metadata.get("qvggt.frames", "").split(":")
-    if len(parts) != 3 or not all(part.isdigit() for part in parts):
-        return None
-    low, opt, high = (int(part) for part in parts)
-    return (low, opt, high) if 1 <= low <= opt <= high else None
 
 
 def _stamps(files: Sequence[Path]) -> tuple[tuple[int, int], ...]:

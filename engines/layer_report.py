@@ -26,6 +26,7 @@ FLOATS = ("Half", "BFloat16", "Float")
 CONTAINER_TYPES = {"INT4": "Int4", "INT8": "Int8", "FP8": "FP8"}
 GENERATED = ("kgen", "shape_call", "signal", "wait", "allocate", "deallocate")  # never a matrix product
 UNMEASURED = "not measured"
+NO_PRODUCT = "the file lists it, and has no product of that name"
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def _is_fused(nodes: tuple[str, ...], by_node: dict[str, list[Row]]) -> bool:
 def _verdict(linear: QuantizedLinear, by_node: dict[str, list[Row]]) -> LinearVerdict:
     """The worst of the linear's uses."""
     stored, size = _stored(linear, by_node)
-    uses = [_use(linear, node, by_node) for node in linear.nodes]
+    uses = [_use(linear, node, by_node) for node in linear.nodes] or [("not quantized", None, "", "", NO_PRODUCT)]
     found, row, activation, weight, note = next((use for use in uses if use[0] != linear.wanted), uses[0])
     return LinearVerdict(
         linear.path,

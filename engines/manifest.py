@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from qvggt.engines.build_config import BACKENDS
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, file_sha256, reason
+from qvggt.mapping import Check, Count, Sha256, from_mapping
 
 VERSION = 1
 SUFFIX = ".manifest.json"
 LARGEST = 16 << 20  # bytes: a manifest is a few kB
-BACKENDS = ("rtx", "tensorrt", "trtexec")
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
@@ -30,13 +30,17 @@ class FileFact:
     """A file by its name without folders, SHA-256 (64 hex digits) and size."""
 
     name: str
-    sha256: str
-    bytes: int
+    sha256: Sha256
+    bytes: Count
 
     @classmethod
     def of(cls, path: Path, name: str = "") -> FileFact:
         """Hash and measure a file; QvggtError when it cannot be read. `name` replaces that of a temporary file."""
         return cls(name or path.name, file_sha256(path), path.stat().st_size)
+
+
+Files = Annotated[tuple[FileFact, ...], Check("a list of files", bool)]
+Backend = Annotated[str, Check(f"one of {', '.join(BACKENDS)}", BACKENDS.__contains__)]
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ class Manifest:
     """
 
     engine: FileFact
-    onnx: tuple[FileFact, ...]
-    backend: str
+    onnx: Files
+    backend: Backend
     backend_version: str
     precision: str
     profile: Mapping[str, Shapes]
@@ -101,12 +105,15 @@ def read_manifest(engine: str | Path) -> Manifest:
         size = path.stat().st_size
         if size > LARGEST:
             raise ValueError(f"{size} bytes, expected at most {LARGEST}")
-        return _parse(json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict) and values.get("version") != VERSION:
+            raise ValueError(f"version {values.get('version')!r}, expected {VERSION}")
     except OSError as error:
         raise QvggtError(f"{path}: cannot be read ({reason(error)}); check it, or build again") from error
     except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors
         text = (str(error).splitlines() or [type(error).__name__])[0]
         raise QvggtError(f"{path}: not a manifest of this version ({text[:120]}); build again") from error
+    return from_mapping(Manifest, values, f"{path}: not a manifest of this version", advice="build again")
 
 
 def check_engine(engine: str | Path) -> Manifest:
@@ -116,18 +123,18 @@ def check_engine(engine: str | Path) -> Manifest:
     """
     engine = Path(engine)
     if not engine.is_file():
-        found = "a directory" if engine.is_dir() else "nothing" if not engine.exists() else "no regular file"
-        raise QvggtError(f"{engine}: {found} there, expected an engine file; check the path")
+        what = "a directory" if engine.is_dir() else "nothing" if not engine.exists() else "no regular file"
+        raise QvggtError(f"{engine}: {what} there, expected an engine file; check the path")
     manifest = read_manifest(engine)
     size = engine.stat().st_size
     if size != manifest.engine.bytes:
         raise QvggtError(
             f"{engine}: has {size} bytes, its manifest says {manifest.engine.bytes}: truncated or replaced; build again"
         )
-    found = file_sha256(engine)
-    if found != manifest.engine.sha256:
+    sha256 = file_sha256(engine)
+    if sha256 != manifest.engine.sha256:
         raise QvggtError(
-            f"{engine}: sha256 {found[:12]}..., its manifest says {manifest.engine.sha256[:12]}...: changed "
+            f"{engine}: sha256 {sha256[:12]}..., its manifest says {manifest.engine.sha256[:12]}...: changed "
             "or replaced since it was built; do not run it, build again"
         )
     return manifest
@@ -140,63 +147,3 @@ def check_onnx(manifest: Manifest, onnx: FileFact) -> None:
             f"{manifest.engine.name}: was built from {manifest.onnx[0].name} of sha256 "
             f"{manifest.onnx[0].sha256[:12]}..., expected {onnx.sha256[:12]}...; build again"
         )
-
-
-def _parse(values: object) -> Manifest:
-    """ValueError for anything `Manifest.to_json` would not have written."""
-    if not isinstance(values, dict):
-        raise ValueError("expected a JSON object")
-    if values.get("version") != VERSION:
-        raise ValueError(f"version {values.get('version')!r}, expected {VERSION}")
-    known = {f.name for f in dataclasses.fields(Manifest)}
-    if set(values) != known:
-        wrong = sorted(set(values) ^ known)
-        raise ValueError(f"unexpected or missing keys {', '.join(map(str, wrong))}")
-    for key in ("backend", "backend_version", "precision", "created"):
-        _expect(key, isinstance(values[key], str), "a string")
-    _expect("backend", values["backend"] in BACKENDS, f"one of {', '.join(BACKENDS)}")
-    for key in ("metadata", "report", "build", "versions", "profile"):
-        _expect(key, isinstance(values[key], dict), "an object")
-    _expect("scheme", values["scheme"] is None or isinstance(values["scheme"], dict), "an object or null")
-    for key in ("metadata", "versions"):
-        _expect(key, all(isinstance(v, str) for v in values[key].values()), "an object of strings")
-    capabilities = values["compute_capabilities"]
-    _expect("compute_capabilities", _list_of(capabilities, str), "a list of strings")
-    _expect("onnx", isinstance(values["onnx"], list) and len(values["onnx"]) > 0, "a list of files")
-    return Manifest(
-        **{
-            **values,
-            "engine": _file("engine", values["engine"]),
-            "onnx": tuple(_file("onnx", entry) for entry in values["onnx"]),
-            "profile": {str(name): _shapes(shapes) for name, shapes in values["profile"].items()},
-            "compute_capabilities": tuple(capabilities),
-        }
-    )
-
-
-def _file(key: str, values: object) -> FileFact:
-    fields = {"name": str, "sha256": str, "bytes": int}
-    good = isinstance(values, dict) and set(values) == set(fields)
-    _expect(key, good, "name, sha256 and bytes of a file")
-    assert isinstance(values, dict)
-    _expect(key, all(type(values[name]) is kind for name, kind in fields.items()), "a string, a string, an integer")
-    _expect(f"{key} sha256", re.fullmatch(r"[0-9a-f]{64}", values["sha256"]) is not None, "64 hex digits")
-    _expect(f"{key} bytes", values["bytes"] >= 0, "a size")
-    return FileFact(**values)
-
-
-def _shapes(values: object) -> Shapes:
-    good = isinstance(values, list) and len(values) == 3 and all(_list_of(shape, int) for shape in values)
-    _expect("profile", good, "three shapes an input")
-    assert isinstance(values, list)
-    low, opt, high = (tuple(shape) for shape in values)
-    return low, opt, high
-
-
-def _list_of(values: object, kind: type) -> bool:
-    return isinstance(values, list) and all(type(value) is kind for value in values)
-
-
-def _expect(key: str, good: bool, expected: str) -> None:
-    if not good:
-        raise ValueError(f"{key}: expected {expected}")

@@ -16,8 +16,8 @@ from qvggt.engines.network_file import INPUT, NetworkFile
 from qvggt.engines.registry import RunnerOptions
 from qvggt.engines.runner import Array
 from qvggt.errors import QvggtError
-from qvggt.onnxruntime_config import session_config
-from qvggt.tensor_file import line
+from qvggt.files import line
+from qvggt.onnxruntime_config import session_options
 
 CPU = ("CPUExecutionProvider",)
 CUDA = ("CUDAExecutionProvider", *CPU)
@@ -112,19 +112,6 @@ def import_onnxruntime() -> Any:
             "onnxruntime is not installed: pip install onnxruntime, or 'qvggt[gpu]' for NVIDIA GPUs"
         ) from error
     return onnxruntime
-
-
-def session_options(ort: Any, threads: int | None = None) -> Any:
-    """Options under which ONNX Runtime computes the numbers the file says."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors only: they come back as exceptions
-    for key, value in session_config(ort).items():
-        options.add_session_config_entry(key, value)
-    if threads is not None:
-        if threads < 1:
-            raise QvggtError(f"threads: expected 1 or more, got {threads}")
-        options.intra_op_num_threads = threads
-    return options
 
 
 def tensorrt_options(network: NetworkFile) -> dict[str, str]:

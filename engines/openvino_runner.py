@@ -15,7 +15,7 @@ from qvggt.engines.network_file import INPUT
 from qvggt.engines.registry import RunnerOptions
 from qvggt.engines.runner import Array
 from qvggt.errors import QvggtError
-from qvggt.tensor_file import line
+from qvggt.files import line
 
 DEVICE = "CPU"
 PRECISIONS = {"f32": "FP32", "bf16": "BF16"}

@@ -26,19 +26,6 @@ class Aligned:
     scale: float
 
 
-@dataclass(frozen=True)
-class Similarity:
-    """p -> scale * rotation @ p + translation."""
-
-    scale: float
-    rotation: NDArray[np.float64]
-    translation: NDArray[np.float64]
-
-    def __call__(self, points: Points) -> Points:
-        """points [..., 3]."""
-        return self.scale * points @ self.rotation.T + self.translation
-
-
 def align(truth: Points, predicted: Points, valid: NDArray[np.bool_]) -> Aligned:
     """Shift both so that their median z is 0, then scale the prediction to the spread of the truth.
 
@@ -69,18 +56,3 @@ def _shift_and_spread(points: Points) -> tuple[float, float]:
     points = points[np.isfinite(points).all(-1)]
     centre = np.array([lower_median(points[:, axis]) for axis in range(3)])
     return float(centre[2]), lower_median(np.linalg.norm(points - centre, axis=-1))
-
-
-def fit_similarity(source: Points, target: Points, rigid: bool = False) -> Similarity:
-    """The similarity that brings source [N, 3] closest to target [N, 3] in least squares (Umeyama 1991).
-
-    Rows correspond; N >= 3 points that do not lie on a line. A source without spread is only moved. rigid: scale 1.
-    """
-    source_mean, target_mean = source.mean(0), target.mean(0)
-    centred, wanted = source - source_mean, target - target_mean
-    u, singular, vt = np.linalg.svd(wanted.T @ centred / len(source))
-    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0])  # no mirror image
-    rotation = (u * sign) @ vt
-    variance = float(np.square(centred).sum() / len(source))
-    scale = float(singular @ sign / variance) if variance > 0 and not rigid else 1.0
-    return Similarity(scale, rotation, target_mean - scale * rotation @ source_mean)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qvggt.errors import QvggtError
 from qvggt.eval.registration import icp, plane_normals
-from qvggt.tensor_file import line
+from qvggt.files import line
 
 Points = NDArray[np.float64]
 Backend = Literal["open3d", "scipy"]

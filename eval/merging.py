@@ -11,6 +11,7 @@ from qvggt.eval.memory import Memory
 from qvggt.eval.records import RecordFile, Row, difference, read_records
 from qvggt.eval.result import CandidateResult
 from qvggt.eval.worst import loss
+from qvggt.mapping import from_mapping
 
 
 def shard_of(count: int, shard: tuple[int, int]) -> range:
@@ -74,9 +75,6 @@ def results_of(
     """One result per candidate from its facts, the rows in order, and its peak memory where that was measured."""
     results = []
     for index, entry in enumerate(facts):
-        peak = memory[index] if memory else None
-        records = tuple(row[index] for row in rows)
-        results.append(
-            CandidateResult(entry["label"], dict(entry), records, memory=None if peak is None else Memory(**peak))
-        )
+        peak = from_mapping(Memory, memory[index], "memory") if memory and memory[index] else None
+        results.append(CandidateResult(entry["label"], dict(entry), tuple(row[index] for row in rows), memory=peak))
     return results

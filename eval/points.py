@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from qvggt.engines.runner import Predictions
 from qvggt.errors import QvggtError
-from qvggt.eval.alignment import Points, align, fit_similarity
+from qvggt.eval.alignment import Points, align
 from qvggt.eval.clouds import BACKENDS, MIN_POINTS, Backend, CloudDistances, distances, register
+from qvggt.eval.similarity import fit_similarity
 from qvggt.geometry import decode_pose, invert_extrinsics, to_homogeneous, unproject
 
 PointSource = Literal["head", "unproj"]
@@ -79,14 +80,14 @@ def point_errors(
     scale = aligned.scale
     if config.sim3 and (both := true_finite & seen_finite).sum() >= MIN_POINTS:
         similarity = fit_similarity(seen[both], true[both])
-        seen, scale = similarity(seen), scale * similarity.scale
+        seen, scale = similarity.points(seen), scale * similarity.scale
     true, seen = true[true_finite], seen[seen_finite]
     true, seen = _subsample(true, config, f"{key}/truth"), _subsample(seen, config, f"{key}/predicted")
     if min(len(true), len(seen)) < MIN_POINTS:
         nothing = CloudDistances(*[math.nan] * len(fields(CloudDistances)))
         return PointErrors(**vars(nothing), scale=scale, predicted=len(seen), truth=len(true))
-    measured = distances(register(seen, true, config.icp, config.backend), true, config.backend)
-    return PointErrors(**vars(measured), scale=scale, predicted=len(seen), truth=len(true))
+    errors = distances(register(seen, true, config.icp, config.backend), true, config.backend)
+    return PointErrors(**vars(errors), scale=scale, predicted=len(seen), truth=len(true))
 
 
 def true_points(depth: NDArray[np.floating], extrinsics: Points, intrinsics: Points) -> Points:

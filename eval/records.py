@@ -11,9 +11,9 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +24,11 @@ from qvggt.eval.points import PointErrors
 from qvggt.eval.pose import PoseErrors
 from qvggt.eval.result import SequenceRecord
 from qvggt.files import reason
+from qvggt.mapping import from_mapping
 
 FORMAT = 1
 KIND = "qvggt_eval"
 EXTRAS = ("memory", "worst")
-T = TypeVar("T", DepthErrors, PointErrors, Noise)
 
 Row = tuple[SequenceRecord, ...]
 """One sequence: a record of every candidate, in order."""
@@ -50,6 +50,19 @@ def jsonable(value: Any) -> Any:
 def config_sha256(config: Mapping[str, Any]) -> str:
     """Hash of a JSON-ready configuration, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(jsonable(config), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What a line says of one candidate. parity: index of an earlier candidate -> output name -> noise."""
+
+    rotation_deg: tuple[float, ...]
+    translation_deg: tuple[float, ...]
+    depth: DepthErrors | None
+    points: Mapping[str, PointErrors]
+    parity: Mapping[int, Mapping[str, Noise]]
+    seconds: float
+    timings: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -76,9 +89,9 @@ class RecordWriter:
         text = json.dumps(jsonable({KIND: FORMAT, **header}), allow_nan=False) + "\n"
         try:
             if self.path.exists() and (kept := _whole_lines(self.path)):
-                stored = read_records(self.path)
-                _check_same(stored, header)
-                self.done, self.header = stored.rows, stored.header
+                old = read_records(self.path)
+                _check_same(old, header)
+                self.done, self.header = old.rows, old.header
                 os.truncate(self.path, kept)
                 self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
             else:
@@ -148,9 +161,10 @@ def read_records(path: str | Path) -> RecordFile:
             row = tuple(record_from_json(entry, key, categories[key]) for entry in data["candidates"])
             if len(row) != len(header["candidates"]):
                 raise ValueError(f"{len(row)} candidates")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, QvggtError) as error:
+            problem = error if isinstance(error, QvggtError) else f"{type(error).__name__} {error}"
             raise QvggtError(
-                f"{path}: line {number}: expected the record of a sequence, got {type(error).__name__} {error}; "
+                f"{path}: line {number}: expected the record of a sequence, got {problem}; "
                 "delete the file and run again"
             ) from error
         rows[key] = row
@@ -158,51 +172,37 @@ def read_records(path: str | Path) -> RecordFile:
 
 
 def record_to_json(record: SequenceRecord) -> dict[str, Any]:
-    return {
-        "rotation_deg": record.pose.rotation_deg.tolist(),
-        "translation_deg": record.pose.translation_deg.tolist(),
-        "depth": None if record.depth is None else vars(record.depth),
-        "points": {source: vars(errors) for source, errors in record.points.items()},
-        "parity": {
-            str(index): {name: vars(noise) for name, noise in part.items()}
-            for index, part in ((0, record.noise), *record.parity.items())
-            if part
-        },
-        "seconds": record.seconds,
-        "timings": list(record.timings),
-    }
+    return asdict(
+        _Entry(
+            rotation_deg=tuple(record.pose.rotation_deg.tolist()),
+            translation_deg=tuple(record.pose.translation_deg.tolist()),
+            depth=record.depth,
+            points=record.points,
+            parity={index: part for index, part in ((0, record.noise), *record.parity.items()) if part},
+            seconds=record.seconds,
+            timings=record.timings,
+        )
+    )
 
 
 def record_from_json(data: Mapping[str, Any], key: str, category: str) -> SequenceRecord:
-    """Inverse of `record_to_json`. KeyError, TypeError or ValueError for something else."""
-    parity = {
-        int(index): {name: _made(Noise, noise) for name, noise in part.items()}
-        for index, part in data["parity"].items()
-    }
-    rotation, translation = (
-        np.array([float(x) for x in data[name]], np.float64) for name in ("rotation_deg", "translation_deg")
-    )
+    """Inverse of `record_to_json`. QvggtError or ValueError for something else."""
+    entry = from_mapping(_Entry, data, f"candidate of {key}", ignore_unknown=True)
+    parity = dict(entry.parity)
+    rotation, translation = np.array(entry.rotation_deg, np.float64), np.array(entry.translation_deg, np.float64)
     if rotation.shape != translation.shape or rotation.size == 0:
         raise ValueError("pose errors of different lengths")
     return SequenceRecord(
         key=key,
         category=category,
         pose=PoseErrors(rotation, translation),
-        depth=None if data["depth"] is None else _made(DepthErrors, data["depth"]),
-        noise=parity.pop(0, {}),
-        seconds=float(data["seconds"]),
-        points={str(source): _made(PointErrors, errors) for source, errors in data["points"].items()},
-        timings=tuple(float(time) for time in data["timings"]),
+        depth=entry.depth,
+        noise=dict(parity.pop(0, {})),
+        seconds=entry.seconds,
+        points=entry.points,
+        timings=entry.timings,
         parity=parity,
     )
-
-
-def _made(kind: type[T], data: Mapping[str, Any]) -> T:
-    values: dict[str, Any] = {}
-    for field in fields(kind):
-        value = data[field.name]
-        values[field.name] = int(value) if field.type == "int" else float(value)
-    return kind(**values)
 
 
 def _parsed(path: Path, number: int, text: bytes) -> dict[str, Any]:
@@ -241,15 +241,15 @@ def _whole_lines(path: Path) -> int:
     return kept
 
 
-def _check_same(stored: RecordFile, header: Mapping[str, Any]) -> None:
-    if stored.header["config_sha256"] != header["config_sha256"]:
+def _check_same(file: RecordFile, header: Mapping[str, Any]) -> None:
+    if file.header["config_sha256"] != header["config_sha256"]:
         raise QvggtError(
-            f"{stored.path}: holds records of another configuration (differs in {difference(stored.header, header)}); "
+            f"{file.path}: holds records of another configuration (differs in {difference(file.header, header)}); "
             "give another file or delete it"
         )
-    if stored.header["shard"] != list(header["shard"]):
+    if file.header["shard"] != list(header["shard"]):
         raise QvggtError(
-            f"{stored.path}: holds shard {shown_shard(stored.header['shard'])}, asked for "
+            f"{file.path}: holds shard {shown_shard(file.header['shard'])}, asked for "
             f"{shown_shard(header['shard'])}; give another file"
         )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt.eval.alignment import Points, fit_similarity
+from qvggt.eval.alignment import Points
+from qvggt.eval.similarity import fit_similarity
 
 NEIGHBOURS = 30
 CHUNK = 100_000  # points whose neighbours are held at a time
@@ -24,19 +25,19 @@ def icp(
 
     tree = cKDTree(target)
     motion, moved = np.eye(4), source
-    gaps, nearest = tree.query(moved, distance_upper_bound=distance, workers=-1)
-    fitness, rmse = _quality(gaps)
+    distances, nearest = tree.query(moved, distance_upper_bound=distance, workers=-1)
+    fitness, rmse = _quality(distances)
     for _ in range(iterations):
-        paired = np.isfinite(gaps)
+        paired = np.isfinite(distances)
         if not paired.any():
             break
         step = fit_similarity(moved[paired], target[nearest[paired]], rigid=True)
-        moved = step(moved)
+        moved = step.points(moved)
         update = np.eye(4)
         update[:3, :3], update[:3, 3] = step.rotation, step.translation
         motion = update @ motion
-        gaps, nearest = tree.query(moved, distance_upper_bound=distance, workers=-1)
-        before, (fitness, rmse) = (fitness, rmse), _quality(gaps)
+        distances, nearest = tree.query(moved, distance_upper_bound=distance, workers=-1)
+        before, (fitness, rmse) = (fitness, rmse), _quality(distances)
         if abs(before[0] - fitness) < tolerance and abs(before[1] - rmse) < tolerance:
             break
     return motion
@@ -58,7 +59,7 @@ def plane_normals(points: Points, neighbours: int = NEIGHBOURS) -> Points:
     return result
 
 
-def _quality(gaps: NDArray[np.float64]) -> tuple[float, float]:
+def _quality(distances: NDArray[np.float64]) -> tuple[float, float]:
     """(share of paired points, RMSE of the pairs) from distances, inf where there is no pair."""
-    paired = gaps[np.isfinite(gaps)]
-    return len(paired) / len(gaps), float(np.sqrt(np.square(paired).mean())) if len(paired) else 0.0
+    paired = distances[np.isfinite(distances)]
+    return len(paired) / len(distances), float(np.sqrt(np.square(paired).mean())) if len(paired) else 0.0

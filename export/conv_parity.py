@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from torch import Tensor
 
-from qvggt.export.emulation import HALF
-from qvggt.export.parity import LINEAR_TOLERANCE, TIE_WIDTH, LinearParity
-from qvggt.export.subgraph import extract_linear
+from qvggt.export.parity import LINEAR_TOLERANCE, TIE_WIDTH, LinearParity, verdict
+from qvggt.export.subgraph import run_cut
 from qvggt.formats.rounding import qmax, tensor_step
 from qvggt.models.vggt.network import VGGT
+from qvggt.onnx_view.cut import HALF, cut_linear, expected_in
+from qvggt.onnx_view.file import open_onnx
+from qvggt.onnx_view.graph import Model
 from qvggt.progress import bar
 from qvggt.quant.conv import QuantConv2d
 from qvggt.quant.model import quantized_convs
@@ -32,12 +34,13 @@ def check_convs(onnx_path: Path, reference: VGGT, images: Tensor, progress: bool
     `ties` are those that differ by one step where the reference's value before rounding lies on the boundary (within
     `TIE_WIDTH` steps, `HALF_TIE_WIDTH` in an fp16 network). One map is in memory at a time.
     """
-    convs = dict(quantized_convs(reference))
+    file = open_onnx(onnx_path)
+    convs = {path: module for path, module in quantized_convs(reference) if expected_in(file, path)}
     results: list[LinearParity] = []
     with bar(total=len(convs), desc="parity of convolutions", unit="convolution", shown=progress) as moved:
 
         def check(path: str, module: QuantConv2d, x: Tensor) -> None:
-            results.append(_compare(onnx_path, path, module, x[:1]))
+            results.append(_compare(file, path, module, x[:1]))
             moved.update()
 
         watchers = [(module, lambda m, inputs, path=path: check(path, m, inputs[0])) for path, module in convs.items()]
@@ -47,10 +50,10 @@ def check_convs(onnx_path: Path, reference: VGGT, images: Tensor, progress: bool
     return tuple(results)
 
 
-def _compare(onnx_path: Path, path: str, module: QuantConv2d, x: Tensor) -> LinearParity:
+def _compare(file: Model, path: str, module: QuantConv2d, x: Tensor) -> LinearParity:
     """x [1, C, H, W]."""
-    model = extract_linear(onnx_path, path, (1, None, None, None))
-    if model.kind == TensorProto.FLOAT16:
+    cut = cut_linear(file, path, (1, None, None, None))
+    if cut.type == TensorProto.FLOAT16:
         x = x.half().float()  # as it arrives in the network
     spacing = tensor_step(module.out_amax, CONV_BITS)
     exact = module.product(x.float()).double() / spacing.double()
@@ -58,13 +61,11 @@ def _compare(onnx_path: Path, path: str, module: QuantConv2d, x: Tensor) -> Line
         exact = F.pixel_shuffle(exact, module.shape.shuffle)
     q = qmax(CONV_BITS)
     expected = exact.round().clamp(-q - 1, q)[0].numpy()
-    got = model.run(x[0].float().numpy()).astype(np.float64) / float(spacing)
-    if model.kind in HALF:
+    got = run_cut(cut, x[0].float().numpy()).astype(np.float64) / float(spacing)
+    if cut.type in HALF:
         got = np.where(np.abs(got - got.round()) < HALF_OUTPUT, got.round(), got)  # the code, which left in fp16
     errors = np.abs(got - expected) / max(np.abs(expected).max(), 1e-30)
-    errors[~np.isfinite(errors)] = np.inf
     fraction = (exact - exact.floor() - 0.5).abs()[0].numpy()
-    width = HALF_TIE_WIDTH if model.kind in HALF else TIE_WIDTH
+    width = HALF_TIE_WIDTH if cut.type in HALF else TIE_WIDTH
     one_step = np.abs(got - expected) < 1.01
-    ties = (errors > LINEAR_TOLERANCE) & (fraction < width) & one_step
-    return LinearParity(path, float(errors[~ties].max(initial=0.0)), errors.size, int(ties.sum()))
+    return verdict(path, errors, (fraction < width) & one_step, LINEAR_TOLERANCE)

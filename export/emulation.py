@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from torch import Tensor, nn
 
@@ -23,9 +22,11 @@ from qvggt.export.precision import Precision
 from qvggt.files import sibling
 from qvggt.models.block import Block, LayerScale
 from qvggt.models.vggt.network import VGGT
+from qvggt.onnx_view.cut import HALF
+from qvggt.onnx_view.file import open_onnx
+from qvggt.onnx_view.graph import tensor_types
 from qvggt.quant.linear import QuantLinear
 
-HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # operators whose results are values of their inputs: nothing to round
 EXACT = {"Abs", "Concat", "Expand", "Gather", "Identity", "Max", "Min", "Neg", "ReduceMax", "ReduceMin", "Relu"}
 EXACT |= {"Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
@@ -67,22 +68,13 @@ def rounded_copy(model: ModelProto, types: Collection[int] = HALF) -> ModelProto
     return result
 
 
-def tensor_types(model: ModelProto) -> dict[str, int]:
-    """Element type of every tensor of the main graph."""
-    inferred = onnx.shape_inference.infer_shapes(model)
-    values = [*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output]
-    kinds = {value.name: value.type.tensor_type.elem_type for value in values}
-    kinds.update((tensor.name, tensor.data_type) for tensor in model.graph.initializer)
-    return kinds
-
-
 @contextmanager
 def measurable(path: Path) -> Iterator[Path]:
     """A file ONNX Runtime can run on a CPU with the numbers of `path`: itself, or a rounded copy of a bf16 network.
 
     The copy lies beside the file, whose external data it shares, and is gone at the end of the block.
     """
-    model = onnx.load(path, load_external_data=False)
+    model = open_onnx(path).proto
     if TensorProto.BFLOAT16 not in tensor_types(model).values():
         yield path
         return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from onnx import NodeProto
 
 from qvggt import __version__
 from qvggt.errors import QvggtError
@@ -15,9 +16,12 @@ from qvggt.export.network import emit_network
 from qvggt.export.precision import Precision
 from qvggt.export.storage import EXTERNAL_ABOVE, model_files
 from qvggt.models.vggt.network import VGGT
-from qvggt.quant.scheme import Scheme
+from qvggt.onnx_view.metadata import module_path, written
+from qvggt.quant.model import quantized_convs, quantized_linears
+from qvggt.quant.scheme import LinearFormat, Scheme
 from qvggt.target import Target
 
+FAMILY = "vggt"
 OUTPUTS = ("pose", "depth", "points")
 SEMANTICS = {
     "images": "RGB in [0, 1], [1, frames, 3, H, W], un-normalised",
@@ -73,7 +77,8 @@ def export_onnx(
     with model_files(target_path, external) as (storage, temporary):
         builder = GraphBuilder(storage, config.precision, config.fused_attention)
         emit_network(builder, model, config.height, config.width, config.outputs, config.target)
-        proto = builder.model("vggt", _metadata(scheme, config, source or {}), __version__)
+        metadata = _metadata(model, scheme, config, source or {}, builder.nodes)
+        proto = builder.model("vggt", metadata, __version__)
         temporary.write_bytes(proto.SerializeToString())
         if storage.data is not None:
             storage.data.flush()
@@ -91,16 +96,31 @@ def check_file(path: Path) -> None:
         raise QvggtError(f"{path.name}: not written, it fails onnx.checker: {str(error).splitlines()[0]}") from error
 
 
-def _metadata(scheme: Scheme, config: ExportConfig, source: dict[str, str]) -> dict[str, str]:
-    return {
-        "qvggt.version": __version__,
-        "qvggt.scheme": scheme.to_json(),
-        "qvggt.source": json.dumps(source, sort_keys=True),
-        "qvggt.size": f"{config.height}x{config.width}",
-        "qvggt.frames": ":".join(str(f) for f in config.frames),
-        "qvggt.outputs": ",".join(config.outputs),
-        "qvggt.target": config.target.value,
-        "qvggt.precision": config.precision.value,
-        **({"qvggt.attention": "com.microsoft.MultiHeadAttention"} if config.fused_attention else {}),
-        "qvggt.semantics": json.dumps(SEMANTICS, sort_keys=True),
-    }
+def _metadata(
+    model: VGGT, scheme: Scheme, config: ExportConfig, source: dict[str, str], nodes: Iterable[NodeProto]
+) -> dict[str, str]:
+    """What the file says of itself; `nodes` are those it has, as an export may leave out heads."""
+    written_paths = {module_path(node.name) for node in nodes}
+    formats = {path: module.format for path, module in quantized_linears(model)}
+    formats |= {path: module.format for path, module in quantized_convs(model)}
+    return written(
+        version=__version__,
+        family=FAMILY,
+        config=model.config.to_json(),
+        linears={path: format_name(format) for path, format in formats.items() if path in written_paths},
+        scheme=scheme.to_json(),
+        source=source,
+        size=f"{config.height}x{config.width}",
+        frames=":".join(str(f) for f in config.frames),
+        outputs=",".join(config.outputs),
+        target=config.target.value,
+        precision=config.precision.value,
+        attention="com.microsoft.MultiHeadAttention" if config.fused_attention else None,
+        semantics=SEMANTICS,
+    )
+
+
+def format_name(format: LinearFormat) -> str:
+    """Such as "w4a8-static"; "w4a16" without an activation mode."""
+    name = f"w{format.weight_bits}a{format.act_bits}"
+    return name if format.activation is None else f"{name}-{format.activation}"

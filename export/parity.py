@@ -29,9 +29,11 @@ from torch import Tensor, nn
 
 from qvggt.export.emulation import rounding
 from qvggt.export.precision import Precision
-from qvggt.export.subgraph import extract_linear
+from qvggt.export.subgraph import run_cut
 from qvggt.formats.rounding import step, token_range
 from qvggt.models.vggt.network import VGGT
+from qvggt.onnx_view.cut import cut_linear, expected_in
+from qvggt.onnx_view.file import open_onnx
 from qvggt.progress import bar
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import quantized_linears
@@ -162,18 +164,19 @@ def check_linears(
     progress: bool = True,
     precision: Precision = Precision.FP32,
 ) -> tuple[LinearParity, ...]:
-    """Check (a) for every quantized linear of the reference on inputs it sees for images [S, 3, H, W].
+    """Check (a) for every quantized linear in the file on inputs the reference's sees for images [S, 3, H, W].
 
     `precision` is the float type of the network in the file.
     """
-    linears = dict(quantized_linears(reference))
+    file = open_onnx(onnx_path)
+    linears = {path: module for path, module in quantized_linears(reference) if expected_in(file, path)}
     inputs = record_inputs(reference, images, list(linears))
     results = []
     for path, module in bar(linears.items(), desc="parity of linears", unit="linear", shown=progress):
-        linear = extract_linear(onnx_path, path)
-        x = inputs.pop(path).to(KINDS[linear.kind].torch).float()
+        cut = cut_linear(file, path)
+        x = inputs.pop(path).to(KINDS[cut.type].torch).float()
         with torch.no_grad():
-            results.append(_compare(path, module, x, linear.run(x.numpy()), precision))
+            results.append(_compare(path, module, x, run_cut(cut, x.numpy()), precision))
     return tuple(results)
 
 
@@ -189,10 +192,14 @@ def _compare(path: str, module: QuantLinear, x: Tensor, got: NDArray[np.float32]
         return LinearParity(path, math.sqrt(error / energy) if math.isfinite(error) else math.inf, len(x), 0, tolerance)
     tolerance = 4 * precision.epsilon if half else LINEAR_TOLERANCE
     errors = np.abs(got - expected).max(-1) / max(float(np.abs(expected).max()), 1e-30)
+    return verdict(path, errors, tie_rows(module, x).numpy(), tolerance)
+
+
+def verdict(path: str, errors: NDArray[np.floating], near: NDArray[np.bool_], tolerance: float) -> LinearParity:
+    """Relative errors, where those above the tolerance are ties if they are `near` a rounding boundary."""
     errors[~np.isfinite(errors)] = np.inf
-    ties = (errors > tolerance) & tie_rows(module, x).numpy()
-    error = errors[~ties].max(initial=0.0)
-    return LinearParity(path, float(error), len(x), int(ties.sum()), tolerance)
+    ties = (errors > tolerance) & near
+    return LinearParity(path, float(errors[~ties].max(initial=0.0)), errors.size, int(ties.sum()), tolerance)
 
 
 def _rotated_half(module: QuantLinear, rotation: nn.Module, x: Tensor, precision: Precision) -> Tensor:

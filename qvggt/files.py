@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes of files and directories, and streaming hashes."""
+"""Files that are either whole or absent: atomic writes of files and directories, streaming hashes, words for faults."""
 
 from __future__ import annotations
 
@@ -171,6 +171,25 @@ def sync(path: Path) -> None:
 
 def reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
+
+
+def line(error: BaseException) -> str:
+    """The first line of an exception's text, cut to a readable length."""
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:120]
+
+
+def sniff(path: Path) -> str | None:
+    """What a file is when it is plainly not weights, and what to do; None when it may be."""
+    with open(path, "rb") as file:
+        head = file.read(64).lstrip().lower()
+    if not head:
+        return "empty, expected weights; get the file again"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, expected weights; run `git lfs pull` or download the file itself"
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page, expected weights; download the file itself"
+    return None
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from qvggt.errors import QvggtError
+
 WIDE_8_BIT = "session.x64quantprecision"
 SESSION_CONFIG = {
     # fused 4-bit weight-only products would otherwise round activations to 8 bits on the way
@@ -19,6 +21,19 @@ PROBE = base64.b64decode(
     "BXNoYXBlWhQKAWESDwoNCAISCQoDEgFtCgIIQGIUCgF5Eg8KDQgGEgkKAxIBbQoCCCBCBAoAEA0="
 )
 PROBE_INPUTS = 64
+
+
+def session_options(ort: Any, threads: int | None = None) -> Any:
+    """Options under which ONNX Runtime computes the numbers the file says."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only: they come back as exceptions
+    for key, value in session_config(ort).items():
+        options.add_session_config_entry(key, value)
+    if threads is not None:
+        if threads < 1:
+            raise QvggtError(f"threads: expected 1 or more, got {threads}")
+        options.intra_op_num_threads = threads
+    return options
 
 
 def session_config(ort: Any) -> dict[str, str]:

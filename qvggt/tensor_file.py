@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from qvggt.errors import QvggtError
-from qvggt.files import atomic_write, reason
+from qvggt.files import atomic_write, line, reason, sniff
 
 FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 WRAPPERS = ("model", "state_dict")  # keys under which trainers put the state dict
@@ -168,19 +168,6 @@ def sort_metadata(path: Path) -> None:
         file.write(text.ljust(size))
 
 
-def sniff(path: Path) -> str | None:
-    """What a file is when it is plainly not weights, and what to do; None when it may be."""
-    with open(path, "rb") as file:
-        head = file.read(64).lstrip().lower()
-    if not head:
-        return "empty, expected weights; get the file again"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, expected weights; run `git lfs pull` or download the file itself"
-    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "a web page, expected weights; download the file itself"
-    return None
-
-
 def shortfall(path: Path) -> str | None:
     """For a safetensors file shorter than its header promises: by how much; None otherwise or when unreadable."""
     size = path.stat().st_size
@@ -195,9 +182,3 @@ def shortfall(path: Path) -> str | None:
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return None
     return f"truncated (expected {promised} bytes, got {size})" if promised > size else None
-
-
-def line(error: BaseException) -> str:
-    """The first line of an exception's text, cut to a readable length."""
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:120]

@@ -53,7 +53,8 @@ PACKAGES = {  # of others; where it is not here, a room may import what the proj
     "hub": {"torch", "huggingface_hub"},
 }
 RUNTIMES = {"onnx", "onnxruntime", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}
-OPTIONAL = {"matplotlib", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx", "trimesh", "pycolmap", "av", "gradio"}
+OPTIONAL = {"matplotlib", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx", "trimesh", "pycolmap", "av"}
+OPTIONAL |= {"gradio", "jinja2"}
 COMMAND_LINE = {"typer", "click"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
@@ -179,15 +180,34 @@ HEAVY = {"onnx", "onnxruntime", "sklearn", "scipy", "matplotlib", "openvino", "p
         ("import qvggt", HEAVY | {"torch", "numpy", "PIL"}),
         ("import qvggt.models.vggt.network, qvggt.quant, qvggt.data.images", HEAVY | {"PIL"}),
         ("import qvggt.calib.rtn", {"onnx", "onnxruntime", "typer", "matplotlib"}),
+        ("import qvggt.onnx_view.network_facts, qvggt.onnx_view.cut", (HEAVY | {"torch", "safetensors"}) - {"onnx"}),
         (
             "; ".join(f"import {entry.split(':')[0]}" for entry in PROJECT["project"]["scripts"].values()),
             (HEAVY | {"torch", "numpy", "PIL"}) - {"typer"},
         ),
     ],
-    ids=["qvggt", "core", "calib", "commands"],
+    ids=["qvggt", "core", "calib", "onnx_view", "commands"],
 )
 def test_import_stays_light(statement: str, absent: set[str]) -> None:
     assert not loaded_after(statement) & absent
+
+
+def test_linting_a_file_needs_no_torch(tmp_path: Path) -> None:
+    """The whole command on a file with a quantized linear, not its import alone."""
+    import onnx.parser
+
+    text = """<ir_version: 10, opset_import: ["": 21]>
+        g (float[n, 2] x) => (float[n, 2] y) <float s = {0.1}, int8 zero = {0}, int8[2, 2] codes = {1, 2, 3, 4}> {
+            q = QuantizeLinear(x, s, zero)
+            d = DequantizeLinear(q, s, zero)
+            w = DequantizeLinear(codes, s)
+            y = MatMul(d, w)
+        }"""
+    (tmp_path / "m.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    run = f"import qvggt.cli.lint as lint; lint.run(lint.app, [{str(tmp_path / 'm.onnx')!r}])"
+    loaded = loaded_after(f"try: {run}\nexcept SystemExit as done: assert not done.code, done.code")
+    assert "onnx" in loaded
+    assert not loaded & {"torch", "onnxruntime", "safetensors"}
 
 
 def packages_on_disk() -> set[str]:
@@ -256,4 +276,7 @@ def test_wheel_holds_one_package_with_its_data(tmp_path: Path) -> None:
         assert f"{package.replace('.', '/')}/__init__.py" in names
     assert "qvggt/py.typed" in names
     assert "qvggt/weights/tiny/model.safetensors" in names
+    for folder in ("html", "demo"):  # templates, style and script of the pages
+        data = {path.name for path in (ROOT / "eval" / folder).iterdir() if path.suffix in (".jinja", ".css", ".js")}
+        assert {f"qvggt/eval/{folder}/{name}" for name in data} <= names
     assert {Path(name).name for name in names if ".dist-info/" in name} >= {"LICENSE", "NOTICE", "entry_points.txt"}

@@ -16,7 +16,7 @@ from qvggt.data.synthetic import render as renderer
 from qvggt.data.synthetic.scene import Scene, SceneConfig, sample_scene
 from qvggt.engines.runner import Runner
 from qvggt.eval.reconstruction.frames import Frames
-from qvggt.eval.reconstruction.similarity import Similarity
+from qvggt.eval.similarity import Similarity
 from qvggt.geometry import encode_pose, unproject
 
 Array = NDArray[Any]

@@ -12,95 +12,41 @@ as JSON and Markdown. AUC in points; the change against the float model comes wi
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
-from scene_split import SceneSplit, load_split, render_split
+from held_out import CALIBRATION_SEED, FRAMES, HELD_OUT_SEED, Yardstick, images_of, scenes_in
+from outlier_injection import inject_outliers_, pca_basis_
+from reporting import change_text, markdown, start, write_json
 from torch import Tensor
 
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.recipe import Recipe, find_recipe
 from qvggt.cli.versions import versions
-from qvggt.data.synthetic.scene import SceneConfig
-from qvggt.eval.bootstrap import paired_interval
-from qvggt.eval.depth import depth_errors
-from qvggt.eval.pose import pairwise_errors, pose_auc
 from qvggt.files import atomic_write, file_sha256
-from qvggt.geometry import decode_pose
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
 from qvggt.models.vggt.network import VGGT
 from qvggt.progress import bar
 from qvggt.quant import parse_scheme
 
-HELD_OUT_SEED, CALIBRATION_SEED = 10_000_000, 50_000_000
-FRAMES, BATCH = 4, 16
 SCHEMES = "w8a8-dynamic,w8a8-static,w4a8-dynamic,w4a8-static,w4a4-dynamic,w4a4-static,w4a16-dynamic"
-BALANCED: dict[str, Any] = {
-    "basis": "principal",
-    "online": "all",
-    "scale_init": "balanced",
-    "value_basis": "balanced",
-}
-Predictions = dict[str, Tensor]
-
-
-def images_of(split: SceneSplit, index: int) -> Tensor:
-    """First FRAMES frames of a scene, [S, 3, H, W] in [0, 1]."""
-    return torch.from_numpy(np.array(split.images[index, :FRAMES])).permute(0, 3, 1, 2).float() / 255
-
-
-def predict(model: VGGT, split: SceneSplit, scenes: int) -> Predictions:
-    """Outputs of all scenes, [scenes, S, ...]."""
-    parts: list[Predictions] = []
-    with torch.no_grad():
-        for start in range(0, scenes, BATCH):
-            batch = torch.stack([images_of(split, i) for i in range(start, min(start + BATCH, scenes))])
-            parts.append(model(batch))
-    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-
-
-def per_scene(outputs: Predictions, split: SceneSplit) -> dict[str, list[float]]:
-    """AUC (points) at every threshold and depth abs-rel of each scene."""
-    height, width = split.images.shape[2:4]
-    extrinsics, _ = decode_pose(outputs["pose_enc"].double(), height, width)
-    scores: dict[str, list[float]] = {key: [] for key in ("auc30", "auc15", "auc5", "auc3", "abs_rel")}
-    for index, predicted in enumerate(extrinsics):
-        truth = split.extrinsics[index, :FRAMES].astype(np.float64)
-        auc = pose_auc([pairwise_errors(predicted, truth)])
-        for threshold, value in auc.items():
-            scores[f"auc{threshold}"].append(100 * value)
-        depth = outputs["depth"][index, :, ::2, ::2, 0].double().numpy()
-        scores["abs_rel"].append(depth_errors(depth, split.depth[index, :FRAMES].astype(np.float64)).abs_rel)
-    return scores
-
-
-def sqnr_db(reference: Predictions, other: Predictions) -> dict[str, float]:
-    values = {}
-    for name, truth in reference.items():
-        noise = float((truth.double() - other[name].double()).square().sum())
-        values[name] = round(10 * np.log10(float(truth.double().square().sum()) / max(noise, 1e-300)), 2)
-    return values
 
 
 def model_makers(name: str, calibration: list[Tensor]) -> dict[str, Callable[[], VGGT]]:
     """The models to quantize, each function-preserving copies of the first."""
 
     def channels() -> VGGT:
-        from qvggt.calib.stress import inject_channels_
-
         model = load_model(name)
-        inject_channels_(model, factor=30, fraction=0.02, seed=0)
+        inject_outliers_(model, factor=30, fraction=0.02, seed=0)
         return model
 
     def pca() -> VGGT:
-        from qvggt.calib.stress import pca_basis_
-
         model = load_model(name)
         pca_basis_(model, torch.stack(calibration[:16]), seed=0)
         return model
@@ -108,34 +54,21 @@ def model_makers(name: str, calibration: list[Tensor]) -> dict[str, Callable[[],
     return {"plain": lambda: load_model(name), "channels": channels, "pca": pca}
 
 
-def evaluate_row(
-    model: VGGT, reference: Predictions, base: dict[str, list[float]], split: SceneSplit, scenes: int
-) -> dict[str, Any]:
-    outputs = predict(model, split, scenes)
-    scores = per_scene(outputs, split)
-    row: dict[str, Any] = {key: round(float(np.mean(v)), 4) for key, v in scores.items()}
-    for key in ("auc30", "auc5"):
-        low, high = paired_interval(base[key], scores[key])
-        row[f"{key}_change"] = round(float(np.mean(scores[key]) - np.mean(base[key])), 3)
-        row[f"{key}_interval"] = [round(low, 3), round(high, 3)]
-    row["sqnr_db"] = sqnr_db(reference, outputs)
-    return row
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     header = ["model", "scheme", "recipe", "calibration", "AUC@30", "@15", "@5", "@3", "change @30 (95 %)", "% of FP"]
-    header += ["pose dB", "depth abs-rel"]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    floats = {r["model"]: r for r in rows if r["recipe"] == "float"}
+    floats = {row["model"]: row["auc30"] for row in rows if row["recipe"] == "float"}
+    lines = []
     for row in rows:
-        low, high = row["auc30_interval"]
+        is_float = row["recipe"] == "float"
         cells = [row["model"], row["scheme"], row["recipe"], str(row.get("calibration_scenes", ""))]
         cells += [f"{row[f'auc{t}']:.2f}" for t in (30, 15, 5, 3)]
-        change = "" if row["recipe"] == "float" else f"{row['auc30_change']:+.2f} [{low:+.2f}, {high:+.2f}]"
-        share = 100 * row["auc30"] / floats[row["model"]]["auc30"] if row["model"] in floats else float("nan")
-        pose = "" if row["recipe"] == "float" else f"{row['sqnr_db']['pose_enc']:.1f}"
-        lines.append("| " + " | ".join([*cells, change, f"{share:.1f}", pose, f"{row['abs_rel']:.4f}"]) + " |")
-    return "\n".join(lines) + "\n"
+        cells += [
+            "" if is_float else change_text(row),
+            f"{100 * row['auc30'] / floats.get(row['model'], math.nan):.1f}",
+        ]
+        cells += ["" if is_float else f"{row['sqnr_db']['pose_enc']:.1f}", f"{row['abs_rel']:.4f}"]
+        lines.append(cells)
+    return markdown([*header, "pose dB", "depth abs-rel"], lines)
 
 
 def main(
@@ -154,49 +87,44 @@ def main(
     """Run what is not in OUT/rows.jsonl yet, print and write the table."""
     torch.set_num_threads(threads)
     folder = out / f"calibration_{calibration_scenes}"
-    config = SceneConfig(height=70, width=70, family="random", frames=8)
-    render_split(config, range(HELD_OUT_SEED, HELD_OUT_SEED + scenes), out / "held_out", workers=2)
-    render_split(config, range(CALIBRATION_SEED, CALIBRATION_SEED + calibration_scenes), folder, workers=2)
-    split, pool = load_split(out / "held_out"), load_split(folder)
+    split = scenes_in(out / "held_out", HELD_OUT_SEED, scenes)
+    pool = scenes_in(folder, CALIBRATION_SEED, calibration_scenes)
     calibration = [images_of(pool, i) for i in range(calibration_scenes)]
     weights = file_sha256(find_weights(model))[:16]
     path = out / "rows.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {r["key"] for r in rows}
-    plan = [
-        (m, s, find_recipe(r)) for m in models.split(",") for s in schemes.split(",") for r in recipes.split(",") if r
-    ]
-    if ablate:
-        plan += [(m, s, r) for m in models.split(",") for s in schemes.split(",") for r in ablations()]
+    chosen = [find_recipe(name) for name in recipes.split(",") if name]
+    pairs = [(m, s) for m in models.split(",") for s in schemes.split(",")]
+    plan = [(m, s, recipe) for m, s in pairs for recipe in chosen]
+    plan += [(m, s, recipe) for m, s in pairs for recipe in ablations()] if ablate else []
     makers = model_makers(model, calibration)
-    current, reference, base = "", {}, {}
+    current, yardstick = "", None
     for kind, scheme_name, recipe in bar(plan, desc="rows", unit="row"):
         job = json.dumps(recipe.to_dict(), sort_keys=True)
         key = f"{weights} {scenes} {calibration_scenes} {kind} {scheme_name} {job}"
         if key in done:
             continue
-        if kind != current:
+        if kind != current or yardstick is None:
             current, network = kind, makers[kind]()
-            reference = predict(network, split, scenes)
-            base = per_scene(reference, split)
+            yardstick = Yardstick(network, split)
             if f"{weights} {scenes} {kind} float" not in done:
-                row = evaluate_row(network, reference, base, split, scenes)
+                row = yardstick.row(network)
                 rows.append(append(path, f"{weights} {scenes} {kind} float", kind, "fp32", "float", row))
         network = makers[kind]()
         bits, _, activation = scheme_name.partition("-")
-        start = time.perf_counter()
+        began = time.perf_counter()
         calibrate_(network, parse_scheme(bits, activation or "dynamic"), recipe, calibration, progress=False)
-        seconds = time.perf_counter() - start
-        row = evaluate_row(network, reference, base, split, scenes) | {"calibration_seconds": round(seconds, 1)}
+        seconds = time.perf_counter() - began
+        row = yardstick.row(network) | {"calibration_seconds": round(seconds, 1)}
         row["calibration_scenes"] = calibration_scenes
         rows.append(append(path, key, kind, scheme_name, recipe.name, row))
         print(f"{kind} {scheme_name} {recipe.name}: AUC@30 {row['auc30']:.2f} ({row['auc30_change']:+.2f})", flush=True)
     rows = [r for r in rows if r["key"].startswith(f"{weights} {scenes} ")]
     text = table(rows)
     print(text)
-    with atomic_write(out / "accuracy.json") as temporary:
-        call = {"model": model, "weights_sha256": weights, "scenes": scenes, "frames": FRAMES}
-        temporary.write_text(json.dumps({"call": call, "versions": versions(), "rows": rows}, indent=1) + "\n")
+    call = {"model": model, "weights_sha256": weights, "scenes": scenes, "frames": FRAMES}
+    write_json(out / "accuracy.json", {"call": call, "versions": versions(), "rows": rows}, told=False)
     with atomic_write(out / "accuracy.md") as temporary:
         temporary.write_text(text)
 
@@ -216,7 +144,6 @@ def ablations() -> list[Recipe]:
         ours.replace(name="ours with nearest rounding", rounding="rtn"),
         ours.replace(name="ours on float inputs", propagation="float"),
         ours.replace(name="ours, all tokens alike", special_weight=0.0),
-        ours.replace(name="ours, balanced basis, all online", learn=False, **BALANCED),
     ]
 
 
@@ -228,4 +155,4 @@ def append(path: Path, key: str, model: str, scheme: str, recipe: str, row: dict
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

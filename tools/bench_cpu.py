@@ -17,7 +17,6 @@ quantized DPT convolutions, and attention as one operator of ONNX Runtime and Op
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -35,6 +34,7 @@ from cpu_candidates import (
     parse_spec,
     write_file,
 )
+from reporting import sqnr_db, start, write_json
 
 from qvggt.progress import bar
 
@@ -57,11 +57,6 @@ def measure(candidates: list[Candidate], images: Array, rounds: int, together: b
                     moved.update()
             results += [worker.finish() for worker in workers]
     return results
-
-
-def sqnr_db(truth: Array, value: Array) -> float:
-    error = float(np.square(value.astype(np.float64) - truth).sum())
-    return float(10 * np.log10(float(np.square(truth.astype(np.float64)).sum()) / max(error, 1e-300)))
 
 
 def rows_of(candidates: list[Candidate], timings: list[Timing], sizes: dict[str, int]) -> list[dict[str, Any]]:
@@ -125,7 +120,6 @@ def main(
 ) -> None:
     """Time the candidates in one run and print their ratios."""
     from qvggt.cli.versions import PACKAGES, versions
-    from qvggt.files import atomic_write
 
     height, width = (int(side) for side in size.split("x"))
     specs = [parse_spec(text) for text in files.split(",") if text]
@@ -161,10 +155,8 @@ def main(
         "versions": versions((*PACKAGES, "openvino")),
         "rows": rows,
     }
-    with atomic_write(output) as slot:
-        slot.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"wrote {output}")
+    write_json(output, report)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

@@ -10,29 +10,23 @@ see the heads.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
-from bench_accuracy import HELD_OUT_SEED, images_of, per_scene, predict, sqnr_db
-from scene_split import load_split, render_split
+from held_out import CALIBRATION_SEED, HELD_OUT_SEED, SIZE, Yardstick, images_of, scenes_in
+from reporting import change_text, markdown, start, write_json
 
 from qvggt.calib.block_store import BlockStore
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.memo import Memo
 from qvggt.calib.recipe import find_recipe
-from qvggt.cli.common import fail
 from qvggt.cli.versions import versions
-from qvggt.data.synthetic.scene import SceneConfig
-from qvggt.errors import QvggtError
-from qvggt.eval.bootstrap import paired_interval
 from qvggt.export.exporter import ExportConfig, export_onnx
-from qvggt.files import atomic_write, file_sha256
+from qvggt.files import file_sha256
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
 from qvggt.models.vggt.network import VGGT
@@ -40,7 +34,7 @@ from qvggt.quant import parse_scheme
 from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
 
-CALIBRATION_SEED, CALIBRATION_SCENES, SIZE = 50_000_000, 32, 70
+CALIBRATION_SCENES = 32
 CHOICES = (
     ("aggregator",),
     ("dino", "aggregator"),
@@ -63,34 +57,15 @@ def file_bytes(model: VGGT, scheme: Scheme, target: Target) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    header = [
-        "bits",
-        "parts",
-        "AUC@30",
-        "@5",
-        "change @30 (95 %)",
-        "depth abs-rel",
-        "pose dB",
-        "depth dB",
-        "MB",
-        "MB cpu",
-    ]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    header = ["bits", "parts", "AUC@30", "@5", "change @30 (95 %)", "depth abs-rel", "pose dB", "depth dB"]
+    lines = []
     for row in rows:
-        low, high = row["auc30_interval"]
-        change = f"{row['auc30_change']:+.2f} [{low:+.2f}, {high:+.2f}]" if row["bits"] != "fp32" else ""
-        noise = [f"{row['sqnr_db'][name]:.1f}" if row["bits"] != "fp32" else "" for name in ("pose_enc", "depth")]
-        cells = [
-            row["bits"],
-            row["parts"],
-            f"{row['auc30']:.2f}",
-            f"{row['auc5']:.2f}",
-            change,
-            f"{row['abs_rel']:.4f}",
-        ]
-        cells += [*noise, f"{row['bytes'] / 1e6:.2f}", f"{row['bytes_cpu'] / 1e6:.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        is_float = row["bits"] == "fp32"
+        noise = ["" if is_float else f"{row['sqnr_db'][name]:.1f}" for name in ("pose_enc", "depth")]
+        cells = [row["bits"], row["parts"], f"{row['auc30']:.2f}", f"{row['auc5']:.2f}"]
+        cells += ["" if is_float else change_text(row), f"{row['abs_rel']:.4f}", *noise]
+        lines.append([*cells, f"{row['bytes'] / 1e6:.2f}", f"{row['bytes_cpu'] / 1e6:.2f}"])
+    return markdown([*header, "MB", "MB cpu"], lines)
 
 
 def bench(
@@ -104,39 +79,29 @@ def bench(
 ) -> None:
     """Print and save the table."""
     torch.set_num_threads(threads)
-    config = SceneConfig(height=SIZE, width=SIZE, family="random", frames=8)
-    render_split(config, range(HELD_OUT_SEED, HELD_OUT_SEED + scenes), data / "held_out", workers=1)
-    render_split(
-        config, range(CALIBRATION_SEED, CALIBRATION_SEED + CALIBRATION_SCENES), data / "calibration", workers=1
-    )
-    split, pool = load_split(data / "held_out"), load_split(data / "calibration")
+    split = scenes_in(data / "held_out", HELD_OUT_SEED, scenes, workers=1)
+    pool = scenes_in(data / "calibration", CALIBRATION_SEED, CALIBRATION_SCENES, workers=1)
     calibration = [images_of(pool, i) for i in range(CALIBRATION_SCENES)]
     call = {"model": model, "weights_sha256": file_sha256(find_weights(model))[:16], "scenes": scenes, "frames": 4}
     steps = find_recipe(recipe) if epochs is None else find_recipe(recipe).replace(epochs=epochs)
     call |= {"calibration_scenes": CALIBRATION_SCENES, "recipe": steps.to_dict()}
     memo = Memo(output.with_name(f".{output.name}.rows.jsonl"), {**call, "versions": versions()}, "bench")
-    network = load_model(model)
-    reference = predict(network, split, scenes)
-    base = per_scene(reference, split)
+    yardstick = Yardstick(load_model(model), split)
     for scheme in [Scheme("fp32"), *schemes()]:
         key = scheme.to_json()
         if key in memo.values:
             continue
-        network, start = load_model(model), time.perf_counter()
+        network, began = load_model(model), time.perf_counter()
         if scheme.bits != "fp32":
             blocks = [part for part in scheme.parts if part in ("dino", "aggregator")]
             store = BlockStore(data / f"{scheme.bits}-{'-'.join(blocks)}", {**call, "versions": versions()})
             calibrate_(network, scheme, steps, calibration, store=store, progress=False)
-        seconds = time.perf_counter() - start
-        outputs = predict(network, split, scenes)
-        scores = per_scene(outputs, split)
+        seconds = time.perf_counter() - began
         row: dict[str, Any] = {"bits": scheme.bits, "parts": "+".join(scheme.parts), "label": scheme.label}
         row["parts"] += " (heads w8a8)" if scheme.overrides else ""
-        row["parts"] = row["parts"] if scheme.bits != "fp32" else ""
-        row |= {name: round(float(np.mean(values)), 4) for name, values in scores.items()}
-        row["auc30_change"] = round(float(np.mean(scores["auc30"]) - np.mean(base["auc30"])), 3)
-        row["auc30_interval"] = [round(v, 3) for v in paired_interval(base["auc30"], scores["auc30"])]
-        row["sqnr_db"] = sqnr_db(reference, outputs) if scheme.bits != "fp32" else {}
+        row |= yardstick.row(network, ("auc30",))
+        if scheme.bits == "fp32":
+            row |= {"parts": "", "sqnr_db": {}}
         row["bytes"] = file_bytes(network, scheme, Target.TENSORRT)
         row["bytes_cpu"] = file_bytes(network, scheme, Target.CPU)
         row["calibration_seconds"] = round(seconds, 1)
@@ -144,19 +109,9 @@ def bench(
         print(table([row]).splitlines()[-1], flush=True)
     rows = [memo.values[scheme.to_json()] for scheme in [Scheme("fp32"), *schemes()]]
     print(table(rows))
-    with atomic_write(output) as temporary:
-        text = json.dumps({"call": call, "versions": versions(), "rows": rows}, indent=1)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(output, {"call": call, "versions": versions(), "rows": rows})
     memo.remove()
-    print(f"wrote {output}")
-
-
-def main() -> None:
-    try:
-        typer.run(bench)
-    except QvggtError as error:
-        fail(str(error))
 
 
 if __name__ == "__main__":
-    main()
+    start(bench)

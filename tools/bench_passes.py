@@ -11,7 +11,6 @@ cameras through the same code, every pass in a unit and frame of its own, so tha
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -19,26 +18,20 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from reporting import start, write_json
 
 from qvggt.cli.versions import versions
-from qvggt.engines.runner import Runner
 from qvggt.engines.torch_runner import open_model
 from qvggt.eval.ground_truth import ImagePlan
 from qvggt.eval.pose import PoseErrors, pairwise_errors, pose_auc
-from qvggt.eval.reconstruction.frames import Frames, load_frames
+from qvggt.eval.reconstruction.frames import load_frames
 from qvggt.eval.reconstruction.passes import Pass, plan_passes
 from qvggt.eval.reconstruction.scene import Join, reconstruct
-from qvggt.files import atomic_write
 from qvggt.progress import bar
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_SEED = 21_000_000  # of the test split of qvggt-scenes
 SIDE = 70
-
-
-def measure(runner: Runner, frames: Frames, truth: Any, passes: list[Pass]) -> tuple[PoseErrors, list[Join]]:
-    scene, joins = reconstruct(runner, frames, passes)
-    return pairwise_errors(scene.extrinsics, truth), joins
 
 
 def row(name: str, errors: list[PoseErrors], joins: list[Join]) -> dict[str, Any]:
@@ -81,7 +74,8 @@ def main(
             exact = TrueRunner(taken, frames, own_worlds=True, seed=seed)
             for kind, runner in (("tiny", tiny), ("exact", exact)):
                 for plan, passes in plans.items():
-                    found, joined = measure(runner, frames, exact.extrinsics, passes)
+                    scene, joined = reconstruct(runner, frames, passes)
+                    found = pairwise_errors(scene.extrinsics, exact.extrinsics)
                     errors.setdefault(f"{kind}: {plan}", []).append(found)
                     joins.setdefault(f"{kind}: {plan}", []).extend(joined)
     rows = [row(name, errors[name], joins[name]) for name in errors]
@@ -91,10 +85,8 @@ def main(
             f"p90 {one['rotation_deg_p90']:.3f}  translation median {one['translation_deg_median']:.3f} deg"
         )
     report = {"scenes": scenes, "images": images, "first_seed": FIRST_SEED, "rows": rows, "versions": versions()}
-    with atomic_write(output) as path:
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {output}")
+    write_json(output, report)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

@@ -17,73 +17,54 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from cpu_candidates import load_float, peak_rss
+from reporting import start, write_json
 
-STEPS = ("export", "parity", "build")
+from qvggt.calib.rtn import quantize_rtn_
+from qvggt.cli.versions import versions
+from qvggt.errors import QvggtError
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.export.precision import Precision
+from qvggt.quant.scheme import Scheme
+from qvggt.target import Target
 
-
-@dataclass(frozen=True)
-class Form:
-    """One way to store the 1B network. camera: bits of the camera head's large linears, None for fp32."""
-
-    bits: str
-    camera: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.bits
-
-
-# the 216 M parameters of the camera head are a third of a 4-bit file if they stay fp32, see docs/storage.md
+# form -> format of the large linears of the camera head, None for the form's own: its 216 M parameters are a third of a
+# 4-bit file if they stay fp32, see docs/storage.md
+FORMS = {"w8a8": None, "w4a4": "w4a16", "w4a16": "w4a16", "fp16": None}
 CAMERA = ("camera_head.trunk.*", "camera_head.poseLN_modulation.*")
-FORMS = (Form("w8a8"), Form("w4a4", camera="w4a16"), Form("w4a16", camera="w4a16"), Form("fp16"))
+PARTS = (
+    "aggregator.patch_embed.blocks",
+    "aggregator.patch_embed",
+    "aggregator.frame_blocks",
+    "aggregator.global_blocks",
+    "camera_head",
+    "depth_head",
+    "point_head",
+)
+Size = tuple[int, int]
 
 
-def scheme_of(form: Form) -> Any:
-    from qvggt.quant.scheme import Scheme
-
-    return Scheme(form.bits, overrides=tuple((p, form.camera) for p in CAMERA if form.camera))
-
-
-def quantized(model: str, form: Form) -> Any:
-    """The network with round-to-nearest weights."""
-    from cpu_candidates import load_float
-
-    from qvggt.calib.rtn import quantize_rtn_
-
-    network = load_float(model)
-    quantize_rtn_(network, scheme_of(form), progress=False)
-    return network
+def scheme_of(form: str) -> Scheme:
+    camera = FORMS[form]
+    return Scheme(form, overrides=tuple((path, camera) for path in CAMERA if camera))
 
 
-def export(model: str, form: Form, path: Path, size: tuple[int, int]) -> dict[str, Any]:
+def export(model: str, form: str, path: Path, size: Size) -> dict[str, Any]:
     """Write the file; seconds of loading, of rounding weights and of writing apart."""
-    from cpu_candidates import load_float
-
-    from qvggt.calib.rtn import quantize_rtn_
-    from qvggt.export.exporter import ExportConfig, export_onnx
-    from qvggt.export.precision import Precision
-    from qvggt.target import Target
-
-    seconds, start = {}, time.perf_counter()
-
-    def lap(name: str) -> None:
-        nonlocal start
-        seconds[name], start = time.perf_counter() - start, time.perf_counter()
-
+    times = [time.perf_counter()]
     network = load_float(model)
-    lap("load")
+    times.append(time.perf_counter())
     quantize_rtn_(network, scheme_of(form), progress=False)
-    lap("round")
+    times.append(time.perf_counter())
     config = ExportConfig(*size, target=Target.TENSORRT, precision=Precision.FP16)
     written = export_onnx(network, scheme_of(form), config, path, {"name": model, "sha256": ""})
-    lap("write")
-    return {"file_bytes": written.bytes, "phases": {k: round(v, 1) for k, v in seconds.items()}, "bytes": census(path)}
+    times.append(time.perf_counter())
+    phases = {name: round(b - a, 1) for name, a, b in zip(("load", "round", "write"), times, times[1:], strict=False)}
+    return {"file_bytes": written.bytes, "phases": phases, "bytes": census(path)}
 
 
 def census(path: Path) -> dict[str, int]:
@@ -100,28 +81,15 @@ def census(path: Path) -> dict[str, int]:
     return parts
 
 
-PARTS = (
-    "aggregator.patch_embed.blocks",
-    "aggregator.patch_embed",
-    "aggregator.frame_blocks",
-    "aggregator.global_blocks",
-    "camera_head",
-    "depth_head",
-    "point_head",
-)
-
-
-def parity(model: str, form: Form, path: Path, size: tuple[int, int]) -> dict[str, Any]:
+def parity(model: str, form: str, path: Path, size: Size) -> dict[str, Any]:
     """Write the network at a reduced frame size and compare what ONNX Runtime computes with the reference."""
     import torch
 
     from qvggt.engines.onnx_runner import OnnxRunner
-    from qvggt.export.exporter import ExportConfig, export_onnx
     from qvggt.export.parity import check_linears, check_outputs
-    from qvggt.export.precision import Precision
-    from qvggt.target import Target
 
-    network, scheme = quantized(model, form), scheme_of(form)
+    network, scheme = load_float(model), scheme_of(form)
+    quantize_rtn_(network, scheme, progress=False)
     small = path.with_name(f"small-{path.name}")
     config = ExportConfig(*size, target=Target.TENSORRT, precision=Precision.FP16)
     export_onnx(network, scheme, config, small)
@@ -140,7 +108,7 @@ def parity(model: str, form: Form, path: Path, size: tuple[int, int]) -> dict[st
     }
 
 
-def build(_model: str, _form: Form, path: Path, _size: tuple[int, int]) -> dict[str, Any]:
+def build(_model: str, _form: str, path: Path, _size: Size) -> dict[str, Any]:
     """TensorRT-RTX engine of the whole network for one GPU generation."""
     from qvggt.engines.build_config import BuildConfig
     from qvggt.engines.builder import build_engine, read_source
@@ -156,17 +124,12 @@ def build(_model: str, _form: Form, path: Path, _size: tuple[int, int]) -> dict[
     }
 
 
-WORK: dict[str, Callable[[str, Form, Path, tuple[int, int]], dict[str, Any]]] = {
-    "export": export,
-    "parity": parity,
-    "build": build,
-}
+WORK = {"export": export, "parity": parity, "build": build}
 
 
-def run_step(step: str, model: str, form: Form, path: Path, size: tuple[int, int]) -> dict[str, Any]:
+def run_step(step: str, model: str, form: str, path: Path, size: Size) -> dict[str, Any]:
     """What the child process does: the step, its time and its memory."""
     import torch
-    from cpu_candidates import peak_rss
 
     torch.set_num_threads(1)
     start = time.perf_counter()
@@ -175,7 +138,7 @@ def run_step(step: str, model: str, form: Form, path: Path, size: tuple[int, int
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {
         "step": step,
-        "form": form.name,
+        "form": form,
         "seconds": round(time.perf_counter() - start, 1),
         "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 1),
         "peak_rss": peak_rss(),
@@ -188,7 +151,7 @@ def run_step(step: str, model: str, form: Form, path: Path, size: tuple[int, int
 def main(
     model: Annotated[str, typer.Option(help="random-1b, or a float checkpoint.")] = "random-1b",
     only: Annotated[str | None, typer.Option(help="Formats, of w8a8, w4a4, w4a16, fp16. [all]")] = None,
-    steps: Annotated[str, typer.Option(help="Of export, parity, build.")] = ",".join(STEPS),
+    steps: Annotated[str, typer.Option(help="Of export, parity, build.")] = ",".join(WORK),
     size: Annotated[str, typer.Option(help="HxW of the exported network.")] = "518x518",
     parity_size: Annotated[str, typer.Option(help="HxW of the network that is compared.")] = "56x56",
     folder: Annotated[Path, typer.Option(help="For the files, up to 6 GB.")] = Path("outputs/scale"),
@@ -197,18 +160,15 @@ def main(
     worker: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the steps one after the other and write their figures."""
-    from qvggt.errors import QvggtError
-
-    forms = {form.name: form for form in FORMS}
-    names, chosen = (only or ",".join(forms)).split(","), steps.split(",")
-    for word, known in [*((n, tuple(forms)) for n in names), *((s, STEPS) for s in chosen)]:
+    names, chosen = (only or ",".join(FORMS)).split(","), steps.split(",")
+    for word, known in [*((n, tuple(FORMS)) for n in names), *((s, tuple(WORK)) for s in chosen)]:
         if word not in known:
             raise QvggtError(f"{word!r}: expected some of {', '.join(known)}")
     folder.mkdir(parents=True, exist_ok=True)
     if worker is not None:
         side = parity_size if worker == "parity" else size
         height, width = (int(n) for n in side.split("x"))
-        print(json.dumps(run_step(worker, model, forms[names[0]], folder / f"{names[0]}.onnx", (height, width))))
+        print(json.dumps(run_step(worker, model, names[0], folder / f"{names[0]}.onnx", (height, width))))
         return
     rows = []
     for name in names:
@@ -222,20 +182,12 @@ def main(
                 row = json.loads(done.stdout.strip().splitlines()[-1])
             rows.append(row)
             print(json.dumps(row), flush=True)
-            write(output, model, size, rows)
+            report = {"model": model, "size": size, "versions": versions(), "rows": rows}
+            write_json(output, report, told=False)
         if not keep:
             for file in folder.glob(f"{name}.*"):
                 file.unlink()
 
 
-def write(output: Path, model: str, size: str, rows: list[dict[str, Any]]) -> None:
-    from qvggt.cli.versions import versions
-    from qvggt.files import atomic_write
-
-    with atomic_write(output) as temporary:
-        text = json.dumps({"model": model, "size": size, "versions": versions(), "rows": rows}, indent=1)
-        temporary.write_text(text + "\n")
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

@@ -12,7 +12,6 @@ better), against drawing as many at random with `--draws` seeds.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -22,17 +21,16 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from held_out import drawn
 from numpy.typing import NDArray
+from reporting import start, write_json
 from torch import Tensor
 
 from qvggt.calib.diversity import PICKS, coverage_distance, mean_pairwise_distance
 from qvggt.calib.selection import Record, SelectionConfig, cluster_points, measure_pool, select_records
-from qvggt.cli.common import fail
 from qvggt.cli.versions import versions
-from qvggt.data.synthetic.render import render
-from qvggt.data.synthetic.scene import SceneConfig, sample_scene
+from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.errors import QvggtError
-from qvggt.files import atomic_write
 from qvggt.hub.loading import load_model
 
 FIRST_SEED = 80_000_000  # no scene used to train, to evaluate, or (60_000_000 on) to settle the filter's defaults
@@ -76,22 +74,16 @@ WHOLE = {"blank": blank, "noise": noise, "shuffled": shuffled}
 PARTIAL = {"one blank frame": one_blank, "one foreign frame": one_foreign}
 
 
-def scene_images(config: SceneConfig, frames: int, seed: int) -> Tensor:
-    """The first frames of a generated scene, [S, 3, H, W] in [0, 1]."""
-    images = render(sample_scene(config, seed), config).images[:frames]
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-
-
 def pool_sequences(
     config: SceneConfig, frames: int, first: int, good: int, planted: int
 ) -> Iterator[tuple[str, str, Tensor]]:
     """(key, category, images); a key starts with the kind. Planted ones are made of scenes that are not in the pool."""
     for index in range(good):
-        yield f"{GOOD}/{index:04}", CATEGORY, scene_images(config, frames, first + index)
+        yield f"{GOOD}/{index:04}", CATEGORY, drawn(config, frames, first + index)[0]
     draw = torch.Generator().manual_seed(first)
 
     def other(index: int) -> Tensor:
-        return scene_images(config, frames, first + good + index)
+        return drawn(config, frames, first + good + index)[0]
 
     for kind, make in {**WHOLE, **PARTIAL}.items():
         for index in range(planted):
@@ -130,22 +122,16 @@ def compare_picks(records: list[Record], config: SelectionConfig, draws: int) ->
 
 def count_kinds(keys: set[str], records: list[Record]) -> dict[str, list[int]]:
     """Kind -> [rejected, all]."""
-    counts: dict[str, list[int]] = {}
-    for record in records:
-        entry = counts.setdefault(record.key.split("/")[0], [0, 0])
-        entry[0] += record.key in keys
-        entry[1] += 1
-    return counts
+    return added([{record.key.split("/")[0]: [int(record.key in keys), 1]} for record in records])
 
 
-def total(pools: list[dict[str, Any]], filter_name: str) -> dict[str, list[int]]:
-    """Counts of all pools together."""
+def added(counts: list[dict[str, list[int]]]) -> dict[str, list[int]]:
+    """Counts of all of them together."""
     sums: dict[str, list[int]] = {}
-    for pool in pools:
-        for kind, (rejected, count) in pool[filter_name].items():
-            entry = sums.setdefault(kind, [0, 0])
-            entry[0] += rejected
-            entry[1] += count
+    for part in counts:
+        for kind, (rejected, count) in part.items():
+            before = sums.get(kind, [0, 0])
+            sums[kind] = [before[0] + rejected, before[1] + count]
     return sums
 
 
@@ -190,7 +176,7 @@ def bench(
     scenes = SceneConfig(height=size, width=size, frames=max(8, frames))
     config = SelectionConfig(clusters=clusters, per_cluster=per_cluster, deep_rounds=min(4, network.config.aa_depth))
     results: list[dict[str, Any]] = []
-    start = time.perf_counter()
+    began = time.perf_counter()
     for number in range(pools):
         first = first_seed + number * 10_000
         sequences = pool_sequences(scenes, frames, first, good, planted)
@@ -209,7 +195,7 @@ def bench(
                 "sha256": selection.sha256,
             }
         )
-    counts = {name: total(results, name) for name in ("ours", "published")}
+    counts = {name: added([pool[name] for pool in results]) for name in ("ours", "published")}
     rows = mean_rows(results)
     print(f"{model}: {pools} pools of {good} scenes and {planted} of each planted kind, {frames} frames")
     print_report(counts, rows, draws)
@@ -223,24 +209,15 @@ def bench(
         "call": call,
         "config": asdict(config),
         "versions": versions(),
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": round(time.perf_counter() - began, 1),
         "rejected": counts,
         "diversity": rows,
         "pools": results,
     }
-    with atomic_write(output) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {output}")
+    write_json(output, report)
     if whole[0] < whole[1]:
         raise QvggtError(f"{whole[1] - whole[0]} of {whole[1]} planted sequences got through the noise filter")
 
 
-def main() -> None:
-    try:
-        typer.run(bench)
-    except QvggtError as error:
-        fail(str(error))
-
-
 if __name__ == "__main__":
-    main()
+    start(bench)

@@ -4,12 +4,11 @@
     python tools/bench_stress.py --model my.safetensors --scenes 256 --factor 100
 
 Variants of one model, all computing the same function in float: `plain`; `inject`, outlier channels times --factor;
-`pca`, residual streams in their PCA basis (see qvggt.calib.stress). The numbers of the last two are synthetic stress.
+`pca`, residual streams in their PCA basis (see outlier_injection). The numbers of the last two are synthetic stress.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,19 +18,18 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from activation_statistics import ActivationStatistics, measure_activations
+from held_out import BATCH, HELD_OUT_SEED, drawn
 from numpy.typing import NDArray
+from outlier_injection import inject_outliers_, pca_basis_
+from reporting import markdown, start, write_json
 from torch import Tensor
 
 from qvggt.calib.rtn import quantize_rtn_
-from qvggt.calib.stress import inject_channels_, pca_basis_
-from qvggt.calib.tails import TailTable, measure_tails
-from qvggt.cli.common import fail
 from qvggt.cli.versions import versions
-from qvggt.data.synthetic.render import render
-from qvggt.data.synthetic.scene import SceneConfig, sample_scene
+from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.errors import QvggtError
 from qvggt.eval.pose import pairwise_errors, pose_auc
-from qvggt.files import atomic_write
 from qvggt.geometry import decode_pose
 from qvggt.hub.loading import load_model
 from qvggt.models.vggt.network import VGGT
@@ -40,8 +38,7 @@ from qvggt.quant.scheme import parse_scheme
 
 VARIANTS = ("plain", "inject", "pca")
 SETTINGS = tuple((bits, mode) for bits in ("w8a8", "w4a4") for mode in ("dynamic", "static"))
-HELD_OUT, CALIBRATION = 10_000_000, 0  # first seeds: the held-out ones meet neither training nor calibration
-BATCH = 16
+CALIBRATION_SEED = 0  # the held-out ones meet neither training nor calibration
 FIGURES = {
     "kurtosis": "kurtosis",
     "max_over_median": "max/med",
@@ -63,19 +60,16 @@ class View:
 
 def views(first: int, count: int, frames: int, size: int) -> list[View]:
     """The first `frames` frames of the scenes with seeds first, first + 1, ..."""
-    config, out = SceneConfig(height=size, width=size, frames=max(8, frames)), []
-    for seed in bar(range(first, first + count), desc="render", unit="scene"):
-        drawn = render(sample_scene(config, seed), config)
-        images = torch.from_numpy(drawn.images[:frames]).permute(0, 3, 1, 2).float() / 255
-        out.append(View(images, drawn.extrinsics[:frames]))
-    return out
+    config = SceneConfig(height=size, width=size, frames=max(8, frames))
+    seeds = bar(range(first, first + count), desc="render", unit="scene")
+    return [View(*drawn(config, frames, seed)) for seed in seeds]
 
 
 def stressed(model: VGGT, variant: str, calibration: Sequence[View], factor: float, fraction: float, seed: int) -> VGGT:
     """A stressed copy."""
     out = deepcopy(model)
     if variant == "inject":
-        inject_channels_(out, factor, fraction, seed)
+        inject_outliers_(out, factor, fraction, seed)
     elif variant == "pca":
         pca_basis_(out, (view.images for view in calibration), seed)
     return out
@@ -85,8 +79,8 @@ def stressed(model: VGGT, variant: str, calibration: Sequence[View], factor: flo
 def score(model: VGGT, held_out: Sequence[View], desc: str) -> dict[str, float]:
     """AUC@30/15/5/3 over all pairs of views, percent."""
     errors = []
-    for start in bar(range(0, len(held_out), BATCH), desc=desc, unit="batch"):
-        part = held_out[start : start + BATCH]
+    for first in bar(range(0, len(held_out), BATCH), desc=desc, unit="batch"):
+        part = held_out[first : first + BATCH]
         images = torch.stack([view.images for view in part])
         extrinsics, _ = decode_pose(model(images)["pose_enc"].double(), *images.shape[-2:])
         errors += [pairwise_errors(e, view.extrinsics) for e, view in zip(extrinsics, part, strict=True)]
@@ -100,26 +94,24 @@ def deviation(model: VGGT, reference: VGGT, images: Tensor) -> float:
     return max(float((got[k] - v).abs().max() / v.abs().max()) for k, v in expected.items())
 
 
-def print_tails(tables: dict[str, TailTable]) -> None:
+def print_statistics(tables: dict[str, ActivationStatistics]) -> None:
     print("\nKurtosis (3 = Gaussian) and max|x| / median|x| at the input of every linear:")
-    print("| linear |" + "".join(f" {name} |" for name in tables) + "\n|---|" + "---|" * len(tables))
-    for rows in zip(*(table.rows for table in tables.values()), strict=True):
-        print(f"| {rows[0].path} |" + "".join(f" {r.kurtosis:.1f}, {r.max_over_median:.1f} |" for r in rows))
-    print("\nMedians over the layers of a kind; *_max: over them the largest:")
-    print("| model | linear |" + "".join(f" {head} |" for head in FIGURES.values()))
-    print("|---|---|" + "---|" * len(FIGURES))
-    for name, table in tables.items():
-        for kind, figures in table.summary().items():
-            cells = "".join(f" {figures[key]:.2f} |" if key in figures else " - |" for key in FIGURES)
-            print(f"| {name} | {kind} |{cells}")
+    lines = zip(*(table.rows for table in tables.values()), strict=True)
+    cells = [[rows[0].path, *(f"{row.kurtosis:.1f}, {row.max_over_median:.1f}" for row in rows)] for rows in lines]
+    print(markdown(["linear", *tables], cells))
+    print("Medians over the layers of a kind; *_max: over them the largest:")
+    summaries = [(name, kind, figures) for name, table in tables.items() for kind, figures in table.summary().items()]
+    cells = [
+        [name, kind, *(f"{figures[key]:.2f}" if key in figures else "-" for key in FIGURES)]
+        for name, kind, figures in summaries
+    ]
+    print(markdown(["model", "linear", *FIGURES.values()], cells), end="")
 
 
 def print_scores(rows: Sequence[dict[str, Any]]) -> None:
     print("\nRound to nearest:")
-    print("| model | setting | AUC@30 | @15 | @5 | @3 |\n|---|---|---|---|---|---|")
-    for row in rows:
-        cells = "".join(f" {row[f'auc{t}']:.1f} |" for t in (30, 15, 5, 3))
-        print(f"| {row['variant']} | {row['setting']} |{cells}")
+    cells = [[row["variant"], row["setting"], *(f"{row[f'auc{t}']:.1f}" for t in (30, 15, 5, 3))] for row in rows]
+    print(markdown(["model", "setting", "AUC@30", "@15", "@5", "@3"], cells), end="")
 
 
 def bench(
@@ -140,14 +132,14 @@ def bench(
         raise QvggtError(f"--variants: unknown {unknown[0]!r}, expected a subset of {','.join(VARIANTS)}")
     network = load_model(model, heads=("camera", "depth"))
     size = network.config.img_size
-    seen, held_out = views(CALIBRATION, calibration, frames, size), views(HELD_OUT, scenes, frames, size)
-    tables: dict[str, TailTable] = {}
+    seen, held_out = views(CALIBRATION_SEED, calibration, frames, size), views(HELD_OUT_SEED, scenes, frames, size)
+    tables: dict[str, ActivationStatistics] = {}
     rows: list[dict[str, Any]] = []
     deviations = {}
     for name in names:
         changed = stressed(network, name, seen, factor, fraction, seed)
         deviations[name] = deviation(changed, network, held_out[0].images)
-        tables[name] = measure_tails(changed, (view.images for view in seen), total=len(seen))
+        tables[name] = measure_activations(changed, (view.images for view in seen), total=len(seen))
         rows.append({"variant": name, "setting": "fp32", **score(changed, held_out, f"{name} fp32")})
         for bits, mode in SETTINGS:
             scheme, rounded = parse_scheme(bits, mode), deepcopy(changed)
@@ -158,23 +150,14 @@ def bench(
         f"{model}: {scenes} held-out and {calibration} calibration scenes, {frames} frames; x{factor:g} on {fraction:g}"
     )
     print("Largest relative change of an output: " + ", ".join(f"{k} {v:.1e}" for k, v in deviations.items()))
-    print_tails(tables)
+    print_statistics(tables)
     print_scores(rows)
     call = {"model": model, "scenes": scenes, "calibration": calibration, "frames": frames}
     call |= {"factor": factor, "fraction": fraction, "seed": seed}
     tails = {name: {**table.to_dict(), "summary": table.summary()} for name, table in tables.items()}
     report = {"call": call, "versions": versions(), "deviation": deviations, "tails": tails, "scores": rows}
-    with atomic_write(output) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {output}")
-
-
-def main() -> None:
-    try:
-        typer.run(bench)
-    except QvggtError as error:
-        fail(str(error))
+    write_json(output, report)
 
 
 if __name__ == "__main__":
-    main()
+    start(bench)

@@ -69,8 +69,8 @@ def open_candidate(candidate: Candidate) -> Call:
     if candidate.runtime == "torch":
         return _open_torch(candidate)
     if candidate.runtime == "openvino":
-        precision = {"fp32": "f32"}.get(candidate.precision, candidate.precision)
-        compiled = compile_cpu(import_openvino(), Path(str(candidate.onnx)), precision, candidate.threads)
+        path, precision = Path(str(candidate.onnx)), candidate.openvino_precision
+        compiled = compile_cpu(import_openvino(), path, precision, candidate.threads)
         request = compiled.create_infer_request()
         return lambda x: {"out": np.array(request.infer({"tokens": x})["out"])}
     ort = import_onnxruntime()

@@ -62,6 +62,10 @@ class Candidate:
     size: tuple[int, int] = (518, 518)
 
     @property
+    def openvino_precision(self) -> str:
+        return {"fp32": "f32"}.get(self.precision, self.precision)
+
+    @property
     def label(self) -> str:
         name = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[self.runtime]
         if self.runtime == "torch":
@@ -139,8 +143,7 @@ def open_candidate(candidate: Candidate) -> Call:
     if candidate.runtime == "torch":
         runner = TorchRunner(load_float(candidate.model), candidate.label, candidate.precision)
     elif candidate.runtime == "openvino":
-        precision = {"fp32": "f32"}.get(candidate.precision, candidate.precision)
-        runner = OpenVINORunner(str(candidate.onnx), precision, candidate.threads)
+        runner = OpenVINORunner(str(candidate.onnx), candidate.openvino_precision, candidate.threads)
     else:
         runner = OnnxRunner(str(candidate.onnx), threads=candidate.threads)
     return runner.run_named

@@ -18,19 +18,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from reporting import start, write_json
 
 KINDS = (
-    "linears",
-    "around linears",
-    "attention",
-    "norms",
-    "GELU",
-    "DPT convolutions",
-    "DPT rest",
-    "camera head",
-    "moves",
+    "linears", "around linears", "attention", "norms", "GELU", "DPT convolutions", "DPT rest", "camera head", "moves",
     "rest",
-)
+)  # fmt: skip
 LINEAR = re.compile(r"\.(attn\.(qkv|proj)|mlp\.fc[12])$")
 ATTENTION = re.compile(r"\.attn(\.(scores|context))?$")
 PRODUCTS = re.compile(r"MatMul|Gemm|FullyConnected")
@@ -126,7 +119,6 @@ def main(
     import onnx
 
     from qvggt.cli.versions import PACKAGES, versions
-    from qvggt.files import atomic_write
 
     value = onnx.load(file, load_external_data=False).graph.input[0]
     dims = [int(d.dim_value) for d in value.type.tensor_type.shape.dim]
@@ -145,10 +137,8 @@ def main(
     if output is not None:
         call = {"file": file.name, "runtime": runtime, "precision": precision, "frames": frames, "rounds": rounds}
         report = {"call": call, "input": shape, "versions": versions((*PACKAGES, "openvino")), "rows": rows}
-        with atomic_write(output) as slot:
-            slot.write_text(json.dumps(report, indent=1) + "\n")
-        print(f"wrote {output}")
+        write_json(output, report)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

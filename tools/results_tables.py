@@ -11,122 +11,96 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from reporting import change_text, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-FILES = (
-    ROOT / "README.md",
-    ROOT / "docs" / "performance.md",
-    ROOT / "docs" / "method.md",
-    ROOT / "qvggt" / "weights" / "tiny" / "README.md",
-    ROOT / "docs" / "reconstruction.md",
-    ROOT / "docs" / "tutorial.md",
-)
+PAGES = ("README.md", "docs/performance.md", "docs/method.md", "qvggt/weights/tiny/README.md", "docs/reconstruction.md")
+FILES = [ROOT / page for page in (*PAGES, "docs/tutorial.md")]
 MARKER = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Row = dict[str, Any]
+Column = str | Callable[[Row], str]  # "key:format", or a function of the row
 
 
 def load(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+def columns(rows: Iterable[Row], spec: dict[str, Column]) -> str:
+    """A table with one line a row; `spec`: heading -> column."""
+    lines = [[shown(row, column) for column in spec.values()] for row in rows]
+    return markdown(list(spec), lines, aligned=True)
 
 
-def signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.2f}"
+def shown(row: Row, column: Column) -> str:
+    if callable(column):
+        return column(row)
+    key, _, form = column.partition(":")
+    return format(row[key], form)
 
 
-def evaluation(name: str) -> str:
-    """Accuracy of every candidate of a qvggt-eval report."""
-    report = load(name)
-    rows = []
-    for index, c in enumerate(report["candidates"]):
-        auc, delta = c["auc"], c["delta"]["auc"]
-        change = "" if index == 0 else signed(delta["30"])
-        pose = c["sqnr_db"].get("pose_enc")
-        rows.append(
-            [
-                c["label"],
-                *(f"{auc[t]:.2f}" for t in ("30", "15", "5", "3")),
-                change,
-                f"{c['abs_rel']:.4f}" if c["abs_rel"] is not None else "-",
-                "" if pose is None else f"{pose:.1f}",
-                f"{c['bytes'] / 1e6:.2f}",
-            ]
-        )
-    header = ["candidate", "AUC@30", "AUC@15", "AUC@5", "AUC@3", "change @30", "depth abs-rel", "pose dB", "MB"]
-    return markdown(header, rows)
+def mega(key: str, digits: int, unit: float = 1e6) -> Callable[[Row], str]:
+    """Of bytes; "-" where there are none."""
+    return lambda row: "-" if row.get(key) is None else f"{row[key] / unit:.{digits}f}"
+
+
+def decibel(name: str, none: str = "") -> Callable[[Row], str]:
+    return lambda row: f"{row['sqnr_db'][name]:.1f}" if name in row["sqnr_db"] else none
+
+
+def auc(threshold: int) -> Callable[[Row], str]:
+    """Of a report of qvggt-eval."""
+    return lambda row: f"{row['auc'][str(threshold)]:.2f}"
 
 
 def demo() -> str:
-    return evaluation("demo")
+    """Accuracy of every candidate of a qvggt-eval report."""
+    first, *_ = rows = load("demo")["candidates"]
+
+    def change(row: Row) -> str:
+        delta = row["delta"]["auc"]["30"] if row is not first else None
+        return "" if delta is None else f"{delta:+.2f}"
+
+    aucs = {f"AUC@{t}": auc(t) for t in (30, 15, 5, 3)}
+    rest = {
+        "change @30": change,
+        "depth abs-rel": lambda row: "-" if row["abs_rel"] is None else f"{row['abs_rel']:.4f}",
+        "pose dB": decibel("pose_enc"),
+        "MB": mega("bytes", 2),
+    }
+    return columns(rows, {"candidate": "label", **aucs, **rest})
 
 
 def bench(name: str) -> str:
     """Latency ratios of a tools/bench_cpu.py run."""
-    report = load(name)
-    rows = [
-        [
-            row["candidate"],
-            f"{row['median_s']:.4f}",
-            f"{row['speed_up']:.2f}x",
-            f"{row['peak_rss'] / 1e6:.0f}",
-            "-" if row["file_bytes"] is None else f"{row['file_bytes'] / 1e6:.1f}",
-        ]
-        for row in report["rows"]
-    ]
-    return markdown(["candidate", "median s", "speed-up", "peak RSS MB", "file MB"], rows)
-
-
-def bench_tiny() -> str:
-    return bench("bench_cpu_tiny")
-
-
-def bench_1b() -> str:
-    return bench("bench_cpu_1b")
+    spec: dict[str, Column] = {
+        "candidate": "candidate",
+        "median s": "median_s:.4f",
+        "speed-up": lambda row: f"{row['speed_up']:.2f}x",
+        "peak RSS MB": mega("peak_rss", 0),
+        "file MB": mega("file_bytes", 1),
+    }
+    return columns(load(name)["rows"], spec)
 
 
 def bench_processor(name: str) -> str:
     """Ratios of processor seconds of a tools/bench_cpu.py run on one thread."""
-    rows = [
-        [
-            row["candidate"],
-            f"{row['cpu_s']:.3f}",
-            f"{row['cpu_speed_up']:.2f}x",
-            f"{(row['cpu_max_s'] - row['cpu_min_s']) / row['cpu_s']:.0%}",
-            f"{row['peak_rss'] / 1e6:.0f}",
-            f"{min(row['sqnr_db'].values()):.1f}" if "sqnr_db" in row else "",
-        ]
-        for row in load(name)["rows"]
-    ]
-    return markdown(["candidate", "processor s", "ratio", "spread", "peak RSS MB", "dB"], rows)
-
-
-def bench_slice_1b() -> str:
-    return bench_processor("bench_cpu_slice_1b")
-
-
-def bench_slice_1b_266() -> str:
-    return bench_processor("bench_cpu_slice_1b_266")
-
-
-def bench_head_1b() -> str:
-    return bench_processor("bench_cpu_head_1b")
-
-
-def bench_1b_1thread() -> str:
-    return bench_processor("bench_cpu_1b_1thread")
-
-
-def bench_1b_518() -> str:
-    return bench_processor("bench_cpu_1b_518")
+    spec: dict[str, Column] = {
+        "candidate": "candidate",
+        "processor s": "cpu_s:.3f",
+        "ratio": lambda row: f"{row['cpu_speed_up']:.2f}x",
+        "spread": lambda row: f"{(row['cpu_max_s'] - row['cpu_min_s']) / row['cpu_s']:.0%}",
+        "peak RSS MB": mega("peak_rss", 0),
+        "dB": lambda row: f"{min(row['sqnr_db'].values()):.1f}" if "sqnr_db" in row else "",
+    }
+    return columns(load(name)["rows"], spec)
 
 
 GOAL_RUNS = {
@@ -155,7 +129,7 @@ def goals() -> str:
             base = [s for name, s in seconds.items() if name.startswith(theirs)]
             cells.append(f"{min(base) / min(mine):.2f}x" if mine and base else "-")
         rows.append(cells)
-    return markdown(["goal", *runs], rows)
+    return markdown(["goal", *runs], rows, aligned=True)
 
 
 def profile_slice() -> str:
@@ -166,55 +140,51 @@ def profile_slice() -> str:
         "ONNX Runtime w8a8/fused": "ort_w8a8_fused",
         "OpenVINO w8a8 bf16": "ov_w8a8",
     }
-    shares = [
-        {row["kind"]: row["share"] for row in load(f"profile_cpu_slice_{name}")["rows"]} for name in names.values()
-    ]
+    runs = [load(f"profile_cpu_slice_{name}")["rows"] for name in names.values()]
+    shares = [{row["kind"]: row["share"] for row in rows} for rows in runs]
     kinds = list(dict.fromkeys(kind for column in shares for kind in column))
-    rows = [[kind, *(f"{column[kind]:.1%}" if kind in column else "-" for column in shares)] for kind in kinds]
-    return markdown(["share of a pass", *names], rows)
+    cells = [[kind, *(f"{column[kind]:.1%}" if kind in column else "-" for column in shares)] for kind in kinds]
+    return markdown(["share of a pass", *names], cells, aligned=True)
 
 
 def tiny() -> str:
     """Held-out scores of the shipped model by number of frames."""
-    rows = [
-        [
-            str(r["frames"]),
-            *(f"{r[f'auc{t}']:.2f}" for t in (30, 15, 5, 3)),
-            f"{r['abs_rel']:.4f}",
-            f"{r['delta125']:.4f}",
-            str(r["scenes"]),
-        ]
-        for r in load("tiny_metrics")["held_out"]
-    ]
-    return markdown(["frames", "AUC@30", "AUC@15", "AUC@5", "AUC@3", "depth abs-rel", "delta<1.25", "scenes"], rows)
+    aucs = {f"AUC@{t}": f"auc{t}:.2f" for t in (30, 15, 5, 3)}
+    depth = {"depth abs-rel": "abs_rel:.4f", "delta<1.25": "delta125:.4f", "scenes": "scenes"}
+    return columns(load("tiny_metrics")["held_out"], {"frames": "frames", **aucs, **depth})
 
 
 def passes() -> str:
     """Camera errors of one pass and of several joined ones, by tools/bench_passes.py."""
-    rows = []
-    for r in load("passes")["rows"]:
-        residual = r["join_residual_median"]
-        rows.append(
-            [
-                r["name"],
-                f"{r['auc30']:.2f}",
-                f"{r['rotation_deg_median']:.2f}",
-                f"{r['rotation_deg_p90']:.2f}",
-                f"{r['translation_deg_median']:.2f}",
-                "" if residual is None else f"{100 * residual:.2f}",
-            ]
-        )
-    header = ["run", "AUC@30", "rotation median deg", "p90", "translation median deg", "join residual % of depth"]
-    return markdown(header, rows)
+
+    def residual(row: Row) -> str:
+        value = row["join_residual_median"]
+        return "" if value is None else f"{100 * value:.2f}"
+
+    spec: dict[str, Column] = {
+        "run": "name",
+        "AUC@30": "auc30:.2f",
+        "rotation median deg": "rotation_deg_median:.2f",
+        "p90": "rotation_deg_p90:.2f",
+        "translation median deg": "translation_deg_median:.2f",
+        "join residual % of depth": residual,
+    }
+    return columns(load("passes")["rows"], spec)
 
 
 RECIPES = ("rtn", "smoothquant", "quarot", "quantvggt", "qvggt")
 MODELS = ("plain", "channels", "pca")
 SCHEMES = ("w8a8-dynamic", "w8a8-static", "w4a8-dynamic", "w4a16-dynamic", "w4a4-dynamic", "w4a4-static")
 CALIBRATION_SCENES = 32  # of every table but `calibration`
+SCORES: dict[str, Column] = {
+    "AUC@30": "auc30:.2f",
+    "AUC@5": "auc5:.2f",
+    "pose dB": decibel("pose_enc"),
+    "depth dB": decibel("depth"),
+}
 
 
-def accuracy_rows() -> list[dict[str, Any]]:
+def accuracy_rows() -> list[Row]:
     rows = load("accuracy")["rows"]
     return [r for r in rows if r.get("calibration_scenes", CALIBRATION_SCENES) == CALIBRATION_SCENES]
 
@@ -227,105 +197,83 @@ def accuracy() -> str:
     for model, scheme in ((m, s) for m in MODELS for s in SCHEMES if (m, s) in measured):
         base, ours = found[model, "fp32", "float"], found.get((model, scheme, "qvggt"))
         cells = [f"{r['auc30']:.2f}" if (r := found.get((model, scheme, name))) else "-" for name in RECIPES]
-        if ours is None:
-            change = ["-"] * 3
-        else:
-            low, high = ours["auc30_interval"]
-            change = [
-                f"{ours['auc30_change']:+.2f} [{low:+.2f}, {high:+.2f}]",
-                f"{ours['auc30'] / base['auc30']:.1%}",
-                f"{ours['auc5'] / base['auc5']:.1%}",
-            ]
+        change = ["-"] * 3
+        if ours is not None:
+            change = [change_text(ours), *(f"{ours[name] / base[name]:.1%}" for name in ("auc30", "auc5"))]
         rows.append([model, scheme, *cells, *change])
     header = ["model", "scheme", *RECIPES, "change of qvggt (95 %)", "of float @30", "of float @5"]
-    return markdown(header, rows)
+    return markdown(header, rows, aligned=True)
 
 
 def ablation() -> str:
     """Ours with one step changed, by tools/bench_accuracy.py --ablate."""
-    rows = [
-        [
-            "ours" if r["recipe"] == "qvggt" else r["recipe"],
-            *(f"{r[k]:.2f}" for k in ("auc30", "auc5")),
-            *(f"{r['sqnr_db'][k]:.1f}" for k in ("pose_enc", "depth")),
-        ]
-        for r in sorted(accuracy_rows(), key=lambda r: r["recipe"] != "qvggt")
-        if r["model"] == "plain" and r["scheme"] == "w4a4-dynamic" and r["recipe"].startswith(("ours", "qvggt"))
-    ]
-    return markdown(["w4a4-dynamic, plain model", "AUC@30", "AUC@5", "pose dB", "depth dB"], rows)
+    rows = [r for r in accuracy_rows() if r["model"] == "plain" and r["scheme"] == "w4a4-dynamic"]
+    ours = [r for r in rows if r["recipe"].startswith(("ours", "qvggt"))]
+    ours.sort(key=lambda r: r["recipe"] != "qvggt")
+    name = {"w4a4-dynamic, plain model": lambda r: "ours" if r["recipe"] == "qvggt" else r["recipe"]}
+    return columns(ours, {**name, **SCORES})
 
 
 def calibration() -> str:
     """Ours by the number of calibration scenes, by tools/bench_accuracy.py --calibration-scenes."""
     rows = sorted(load("accuracy")["rows"], key=lambda r: (r["scheme"], r.get("calibration_scenes", 0)))
     ours = [r for r in rows if r["model"] == "plain" and r["recipe"] == "qvggt" and r["scheme"].startswith("w4a4")]
-    cells = [
-        [
-            r["scheme"],
-            str(r["calibration_scenes"]),
-            *(f"{r[k]:.2f}" for k in ("auc30", "auc5")),
-            *(f"{r['sqnr_db'][k]:.1f}" for k in ("pose_enc", "depth")),
-            f"{r['calibration_seconds']:.0f}",
-        ]
-        for r in ours
-    ]
-    return markdown(["scheme", "calibration scenes", "AUC@30", "AUC@5", "pose dB", "depth dB", "seconds"], cells)
+    first: dict[str, Column] = {"scheme": "scheme", "calibration scenes": "calibration_scenes"}
+    return columns(ours, {**first, **SCORES, "seconds": "calibration_seconds:.0f"})
 
 
 def scale() -> str:
     """VGGT-1B whole: export, parity and the TensorRT-RTX plan of each form, by tools/bench_scale.py."""
     found = {(r["form"], r["step"]): r for r in load("scale")["rows"]}
-    rows = []
-    for form in dict.fromkeys(name for name, _ in found):
-        export, parity, build = (found.get((form, step), {}) for step in ("export", "parity", "build"))
-        cells = [form]
-        if "file_bytes" in export:
-            cells += [
-                f"{export['file_bytes'] / 1e6:.0f}",
-                f"{export['seconds']:.0f}",
-                f"{export['peak_rss'] / 1e9:.1f}",
-            ]
-        else:
-            cells += ["-"] * 3
-        cells.append(f"{parity['linears']} linears" if parity.get("passed") else "failed" if parity else "-")
-        if "engine_bytes" in build:
-            cells += [f"{build['engine_bytes'] / 1e6:.0f}", f"{build['seconds']:.0f}"]
-            cells += [f"{build['peak_rss_children'] / 1e9:.1f}", build["summary"]]
-        else:
-            cells += ["-"] * 4
-        rows.append(cells)
-    header = ["form", "ONNX MB", "export s", "export GB", "parity", "engine MB", "build s", "build GB", "layer report"]
-    return markdown(header, rows)
+
+    def of(step: str, key: str, form: str = "", unit: float = 1) -> Callable[[Row], str]:
+        """A figure of a step that was done."""
+
+        def cell(row: Row) -> str:
+            value = found.get((row["form"], step), {}).get(key)
+            return "-" if value is None else format(value if unit == 1 else value / unit, form)
+
+        return cell
+
+    def parity(row: Row) -> str:
+        facts = found.get((row["form"], "parity"), {})
+        return f"{facts['linears']} linears" if facts.get("passed") else "failed" if facts else "-"
+
+    spec: dict[str, Column] = {
+        "form": "form",
+        "ONNX MB": of("export", "file_bytes", ".0f", 1e6),
+        "export s": of("export", "seconds", ".0f"),
+        "export GB": of("export", "peak_rss", ".1f", 1e9),
+        "parity": parity,
+        "engine MB": of("build", "engine_bytes", ".0f", 1e6),
+        "build s": of("build", "seconds", ".0f"),
+        "build GB": of("build", "peak_rss_children", ".1f", 1e9),
+        "layer report": of("build", "summary"),
+    }
+    return columns([{"form": form} for form in dict.fromkeys(form for form, _ in found)], spec)
 
 
 def parts() -> str:
     """Accuracy and bytes by the parts of the network that are quantized, by tools/bench_parts.py."""
-    rows = []
-    for r in load("parts")["rows"]:
-        pose = r["sqnr_db"].get("pose_enc")
-        figures = [f"{r['auc30']:.2f}", f"{r['auc5']:.2f}", f"{r['abs_rel']:.4f}"]
-        rows.append([r["label"], *figures, "" if pose is None else f"{pose:.1f}", f"{r['bytes'] / 1e6:.2f}"])
-    return markdown(["scheme", "AUC@30", "AUC@5", "depth abs-rel", "pose dB", "MB"], rows)
+    spec: dict[str, Column] = {
+        "scheme": "label",
+        "AUC@30": "auc30:.2f",
+        "AUC@5": "auc5:.2f",
+        "depth abs-rel": "abs_rel:.4f",
+        "pose dB": decibel("pose_enc"),
+        "MB": mega("bytes", 2),
+    }
+    return columns(load("parts")["rows"], spec)
 
 
+PROCESSOR = ("slice_1b", "slice_1b_266", "head_1b", "1b_1thread", "1b_518")
 TABLES: dict[str, Callable[[], str]] = {
-    "parts": parts,
-    "accuracy": accuracy,
-    "ablation": ablation,
-    "calibration": calibration,
-    "scale": scale,
-    "demo": demo,
-    "tiny": tiny,
-    "bench_tiny": bench_tiny,
-    "bench_1b": bench_1b,
-    "bench_slice_1b": bench_slice_1b,
-    "bench_slice_1b_266": bench_slice_1b_266,
-    "bench_head_1b": bench_head_1b,
-    "bench_1b_1thread": bench_1b_1thread,
-    "bench_1b_518": bench_1b_518,
-    "goals": goals,
-    "profile_slice": profile_slice,
-    "passes": passes,
+    **{f"bench_{name}": partial(bench, f"bench_cpu_{name}") for name in ("tiny", "1b")},
+    **{f"bench_{name}": partial(bench_processor, f"bench_cpu_{name}") for name in PROCESSOR},
+    **{
+        table.__name__: table
+        for table in (parts, accuracy, ablation, calibration, scale, demo, tiny, goals, profile_slice, passes)
+    },
 }
 
 

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from reporting import write_json
+
 from qvggt.errors import QvggtError
-from qvggt.files import atomic_write, file_sha256
+from qvggt.files import file_sha256
 
 INTERRUPTED = 130
 
@@ -69,8 +71,7 @@ def run_step(step: Step, stamps: Path, context: str) -> tuple[Stamp, bool]:
         if str(path) not in made:
             raise QvggtError(f"{path}: step {step.name!r} ended well but did not write it")
     stamp = Stamp(wanted, made, printed, time.monotonic() - start)
-    with atomic_write(place) as temporary:
-        temporary.write_text(json.dumps(asdict(stamp), indent=1) + "\n", encoding="utf-8")
+    write_json(place, asdict(stamp), told=False)
     return stamp, False
 
 

@@ -23,6 +23,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import typer
+from held_out import HELD_OUT_SEED
+from reporting import start, write_json
 from scene_split import load_split, render_split
 from tiny_training.batches import sample_batch
 from tiny_training.forward import Taps, aggregate, cameras
@@ -33,26 +35,16 @@ from torch import Tensor
 
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.files import atomic_write
+from qvggt.hub.loading import load_model
 from qvggt.models.loading import save_model
 from qvggt.models.vggt.config import VGGTConfig
 from qvggt.models.vggt.network import VGGT
 
-HELD_OUT_SEED = 10_000_000
 TINY = VGGTConfig(
-    img_size=70,
-    embed_dim=128,
-    vit_depth=2,
-    aa_depth=4,
-    num_heads=2,
-    layer_scale=0.3,
-    camera_trunk_depth=2,
-    camera_num_heads=4,
-    dpt_features=32,
-    dpt_out_channels=(32, 32, 32, 32),
-    dpt_layers=(0, 1, 2, 3),
-    dpt_head_channels=16,
-    heads=("camera", "point", "depth"),
-)
+    img_size=70, embed_dim=128, vit_depth=2, aa_depth=4, num_heads=2, layer_scale=0.3, camera_trunk_depth=2,
+    camera_num_heads=4, dpt_features=32, dpt_out_channels=(32, 32, 32, 32), dpt_layers=(0, 1, 2, 3),
+    dpt_head_channels=16, heads=("camera", "point", "depth"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,11 +84,6 @@ def average_gradients(parameters: list[Tensor], extra: Tensor) -> Tensor:
         parameter.grad = flat[offset : offset + grad.numel()].view_as(grad)
         offset += grad.numel()
     return flat[offset:]
-
-
-def save_state(path: Path, state: dict[str, object]) -> None:
-    with atomic_write(path) as temporary:
-        torch.save(state, temporary)
 
 
 def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
@@ -183,7 +170,8 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
                 "elapsed": elapsed,
                 "samples": samples,
             }
-            save_state(state_file, state)
+            with atomic_write(state_file) as temporary:
+                torch.save(state, temporary)
     if rank == 0:
         provenance = {"recipe": json.dumps(dataclasses.asdict(recipe)), "steps": str(step), "samples": str(samples)}
         save_model(model, out / "model.safetensors", provenance, dtype=torch.float16)
@@ -210,16 +198,13 @@ def main(
     if not (out / "model.safetensors").exists():
         with tempfile.TemporaryDirectory() as folder:
             torch.multiprocessing.spawn(work, (recipe, out, f"{folder}/meet"), nprocs=workers)
-    from qvggt.hub.loading import load_model
-
     model = load_model(out / "model.safetensors")
     held = load_split(out / "held_out")
     results = [score(model, held, held_out, frames) for frames in range(2, 9)]
     for result in results:
         print(json.dumps(result))
-    with atomic_write(out / "metrics.json") as temporary:
-        Path(temporary).write_text(json.dumps({"recipe": dataclasses.asdict(recipe), "held_out": results}, indent=1))
+    write_json(out / "metrics.json", {"recipe": dataclasses.asdict(recipe), "held_out": results}, told=False)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

@@ -5,6 +5,7 @@ mypy cannot follow setuptools' package-dir, so a folder of links with the instal
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STAGE = ROOT / "build" / "typecheck"
 TOOLS = ROOT / "tools"
+HELPERS = (TOOLS, ROOT / "tests" / "robustness")  # what tools import by bare names
 ROOMS = ("export", "engines", "calib", "eval")
 
 
@@ -38,9 +40,10 @@ def tool_modules() -> list[str]:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     stage()
     command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "-p", "qvggt"]
-    environment = {**os.environ, "MYPYPATH": os.pathsep.join((str(STAGE), str(TOOLS)))}
+    environment = {**os.environ, "MYPYPATH": os.pathsep.join(map(str, (STAGE, *HELPERS)))}
     return subprocess.run([*command, *tool_modules()], cwd=STAGE, env=environment, check=False).returncode
 
 

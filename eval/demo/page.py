@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from qvggt.data.photos import IMAGE_SUFFIXES
 from qvggt.errors import QvggtError
 from qvggt.eval.demo.workshop import Made, Workshop, describe, differences
+from qvggt.eval.html.text import environment
 from qvggt.eval.reconstruction.masks import MASKS
 
 NOBODY = "(none)"
@@ -38,24 +38,23 @@ def import_gradio() -> Any:
 def build_page(workshop: Workshop) -> Any:
     """The gr.Blocks of the page; its functions run one at a time."""
     gr = import_gradio()
-    names = list(workshop.choices)
+    choices = list(workshop.choices)
     limits = workshop.limits
 
     def run(files: list[str] | None, first: str, second: str, percentile: float, masks: list[str]) -> tuple[Any, ...]:
         images = [Path(file) for file in files or []]
         try:
-            made = workshop.make(_chosen(first, second), images, percentile, masks)
+            names = [first] if second in (NOBODY, first) else [first, second]
+            made = workshop.make(names, images, percentile, masks)
         except QvggtError as error:
             raise gr.Error(str(error), duration=None) from error
-        one, other = made[0], made[1] if len(made) > 1 else None
+        one, other = [(str(m.glb), str(m.colmap)) for m in made] + [(None, None)] * (2 - len(made))
         return (
-            str(one.glb),
-            None if other is None else str(other.glb),
+            one[0],
+            other[0],
             gr.update(value=table(made), visible=True),
-            gr.update(value=str(one.glb), interactive=True),
-            gr.update(value=str(one.colmap), interactive=True),
-            gr.update(value=None if other is None else str(other.glb), visible=other is not None),
-            gr.update(value=None if other is None else str(other.colmap), visible=other is not None),
+            *(gr.update(value=file, interactive=True) for file in one),
+            *(gr.update(value=file, visible=file is not None) for file in other),
         )
 
     with gr.Blocks(title="qvggt", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as page:
@@ -69,10 +68,10 @@ def build_page(workshop: Workshop) -> Any:
                     height=170,
                     elem_id="images",
                 )
-                first = gr.Dropdown(names, value=names[0], label="Network", elem_id="first")
+                first = gr.Dropdown(choices, value=choices[0], label="Network", elem_id="first")
                 second = gr.Dropdown(
-                    [NOBODY, *names],
-                    value=names[1] if len(names) > 1 else NOBODY,
+                    [NOBODY, *choices],
+                    value=choices[1] if len(choices) > 1 else NOBODY,
                     label="Compare with",
                     elem_id="second",
                 )
@@ -137,25 +136,12 @@ def launch(
 
 def table(made: Sequence[Made]) -> str:
     """HTML: what was made, and how far the second is from the first."""
-    columns = [dict(describe(one)) for one in made]
-    head = "".join(f"<th>{html.escape(one.name)}</th>" for one in made)
-    body = "".join(
-        f"<tr><td>{html.escape(row)}</td>{''.join(f'<td>{html.escape(c[row])}</td>' for c in columns)}</tr>"
-        for row in columns[0]
-    )
-    text = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
-    if len(made) > 1:
-        rows = "".join(
-            f"<tr><td>{html.escape(what)}</td><td>{html.escape(value)}</td></tr>" for what, value in differences(*made)
-        )
-        title = f"{html.escape(made[1].name)} against {html.escape(made[0].name)}"
-        text += f"<table><thead><tr><th>{title}</th><th></th></tr></thead><tbody>{rows}</tbody></table>"
-    return f'<div style="display: flex; flex-wrap: wrap; gap: 2em">{text}</div>'
+    rows = zip(*(describe(one) for one in made), strict=True)
+    facts = [(pairs[0][0], [value for _, value in pairs]) for pairs in rows]
+    template = environment("qvggt.eval.demo").get_template("made.html.jinja")
+    changes = differences(*made) if len(made) > 1 else []
+    return template.render(names=[one.name for one in made], facts=facts, differences=changes)
 
 
 def _viewer(gr: Any, label: str, name: str) -> Any:
     return gr.Model3D(label=label, height=HEIGHT, clear_color=BACKGROUND, elem_id=name, interactive=False)
-
-
-def _chosen(first: str, second: str) -> list[str]:
-    return [first] if second in (NOBODY, first) else [first, second]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qvggt.eval.html.document import Candidate, Document, Metric
-from qvggt.eval.html.text import NOT_MEASURED, cell, colour, number, plain, safe, swatch, table
+from qvggt.eval.html.document import Document, Metric
+from qvggt.eval.html.text import colour, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ STYLE: dict[str, Any] = {
     "axes.grid": True,
     "grid.color": "#e4e4e4",
 }
+CHARTED = ("auc30", "unproj_acc", "head_acc", "abs_rel")  # the first that was measured, and the next of another kind
 NAMED_LAYERS = 48  # more layers than this get numbers instead of names
 LOWEST = 5
 _DROPPED = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", re.DOTALL)
@@ -32,56 +34,73 @@ _NAMESPACE = re.compile(r' xmlns(:xlink)?="[^"]*"')
 _GROUP = re.compile(r' id="[A-Za-z0-9.]+_\d+"')  # the same in every figure; nothing refers to them
 
 
-def trade_off(
-    document: Document, metric: Metric, cost: Callable[[Candidate], float | None], axis: str, name: str
-) -> str:
-    """`metric` with its interval over a cost of every candidate; candidates without one of the two are named below.
+@dataclass(frozen=True)
+class TradeOff:
+    """name: the id of the figure, unique on the page. svg: None without a candidate to show. absent: indices of
+    candidates without the cost or the metric."""
 
-    axis: the words of the x axis. name: the id of the figure, unique on the page.
-    """
-    shown: list[tuple[int, float, float, tuple[float, float] | None]] = []
-    absent = []
-    for index, candidate in enumerate(document.candidates):
-        figure, x = candidate.summary.get(metric.name), cost(candidate)
-        if (
-            figure is None
-            or figure.value is None
-            or x is None
-            or not (math.isfinite(figure.value) and math.isfinite(x))
-        ):
-            absent.append(f"{swatch(index)}{safe(candidate.label)}")
-            continue
-        interval = figure.interval
-        shown.append((index, x, figure.value, interval if interval and all(map(math.isfinite, interval)) else None))
-    note = f'<p class="none">{NOT_MEASURED}: {", ".join(absent)}</p>' if absent else ""
-    if not shown:
-        return note
+    name: str
+    svg: str | None
+    absent: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LayerChart:
+    """lowest: candidate's index -> its lowest layers, (path, dB)."""
+
+    name: str
+    measure: str
+    svg: str
+    lowest: Mapping[int, list[tuple[str, float]]]
+
+
+def trade_offs(document: Document) -> list[TradeOff]:
+    """A metric of pose and one of geometry, each over size and over time."""
+    measured = {metric.name: metric for metric in document.measured()}
+    metrics = [measured[name] for name in CHARTED if name in measured] or list(measured.values())
+    sizes = [None if c.bytes is None else c.bytes / 1e6 for c in document.candidates]
+    times = [None if c.latency is None else c.latency.p50 for c in document.candidates]
+    costs = (("size", sizes, "size of the files, MB"), ("time", times, "p50 of one forward pass, s"))
+    return [
+        _trade_off(document, metric, cost, axis, f"{name}-{order}")
+        for order, metric in enumerate(metrics[:2])  # ids by order: names are data
+        for name, cost, axis in costs
+    ]
+
+
+def _trade_off(document: Document, metric: Metric, cost: list[float | None], axis: str, name: str) -> TradeOff:
+    """`metric` with its interval over the cost of every candidate that has both. axis: the words of the x axis."""
+    figures = [candidate.summary.get(metric.name) for candidate in document.candidates]
+    shown = {
+        index: (x, figure.value, figure.interval)
+        for index, (x, figure) in enumerate(zip(cost, figures, strict=True))
+        if x is not None and figure and figure.value is not None and math.isfinite(x) and math.isfinite(figure.value)
+    }
 
     def draw(axes: Axes) -> None:
-        for index, x, y, interval in shown:
-            if interval is not None:  # an interval need not hold its value: draw it by itself
+        for index, (x, y, interval) in shown.items():
+            if interval and all(map(math.isfinite, interval)):  # need not hold its value: draw it by itself
                 axes.plot([x, x], interval, color=colour(index), linewidth=1.2, alpha=0.6)
             axes.plot([x], [y], "o", color=colour(index), markersize=7)
         axes.set_xlabel(axis)
         axes.set_ylabel(plain(f"{metric.title} ({metric.unit})", 60))
-        axes.set_xlim(0, 1.1 * max(x for _, x, _, _ in shown) or 1)
+        axes.set_xlim(0, 1.1 * max(x for x, _, _ in shown.values()) or 1)
 
-    return f'<figure id="{name}">{svg(draw, 5.4, 3.6, name)}{note}</figure>'
+    absent = tuple(index for index in range(len(figures)) if index not in shown)
+    return TradeOff(name, svg(draw, 5.4, 3.6, name) if shown else None, absent)
 
 
-def layer_charts(document: Document) -> str:
-    """One chart per kind of measure, over the layers in the order of the model; the lowest layers as a table."""
-    groups: dict[str, list[int]] = {}
+def layer_charts(document: Document) -> list[LayerChart]:
+    """One per kind of measure, over the layers in the order of the model."""
+    groups: dict[str, dict[int, list[tuple[str, float | None]]]] = {}
     for index, candidate in enumerate(document.candidates):
         if candidate.layers is not None and candidate.layers.rows:
-            groups.setdefault(candidate.layers.measure, []).append(index)
-    if not groups:
-        return f'<p class="none">{NOT_MEASURED}: no candidate has a table of its layers beside it</p>'
-    return "\n".join(_layer_chart(document, m, group, i) for i, (m, group) in enumerate(groups.items()))
+            rows = [(row.path, row.sqnr_db) for row in candidate.layers.rows]
+            groups.setdefault(candidate.layers.measure, {})[index] = rows
+    return [_layer_chart(measure, tables, f"layers-{i}") for i, (measure, tables) in enumerate(groups.items())]
 
 
-def _layer_chart(document: Document, measure: str, group: Sequence[int], order: int) -> str:
-    tables = {i: layers.rows for i in group if (layers := document.candidates[i].layers) is not None}
+def _layer_chart(measure: str, tables: Mapping[int, list[tuple[str, float | None]]], name: str) -> LayerChart:
     paths = list(dict.fromkeys(path for rows in tables.values() for path, _ in rows))
     place = {path: x for x, path in enumerate(paths)}
 
@@ -96,24 +115,11 @@ def _layer_chart(document: Document, measure: str, group: Sequence[int], order: 
         else:
             axes.set_xlabel("layer, in the order of the model")
 
-    name = f"layers-{order}"
-    lowest = []
+    lowest = {}
     for index, rows in tables.items():
-        finite = sorted((value, path) for path, value in rows if value is not None and not math.isnan(value))
-        lowest += [
-            [
-                cell(f"{swatch(index)}{safe(document.candidates[index].label)}", "th"),
-                cell(safe(path)),
-                cell(number(v, 1)),
-            ]
-            for v, path in finite[:LOWEST]
-        ]
-    return (
-        f"<h3>{safe(measure)}</h3><p>{', '.join(f'{swatch(i)}{safe(document.candidates[i].label)}' for i in group)}</p>"
-        f'<figure id="{name}">{svg(draw, 10.5, 3.8, name)}</figure>'
-        f"<details><summary>the {LOWEST} lowest layers of each</summary>"
-        f"{table(('candidate', 'layer', 'dB'), lowest)}</details>"
-    )
+        known = sorted((value, path) for path, value in rows if value is not None and not math.isnan(value))
+        lowest[index] = [(path, value) for value, path in known[:LOWEST]]
+    return LayerChart(name, measure, svg(draw, 10.5, 3.8, name), lowest)
 
 
 def _tail(path: str) -> str:

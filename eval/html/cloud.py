@@ -68,12 +68,12 @@ def _points(view: View, middle: NDArray[np.float64], half: float, most: int) -> 
         return {"points": "", "colors": "", "count": 0, "total": 0, "outside": 0}
     own = (view.points - middle) / half
     inside = np.flatnonzero(np.isfinite(own).all(-1) & (np.abs(own) <= 1).all(-1))
-    chosen = inside[np.linspace(0, len(inside) - 1, min(len(inside), most)).astype(np.int64)]
-    coded = np.rint(own[chosen] * STEPS).astype("<i2")
+    shown = inside[np.linspace(0, len(inside) - 1, min(len(inside), most)).astype(np.int64)]
+    coded = np.rint(own[shown] * STEPS).astype("<i2")
     return {
         "points": base64.b64encode(coded.tobytes()).decode(),
-        "colors": base64.b64encode(view.colors[chosen].astype(np.uint8).tobytes()).decode(),
-        "count": len(chosen),
+        "colors": base64.b64encode(view.colors[shown].astype(np.uint8).tobytes()).decode(),
+        "count": len(shown),
         "total": len(view.points),
         "outside": len(view.points) - len(inside),
     }

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from qvggt.errors import QvggtError
-from qvggt.eval.html.node import Node
 from qvggt.eval.records import jsonable
 from qvggt.eval.report import FORMAT
 from qvggt.files import reason
+from qvggt.mapping import Check, Count, from_mapping
+
+Interval = tuple[float, float]
+Digits = Annotated[int, Check("a count of digits", lambda value: 0 <= value <= 12)]
+Format = Annotated[int, Check(f"the format {FORMAT}", lambda value: value == FORMAT)]
 
 
 @dataclass(frozen=True)
@@ -20,54 +25,79 @@ class Metric:
     name: str
     title: str
     unit: str
-    better: str
-    digits: int
+    better: Literal["higher", "lower"]
+    digits: Digits
 
 
 @dataclass(frozen=True)
 class Figure:
     """Intervals are 95 %; deltas are against the first candidate (None for itself)."""
 
-    value: float | None
-    interval: tuple[float, float] | None
-    delta: float | None
-    delta_interval: tuple[float, float] | None
+    value: float | None = None
+    interval: Interval | None = None
+    delta: float | None = None
+    delta_interval: Interval | None = None
+
+    def verdict(self, metric: Metric) -> str:
+        """ "better" or "worse" where the interval of the change leaves zero out, else "same"."""
+        interval = self.delta_interval
+        if interval is None or not all(map(math.isfinite, interval)) or interval[0] <= 0 <= interval[1]:
+            return "same"
+        return "better" if (interval[0] > 0) == (metric.better == "higher") else "worse"
+
+
+@dataclass(frozen=True)
+class Category:
+    sequences: Count | None = None
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Layer:
+    path: str
+    sqnr_db: float | None = None
 
 
 @dataclass(frozen=True)
 class Layers:
     source: str
     measure: str
-    rows: tuple[tuple[str, float | None], ...]
-    """(path, dB)"""
+    rows: tuple[Layer, ...] = ()
+
+
+@dataclass(frozen=True)
+class Latency:
+    """p50, p99: seconds."""
+
+    p50: float | None = None
+    p99: float | None = None
+    runs: Count | None = None
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """bytes, peak_rss, device_memory: bytes; p50, p99: seconds. None: not measured."""
+    """None: not measured. memory: "peak_rss" and "device", bytes."""
 
     label: str
-    kind: str | None
-    scheme: str | None
-    file: str | None
-    sha256: str | None
-    bytes: int | None
-    p50: float | None
-    p99: float | None
-    runs: int | None
-    peak_rss: int | None
-    device_memory: int | None
-    summary: Mapping[str, Figure]
-    categories: Mapping[str, tuple[int | None, Mapping[str, float | None]]]
-    """category -> (sequences, metric -> value)"""
-    layers: Layers | None
+    kind: str | None = None
+    scheme: str | None = None
+    file: str | None = None
+    sha256: str | None = None
+    bytes: Count | None = None
+    latency: Latency | None = None
+    memory: Mapping[str, Count | None] | None = None
+    summary: Mapping[str, Figure] = field(default_factory=dict)
+    categories: Mapping[str, Category] = field(default_factory=dict)
+    layers: Layers | None = None
 
 
 @dataclass(frozen=True)
 class Parity:
+    """outputs: name -> "sqnr_db", "max_error", "p99"."""
+
     reference: str
     candidate: str
-    outputs: Mapping[str, Mapping[str, float | None]]
+    outputs: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,23 +111,41 @@ class Worst:
 
 
 @dataclass(frozen=True)
-class Document:
-    dataset: str
-    sequences: int
-    frame_list: str | None
-    config: Mapping[str, Any]
-    config_sha256: str | None
-    notes: tuple[str, ...]
-    versions: Mapping[str, str]
-    units: Mapping[str, str]
-    metrics: tuple[Metric, ...]
-    candidates: tuple[Candidate, ...]
-    parity: tuple[Parity, ...]
-    worst: tuple[Worst, ...]
+class FrameList:
+    sha256: str | None = None
+    sequences: Count | None = None
 
-    def measured(self) -> tuple[Metric, ...]:
+
+@dataclass(frozen=True)
+class Document:
+    format: Format
+    candidates: tuple[Candidate, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    config_sha256: str | None = None
+    frame_list: FrameList = FrameList()
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    metrics: tuple[Metric, ...] = ()
+    sequences: tuple[Any, ...] = ()
+    parity: tuple[Parity, ...] = ()
+    worst: tuple[Worst, ...] = ()
+
+    def measured(self) -> list[Metric]:
         """Metrics that some candidate has a value of."""
-        return tuple(m for m in self.metrics if any(m.name in c.summary for c in self.candidates))
+        return [m for m in self.metrics if any(m.name in c.summary for c in self.candidates)]
+
+    def category_names(self) -> list[str]:
+        return list(dict.fromkeys(name for c in self.candidates for name in c.categories))
+
+    def category_metrics(self) -> list[Metric]:
+        """Metrics that some category of some candidate has a value of."""
+        values = [category.metrics for c in self.candidates for category in c.categories.values()]
+        return [m for m in self.metrics if any(m.name in metrics for metrics in values)]
+
+    def output_names(self) -> list[str]:
+        """Of the outputs that some pair compares."""
+        return list(dict.fromkeys(name for pair in self.parity for name in pair.outputs))
 
 
 def read_document(path: str | Path) -> Document:
@@ -113,83 +161,13 @@ def read_document(path: str | Path) -> Document:
 
 def parse_document(value: Any, name: str) -> Document:
     """Of a document in memory (as `report.make_report` returns it); `name` stands in errors."""
-    root = Node(jsonable(value), name)
-    if not isinstance(root.value, dict):
-        root.fail("an object")
-    if root["format"].value != FORMAT:
-        root["format"].fail(f"the format {FORMAT}")
-    candidates = tuple(_candidate(node) for node in root["candidates"])
-    if not candidates:
-        root["candidates"].fail("at least one candidate")
-    config = dict(root["config"].items())
-    return Document(
-        dataset=config["dataset"].text() if "dataset" in config else "unknown",
-        sequences=root["frame_list"]["sequences"].count() or sum(1 for _ in root["sequences"]),
-        frame_list=root["frame_list"]["sha256"].words(),
-        config={key: node.value for key, node in config.items()},
-        config_sha256=root["config_sha256"].words(),
-        notes=tuple(node.text() for node in root["notes"]),
-        versions={key: node.text() for key, node in root["versions"].items()},
-        units={key: node.text() for key, node in root["units"].items()},
-        metrics=tuple(_metric(node) for node in root["metrics"]),
-        candidates=candidates,
-        parity=tuple(_parity(node) for node in root["parity"]),
-        worst=tuple(_worst(node, len(candidates)) for node in root["worst"]),
-    )
-
-
-def _metric(node: Node) -> Metric:
-    better, digits = node["better"].text(), node["digits"].count()
-    if better not in ("higher", "lower"):
-        node["better"].fail('"higher" or "lower"')
-    if digits is None or digits > 12:
-        node["digits"].fail("a count of digits")
-    return Metric(node["name"].text(), node["title"].text(), node["unit"].text(), better, digits)
-
-
-def _candidate(node: Node) -> Candidate:
-    latency, memory = node["latency"], node["memory"]
-    return Candidate(
-        label=node["label"].text(),
-        kind=node["kind"].words(),
-        scheme=node["scheme"].words(),
-        file=node["file"].words(),
-        sha256=node["sha256"].words(),
-        bytes=node["bytes"].count(),
-        p50=latency["p50"].number(),
-        p99=latency["p99"].number(),
-        runs=latency["runs"].count(),
-        peak_rss=memory["peak_rss"].count(),
-        device_memory=memory["device"].count(),
-        summary={
-            name: Figure(
-                entry["value"].number(),
-                entry["interval"].pair(),
-                entry["delta"].number(),
-                entry["delta_interval"].pair(),
-            )
-            for name, entry in node["summary"].items()
-        },
-        categories={
-            name: (entry["sequences"].count(), {key: value.number() for key, value in entry["metrics"].items()})
-            for name, entry in node["categories"].items()
-        },
-        layers=None if node["layers"].missing else _layers(node["layers"]),
-    )
-
-
-def _layers(node: Node) -> Layers:
-    rows = tuple((row["path"].text(), row["sqnr_db"].number()) for row in node["rows"])
-    return Layers(node["source"].text(), node["measure"].text(), rows)
-
-
-def _parity(node: Node) -> Parity:
-    outputs = {name: {key: value.number() for key, value in entry.items()} for name, entry in node["outputs"].items()}
-    return Parity(node["reference"].text(), node["candidate"].text(), outputs)
-
-
-def _worst(node: Node, candidates: int) -> Worst:
-    values = tuple(value.number() for value in node["values"])
-    if len(values) != candidates:
-        node["values"].fail(f"{candidates} values, one per candidate")
-    return Worst(node["sequence"].text(), node["metric"].text(), values, node["file"].text())
+    advice = "give what qvggt-eval --json wrote"
+    document = from_mapping(Document, jsonable(value), name, advice=advice, ignore_unknown=True)
+    count = len(document.candidates)
+    if not count:
+        raise QvggtError(f"{name}: candidates: expected at least one candidate, got none; {advice}")
+    for index, worst in enumerate(document.worst):
+        if len(worst.values) != count:
+            place = f"{name}: worst[{index}].values"
+            raise QvggtError(f"{place}: expected {count} values, one per candidate, got {len(worst.values)}; {advice}")
+    return document

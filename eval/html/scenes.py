@@ -1,105 +1,102 @@
-"""The worst sequences: frames, depth maps on one colour scale, and points and cameras in 3D."""
+"""The worst sequences: frames, depth maps on one colour scale, and points and cameras in 3D, ready for the template."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any, Literal
 
 from qvggt.eval.html.cloud import points_per_cloud, viewer_data
-from qvggt.eval.html.document import Document, Worst
-from qvggt.eval.html.pictures import data_uri, depth_colours, depth_range, evenly, relative_error, scale_bar
+from qvggt.eval.html.document import Document, Metric, Worst
+from qvggt.eval.html.pictures import data_uri, depth_colours, depth_range, evenly, relative_error
 from qvggt.eval.html.stored import Array, Stored, read_stored
-from qvggt.eval.html.tables import name_of
-from qvggt.eval.html.text import NOT_MEASURED, cell, number, safe, swatch, table
+from qvggt.eval.html.text import number
 
 FRAMES = 4  # shown of a sequence
 PICTURES = 600  # most pictures of a page: 3 kB each
 
+Pictures = list[tuple[str, str]]
+"""Addresses (the pictures themselves, as data) and titles."""
 
-def scene_sections(document: Document, folder: Path) -> str:
-    """HTML of every stored sequence; their files lie relative to `folder`. QvggtError for a damaged file."""
-    if not document.worst:
-        return f'<p class="none">{NOT_MEASURED}: no predictions were stored; run qvggt-eval with --store DIR</p>'
+
+@dataclass(frozen=True)
+class Row:
+    """of: the input frames, the depth of the ground truth or of candidate `index`, or the distance of its depth from
+    the first candidate's. pictures: empty when not measured."""
+
+    of: Literal["frames", "truth", "depth", "distance"]
+    pictures: Pictures
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """frames: numbers of those shown, out of `total`. depths: ends of the colour scale. viewer: for viewer.js."""
+
+    frames: list[int]
+    total: int
+    rows: list[Row]
+    depths: tuple[float, float]
+    viewer: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """metric: of `worst.values`, None when the document does not describe it. shown: None without the file."""
+
+    worst: Worst
+    metric: Metric | None
+    shown: Shown | None
+
+
+def scenes(document: Document, folder: Path) -> list[Scene]:
+    """Every stored sequence; their files lie relative to `folder`. QvggtError for a damaged file."""
     count = len(document.candidates)
-    most = points_per_cloud(len(document.worst) * (count + 1))
-    frames = max(min(FRAMES, PICTURES // (len(document.worst) * (2 * count + 1))), 1)
-    parts = []
-    for entry in document.worst:
+    views = max(len(document.worst), 1) * (2 * count + 1)
+    metrics = {metric.name: metric for metric in reversed(document.metrics)}
+    labels = [candidate.label for candidate in document.candidates]
+    made = []
+    for worst in document.worst:
         # ".." is taken by name, as it was made: the folder of the page may not exist yet, or be a link
-        stored = read_stored(Path(os.path.normpath(folder.absolute() / entry.file)), count)
-        parts.append(f'<section class="sequence"><h3>{safe(entry.sequence)}</h3>{_values(document, entry)}')
-        if stored is None:
-            parts.append(f'<p class="none">pictures not available: {safe(entry.file)} is missing</p></section>')
-            continue
-        parts.append(_pictures(document, stored, frames))
-        parts.append(_viewer(document, entry, stored, most))
-        parts.append("</section>")
-    return "\n".join(parts)
+        stored = read_stored(Path(os.path.normpath(folder.absolute() / worst.file)), count)
+        shown = None
+        if stored is not None:
+            frames = evenly(len(stored.images), max(min(FRAMES, PICTURES // views), 1))
+            depths = depth_range([stored.truth.depth, *(view.depth for view in stored.candidates)])
+            points = points_per_cloud(len(document.worst) * (count + 1))
+            data = viewer_data(stored, labels, _first_visible(worst), points)
+            numbers = [int(stored.frames[i]) for i in frames]
+            shown = Shown(numbers, len(stored.images), _rows(stored, frames, *depths), depths, data)
+        made.append(Scene(worst, metrics.get(worst.metric), shown))
+    return made
 
 
-def _values(document: Document, entry: Worst) -> str:
-    metric = next((m for m in document.metrics if m.name == entry.metric), None)
-    digits = 2 if metric is None else metric.digits
-    first = entry.values[0]
-    rows = []
-    for index, value in enumerate(entry.values):
-        known = index and value is not None and first is not None
-        delta = number(value - first, digits, True) if known else ""  # type: ignore[operator]
-        rows.append([cell(name_of(document, index), "th"), cell(number(value, digits)), cell(delta)])
-    return table(("candidate", safe(entry.metric if metric is None else metric.title), "change"), rows)
+def _first_visible(worst: Worst) -> set[int]:
+    """The first candidate and the one that loses most."""
+    known = [(value, i) for i, value in enumerate(worst.values) if i and value is not None and math.isfinite(value)]
+    return {0, min(known)[1] if known else len(worst.values) - 1}
 
 
-def _pictures(document: Document, stored: Stored, most: int) -> str:
-    """Rows: frames, ground truth, and per candidate its depth and its distance from the first candidate's."""
-    chosen = evenly(len(stored.images), most)
+def _rows(stored: Stored, frames: Sequence[int], low: float, high: float) -> list[Row]:
+    def depths(depth: Array | None) -> Pictures:
+        return [] if depth is None else [(data_uri(depth_colours(depth[i], low, high)), "depth") for i in frames]
+
     base = stored.candidates[0].depth
-    low, high = depth_range([stored.truth.depth, *(view.depth for view in stored.candidates)])
-    rows = [[cell("input frames", "th"), *(_picture(stored.images[i], f"frame {stored.frames[i]}") for i in chosen)]]
-    rows.append(_depths(f"{swatch(None)}ground truth", stored.truth.depth, chosen, low, high))
+    rows = [
+        Row("frames", [(data_uri(stored.images[i]), f"frame {stored.frames[i]}") for i in frames]),
+        Row("truth", depths(stored.truth.depth)),
+    ]
     for index, view in enumerate(stored.candidates):
-        rows.append(_depths(name_of(document, index), view.depth, chosen, low, high))
+        rows.append(Row("depth", depths(view.depth), index))
         if index and view.depth is not None and base is not None:
-            pairs = [relative_error(view.depth[i], base[i]) for i in chosen]
-            middle = [number(100 * median, 2) if math.isfinite(median) else "nothing known" for _, median in pairs]
-            title = "<small>distance from the first candidate's depth: black 0, white 10 % or more</small>"
-            rows.append(
-                [cell(title, "th"), *(_picture(p, f"median {m} %") for (p, _), m in zip(pairs, middle, strict=True))]
-            )
-    note = (
-        "" if len(chosen) == len(stored.images) else f"<p>{len(chosen)} of {len(stored.images)} frames are shown.</p>"
-    )
-    scale = (
-        f'<p class="scale">depth {low:.3g} <img src="{scale_bar()}" alt="colours from near to far"> {high:.3g} '
-        "<small>units of the ground truth (without one: of the first candidate), each candidate times its own scale; "
-        "grey: unknown</small></p>"
-    )
-    head = ["", *(f"frame {int(stored.frames[i])}" for i in chosen)]
-    return f'{note}<div class="maps">{table(head, rows)}</div>{scale}'
+            errors = [relative_error(view.depth[i], base[i]) for i in frames]
+            pictures = [(data_uri(grey), f"median {_percent(median)} %") for grey, median in errors]
+            rows.append(Row("distance", pictures))
+    return rows
 
 
-def _depths(title: str, depth: Array | None, chosen: list[int], low: float, high: float) -> list[str]:
-    if depth is None:
-        return [cell(title, "th"), cell(NOT_MEASURED)]
-    return [cell(title, "th"), *(_picture(depth_colours(depth[i], low, high), "depth") for i in chosen)]
-
-
-def _picture(pixels: Array, title: str) -> str:
-    return cell(f'<img src="{data_uri(pixels.astype(np.uint8))}" alt="{safe(title)}" title="{safe(title)}">')
-
-
-def _viewer(document: Document, entry: Worst, stored: Stored, most: int) -> str:
-    """First visible: the first candidate and the one that loses most."""
-    known = [(value, i) for i, value in enumerate(entry.values) if i and value is not None and math.isfinite(value)]
-    shown = {0, min(known)[1] if known else len(entry.values) - 1}
-    data = viewer_data(stored, [candidate.label for candidate in document.candidates], shown, most)
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    return (
-        "<p>Points and cameras in the frame of the first camera, each candidate times its own scale. Drag to rotate, "
-        "shift and drag to move, wheel to zoom.</p>"
-        f'<div class="viewer"><script type="application/json">{text}</script>'
-        "<noscript>The 3D view needs JavaScript.</noscript></div>"
-    )
+def _percent(share: float) -> str:
+    return number(100 * share, 2) if math.isfinite(share) else "nothing known"

@@ -91,15 +91,11 @@ def _view(path: Path, arrays: Mapping[str, Array], name: str, maps: tuple[int, i
 
 
 def _array(path: Path, arrays: Mapping[str, Array], name: str, kinds: str, shape: tuple[int | None, ...]) -> Array:
-    found = arrays.get(name)
-    fits = (
-        found is not None
-        and found.dtype.kind in kinds
-        and len(found.shape) == len(shape)
-        and all(wanted in (None, got) for wanted, got in zip(shape, found.shape, strict=True))
-    )
-    if not fits or found is None:
-        got = "nothing" if found is None else f"{found.dtype} {list(found.shape)}"
-        wanted = ", ".join("any" if n is None else str(n) for n in shape)
-        raise QvggtError(f"{path}: {name}: expected [{wanted}], got {got}; run qvggt-eval --store again")
-    return found
+    array = arrays.get(name)
+    if array is not None and array.dtype.kind in kinds and array.ndim == len(shape):
+        array_fits = all(wanted in (None, got) for wanted, got in zip(shape, array.shape, strict=True))
+        if array_fits:
+            return array
+    got = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+    wanted = ", ".join("any" if n is None else str(n) for n in shape)
+    raise QvggtError(f"{path}: {name}: expected [{wanted}], got {got}; run qvggt-eval --store again")

@@ -1,11 +1,17 @@
-"""Data as HTML text: every string is escaped here, every number is written here."""
+"""Data as text of the page: every name is cleaned here, every number is written here; the templates escape."""
 
 from __future__ import annotations
 
-import html
+import json
 import math
-from collections.abc import Iterable
+from functools import partial
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+HERE = "qvggt.eval.html"
 NOT_MEASURED = "not measured"
 LONGEST = 160  # characters of a name
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#17becf", "#8c564b", "#e377c2", "#bcbd22", "#4d4d4d")
@@ -17,11 +23,6 @@ def plain(value: str, longest: int = LONGEST) -> str:
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
     half = longest // 2
     return text if len(text) <= longest else f"{text[:half]}\N{HORIZONTAL ELLIPSIS}{text[-half:]}"
-
-
-def safe(value: object, longest: int = LONGEST) -> str:
-    """Text for an element or a quoted attribute."""
-    return html.escape(plain(str(value), longest), quote=True)
 
 
 def number(value: float | None, digits: int, sign: bool = False) -> str:
@@ -40,6 +41,11 @@ def span(interval: tuple[float, float] | None, digits: int, sign: bool = False) 
     return f"[{number(interval[0], digits, sign)}, {number(interval[1], digits, sign)}]"
 
 
+def short(value: float | None, digits: int = 2) -> str:
+    """With so many digits that count."""
+    return NOT_MEASURED if value is None else f"{value:.{digits}g}"
+
+
 def megabytes(count: float | None) -> str:
     return NOT_MEASURED if count is None else f"{count / 1e6:,.2f} MB"
 
@@ -48,27 +54,35 @@ def milliseconds(seconds: float | None) -> str:
     return NOT_MEASURED if seconds is None else f"{number(1000 * seconds, 1)} ms"
 
 
-def colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
+def colour(index: int | None) -> str:
+    """Of a candidate; None: of the ground truth."""
+    return TRUTH if index is None else COLOURS[index % len(COLOURS)]
 
 
-def swatch(index: int | None) -> str:
-    """A small square in the colour of a candidate (None: of the ground truth)."""
-    return f'<i class="swatch" style="background:{TRUTH if index is None else colour(index)}"></i>'
+def asset(name: str, package: str = HERE) -> str:
+    """The text of a file of this package, or of another."""
+    return files(package).joinpath(name).read_text(encoding="utf-8")
 
 
-def cell(content: str, tag: str = "td", kind: str = "") -> str:
-    """`content` is HTML."""
-    missing = " none" if content == NOT_MEASURED else ""
-    names = f"{kind}{missing}".strip()
-    return f'<{tag} class="{names}">{content}</{tag}>' if names else f"<{tag}>{content}</{tag}>"
+def environment(package: str = HERE) -> Environment:
+    """Of a package's templates: all they print is cleaned (`plain`) and escaped, a name they do not know fails."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup, escape
 
+    def clean(value: Any) -> Any:
+        return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]], name: str = "") -> str:
-    """Of HTML: `head` are cells' contents, `rows` are finished cells."""
-    top = "".join(cell(text, "th") for text in head)
-    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-    identity = f' id="{name}"' if name else ""
-    return (
-        f'<div class="wide"><table{identity}>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    made = Environment(
+        autoescape=True,
+        finalize=clean,
+        loader=FunctionLoader(partial(asset, package=package)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    made.filters |= {f.__name__: f for f in (number, span, short, megabytes, milliseconds, colour)}
+    made.filters["longer"] = lambda value, longest: escape(plain(value, longest))
+    made.filters["json"] = json.dumps
+    made.globals["NOT_MEASURED"] = NOT_MEASURED
+    return made

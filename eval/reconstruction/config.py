@@ -46,8 +46,8 @@ class ReconstructionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, words, known in (("format", self.formats, FORMATS), ("mask", self.masks, MASKS)):
-            for value in words:
+        for name, names, known in (("format", self.formats, FORMATS), ("mask", self.masks, MASKS)):
+            for value in names:
                 if value not in known:
                     raise QvggtError(f"{name} {value!r}: expected one of {', '.join(known)}")
         if not self.formats:

@@ -49,8 +49,8 @@ def write_depth_maps(
 
     folder.mkdir(parents=True)
     usable = inside & np.isfinite(scene.depth) & (scene.depth > 0)
-    depths = scene.depth[usable]
-    largest = float(np.percentile(depths, 99.9)) if len(depths) else 1.0
+    known = scene.depth[usable]
+    largest = float(np.percentile(known, 99.9)) if len(known) else 1.0
     scale = largest / FARTHEST
     for index, name in enumerate(bar(names, desc="write depth", unit="image")):
         depth, mask = scene.depth[index], usable[index] & keep[index]
@@ -68,7 +68,7 @@ def write_depth_maps(
             intrinsics=scene.intrinsics[index],
             extrinsics=scene.extrinsics[index],
         )
-    return DepthFiles(scale, float(np.mean(depths > scale * (FARTHEST + 0.5))) if len(depths) else 0.0)
+    return DepthFiles(scale, float(np.mean(known > scale * (FARTHEST + 0.5))) if len(known) else 0.0)
 
 
 def to_source(values: Array, resize: Resize) -> Array:

@@ -41,13 +41,13 @@ class Frames:
     def inside(self) -> Array:
         """bool [F, H, W]: the pixel's centre lies on the image, not on padding."""
         height, width = self.size
-        seen = np.zeros((len(self), height, width), bool)
-        for slot, resize in zip(seen, self.resizes, strict=True):
+        masks = np.zeros((len(self), height, width), bool)
+        for slot, resize in zip(masks, self.resizes, strict=True):
             x, y = resize.source_grid(height, width)
             columns = (x >= 0) & (x <= resize.source_width)
             rows = (y >= 0) & (y <= resize.source_height)
             slot[:] = rows[:, None] & columns[None]
-        return seen
+        return masks
 
     def unseen(self) -> float:
         """The largest share of an image's area that was cropped away, 0..1."""

@@ -58,9 +58,9 @@ def sky(image: Array) -> Array:
     if count == 0:
         return np.zeros(image.shape[:2], bool)
     sizes = np.bincount(labels.reshape(-1))
-    regions = [label for label in np.unique(labels[0]) if label and sizes[label] >= SKY_AREA * candidate.size]
+    sky = [label for label in np.unique(labels[0]) if label and sizes[label] >= SKY_AREA * candidate.size]
     # a pixel more: the rim mixes sky and object, and its depth is of neither
-    return np.asarray(ndimage.binary_dilation(np.isin(labels, regions)))
+    return np.asarray(ndimage.binary_dilation(np.isin(labels, sky)))
 
 
 def read_masks(folder: Path, names: Sequence[str], resizes: Sequence[Resize], size: tuple[int, int]) -> Array:

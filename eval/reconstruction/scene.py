@@ -15,7 +15,7 @@ from qvggt.engines.runner import Predictions, Runner
 from qvggt.errors import QvggtError
 from qvggt.eval.reconstruction.frames import Frames
 from qvggt.eval.reconstruction.passes import Pass
-from qvggt.eval.reconstruction.similarity import Similarity, fit_robust
+from qvggt.eval.similarity import Similarity, fit_robust
 from qvggt.geometry import decode_pose, unproject
 from qvggt.progress import bar
 

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import onnx
 
-from qvggt.export.lint import formats, granularity, operators, overflow, placement, scales, stored
-from qvggt.export.lint.finding import Finding, Severity
-from qvggt.export.lint.rule import RULES, Rule
-from qvggt.onnx_view.external_data import parse_model
-from qvggt.onnx_view.graph import open_graph
+from qvggt.export.lint import formats, granularity, operators, placement, scales, stored
+from qvggt.export.lint.rule import RULES, Finding, Rule, Severity
+from qvggt.onnx_view.file import open_onnx
+from qvggt.onnx_view.graph import Model
 from qvggt.target import Target
 
 __all__ = ["RULES", "Finding", "Rule", "Severity", "errors", "lint_model"]
 
-_MODULES = (formats, scales, granularity, overflow, placement, stored, operators)  # imported for their rules
+_MODULES = (formats, scales, granularity, placement, stored, operators)  # imported for their rules
 
 
 def lint_model(model: onnx.ModelProto | str | Path, target: Target = Target.TENSORRT) -> list[Finding]:
@@ -28,16 +27,10 @@ def lint_model(model: onnx.ModelProto | str | Path, target: Target = Target.TENS
     target: `tensorrt` means TensorRT and TensorRT-RTX; `cpu` has the rules on the file itself only, since ONNX Runtime
     and OpenVINO run every Q/DQ form.
     """
-    path = None if isinstance(model, onnx.ModelProto) else Path(model)
-    proto = model if isinstance(model, onnx.ModelProto) else parse_model(Path(model), _load)
-    view = open_graph(proto, path)
+    view = Model(model) if isinstance(model, onnx.ModelProto) else open_onnx(model, strict=False)
     chosen = [RULES[id] for id in sorted(RULES) if target in RULES[id].targets]
     return [finding for rule in chosen for finding in rule.findings(view)]
 
 
 def errors(findings: list[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity is Severity.ERROR]
-
-
-def _load(path: str) -> onnx.ModelProto:
-    return onnx.load(path, format="protobuf", load_external_data=False)

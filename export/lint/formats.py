@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import TensorProto
 
-from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.rule import Place, rule
+from qvggt.export.lint.rule import Place, Severity, nodes, rule
 from qvggt.onnx_view.graph import Model, Node
 from qvggt.onnx_view.quantizer import (
     FLOATS,
@@ -18,6 +17,7 @@ from qvggt.onnx_view.quantizer import (
     INT8,
     SUPPORTED,
     UINT8,
+    Quantizer,
     as_quantizer,
     quantizers,
     type_name,
@@ -34,105 +34,85 @@ PACKED = frozenset({INT4, FP8, FP4})
 CAST_REFUSED = PACKED | {UINT8}
 
 
-@rule(
-    "QV101",
-    "zero-point",
-    Severity.ERROR,
-    reason="a zero point other than 0: TensorRT's grids are symmetric, it refuses the model",
-    fix="quantize symmetrically, with a zero point of 0",
-)
-def zero_point(model: Model) -> Iterator[Place]:
-    for quantizer in quantizers(model):
-        value = quantizer.node.scope.value(quantizer.zero_point) if quantizer.zero_point else None
-        if value is not None and (wrong := value.astype(np.float64)[value.astype(np.float64) != 0]).size:
-            yield Place(quantizer.node.label, quantizer.node.op, f"{wrong.size} of {value.size}, first {wrong[0]:g}")
+@rule("QV101", "zero-point", Severity.ERROR, quantizers)
+def zero_point(quantizer: Quantizer) -> Iterator[str]:
+    """a zero point other than 0: TensorRT's grids are symmetric, it refuses the model.
+
+    Fix: quantize symmetrically, with a zero point of 0.
+    """
+    value = quantizer.scope.value(quantizer.zero_point) if quantizer.zero_point else None
+    if value is not None and (wrong := value.astype(np.float64)[value.astype(np.float64) != 0]).size:
+        yield f"{wrong.size} of {value.size}, first {wrong[0]:g}"
 
 
-@rule(
-    "QV102",
-    "zero-point-computed",
-    Severity.ERROR,
-    reason="the zero point is computed when the model runs: TensorRT wants it stored, it refuses the model",
-    fix="store a zero point of 0",
-)
-def zero_point_computed(model: Model) -> Iterator[Place]:
-    for quantizer in quantizers(model):
-        computed = quantizer.zero_point and not quantizer.node.scope.is_constant(quantizer.zero_point)
-        if computed and quantizer.codes != FP8:  # of those TensorRT takes no notice
-            yield Place(quantizer.node.label, quantizer.node.op)
+@rule("QV102", "zero-point-computed", Severity.ERROR, quantizers)
+def zero_point_computed(quantizer: Quantizer) -> Iterator[str]:
+    """the zero point is computed when the model runs: TensorRT wants it stored, it refuses the model.
+
+    Fix: store a zero point of 0.
+    """
+    computed = quantizer.zero_point and not quantizer.scope.is_constant(quantizer.zero_point)
+    if computed and quantizer.codes != FP8:  # of those TensorRT takes no notice
+        yield ""
 
 
-@rule(
-    "QV103",
-    "unsigned-codes",
-    Severity.ERROR,
-    reason="UINT8 codes: stored ones are refused, those of activations silently become INT8, with another range",
-    fix="use int8 codes with an int8 zero point of 0 (without one, QuantizeLinear means uint8)",
-)
-def unsigned_codes(model: Model) -> Iterator[Place]:
-    for quantizer in quantizers(model):
-        if quantizer.codes == UINT8:
-            yield Place(quantizer.node.label, quantizer.node.op)
+@rule("QV103", "unsigned-codes", Severity.ERROR, quantizers)
+def unsigned_codes(quantizer: Quantizer) -> Iterator[str]:
+    """UINT8 codes: stored ones are refused, those of activations silently become INT8, with another range.
+
+    Fix: use int8 codes with an int8 zero point of 0 (without one, QuantizeLinear means uint8).
+    """
+    if quantizer.codes == UINT8:
+        yield ""
 
 
-@rule(
-    "QV104",
-    "code-type",
-    Severity.ERROR,
-    reason="codes of a type that TensorRT has no Q/DQ for",
-    fix="use INT8, INT4 or FLOAT8E4M3FN codes; leave a bias in floating point",
-)
-def code_type(model: Model) -> Iterator[Place]:
-    for quantizer in quantizers(model):
-        if quantizer.codes not in SUPPORTED and quantizer.codes not in (0, UINT8):
-            yield Place(quantizer.node.label, quantizer.node.op, type_name(quantizer.codes))
+@rule("QV104", "code-type", Severity.ERROR, quantizers)
+def code_type(quantizer: Quantizer) -> Iterator[str]:
+    """codes of a type that TensorRT has no Q/DQ for.
+
+    Fix: use INT8, INT4 or FLOAT8E4M3FN codes; leave a bias in floating point.
+    """
+    if quantizer.codes not in SUPPORTED and quantizer.codes not in (0, UINT8):
+        yield type_name(quantizer.codes)
 
 
-@rule(
-    "QV105",
-    "cast-to-codes",
-    Severity.ERROR,
-    reason="a Cast to or from a type that only Q/DQ may make and read, or that TensorRT lacks: it does not build",
-    fix="write codes with QuantizeLinear, read them with DequantizeLinear; for 4-bit values keep an int8 container",
-)
-def cast_to_codes(model: Model) -> Iterator[Place]:
-    for node in model.nodes:
-        if node.is_op("Cast", "CastLike"):
-            to = node.integer("to") if node.op == "Cast" else node.scope.dtype(node.input(1))
-            read = node.scope.dtype(node.input(0))
-            if to in CAST_REFUSED or to not in KNOWN:
-                yield Place(node.label, node.op, f"to {type_name(to)}")
-            elif read in PACKED:
-                yield Place(node.label, node.op, f"from {type_name(read)}")
+@rule("QV105", "cast-to-codes", Severity.ERROR, nodes)
+def cast_to_codes(node: Node) -> Iterator[str]:
+    """a Cast to or from a type that only Q/DQ may make and read, or that TensorRT lacks: it does not build.
+
+    Fix: write codes with QuantizeLinear, read them with DequantizeLinear; for 4-bit values keep an int8 container.
+    """
+    if node.is_op("Cast", "CastLike"):
+        to = node.integer("to") if node.op == "Cast" else node.scope.dtype(node.input(1))
+        read = node.scope.dtype(node.input(0))
+        if to in CAST_REFUSED or to not in KNOWN:
+            yield f"to {type_name(to)}"
+        elif read in PACKED:
+            yield f"from {type_name(read)}"
 
 
-@rule(
-    "QV106",
-    "codes-not-dequantized",
-    Severity.ERROR,
-    reason="stored codes are read by another operator than DequantizeLinear: TensorRT refuses the model",
-    fix="transpose, reshape and so on behind the DequantizeLinear, where it is folded anyway",
-)
-def codes_not_dequantized(model: Model) -> Iterator[Place]:
-    for node in model.nodes:
-        if as_quantizer(node) is not None:
-            continue
-        for name in dict.fromkeys(node.inputs):
-            producer = node.scope.producer(name)
-            stored = producer is None or producer.is_op("Constant")
-            tensor = node.scope.constant(name) if name and stored else None
-            if tensor is not None and tensor.data_type in (INT8, INT4, FP8, FP4):
-                yield Place(node.label, node.op, f"{name}, {type_name(tensor.data_type)}")
+@rule("QV106", "codes-not-dequantized", Severity.ERROR, nodes)
+def codes_not_dequantized(node: Node) -> Iterator[str]:
+    """stored codes are read by another operator than DequantizeLinear: TensorRT refuses the model.
+
+    Fix: transpose, reshape and so on behind the DequantizeLinear, where it is folded anyway.
+    """
+    if as_quantizer(node) is not None:
+        return
+    for name in dict.fromkeys(node.inputs):
+        producer = node.scope.producer(name)
+        stored = producer is None or producer.is_op("Constant")
+        tensor = node.scope.constant(name) if name and stored else None
+        if tensor is not None and tensor.data_type in (INT8, INT4, FP8, FP4):
+            yield f"{name}, {type_name(tensor.data_type)}"
 
 
-@rule(
-    "QV107",
-    "tensor-type",
-    Severity.ERROR,
-    reason="a tensor of a type that TensorRT lacks",
-    fix="use float, float16, bfloat16, int32, int64 or bool tensors",
-)
+@rule("QV107", "tensor-type", Severity.ERROR)
 def tensor_type(model: Model) -> Iterator[Place]:
+    """a tensor of a type that TensorRT lacks.
+
+    Fix: use float, float16, bfloat16, int32, int64 or bool tensors.
+    """
     seen: set[tuple[int, str]] = set()
     for node in model.nodes:
         if as_quantizer(node) is not None:
@@ -140,13 +120,13 @@ def tensor_type(model: Model) -> Iterator[Place]:
         cast = node.is_op("Cast", "CastLike")
         for name in [*node.inputs, *([] if cast else node.outputs)]:
             kind = node.scope.dtype(name) if name else 0
-            foreign = kind not in KNOWN or (kind == UINT8 and not cast and not _codes(model, node, name))
+            foreign = kind not in KNOWN or (kind == UINT8 and not cast and not _codes(node, name))
             if foreign and (id(node.scope), name) not in seen:
                 seen.add((id(node.scope), name))
                 yield Place(node.label, node.op, f"{name}, {type_name(kind)}")
 
 
-def _codes(model: Model, node: Node, name: str) -> bool:
+def _codes(node: Node, name: str) -> bool:
     """Whether a Q or DQ makes or reads a tensor: then UINT8 is the matter of QV103."""
     made = as_quantizer(node.scope.producer(name)) is not None
-    return made or any(as_quantizer(reader) is not None for reader in model.consumers(node.scope, name))
+    return made or any(as_quantizer(reader) is not None for reader in node.scope.consumers(name))

@@ -4,135 +4,148 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.rule import Place, rule
+from onnx import TensorProto
+
+from qvggt.export.lint.rule import Place, Severity, rule
 from qvggt.onnx_view.graph import Model
 from qvggt.onnx_view.product import Product, products
 from qvggt.onnx_view.quantizer import FP4, FP8, INT4, INT8, SUPPORTED, type_name
 
 EIGHT_BIT = (INT8, FP8)
+FLOAT16_MAX = 65504
+LARGEST: dict[int, int] = {INT8: 128, FP8: 448}
+FOUR_BIT = 7  # largest code of a 4-bit grid; with it sums of VGGT's widths stay far below float16's limit
 
 
-@rule(
-    "QV301",
-    "block-scales-with-quantized-activations",
-    Severity.ERROR,
-    reason="block scales together with quantized activations: TensorRT builds one integer product over all blocks, in "
-    "which their scales cannot act, or fails to build",
-    fix="use one scale per output channel, or leave the activations in floating point",
-)
-def block_scales(model: Model) -> Iterator[Place]:
-    for product in products(model):
-        if product.quantized and not product.data.constant and product.data.codes != FP4:
-            for operand in (product.data, product.weight):
-                if operand.dq is not None and operand.dq.blocked:
-                    yield Place(product.node.label, product.node.op, f"{operand.name}: {operand.dq.describe()}")
+@rule("QV301", "block-scales-with-quantized-activations", Severity.ERROR, products)
+def block_scales(product: Product) -> Iterator[str]:
+    """block scales together with quantized activations: TensorRT builds one integer product over all blocks, in which
+    their scales cannot act, or fails to build.
+
+    Fix: use one scale per output channel, or leave the activations in floating point.
+    """
+    if product.quantized and not product.data.constant and product.data.codes != FP4:
+        for operand in (product.data, product.weight):
+            if operand.dq is not None and operand.dq.blocked:
+                yield f"{operand.name}: {operand.dq.describe()}"
 
 
-@rule(
-    "QV302",
-    "scales-along-the-sum",
-    Severity.WARNING,
-    reason="a scale per index of the axis that is summed over cannot be taken out of the sum: the product runs in "
-    "floating point",
-    fix="use one scale per output channel for weights and one scale for activations",
-)
-def scales_along_the_sum(model: Model) -> Iterator[Place]:
-    for product in products(model):
-        for operand in (product.data, product.weight) if product.quantized else ():
-            if operand.dq is not None and operand.along_sum and not operand.dq.blocked:
-                yield Place(product.node.label, product.node.op, f"{operand.name}: {operand.dq.describe()}")
+@rule("QV302", "scales-along-the-sum", Severity.WARNING, products)
+def scales_along_the_sum(product: Product) -> Iterator[str]:
+    """a scale per index of the axis that is summed over cannot be taken out of the sum: the product runs in floating
+    point.
+
+    Fix: use one scale per output channel for weights and one scale for activations.
+    """
+    for operand in (product.data, product.weight) if product.quantized else ():
+        if operand.dq is not None and operand.along_sum and not operand.dq.blocked:
+            yield f"{operand.name}: {operand.dq.describe()}"
 
 
-@rule(
-    "QV303",
-    "mixed-formats",
-    Severity.ERROR,
-    reason="the operands have formats that TensorRT has no product for: it does not build",
-    fix="use one format for both; 4-bit weights with 8-bit activations need a scale per channel, not one scale",
-)
-def mixed_formats(model: Model) -> Iterator[Place]:
-    for product in products(model):
-        data, weight = product.data, product.weight
-        if not product.quantized or not {data.codes, weight.codes} <= SUPPORTED or data.codes == weight.codes:
-            continue
-        integers = {data.codes, weight.codes} == {INT8, INT4}
-        if not integers or product.node.op in ("Conv",) or (weight.dq is not None and weight.dq.per_tensor):
-            kinds = f"{type_name(data.codes)} times {type_name(weight.codes)}"
-            yield Place(product.node.label, product.node.op, kinds)
+@rule("QV303", "mixed-formats", Severity.ERROR, products)
+def mixed_formats(product: Product) -> Iterator[str]:
+    """the operands have formats that TensorRT has no product for: it does not build.
+
+    Fix: use one format for both; 4-bit weights with 8-bit activations need a scale per channel, not one scale.
+    """
+    data, weight = product.data, product.weight
+    if not product.quantized or not {data.codes, weight.codes} <= SUPPORTED or data.codes == weight.codes:
+        return
+    integers = {data.codes, weight.codes} == {INT8, INT4}
+    if not integers or product.op == "Conv" or (weight.dq is not None and weight.dq.per_tensor):
+        yield f"{type_name(data.codes)} times {type_name(weight.codes)}"
 
 
-@rule(
-    "QV304",
-    "int4-weights-without-blocks",
-    Severity.WARNING,
-    reason="INT4 weights with floating-point activations and one scale per channel or tensor: the whole weight is "
-    "expanded at every run",
-    fix="give them block scales along the inputs, of 128 or 64; repeated scales will do",
-)
-def int4_without_blocks(model: Model) -> Iterator[Place]:
-    for product in products(model):
-        dq = product.weight.dq
-        if product.weight_only and product.is_gemm and dq is not None and dq.codes == INT4 and not dq.blocked:
-            yield Place(product.node.label, product.node.op, dq.describe())
+@rule("QV304", "int4-weights-without-blocks", Severity.WARNING, products)
+def int4_without_blocks(product: Product) -> Iterator[str]:
+    """INT4 weights with floating-point activations and one scale per channel or tensor: the whole weight is expanded at
+    every run.
+
+    Fix: give them block scales along the inputs, of 128 or 64; repeated scales will do.
+    """
+    dq = product.weight.dq
+    if product.weight_only and product.is_gemm and dq is not None and dq.codes == INT4 and not dq.blocked:
+        yield dq.describe()
 
 
-@rule(
-    "QV309",
-    "int4-weights-shared",
-    Severity.WARNING,
-    reason="INT4 weights with floating-point activations in several products: the weight is expanded at every run",
-    fix="give each product a DequantizeLinear whose scale has a name of its own (an Identity of it will do; the codes "
-    "are stored once), and activations of rank 3",
-)
+@rule("QV309", "int4-weights-shared", Severity.WARNING)
 def int4_shared(model: Model) -> Iterator[Place]:
+    """INT4 weights with floating-point activations in several products: the weight is expanded at every run.
+
+    Fix: give each product a DequantizeLinear whose scale has a name of its own (an Identity of it will do; the codes
+    are stored once), and activations of rank 3.
+    """
     uses: dict[tuple[int, str, str], list[Product]] = {}
     for product in products(model):
         dq = product.weight.dq
         if product.weight_only and product.is_gemm and dq is not None and dq.codes == INT4 and dq.blocked:
-            uses.setdefault((id(dq.node.scope), dq.source, dq.scale), []).append(product)
+            uses.setdefault((id(dq.scope), dq.source, dq.scale), []).append(product)
     for (_, codes, _), found in uses.items():
         if len(found) > 1:
-            yield Place(found[0].node.label, found[0].node.op, f"{codes}: {len(found)} products")
+            yield Place(found[0].label, found[0].op, f"{codes}: {len(found)} products")
 
 
-@rule(
-    "QV305",
-    "int8-weights-in-blocks",
-    Severity.WARNING,
-    reason="8-bit weights with block scales and floating-point activations: the whole weight is expanded at every run",
-    fix="use one scale per output channel",
-)
-def int8_in_blocks(model: Model) -> Iterator[Place]:
-    for product in products(model):
-        dq = product.weight.dq
-        if product.weight_only and dq is not None and dq.codes in EIGHT_BIT and dq.blocked:
-            yield Place(product.node.label, product.node.op, dq.describe())
+@rule("QV305", "int8-weights-in-blocks", Severity.WARNING, products)
+def int8_in_blocks(product: Product) -> Iterator[str]:
+    """8-bit weights with block scales and floating-point activations: the whole weight is expanded at every run.
+
+    Fix: use one scale per output channel.
+    """
+    dq = product.weight.dq
+    if product.weight_only and dq is not None and dq.codes in EIGHT_BIT and dq.blocked:
+        yield dq.describe()
 
 
-@rule(
-    "QV306",
-    "convolution-format",
-    Severity.ERROR,
-    reason="a convolution of 4-bit operands: it does not build",
-    fix="use INT8 for both, or leave its activations in floating point",
-)
-def convolution_format(model: Model) -> Iterator[Place]:
-    for product in products(model):
-        if not product.is_gemm and product.quantized and product.data.codes == product.weight.codes == INT4:
-            yield Place(product.node.label, product.node.op)
+@rule("QV306", "convolution-format", Severity.ERROR, products)
+def convolution_format(product: Product) -> Iterator[str]:
+    """a convolution of 4-bit operands: it does not build.
+
+    Fix: use INT8 for both, or leave its activations in floating point.
+    """
+    if not product.is_gemm and product.quantized and product.data.codes == product.weight.codes == INT4:
+        yield ""
 
 
-@rule(
-    "QV307",
-    "convolution-kernel",
-    Severity.WARNING,
-    reason="this convolution runs in floating point, its weight is expanded at every run",
-    fix="quantize both operands of a Conv to INT8, or neither; leave ConvTranspose in floating point",
-)
-def convolution_kernel(model: Model) -> Iterator[Place]:
-    for product in products(model):
-        if product.is_gemm or product.weight.dq is None:
-            continue
-        if product.node.op == "ConvTranspose" or product.weight_only:
-            yield Place(product.node.label, product.node.op, "weight only" if product.weight_only else "")
+@rule("QV307", "convolution-kernel", Severity.WARNING, products)
+def convolution_kernel(product: Product) -> Iterator[str]:
+    """this convolution runs in floating point, its weight is expanded at every run.
+
+    Fix: quantize both operands of a Conv to INT8, or neither; leave ConvTranspose in floating point.
+    """
+    if product.is_gemm or product.weight.dq is None:
+        return
+    if product.node.op == "ConvTranspose" or product.weight_only:
+        yield "weight only" if product.weight_only else ""
+
+
+@rule("QV308", "float16-overflow", Severity.ERROR, products)
+def float16_overflow(product: Product) -> Iterator[str]:
+    """an 8-bit product with a weight scale per channel in a float16 network: TensorRT stores the raw sum in float16 and
+    scales it afterwards, so sums above 65504 become infinite.
+
+    Fix: give the weight one scale (the largest) and multiply by scale/largest after the product, or use bfloat16.
+    """
+    data, weight = product.data, product.weight
+    if not product.quantized or not product.is_gemm or data.codes not in LARGEST or weight.codes not in LARGEST:
+        return
+    if product.scope.dtype(product.node.outputs[0]) != TensorProto.FLOAT16:
+        return
+    if weight.dq is None or weight.dq.per_tensor or weight.dq.blocked or weight.along_sum:
+        return
+    if weight.dq.scope.dtype(weight.dq.scale) == TensorProto.FLOAT:  # then the sum is stored in float32
+        return
+    length, largest = product.sum_length, _largest_code(product)
+    if length is not None and length * LARGEST[data.codes] * largest <= FLOAT16_MAX:
+        return
+    if data.codes == INT8 and largest <= FOUR_BIT:
+        return
+    yield f"sums of {length or 'an unknown number of'} terms"
+
+
+def _largest_code(product: Product) -> int:
+    """Of the stored weight when it can be read, else of its type."""
+    dq = product.weight.dq
+    assert dq is not None
+    tensor = dq.scope.constant(dq.source)
+    found = None if tensor is None else dq.scope.values.largest_int8(tensor)
+    return LARGEST[product.weight.codes] if found is None else found

@@ -6,103 +6,89 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from qvggt.export.lint.finding import Severity
-from qvggt.export.lint.rule import Place, rule
-from qvggt.onnx_view.graph import Model, Node
-from qvggt.onnx_view.product import distant_dq, factor_shape, find_dq, products
+from qvggt.export.lint.rule import Severity, rule
+from qvggt.onnx_view.graph import Node
+from qvggt.onnx_view.product import Product, distant_dq, factor_shape, find_dq, products
 from qvggt.onnx_view.quantizer import INT4, Quantizer, quantizers, type_name
 
 
-@rule(
-    "QV401",
-    "not-adjacent",
-    Severity.WARNING,
-    reason="an operator stands between DequantizeLinear and the product: the product runs in floating point",
-    fix="quantize behind that operator, so that DequantizeLinear feeds the product",
-)
-def not_adjacent(model: Model) -> Iterator[Place]:
-    for product in products(model):
-        data, weight = product.data, product.weight
-        for operand, other in ((data, weight), (weight, data)):
-            if operand.dq is not None or (other.dq is None and not operand.constant):
-                continue
-            found = distant_dq(product.node.scope, operand.name)
-            if found is None or product.node.scope.is_constant(found[0].source) != operand.constant:
-                continue
-            dq, between = found
-            per_input = between.is_op("Mul") and factor_shape(between)[-1:] == (1,)
-            if other.dq is not None or not (dq.per_tensor and per_input):  # that one a weight-only kernel takes in
-                yield Place(product.node.label, product.node.op, f"{between.op} {between.label}")
+@rule("QV401", "not-adjacent", Severity.WARNING, products)
+def not_adjacent(product: Product) -> Iterator[str]:
+    """an operator stands between DequantizeLinear and the product: the product runs in floating point.
 
-
-@rule(
-    "QV402",
-    "one-side-only",
-    Severity.WARNING,
-    reason="the activation is quantized but the other operand is not: the product runs in floating point",
-    fix="quantize both operands, or drop the pair on the activation",
-)
-def one_side_only(model: Model) -> Iterator[Place]:
-    for product in products(model):
-        operands = (product.data, product.weight)
-        quantized = [o for o in operands if o.dq is not None and not o.constant]
-        floating = [o for o in operands if o.dq is None and distant_dq(product.node.scope, o.name) is None]
-        if len(quantized) == 1 and len(floating) == 1:
-            yield Place(product.node.label, product.node.op, f"{floating[0].name} is floating point")
-
-
-@rule(
-    "QV403",
-    "requantized",
-    Severity.ERROR,
-    reason="codes of one format are requantized to another with the same scale: TensorRT takes the pair for nothing "
-    "and fails",
-    fix="quantize once; between two formats let the scales differ, in value or in shape",
-)
-def requantized(model: Model) -> Iterator[Place]:
-    for quantizer in quantizers(model):
-        before = find_dq(quantizer.node.scope, quantizer.source)[0] if quantizer.quantizes else None
-        if before is None or 0 in (before.codes, quantizer.codes) or before.blocked:
+    Fix: quantize behind that operator, so that DequantizeLinear feeds the product.
+    """
+    data, weight = product.data, product.weight
+    for operand, other in ((data, weight), (weight, data)):
+        if operand.dq is not None or (other.dq is None and not operand.constant):
             continue
-        if before.codes != quantizer.codes and _same_scale(before, quantizer):
-            kinds = f"{type_name(before.codes)} to {type_name(quantizer.codes)}"
-            yield Place(quantizer.node.label, quantizer.node.op, kinds)
+        found = distant_dq(product.scope, operand.name)
+        if found is None or product.scope.is_constant(found[0].source) != operand.constant:
+            continue
+        dq, between = found
+        per_input = between.is_op("Mul") and factor_shape(between)[-1:] == (1,)
+        if other.dq is not None or not (dq.per_tensor and per_input):  # that one a weight-only kernel takes in
+            yield f"{between.op} {between.label}"
 
 
-@rule(
-    "QV404",
-    "int4-normalised-activation",
-    Severity.ERROR,
-    reason="INT4 codes of an activation that is divided by its own range, where the range is used again: TensorRT "
-    "fails to generate the kernel",
-    fix="keep the 4-bit grid in an int8 container: Clip, then QuantizeLinear to int8",
-)
-def int4_normalised(model: Model) -> Iterator[Place]:
-    for quantizer in quantizers(model):
-        if quantizer.quantizes and quantizer.codes == INT4:
-            node = quantizer.node.scope.producer(quantizer.source)
-            while node is not None and node.is_op("Clip", "Cast", "Identity", "Reshape"):
-                node = node.scope.producer(node.input(0))
-            if node is not None and _reused_divisor(model, node):
-                yield Place(quantizer.node.label, quantizer.node.op)
+@rule("QV402", "one-side-only", Severity.WARNING, products)
+def one_side_only(product: Product) -> Iterator[str]:
+    """the activation is quantized but the other operand is not: the product runs in floating point.
+
+    Fix: quantize both operands, or drop the pair on the activation.
+    """
+    operands = (product.data, product.weight)
+    quantized = [o for o in operands if o.dq is not None and not o.constant]
+    floating = [o for o in operands if o.dq is None and distant_dq(product.scope, o.name) is None]
+    if len(quantized) == 1 and len(floating) == 1:
+        yield f"{floating[0].name} is floating point"
+
+
+@rule("QV403", "requantized", Severity.ERROR, quantizers)
+def requantized(quantizer: Quantizer) -> Iterator[str]:
+    """codes of one format are requantized to another with the same scale: TensorRT takes the pair for nothing and
+    fails.
+
+    Fix: quantize once; between two formats let the scales differ, in value or in shape.
+    """
+    before = find_dq(quantizer.scope, quantizer.source)[0] if quantizer.quantizes else None
+    if before is None or 0 in (before.codes, quantizer.codes) or before.blocked:
+        return
+    if before.codes != quantizer.codes and _same_scale(before, quantizer):
+        yield f"{type_name(before.codes)} to {type_name(quantizer.codes)}"
+
+
+@rule("QV404", "int4-normalised-activation", Severity.ERROR, quantizers)
+def int4_normalised(quantizer: Quantizer) -> Iterator[str]:
+    """INT4 codes of an activation that is divided by its own range, where the range is used again: TensorRT fails to
+    generate the kernel.
+
+    Fix: keep the 4-bit grid in an int8 container: Clip, then QuantizeLinear to int8.
+    """
+    if quantizer.quantizes and quantizer.codes == INT4:
+        node = quantizer.scope.producer(quantizer.source)
+        while node is not None and node.is_op("Clip", "Cast", "Identity", "Reshape"):
+            node = node.scope.producer(node.input(0))
+        if node is not None and _reused_divisor(node):
+            yield ""
 
 
 def _same_scale(first: Quantizer, second: Quantizer) -> bool:
     if first.scale == second.scale:
         return True
-    a, b = first.node.scope.value(first.scale), second.node.scope.value(second.scale)
+    a, b = first.scope.value(first.scale), second.scope.value(second.scale)
     return a is not None and b is not None and a.shape == b.shape and bool(np.all(a == b))
 
 
-def _reused_divisor(model: Model, node: Node) -> bool:
+def _reused_divisor(node: Node) -> bool:
     if not node.is_op("Div", "Mul"):
         return False
     for name in [node.input(1)] if node.op == "Div" else [node.input(0), node.input(1)]:
         shape = node.scope.shape(name)
         ranges = shape is not None and len(shape) > 0 and shape[-1] == 1
-        if ranges and not node.scope.is_constant(name) and len(model.consumers(node.scope, name)) > 1:
+        if ranges and not node.scope.is_constant(name) and len(node.scope.consumers(name)) > 1:
             return True
         maker = node.scope.producer(name)
         if ranges and maker is not None and maker.is_op("Reciprocal"):
-            return len(model.consumers(maker.scope, maker.input(0))) > 1
+            return len(maker.scope.consumers(maker.input(0))) > 1
     return False

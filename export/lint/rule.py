@@ -1,28 +1,50 @@
-"""The registry of rules: each is a function that yields the places where a model breaks it."""
+"""The registry of rules, and what they find: where, why it matters, what to do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
-from qvggt.export.lint.finding import Finding, Severity
-from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.graph import Model, Node
 from qvggt.target import Target
 
 ALL = frozenset(Target)
 TENSORRT = frozenset({Target.TENSORRT})
 
 
+class Severity(str, Enum):
+    """error: the model does not build, or computes something else. warning: it loses a low-bit kernel."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One rule broken at one node (or tensor, for findings about stored data)."""
+
+    rule: str
+    name: str
+    severity: Severity
+    node: str
+    op: str
+    reason: str
+    fix: str
+
+    def line(self) -> str:
+        text = f"{self.severity.value} {self.rule} {self.name} at {self.node} ({self.op}): {self.reason}; {self.fix}"
+        return " ".join(text.split())  # names in a file may hold anything
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a rule is broken; `detail` is what was found there, put behind the rule's reason."""
 
-    node: str
+    label: str
     op: str
     detail: str = ""
-
-
-Check = Callable[[Model], Iterable[Place]]
 
 
 @dataclass(frozen=True)
@@ -35,34 +57,46 @@ class Rule:
     reason: str
     fix: str
     targets: frozenset[Target]
-    check: Check
+    check: Callable[[Model], Iterable[Place]]
 
     def findings(self, model: Model) -> list[Finding]:
-        return [
-            Finding(
-                self.id,
-                self.name,
-                self.severity,
-                place.node,
-                place.op,
-                f"{self.reason} ({place.detail})" if place.detail else self.reason,
-                self.fix,
-            )
-            for place in self.check(model)
-        ]
+        found = []
+        for place in self.check(model):
+            reason = f"{self.reason} ({place.detail})" if place.detail else self.reason
+            found.append(Finding(self.id, self.name, self.severity, place.label, place.op, reason, self.fix))
+        return found
 
 
 RULES: dict[str, Rule] = {}
 
 
-def rule(
-    id: str, name: str, severity: Severity, *, reason: str, fix: str, targets: frozenset[Target] = TENSORRT
-) -> Callable[[Check], Check]:
-    """Register a check; the id is what users and their scripts rely on, so it is never used again for another rule."""
+def nodes(model: Model) -> Iterator[Node]:
+    """What most rules on operators look at, one by one."""
+    return model.nodes
 
-    def register(check: Check) -> Check:
+
+def rule(
+    id: str,
+    name: str,
+    severity: Severity,
+    each: Callable[[Model], Iterable[Any]] | None = None,
+    targets: frozenset[Target] = TENSORRT,
+) -> Callable[[Callable[[Any], Iterable[Any]]], Callable[[Any], Iterable[Any]]]:
+    """Register a check under an id, which users and their scripts rely on: never use one again for another rule.
+
+    Its docstring is what users read: why it matters, then, after "Fix:", what to do. With `each` (`nodes`,
+    `quantizers`, `products`) the check gets these one by one and yields what is wrong with it, "" for no more than the
+    reason says; otherwise it gets the model and yields places.
+    """
+
+    def register(check: Callable[[Any], Iterable[Any]]) -> Callable[[Any], Iterable[Any]]:
+        def places(model: Model) -> Iterator[Place]:
+            for item in each(model) if each is not None else ():
+                yield from (Place(item.label, item.op, detail) for detail in check(item))
+
+        reason, _, fix = (" ".join(part.split()).rstrip(".") for part in (check.__doc__ or "").partition("Fix:"))
         assert id not in RULES, f"rule {id} exists"
-        RULES[id] = Rule(id, name, severity, reason, fix, targets, check)
+        RULES[id] = Rule(id, name, severity, reason, fix, targets, check if each is None else places)
         return check
 
     return register

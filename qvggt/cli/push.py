@@ -82,31 +82,24 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 def onnx_bundle(path: Path, repository: str, metrics: Mapping[str, Any] | None, licence: str | None) -> Bundle:
     """An .onnx file, its external data and its parity report; QvggtError for a file that is damaged or not ours."""
-    import json
-
+    from qvggt.engines.network_file import file_scheme
     from qvggt.files import file_sha256
     from qvggt.hub.card import CardFacts
     from qvggt.hub.sharing import ONNX_FILE, Bundle
     from qvggt.onnx_view.file import open_onnx
     from qvggt.quant.checkpoint import Provenance
-    from qvggt.quant.scheme import Scheme
 
     opened = open_onnx(path)
-    metadata = {entry.key: entry.value for entry in opened.model.metadata_props}
-    if "qvggt.source" not in metadata:
+    source, scheme = opened.metadata.source, file_scheme(opened.metadata)
+    if source is None:
         raise QvggtError(f"{path}: carries no qvggt.source, so it is no file of qvggt-export; export it again")
-    try:
-        source = json.loads(metadata["qvggt.source"])
-        scheme = Scheme.from_json(metadata["qvggt.scheme"]) if "qvggt.scheme" in metadata else None
-    except (ValueError, TypeError) as error:
-        raise QvggtError(f"{path}: metadata qvggt.source or qvggt.scheme is damaged; export it again") from error
     report = path.with_name(path.name + ".parity.json")
     files = {p.name: p for p in (path, *opened.data, *([report] if report.is_file() else []))}
     odd = [name for name in files if not ONNX_FILE.fullmatch(name)]
     if odd:
         raise QvggtError(f"{path}: cannot push a file named {odd[0]!r}; expected letters, digits, - _ . and NAME.onnx")
     sizes = {name: p.stat().st_size for name, p in files.items()}
-    provenance = Provenance(source=source if isinstance(source, dict) else {})
+    provenance = Provenance(source=source)
     facts = CardFacts("onnx", repository, path.name, file_sha256(path), sizes, scheme, provenance, metrics, licence)
     return Bundle(facts, files)
 

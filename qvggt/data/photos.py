@@ -53,20 +53,20 @@ def find_images(inputs: Sequence[Path], every: int = 1, limit: int | None = None
     every: keep one in so many. limit: keep the first so many. QvggtError for what does not exist, a folder without
     images and a video (which is an input of its own).
     """
-    files: list[Path] = []
+    images: list[Path] = []
     for path in inputs:
         if path.is_dir():
             inside = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
             if not inside:
                 raise QvggtError(f"{path}: holds no image ({' '.join(IMAGE_SUFFIXES)}); name a folder that does")
-            files += sorted(inside, key=natural)
+            images += sorted(inside, key=natural)
         elif is_video(path):
             raise QvggtError(f"{path}: is a video, which must be the only input; run it alone, or extract its frames")
         elif path.exists():
-            files.append(path)
+            images.append(path)
         else:
             raise QvggtError(f"{path}: no such file or folder; expected images, a folder of images or a video")
-    return files[::every][:limit]
+    return images[::every][:limit]
 
 
 def natural(path: Path) -> list[tuple[int, int, str]]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from qvggt.data.photos import Photo, save_image
 from qvggt.errors import QvggtError
+from qvggt.files import line
 from qvggt.progress import bar
-from qvggt.tensor_file import line
 
 QUARTER_TURNS = {90: "ROTATE_90", 180: "ROTATE_180", 270: "ROTATE_270"}  # both count anticlockwise
 

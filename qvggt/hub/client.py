@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from qvggt.errors import QvggtError
-from qvggt.tensor_file import line
+from qvggt.files import line
 
 FORBIDDEN = (401, 403)
 CONFLICT = (409, 412)  # the branch moved between our look and our commit

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from qvggt.errors import QvggtError
 from qvggt.files import reason
-from qvggt.tensor_file import line, sniff
 
 EXTERNAL = 1  # TensorProto.DataLocation
 KEYS = ("location", "offset", "length")
@@ -68,6 +67,10 @@ class Span:
     @property
     def end(self) -> int:
         return self.offset + self.length
+
+
+Fault = tuple[str, QvggtError]
+"""The name of a tensor whose bytes may not be read, and why."""
 
 
 class DataFolder:
@@ -144,40 +147,29 @@ class DataFolder:
         return len(names)
 
 
-def check_external(path: Path, tensors: Iterable[ExternalTensor]) -> tuple[Path, ...]:
-    """The data files of the model at `path`, in name order; QvggtError for the first tensor that is not allowed."""
-    spans, faults = check_spans(path, tensors)
-    if faults:
-        raise faults[0][1]
-    return tuple(sorted({span.file for span in spans}))
-
-
-def check_spans(
-    path: Path, tensors: Iterable[ExternalTensor]
-) -> tuple[list[Span], list[tuple[ExternalTensor, QvggtError]]]:
-    """Every tensor's span, and the tensors that have none with the reason.
+def check_spans(path: Path, tensors: Iterable[ExternalTensor]) -> tuple[list[Span], list[Fault]]:
+    """Every tensor's span, and the names of those that have none with the reason.
 
     Two tensors may share a range (tied weights); ranges that cut each other are a fault of the later one.
     """
     folder = DataFolder(path)
-    spans: list[tuple[Span, ExternalTensor]] = []
-    faults: list[tuple[ExternalTensor, QvggtError]] = []
+    spans: list[Span] = []
+    faults: list[Fault] = []
     for tensor in tensors:
         try:
-            spans.append((folder.span(tensor), tensor))
+            spans.append(folder.span(tensor))
         except QvggtError as error:
-            faults.append((tensor, error))
-    spans.sort(key=lambda pair: (pair[0].file, pair[0].offset, pair[0].length))
+            faults.append((tensor.name, error))
     kept: list[Span] = []
     last: Span | None = None
-    for span, tensor in spans:
+    for span in sorted(spans, key=lambda span: (span.file, span.offset, span.length)):
         cuts = last is not None and span.length > 0 and span.file == last.file and span.offset < last.end
         if last is not None and cuts and (span.offset, span.length) != (last.offset, last.length):
             text = (
-                f"{path}: tensor {tensor.name}: bytes {span.offset} to {span.end} of {span.file.name} cut those of "
+                f"{path}: tensor {span.tensor}: bytes {span.offset} to {span.end} of {span.file.name} cut those of "
                 f"tensor {last.tensor} ({last.offset} to {last.end}); {EXPORT_AGAIN}"
             )
-            faults.append((tensor, QvggtError(text)))
+            faults.append((span.tensor, QvggtError(text)))
             continue
         kept.append(span)
         if span.length > 0:
@@ -222,22 +214,3 @@ def described(tensor: Any) -> ExternalTensor:
 def _text(value: Any) -> str:
     """protobuf hands out text that is no UTF-8 as bytes; it becomes what no location, key or number may be."""
     return value if isinstance(value, str) else f"\0{value!r}"
-
-
-def parse_model(path: Path, load: Callable[[str], Any]) -> Any:
-    """`load(path)`, a ModelProto without its external data; QvggtError for what is no ONNX model."""
-    if not path.is_file():
-        found = "a directory" if path.is_dir() else "nothing" if not path.exists() else "no regular file"
-        raise QvggtError(f"{path}: {found} there, expected an ONNX file; check the path")
-    try:
-        impostor = sniff(path)
-        model = None if impostor else load(str(path))
-    except OSError as error:
-        raise QvggtError(f"{path}: cannot be read ({reason(error)}); check it, or get it again") from error
-    except Exception as error:  # protobuf's DecodeError has moved between its versions
-        raise QvggtError(f"{path}: truncated or corrupt ONNX ({line(error)}); {EXPORT_AGAIN}") from error
-    if model is None:
-        raise QvggtError(f"{path}: {(impostor or '').replace('weights', 'an ONNX file')}")
-    if not model.graph.node:  # a few stray bytes parse as an empty message
-        raise QvggtError(f"{path}: holds no ONNX graph; {EXPORT_AGAIN}")
-    return model

@@ -1,31 +1,40 @@
-"""An ONNX file and the data files it names, checked before any runtime follows those names."""
+"""Opening an ONNX file, with every file it names checked before any runtime follows those names."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
-from qvggt.onnx_view.external_data import check_external, described, external_tensors, parse_model
+from qvggt.errors import QvggtError
+from qvggt.files import line, reason, sniff
+from qvggt.onnx_view.external_data import EXPORT_AGAIN
+from qvggt.onnx_view.graph import Model
 
 
-@dataclass(frozen=True)
-class OnnxFile:
-    """A parsed model, its large tensors not loaded, and the external data files it uses, in name order."""
+def open_onnx(path: str | Path, strict: bool = True) -> Model:
+    """Parse a model, its large tensors not loaded; QvggtError for a missing, corrupt or truncated file.
 
-    path: Path
-    model: onnx.ModelProto
-    data: tuple[Path, ...]
-
-
-def open_onnx(path: str | Path) -> OnnxFile:
-    """Parse a model and check its external data; QvggtError for a missing, corrupt, truncated or escaping file."""
+    So is one whose external data is missing, truncated or leads out of its folder; without `strict` these are the
+    `values.faults` of the result, and the tensors concerned have no value.
+    """
     path = Path(path)
-    model = parse_model(path, lambda name: onnx.load(name, format="protobuf", load_external_data=False))
-    return OnnxFile(path, model, external_files(model, path))
-
-
-def external_files(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
-    """The data files of `model`, which was read from `path`, as real paths; QvggtError for one that is not allowed."""
-    return check_external(path, [described(tensor) for tensor in external_tensors(model)])
+    if not path.is_file():
+        found = "a directory" if path.is_dir() else "nothing" if not path.exists() else "no regular file"
+        raise QvggtError(f"{path}: {found} there, expected an ONNX file; check the path")
+    try:
+        if impostor := sniff(path):
+            raise QvggtError(f"{path}: {impostor.replace('weights', 'an ONNX file')}")
+        proto = onnx.load(str(path), format="protobuf", load_external_data=False)
+    except QvggtError:
+        raise
+    except OSError as error:
+        raise QvggtError(f"{path}: cannot be read ({reason(error)}); check it, or get it again") from error
+    except Exception as error:  # protobuf's DecodeError has moved between its versions
+        raise QvggtError(f"{path}: truncated or corrupt ONNX ({line(error)}); {EXPORT_AGAIN}") from error
+    if not proto.graph.node:  # a few stray bytes parse as an empty message
+        raise QvggtError(f"{path}: holds no ONNX graph; {EXPORT_AGAIN}")
+    model = Model(proto, path)
+    if strict and model.values.faults:
+        raise model.values.faults[0][1]
+    return model

@@ -1,19 +1,20 @@
-"""A read-only view of an ONNX model for the rules: who makes a tensor, who reads it, its type, shape and value."""
+"""A read-only view of an ONNX model: who makes a tensor, who reads it, its type, shape and value."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from qvggt.errors import QvggtError
+from qvggt.onnx_view.metadata import Metadata
 from qvggt.onnx_view.values import OUTLINE, Values
 
 INLINE_LIMIT = 1024  # bytes: shape inference reads small constants, larger ones are replaced by their outline
@@ -22,6 +23,7 @@ VARYING = frozenset(
 )
 
 Shape = tuple["int | None", ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,25 @@ class Node:
         return default if found is None else found.s.decode(errors="replace")
 
 
+@dataclass(frozen=True)
+class OfNode:
+    """Something that one node stands for."""
+
+    node: Node
+
+    @property
+    def label(self) -> str:
+        return self.node.label
+
+    @property
+    def op(self) -> str:
+        return self.node.op
+
+    @property
+    def scope(self) -> Scope:
+        return self.node.scope
+
+
 class Scope:
     """The names of one graph: of the model, or of a branch or loop body, which also sees those around it."""
 
@@ -85,10 +106,15 @@ class Scope:
         self.outer, self.values = outer, values
         self.nodes = [Node(proto, self, index) for index, proto in enumerate(graph.node)]
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
-        self.inputs = {value.name for value in graph.input} - set(self.initializers)
+        self.inputs = [value.name for value in graph.input if value.name not in self.initializers]
         self._producers = {name: node for node in self.nodes for name in node.outputs if name}
         self._infos = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
         self._constant: dict[str, bool] = {}
+        self._readers: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                if (owner := self._owner(name)) is not None:
+                    owner._readers.setdefault(name, []).append(node)
 
     def _owner(self, name: str) -> Scope | None:
         scope: Scope | None = self
@@ -101,6 +127,11 @@ class Scope:
     def producer(self, name: str) -> Node | None:
         owner = self._owner(name)
         return None if owner is None else owner._producers.get(name)
+
+    def consumers(self, name: str) -> list[Node]:
+        """Nodes that read a tensor, in its own graph and in the graphs inside of it."""
+        owner = self._owner(name)
+        return [] if owner is None else owner._readers.get(name, [])
 
     def constant(self, name: str) -> TensorProto | None:
         """The tensor behind an initializer or a Constant node, also through Identity; None for anything else."""
@@ -166,8 +197,7 @@ class Scope:
             return tuple(owner.initializers[name].dims)
         info = owner._infos.get(name)
         if info is not None and info.type.tensor_type.HasField("shape"):
-            dims = info.type.tensor_type.shape.dim
-            return tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+            return dims(info)
         tensor = owner.constant(name)
         return None if tensor is None else tuple(tensor.dims)
 
@@ -178,50 +208,79 @@ class Scope:
 
 @dataclass(frozen=True)
 class Model:
-    """A model without its weights: `path` is where it lies, None for one that is only in memory."""
+    """A model without its weights: `path` is where it lies, None for one that is only in memory.
+
+    What a file says is looked at when it is asked for: opening one costs no more than parsing it.
+    """
 
     proto: ModelProto
-    path: Path | None
-    values: Values
-    scopes: tuple[Scope, ...] = field(repr=False)
-    memo: dict[str, Any] = field(default_factory=dict, repr=False)  # what rules work out once for all of them
+    path: Path | None = None
+    _memo: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def values(self) -> Values:
+        return Values(self.proto, self.path)
+
+    @cached_property
+    def metadata(self) -> Metadata:
+        return Metadata.of(self.proto, self.path)
+
+    @property
+    def data(self) -> tuple[Path, ...]:
+        """The external data files it uses, as real paths in name order."""
+        return tuple(sorted({span.file for span in self.values.spans}))
+
+    @property
+    def inputs(self) -> list[ValueInfoProto]:
+        """What a caller has to give: the inputs that have no value of their own."""
+        stored = {tensor.name for tensor in self.proto.graph.initializer}
+        return [value for value in self.proto.graph.input if value.name not in stored]
+
+    @cached_property
+    def scopes(self) -> tuple[Scope, ...]:
+        """The main graph, then those inside of it, with inferred types and shapes; local functions are expanded."""
+        _check_names(self.proto.graph, self.path)
+        scopes: list[Scope] = []
+        pending: list[tuple[GraphProto, Scope | None]] = [(_inferred(_outline(self.proto)).graph, None)]
+        while pending:
+            graph, outer = pending.pop()
+            _check_names(graph, self.path)
+            scope = Scope(graph, self.values, outer)
+            scopes.append(scope)
+            for node in graph.node:
+                for attribute in node.attribute:
+                    inner = ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs)
+                    pending += [(g, scope) for g in inner]
+        return tuple(scopes)
 
     @property
     def nodes(self) -> Iterator[Node]:
         for scope in self.scopes:
             yield from scope.nodes
 
-    @cached_property
-    def _consumers(self) -> dict[tuple[int, str], list[Node]]:
-        found: dict[tuple[int, str], list[Node]] = {}
-        for node in self.nodes:
-            for name in dict.fromkeys(node.inputs):
-                owner = node.scope._owner(name)
-                found.setdefault((id(owner), name), []).append(node)
-        return found
 
-    def consumers(self, scope: Scope, name: str) -> list[Node]:
-        """Nodes that read a tensor, in its own graph and in the graphs inside of it."""
-        return self._consumers.get((id(scope._owner(name)), name), [])
+def once(find: Callable[[Model], Iterable[T]]) -> Callable[[Model], tuple[T, ...]]:
+    """A search of a whole model that is done once, for all who ask."""
+
+    def found(model: Model) -> tuple[T, ...]:
+        if find.__name__ not in model._memo:
+            model._memo[find.__name__] = tuple(find(model))
+        result: tuple[T, ...] = model._memo[find.__name__]
+        return result
+
+    return found
 
 
-def open_graph(proto: ModelProto, path: Path | None = None) -> Model:
-    """The view of a model that was parsed without its external data; local functions are expanded."""
-    _check_names(proto.graph, path)
-    values = Values(proto, path)
-    light = _inferred(_outline(proto))
-    scopes: list[Scope] = []
-    pending: list[tuple[GraphProto, Scope | None]] = [(light.graph, None)]
-    while pending:
-        graph, outer = pending.pop()
-        _check_names(graph, path)
-        scope = Scope(graph, values, outer)
-        scopes.append(scope)
-        for node in graph.node:
-            for attribute in node.attribute:
-                inner = ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs)
-                pending += [(g, scope) for g in inner]
-    return Model(proto, path, values, tuple(scopes))
+def dims(value: ValueInfoProto) -> Shape:
+    """Dimensions of a graph input or output, None where symbolic; none at all where the rank is unknown."""
+    return tuple(d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim)
+
+
+def tensor_types(proto: ModelProto) -> dict[str, int]:
+    """Element type of every tensor of the main graph, where it is known."""
+    scope = Model(proto).scopes[0]
+    names = [*scope.initializers, *scope.inputs, *(name for node in scope.nodes for name in node.outputs)]
+    return {name: kind for name in names if (kind := scope.dtype(name))}
 
 
 def _outline(proto: ModelProto) -> ModelProto:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qvggt.onnx_view.graph import Model, Node, Scope
-from qvggt.onnx_view.quantizer import FLOATS, QUANTIZE, Quantizer, as_quantizer
+from qvggt.onnx_view.graph import Model, Node, OfNode, Scope, once
+from qvggt.onnx_view.quantizer import CONTAINERS, FLOATS, QUANTIZE, Quantizer, as_quantizer
 
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 MOVES = ("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice")  # seen through when compiled
@@ -38,16 +38,20 @@ class Operand:
         return 0 if self.dq is None else self.dq.codes
 
     @property
+    def container(self) -> str | None:
+        """Such as "INT8"; None for a float and for codes of a type that has no product."""
+        return CONTAINERS.get(self.codes)
+
+    @property
     def along_sum(self) -> bool:
         """One scale per index of the axis that is summed over: it cannot be taken out of the sum."""
         return self.dq is not None and self.axis is not None and self.axis == self.reduced
 
 
 @dataclass(frozen=True)
-class Product:
+class Product(OfNode):
     """A product of two operands; `data` is the activation where the other one is a weight."""
 
-    node: Node
     data: Operand
     weight: Operand
 
@@ -62,26 +66,26 @@ class Product:
 
     @property
     def is_gemm(self) -> bool:
-        return self.node.op in ("MatMul", "Gemm")
+        return self.op in ("MatMul", "Gemm")
+
+    @property
+    def weight_shape(self) -> tuple[int, ...] | None:
+        """As the product reads it, None when unknown."""
+        shape = self.scope.shape(self.weight.name)
+        return None if shape is None or None in shape else tuple(dim or 0 for dim in shape)
 
     @property
     def sum_length(self) -> int | None:
         """How many products one output sums, None when unknown."""
-        shape = self.node.scope.shape(self.weight.name)
+        shape = self.scope.shape(self.weight.name)
         if shape is None or self.weight.reduced is None or not self.is_gemm:
             return None
         return shape[self.weight.reduced] if self.weight.reduced < len(shape) else None
 
 
-def products(model: Model) -> tuple[Product, ...]:
-    """Every product and convolution of a model, found once for all rules."""
-    if "products" not in model.memo:
-        model.memo["products"] = tuple(_products(model))
-    found: tuple[Product, ...] = model.memo["products"]
-    return found
-
-
-def _products(model: Model) -> Iterator[Product]:
+@once
+def products(model: Model) -> Iterator[Product]:
+    """Every product and convolution of a model."""
     for node in model.nodes:
         if node.is_op(*PRODUCTS) and len(node.inputs) >= 2:
             first, second = (_operand(node, index) for index in (0, 1))
@@ -176,7 +180,7 @@ def _moved_axis(dq: Quantizer, moves: list[Node]) -> int | None:
 
 def quantized_input(dq: Quantizer) -> Quantizer | None:
     """The Q in front of a DQ, through nodes that only move data; None for stored codes."""
-    scope, name = dq.node.scope, dq.source
+    scope, name = dq.scope, dq.source
     while (node := scope.producer(name)) is not None:
         if node.op == QUANTIZE:
             return as_quantizer(node)
@@ -184,6 +188,17 @@ def quantized_input(dq: Quantizer) -> Quantizer | None:
             return None
         name, scope = node.input(0), node.scope
     return None
+
+
+def stored_chain(operand: Operand) -> Iterator[Node]:
+    """The Q and DQ nodes between an operand and what is stored, nearest first."""
+    dq = operand.dq
+    while dq is not None:
+        yield dq.node
+        if (before := quantized_input(dq)) is None:
+            return
+        yield before.node
+        dq, _ = find_dq(before.scope, before.source)
 
 
 def distant_dq(scope: Scope, name: str) -> tuple[Quantizer, Node] | None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from qvggt.onnx_view.graph import Model, Node
+from qvggt.onnx_view.graph import Model, Node, OfNode, once
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 FP4_QUANTIZE = "TRT_FP4DynamicQuantize"  # TensorRT's NVFP4: block scales at run time are part of the format
 DOMAINS = ("", "com.microsoft")  # TensorRT takes both for the same operator
 INT8, UINT8, INT4, UINT4 = TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4
 FP8, FP4 = TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT4E2M1
+CONTAINERS: dict[int, str] = {INT4: "INT4", UINT4: "UINT4", INT8: "INT8", UINT8: "UINT8", FP8: "FP8"}
 SUPPORTED = frozenset({INT8, INT4, FP8, FP4})
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
@@ -24,10 +26,9 @@ def type_name(data_type: int) -> str:
 
 
 @dataclass(frozen=True)
-class Quantizer:
+class Quantizer(OfNode):
     """A Q or DQ node. `codes` is the type of its low-bit side, 0 when unknown."""
 
-    node: Node
     codes: int
 
     @property
@@ -44,7 +45,7 @@ class Quantizer:
 
     @property
     def quantizes(self) -> bool:
-        return self.node.op == QUANTIZE
+        return self.op == QUANTIZE
 
     @property
     def block_size(self) -> int:
@@ -58,12 +59,12 @@ class Quantizer:
     @property
     def positive_axis(self) -> int | None:
         """The axis of the scale counted from the front, None when the rank is unknown."""
-        rank = self.node.scope.rank(self.source)
+        rank = self.scope.rank(self.source)
         return self.axis if self.axis >= 0 else None if rank is None else self.axis + rank
 
     def scale_count(self) -> int | None:
         """Number of elements of the scale, None when unknown."""
-        shape = self.node.scope.shape(self.scale)
+        shape = self.scope.shape(self.scale)
         if shape is None:
             return None
         count = 1
@@ -80,7 +81,7 @@ class Quantizer:
     @property
     def blocks(self) -> int | None:
         """How many blocks lie along the axis of a blocked scale, None for one that is not blocked."""
-        shape, axis = self.node.scope.shape(self.scale), self.positive_axis
+        shape, axis = self.scope.shape(self.scale), self.positive_axis
         if not self.block_size or shape is None or axis is None or axis >= len(shape):
             return None
         return shape[axis]
@@ -113,9 +114,9 @@ def as_quantizer(node: Node | None) -> Quantizer | None:
     return Quantizer(node, codes if codes or node.input(2) else UINT8)  # ONNX: uint8 where nothing says otherwise
 
 
-def quantizers(model: Model) -> tuple[Quantizer, ...]:
-    """Every Q and DQ node of a model, found once for all rules."""
-    if "quantizers" not in model.memo:
-        model.memo["quantizers"] = tuple(q for node in model.nodes if (q := as_quantizer(node)) is not None)
-    found: tuple[Quantizer, ...] = model.memo["quantizers"]
-    return found
+@once
+def quantizers(model: Model) -> Iterator[Quantizer]:
+    """Every Q and DQ node of a model."""
+    for node in model.nodes:
+        if (found := as_quantizer(node)) is not None:
+            yield found

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from qvggt.errors import QvggtError
-from qvggt.onnx_view.external_data import DataFolder, ExternalTensor, check_spans, described, external_tensors
+from qvggt.onnx_view.external_data import DataFolder, Fault, Span, check_spans, described, external_tensors
 
 CHUNK = 16 << 20  # bytes
 OUTLINE = "qvggt:outline"  # location of the stand-in for a large initializer
@@ -27,17 +27,18 @@ class Values:
         self.stored = {tensor.name: tensor for tensor in proto.graph.initializer}
         self.folder = None if path is None else DataFolder(path)
         outside = [described(tensor) for tensor in external_tensors(proto)]
-        self.faults: list[tuple[ExternalTensor, QvggtError]] = []
+        self.spans: list[Span] = []
+        self.faults: list[Fault] = []
         if path is not None:
-            _, self.faults = check_spans(path, outside)
+            self.spans, self.faults = check_spans(path, outside)
         elif outside:
             error = QvggtError("a model in memory cannot have its data checked; pass the path of the file")
-            self.faults = [(tensor, error) for tensor in outside]
-        self._unsafe = {tensor.name for tensor, _ in self.faults}
+            self.faults = [(tensor.name, error) for tensor in outside]
+        self._unsafe = {name for name, _ in self.faults}
 
     def array(self, tensor: TensorProto) -> NDArray[Any] | None:
         """A whole tensor as numpy; None when its bytes are missing, unsafe or do not fit its shape."""
-        whole = self._whole(tensor)
+        whole = self.whole(tensor)
         try:
             return None if whole is None else numpy_helper.to_array(whole)
         except (TypeError, ValueError, KeyError, OverflowError):  # bytes and shape disagree, or a type numpy lacks
@@ -60,7 +61,8 @@ class Values:
     def _missing(self, tensor: TensorProto) -> bool:
         return tensor.data_location == TensorProto.EXTERNAL and (self.folder is None or tensor.name in self._unsafe)
 
-    def _whole(self, tensor: TensorProto) -> TensorProto | None:
+    def whole(self, tensor: TensorProto) -> TensorProto | None:
+        """A tensor with its bytes inside; None when they are missing or unsafe."""
         tensor = self._stored(tensor)
         if tensor.data_location != TensorProto.EXTERNAL:
             return tensor

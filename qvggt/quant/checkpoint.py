@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from qvggt.errors import QvggtError
-from qvggt.files import atomic_directory, file_sha256
+from qvggt.files import atomic_directory, file_sha256, line
 from qvggt.models.fold_config import FoldConfig
 from qvggt.models.folded import applied_fold, fold_structure_
 from qvggt.models.loading import restore_constants
@@ -27,7 +27,7 @@ from qvggt.models.vggt.network import VGGT
 from qvggt.quant.model import prepare_, transform_specs
 from qvggt.quant.scheme import Scheme
 from qvggt.quant.transform import TransformSpec
-from qvggt.tensor_file import line, open_tensors, write_tensors
+from qvggt.tensor_file import open_tensors, write_tensors
 
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"

@@ -24,23 +24,20 @@ ENCODER = "aggregator.patch_embed."
 TRUNK = "camera_head.trunk."
 
 
-def fold_(model: VGGT, config: FoldConfig | None = None, rotations: tuple[Tensor, Tensor] | None = None) -> None:
+def fold_(model: VGGT, config: FoldConfig | None = None) -> None:
     """Fold rotations and LayerScales in place; every output stays the same up to rounding.
 
     Each tensor is computed in float64 and rounded once to its own type. One block is held in float64 at a time
     (at 1B 100 MB, in the camera trunk 400 MB). Afterwards every LayerNorm on a rotated stream has weight 1 and bias 0,
     and the model has two more linears, `aggregator.patch_rotation` and `camera_head.token_rotation`.
     Raises QvggtError for a model that is folded or quantized already; a fold cannot be undone. A model whose streams
-    `rotate_streams_` moved counts as unfolded, and keeps the two linears. `rotations`: of the patch encoder's and the
-    aggregator's stream, float64 [D, D], orthogonal with Q 1 = 1, in place of the seeded Hadamard ones.
+    `rotate_streams_` moved counts as unfolded, and keeps the two linears.
     """
     config = config or FoldConfig()
     check_foldable(model)
     width = model.config.embed_dim
-    if rotations is not None:
-        for q in rotations:
-            check_residual_rotation(q)
-    elif config.residual:
+    rotations = None
+    if config.residual:
         q_encoder, q_stream = (
             residual_rotation(width, named_seed(config.seed, name)) for name in ("patch encoder", "aggregator")
         )

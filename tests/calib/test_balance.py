@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_network import SIZE, small_model
 
 from qvggt.calib.balance import balanced_basis, geometric_mean
-from qvggt.calib.basis import principal_rotations
-from qvggt.quant.hadamard import check_residual_rotation
 
 
 def moments(width: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,11 +40,3 @@ def test_geometric_mean_solves_its_equation() -> None:
     c, o = moments(8, 0)
     g = geometric_mean(c, o)
     torch.testing.assert_close(g @ c @ g, o, atol=1e-5 * float(o.abs().max()), rtol=0)
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_principal_rotations_fix_the_ones_and_gather_energy(seed: int) -> None:
-    model = small_model(seed=1)
-    batches = [torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(i)) for i in range(2)]
-    for q in principal_rotations(model, batches, seed, 1 << 30):
-        check_residual_rotation(q)

@@ -156,18 +156,11 @@ def test_deterministic_for_a_seed(batches: list[torch.Tensor]) -> None:
     )
 
 
-VARIANTS = {
-    "balanced values": {"value_basis": "balanced"},
-    "balanced scales": {"scale_init": "balanced"},
-    "everything online": {"basis": "principal", "online": "all", "scale_init": "balanced", "value_basis": "balanced"},
-}
-
-
 @pytest.mark.parametrize("act", ["dynamic", "static"])
-@pytest.mark.parametrize("change", VARIANTS)
-def test_variants_are_exact_but_for_rounding(change: str, act: str, batches: list[torch.Tensor]) -> None:
+@pytest.mark.parametrize("basis", ["balanced", "hadamard"])
+def test_variants_are_exact_but_for_rounding(basis: str, act: str, batches: list[torch.Tensor]) -> None:
     """At 8 bits every change of basis and every center leaves the network what it was."""
-    recipe = find_recipe("qvggt").replace(learn=False, **VARIANTS[change])
+    recipe = find_recipe("qvggt").replace(learn=False, value_basis=basis)
     assert distance(run(recipe, batches, "w8a8", act), batches[0]) < 0.01
 
 

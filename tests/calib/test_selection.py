@@ -238,11 +238,11 @@ def test_a_changed_list_is_refused(tmp_path: Path) -> None:
     cases = {
         json.dumps(values): "does not match its sha256",
         edited(selection, chosen=["a/000"]): "does not match its sha256",
-        edited(selection, format=2): "format 2, expected 1",
-        edited(selection, sequences=[{"key": "a"}]): "damaged",
-        edited(selection, config={"size": 3}): "damaged",
+        edited(selection, format=2): "format: expected 1, got int '2'",
+        edited(selection, sequences=[{"key": "a"}]): r"sequences\[0\].category: expected a string, got nothing",
+        edited(selection, config={"size": 3}): "unknown key 'config.size'",
         edited(selection)[:-9]: "is no JSON",
-        "[]": "no JSON object",
+        "[]": "expected an object",
     }
     for text, message in cases.items():
         path.write_text(text)

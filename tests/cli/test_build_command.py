@@ -46,7 +46,9 @@ def product(path: Path, dynamic_scale: bool = False) -> Path:
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "n", 64])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "n", 32])
     graph = helper.make_graph(nodes, "g", [x], [y], tensors)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    helper.set_model_props(model, {"qvggt.linears": '{"fc": "w8a8-static"}'})
+    onnx.save(model, path)
     return path
 
 

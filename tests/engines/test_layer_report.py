@@ -87,6 +87,11 @@ def test_the_worst_use_of_a_shared_linear_counts() -> None:
     assert report(linear, good).failed
 
 
+def test_a_listed_linear_without_a_product_fails() -> None:
+    (verdict,) = report(wanted("INT8 GEMM", nodes=(), weight_nodes=(), inner=0, outer=0), gemm("m", [X], [W8])).failed
+    assert "no product of that name" in verdict.note
+
+
 def test_products_merged_by_the_builder_count() -> None:
     both = gemm("m", [X], [operand("w", (256, 1024), "Int8")], metadata="[ONNX Layer: m/MatMul][ONNX Layer: k/MatMul]")
     assert report(wanted("INT8 GEMM"), both).passed

@@ -152,6 +152,8 @@ def edit(onnx_path, tmp_path, key, value):
         ("qvggt.scheme", "{}", "metadata qvggt.scheme"),
         ("qvggt.scheme", '{"bits": "w3a3"}', "metadata qvggt.scheme: unknown bits 'w3a3'"),
         ("qvggt.source", "{", "metadata qvggt.source is no JSON"),
+        ("qvggt.config", "[]", "metadata qvggt.config is a list, expected a JSON object"),
+        ("qvggt.linears", '{"m": 8}', "metadata qvggt.linears: expected the name of a format"),
     ],
 )
 def test_metadata_must_be_true(onnx_path, tmp_path, key, value, message):

@@ -19,8 +19,9 @@ from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.engines import Predictions
 from qvggt.eval import clouds
-from qvggt.eval.alignment import align, fit_similarity, lower_median
+from qvggt.eval.alignment import align, lower_median
 from qvggt.eval.points import PointConfig, point_errors, predicted_points, true_points
+from qvggt.eval.similarity import fit_similarity
 from qvggt.geometry import encode_pose
 
 GOLDEN = Path(__file__).parents[1] / "data" / "geometry_reference.safetensors"

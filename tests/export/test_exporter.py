@@ -10,11 +10,17 @@ import onnx
 import pytest
 import torch
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+from small_network import small_model
 
 import qvggt.export.exporter as exporter
+from qvggt.calib.rtn import quantize_rtn_
 from qvggt.errors import QvggtError
 from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.export.parity import check_linears
+from qvggt.models.vggt.config import VGGTConfig
 from qvggt.models.vggt.network import VGGT
+from qvggt.onnx_view.file import open_onnx
+from qvggt.quant.model import quantized_linears
 from qvggt.quant.scheme import Scheme, parse_scheme
 
 FP32 = parse_scheme("fp32")
@@ -66,12 +72,30 @@ def test_equal_models_give_equal_bytes(tiny_model: VGGT, tmp_path: Path, above: 
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
-def test_metadata(exported: Path) -> None:
+def test_metadata(exported: Path, tiny_config: VGGTConfig) -> None:
     model = onnx.load(exported, load_external_data=False)
     metadata = {p.key: p.value for p in model.metadata_props}
     assert Scheme.from_json(metadata["qvggt.scheme"]) == FP32
     assert metadata["qvggt.size"] == "42x70"
     assert set(json.loads(metadata["qvggt.semantics"])) >= {"images", "pose_enc", "depth", "world_points"}
+    assert metadata["qvggt.family"] == "vggt"
+    assert VGGTConfig.from_dict(json.loads(metadata["qvggt.config"])) == tiny_config
+    assert json.loads(metadata["qvggt.linears"]) == {}
+
+
+@pytest.mark.parametrize(("bits", "names"), [("w4a8", {"w4a8-static"}), ("w4a16", {"w4a16"})])
+def test_the_file_lists_what_it_holds_quantized(bits: str, names: set[str], tmp_path: Path) -> None:
+    """Not the camera head, which this export leaves out; the parity gate asks for no other."""
+    model, images = small_model(), torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    scheme = parse_scheme(bits, "static", ("aggregator", "camera"))
+    quantize_rtn_(model, scheme, [images], progress=False)
+    quantized = [path for path, _ in quantized_linears(model)]
+    export_onnx(model, scheme, ExportConfig(28, 28, ("depth",)), tmp_path / "m.onnx")
+    listed = open_onnx(tmp_path / "m.onnx").metadata.linears
+    assert listed is not None
+    assert set(listed.values()) == names
+    assert set(listed) == {path for path in quantized if path.startswith("aggregator.")} < set(quantized)
+    assert {p.path for p in check_linears(tmp_path / "m.onnx", model, images, progress=False)} == set(listed)
 
 
 @pytest.mark.parametrize("above", [0, 1 << 40])

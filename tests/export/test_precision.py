@@ -15,7 +15,7 @@ from small_network import small_model
 
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.errors import QvggtError
-from qvggt.export.emulation import measurable, tensor_types
+from qvggt.export.emulation import measurable
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.parity import check_linears, check_outputs
@@ -23,6 +23,7 @@ from qvggt.export.precision import Precision, float_type, rounded
 from qvggt.export.qdq import emit_quant_linear
 from qvggt.formats.rounding import weight_codes, weight_scale
 from qvggt.models.vggt.network import VGGT
+from qvggt.onnx_view.graph import tensor_types
 from qvggt.quant import QuantLinear, parse_scheme
 from qvggt.quant.model import scheme_linears
 from qvggt.quant.scheme import linear_format

@@ -55,7 +55,7 @@ def test_inline_weights_need_no_file(folder):
     model = write(folder / "m.onnx", [numpy_helper.from_array(np.zeros(4, np.float32), "a")])
     opened = open_onnx(model)
     assert opened.data == ()
-    assert len(opened.model.graph.node) == 1
+    assert len(opened.proto.graph.node) == 1
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_damaged_files_end_in_one_line(tmp_path_factory, cut, flips):
     model.write_bytes(data)
     outcome = ""
     try:
-        outcome = type(open_onnx(model).model).__name__
+        outcome = type(open_onnx(model).proto).__name__
     except QvggtError as error:
         outcome = str(error)
     assert "\n" not in outcome

@@ -10,7 +10,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from small_network import SIZE, small_model
 
+from qvggt.calib.rtn import quantize_rtn_
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.onnx_view.file import open_onnx
+from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.metadata import written
 from qvggt.onnx_view.network_facts import NetworkFacts, QuantizedLinear, network_facts
 from qvggt.quant.scheme import parse_scheme
 
@@ -24,23 +30,25 @@ def tensor(name: str, dims: tuple[int, ...], kind: int = FLOAT) -> TensorProto:
     return numpy_helper.from_array(array, name)
 
 
-def facts(nodes: list[Any], tensors: list[TensorProto], scheme: str | None = None) -> NetworkFacts:
+def facts(nodes: list[Any], tensors: list[TensorProto], listed: dict[str, str] | None = None) -> NetworkFacts:
+    """Of a file that lists its quantized modules, or of another exporter's."""
     x = helper.make_tensor_value_info("x", FLOAT, [1, "frames", 256])
     y = helper.make_tensor_value_info("y", FLOAT, None)
     model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], tensors))
-    return network_facts(model, None if scheme is None else parse_scheme(scheme))
+    helper.set_model_props(model, {} if listed is None else written(linears=listed))
+    return network_facts(Model(model))
 
 
-def node(op: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
-    return helper.make_node(op, inputs, [output], name=f"n.{output}", **attributes)
+def node(op: str, inputs: list[str], output: str, name: str = "", **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op, inputs, [output], name=name or f"n.{output}", **attributes)
 
 
 ONE = tensor("one", ())
 QUANTIZED = [node("QuantizeLinear", ["x", "one", "zero"], "q"), node("DequantizeLinear", ["q", "one", "zero"], "xd")]
 
 
-def linear(nodes: list[Any], tensors: list[TensorProto]) -> QuantizedLinear:
-    (found,) = facts(nodes, [ONE, *tensors]).linears
+def linear(nodes: list[Any], tensors: list[TensorProto], listed: dict[str, str] | None = None) -> QuantizedLinear:
+    (found,) = facts(nodes, [ONE, *tensors], listed).linears
     return found
 
 
@@ -58,10 +66,10 @@ def linear(nodes: list[Any], tensors: list[TensorProto]) -> QuantizedLinear:
 def test_wanted_kernels(weight: int, activation: int | None, wanted: str) -> None:
     weights = [tensor("m.weight_codes", (256, 512), weight), tensor("s", (2, 512))]
     dequantize = node("DequantizeLinear", ["m.weight_codes", "s"], "w", axis=0, block_size=128)
-    product = node("MatMul", ["x" if activation is None else "xd", "w"], "y")
+    product = node("MatMul", ["x" if activation is None else "xd", "w"], "y", "m/MatMul")
     zero = [] if activation is None else [tensor("zero", (), activation)]
-    found = linear([*(QUANTIZED if zero else []), dequantize, product], [*weights, *zero])
-    assert (found.path, found.nodes, found.weight_nodes) == ("m", ("n.y",), ("n.w",))
+    found = linear([*(QUANTIZED if zero else []), dequantize, product], [*weights, *zero], {"m": "any"})
+    assert (found.path, found.nodes, found.weight_nodes) == ("m", ("m/MatMul",), ("n.w",))
     assert (found.inner, found.outer, found.block, found.wanted) == (256, 512, 128, wanted)
 
 
@@ -73,9 +81,9 @@ def test_a_weight_stored_in_four_bits_and_multiplied_in_eight() -> None:
         node("Transpose", ["a"], "b"),
         node("QuantizeLinear", ["b", "one", "zero"], "c"),
         node("DequantizeLinear", ["c", "one"], "d"),
-        node("MatMul", ["xd", "d"], "y"),
+        node("MatMul", ["xd", "d"], "y", "m/MatMul"),
     ]
-    found = linear(nodes, [tensor("zero", (), INT8), tensor("m.weight_codes", (512, 256), INT4)])
+    found = linear(nodes, [tensor("zero", (), INT8), tensor("m.weight_codes", (512, 256), INT4)], {"m": "any"})
     assert (found.path, found.weight, found.wanted) == ("m", "INT8", "INT8 GEMM")
     assert found.weight_nodes == ("n.d", "n.c", "n.a")
     assert (found.inner, found.outer) == (256, 512)
@@ -98,8 +106,9 @@ def test_foreign_graphs() -> None:
 
 @pytest.mark.parametrize(("op", "dims"), [("Conv", (64, 32, 3, 3)), ("ConvTranspose", (32, 64, 3, 3))])
 def test_convolutions(op: str, dims: tuple[int, ...]) -> None:
-    nodes = [*QUANTIZED, node("DequantizeLinear", ["h.weight_codes", "one"], "w"), node(op, ["xd", "w"], "y")]
-    found = linear(nodes, [tensor("zero", (), INT8), tensor("h.weight_codes", dims, INT8)])
+    product = node(op, ["xd", "w"], "y", f"h/{op}")
+    nodes = [*QUANTIZED, node("DequantizeLinear", ["h.weight_codes", "one"], "w"), product]
+    found = linear(nodes, [tensor("zero", (), INT8), tensor("h.weight_codes", dims, INT8)], {"h": "any"})
     assert (found.path, found.wanted) == ("h", "INT8 conv")
     assert (found.inner, found.outer) == (32 * 9, 64)
 
@@ -108,26 +117,59 @@ def test_one_module_used_twice_is_one_linear() -> None:
     weights = [tensor("m.weight_codes", (256, 256), INT8), tensor("s", (256,))]
     nodes = [
         node("DequantizeLinear", ["m.weight_codes", "s"], "w1"),
-        node("MatMul", ["x", "w1"], "h"),
+        node("MatMul", ["x", "w1"], "h", "head.iter.0.m/MatMul"),
         node("DequantizeLinear", ["m.weight_codes", "s"], "w2"),
-        node("MatMul", ["h", "w2"], "y"),
+        node("MatMul", ["h", "w2"], "y", "head.iter.1.m/MatMul"),
     ]
-    found = linear(nodes, weights)
-    assert (found.nodes, found.weight_nodes) == (("n.h", "n.y"), ("n.w1", "n.w2"))
+    found = linear(nodes, weights, {"head.m": "any"})
+    assert (found.path, found.weight_nodes) == ("head.m", ("n.w1", "n.w2"))
+    assert found.nodes == ("head.iter.0.m/MatMul", "head.iter.1.m/MatMul")
+    assert [other.path for other in facts(nodes, weights).linears] == list(found.nodes), "of another exporter"
 
 
 def test_products_of_two_computed_tensors_are_no_linears() -> None:
     assert facts([node("MatMul", ["x", "x"], "y")], []) == NetworkFacts({"x": (1, None, 256)}, (), (), {})
 
 
-def test_a_linear_the_scheme_wants_quantized_and_the_graph_holds_as_floats() -> None:
+def test_a_linear_the_file_lists_as_quantized_and_holds_as_floats() -> None:
     path = "aggregator.frame_blocks.0.mlp.fc1"
-    nodes = [node("MatMul", ["x", f"{path}.weight"], "y")]
-    tensors = [tensor(f"{path}.weight", (256, 512))]
-    (found,) = facts(nodes, tensors, "w4a4").linears
-    assert (found.path, found.weight, found.wanted) == (path, "fp32", "INT8 GEMM")
-    assert facts(nodes, tensors, "w4a16").linears[0].wanted == "INT4 weight-only"
-    assert facts(nodes, tensors, "fp32").linears == facts(nodes, tensors).linears == ()
+    nodes = [node("MatMul", ["x", "w"], "y", f"{path}/MatMul")]
+    tensors = [ONE, tensor("w", (256, 512))]
+    (found,) = facts(nodes, tensors, {path: "w4a4-dynamic"}).linears
+    assert (found.path, found.weight, found.wanted) == (path, "fp32", "w4a4-dynamic GEMM")
+    assert (found.nodes, found.inner, found.outer) == ((f"{path}/MatMul",), 256, 512)
+    assert facts(nodes, tensors, {}).linears == facts(nodes, tensors).linears == ()
+    # another linear of its format says which kernel it misses
+    nodes += [node("DequantizeLinear", ["c", "s"], "d", axis=0, block_size=128), node("MatMul", ["x", "d"], "z", "m/y")]
+    tensors += [tensor("c", (256, 512), INT4), tensor("s", (2, 512))]
+    first, second = facts(nodes, tensors, {path: "w4a16", "m": "w4a16"}).linears
+    assert (first.wanted, first.weight, second.weight) == ("INT4 weight-only", "fp32", "INT4")
+
+
+def test_a_linear_the_file_lists_and_lacks() -> None:
+    product = node("MatMul", ["x", "w"], "y", "a/MatMul")
+    found = linear([product], [tensor("w", (256, 512))], {"b": "w8a8-static"})
+    assert (found.path, found.nodes, found.wanted) == ("b", (), "w8a8-static GEMM")
+
+
+def test_products_of_an_online_rotation_are_not_the_linear() -> None:
+    """They bear its name, and their constants are floats."""
+    nodes = [
+        node("MatMul", ["x", "r"], "xr", "m/MatMul"),
+        node("DequantizeLinear", ["c", "one"], "w"),
+        node("MatMul", ["xr", "w"], "y", "m/MatMul_1"),
+    ]
+    found = linear(nodes, [tensor("r", (256, 256)), tensor("c", (256, 512), INT8)], {"m": "any"})
+    assert (found.nodes, found.outer) == (("m/MatMul_1",), 512)
+
+
+def test_a_file_of_ours_without_the_list() -> None:
+    """As version 0.1 wrote it: what the graph shows is quantized, named after its nodes."""
+    nodes = [node("DequantizeLinear", ["c", "one"], "w"), node("MatMul", ["x", "w"], "y", "head.iter.0.m/MatMul")]
+    x, y = (helper.make_tensor_value_info(name, FLOAT, None) for name in "xy")
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], [ONE, tensor("c", (256, 512), INT8)]))
+    helper.set_model_props(model, {"qvggt.version": "0.1"})
+    assert [found.path for found in network_facts(Model(model)).linears] == ["head.m"]
 
 
 def test_float_types() -> None:
@@ -145,8 +187,13 @@ def test_float_types() -> None:
     assert facts(dequantized, [tensor("i", (256, 4), INT8), scale]).products == {"fp16": 1024}
 
 
-def test_the_exporters_file(onnx_path: Path) -> None:
-    found = network_facts(onnx.load(onnx_path, load_external_data=False), parse_scheme("w8a8"))
+def test_the_exporters_file(tmp_path: Path) -> None:
+    model, scheme = small_model(), parse_scheme("w8a8")
+    quantize_rtn_(model, scheme)
+    export_onnx(model, scheme, ExportConfig(SIZE, SIZE), tmp_path / "m.onnx")
+    file = open_onnx(tmp_path / "m.onnx")
+    found = network_facts(file)
+    assert file.metadata.linears == {v.path: "w8a8-dynamic" for v in found.linears}
     assert len(found.linears) == 36
     assert {v.wanted for v in found.linears} == {"INT8 GEMM"}
     assert all(v.path.startswith("aggregator.") for v in found.linears)

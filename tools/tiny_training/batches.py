@@ -96,14 +96,8 @@ def make_batch(
         flipped = (match_row * (width // PATCH) + width // PATCH - 1 - match_col).reshape(grid)[..., ::-1]
         match[mirror] = flipped.reshape(match.shape)[mirror]
         valid[mirror] = valid.reshape(grid)[..., ::-1].reshape(valid.shape)[mirror]
-    pose = np.concatenate(
-        [
-            translation / scale[:, None, None],
-            quaternions(rotation),
-            np.broadcast_to(fov[:, None], (b, s, 2)),
-        ],
-        axis=-1,
-    )
+    views = np.broadcast_to(fov[:, None], (b, s, 2))
+    pose = np.concatenate([translation / scale[:, None, None], quaternions(rotation), views], axis=-1)
 
     def tensor(x: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
@@ -132,7 +126,6 @@ def patch_matches(
     b, s = points.shape[:2]
     step, half = PATCH // STRIDE, PATCH // STRIDE // 2
     centres = points[:, :, half::step, half::step].reshape(b, s, -1, 3)
-    n = centres.shape[2]
     seen = np.einsum("bjxy,bipy->bijpx", rotation, centres) + translation[:, None, :, None]
     z = np.maximum(seen[..., 2], 1e-6)
     u = seen[..., 0] / z * focal[:, 0, None, None, None] + width / 2
@@ -147,7 +140,6 @@ def patch_matches(
     valid = inside & (np.abs(found - z) < tolerance * z)
     valid[:, np.arange(s), np.arange(s)] = False
     patch = np.rint(v).astype(int) // PATCH * (width // PATCH) + np.rint(u).astype(int) // PATCH
-    assert patch.shape[-1] == n
     return patch.astype(np.int64), valid
 
 

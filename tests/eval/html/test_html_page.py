@@ -182,13 +182,13 @@ def test_a_truncated_store(tmp_path: Path) -> None:
     [
         ("{", "is no JSON"),
         ("[" * 100_000, "is no JSON"),
-        ("[]", "the document: expected an object"),
+        ("[]", r"r\.json: expected an object"),
         ('{"format": 1}', "format: expected the format 2"),
         ('{"format": 2}', "candidates: expected at least one candidate"),
-        ('{"format": 2, "candidates": [{"label": 3}]}', r"candidates\[0\].label: expected text, got int '3'"),
+        ('{"format": 2, "candidates": [{"label": 3}]}', r"candidates\[0\].label: expected a string, got int '3'"),
         ('{"format": 2, "candidates": 5}', "candidates: expected a list"),
         ('{"format": 2, "candidates": [{"label": "a", "bytes": -1}]}', r"bytes: expected a count"),
-        ('{"format": 2, "candidates": [{"label": "a", "bytes": "many"}]}', r"bytes: expected a number"),
+        ('{"format": 2, "candidates": [{"label": "a", "bytes": "many"}]}', "bytes: expected an integer or null"),
         ('{"format": 2, "candidates": [{"label": "a", "summary": {"m": {"interval": [1]}}}]}', "expected two numbers"),
     ],
 )

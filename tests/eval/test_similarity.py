@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from qvggt.errors import QvggtError
-from qvggt.eval.reconstruction.similarity import Similarity, fit_robust, fit_similarity
+from qvggt.eval.similarity import Similarity, fit_robust, fit_similarity
 from qvggt.geometry import project
 
 RNG = np.random.default_rng(0)

@@ -39,24 +39,31 @@ class Similarity:
         return np.concatenate([rotation, translation[..., None]], axis=-1)
 
 
-def fit_similarity(source: Array, target: Array, weights: Array) -> Similarity:
-    """Weighted least squares in closed form (Umeyama 1991): target ~ similarity(source).
+def fit_similarity(source: Array, target: Array, weights: Array | None = None, rigid: bool = False) -> Similarity:
+    """Least squares in closed form (Umeyama 1991): target ~ similarity(source). rigid: scale 1.
 
-    source, target [N, 3], weights [N] >= 0, N >= 3 points that do not all lie on a line. QvggtError otherwise.
+    source, target [N, 3], weights [N] >= 0, N >= 3 points that do not all lie on a line: with weights QvggtError
+    otherwise; without, a source without spread is only moved.
     """
-    total = float(weights.sum())
-    if len(source) < 3 or not total > 0:
-        raise QvggtError(f"similarity: expected 3 or more points of positive weight, got {len(source)}")
-    w = (weights / total)[:, None]
-    mean_source, mean_target = (w * source).sum(0), (w * target).sum(0)
-    a, b = source - mean_source, target - mean_target
-    u, d, vt = np.linalg.svd((w * b).T @ a)
-    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0])  # no reflection
-    variance = float((w * a * a).sum())
-    if not (variance > 0 and d[1] > 1e-9 * d[0]):
+    count = len(source)
+    if weights is None:
+        mean_source, mean_target = source.mean(0), target.mean(0)
+        a, b = source - mean_source, target - mean_target
+        covariance, variance = b.T @ a / count, float(np.square(a).sum() / count)
+    else:
+        total = float(weights.sum())
+        if count < 3 or not total > 0:
+            raise QvggtError(f"similarity: expected 3 or more points of positive weight, got {count}")
+        w = (weights / total)[:, None]
+        mean_source, mean_target = (w * source).sum(0), (w * target).sum(0)
+        a, b = source - mean_source, target - mean_target
+        covariance, variance = (w * b).T @ a, float((w * a * a).sum())
+    u, d, vt = np.linalg.svd(covariance)
+    if weights is not None and not (variance > 0 and d[1] > 1e-9 * d[0]):
         raise QvggtError("similarity: the shared points lie on a line or in one place, so no rotation follows")
+    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0])  # no mirror image
     rotation = (u * sign) @ vt
-    scale = float((d * sign).sum()) / variance
+    scale = float(d @ sign) / variance if variance > 0 and not rigid else 1.0
     return Similarity(scale, rotation, mean_target - scale * rotation @ mean_source)
 
 
@@ -65,10 +72,10 @@ def fit_robust(source: Array, target: Array, weights: Array) -> tuple[Similarity
     weights, scaled by the median residual. Returns the similarity and the residuals [N] in the units of `target`."""
     factor = np.ones(len(source))
     for _ in range(ROUNDS):
-        similarity = fit_similarity(source, target, weights * factor)
-        residuals = np.linalg.norm(similarity.points(source) - target, axis=1)
+        motion = fit_similarity(source, target, weights * factor)
+        residuals = np.linalg.norm(motion.points(source) - target, axis=1)
         middle = float(np.median(residuals))
         if middle <= 1e-12 * float(np.abs(target).max() + 1e-300):
             break
         factor = 1 / (1 + (residuals / (TUNING * middle)) ** 2)
-    return similarity, residuals
+    return motion, residuals

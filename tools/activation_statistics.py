@@ -1,9 +1,8 @@
-"""How heavy the tails of each linear's input are, which makes low-bit activations hard (spec/tiny_model.md 5)."""
+"""Activation statistics: how heavy the tails of each linear's input are, which is what makes low bits hard."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ TINY = math.ldexp(1, -126)  # smallest normal fp32: ratios stay finite where a m
 
 
 @dataclass(frozen=True)
-class LinearTails:
+class LinearStatistics:
     """Input statistics of one linear over all tokens seen.
 
     kurtosis: fourth over squared second central moment of all entries; 3 for a Gaussian. max_abs: largest |x|.
@@ -55,10 +54,10 @@ class LinearTails:
 
 
 @dataclass(frozen=True)
-class TailTable:
+class ActivationStatistics:
     """One row per linear, in the order of the network's modules."""
 
-    rows: tuple[LinearTails, ...]
+    rows: tuple[LinearStatistics, ...]
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Kind of linear -> median over its layers of every statistic, and the largest kurtosis and max/median."""
@@ -77,24 +76,16 @@ class TailTable:
     def to_dict(self) -> dict[str, Any]:
         return {"rows": [dataclasses.asdict(row) for row in self.rows]}
 
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), sort_keys=True)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TailTable:
-        """Inverse of `to_dict`."""
-        return cls(tuple(LinearTails(**row) for row in values["rows"]))
-
-
-def measure_tails(
+def measure_activations(
     model: VGGT,
     batches: Iterable[Tensor],
     parts: Sequence[str] = DEFAULT_PARTS,
     *,
     total: int | None = None,
     progress: bool = True,
-) -> TailTable:
-    """Tails at every linear, float or quantized, of these parts over image sequences [S, 3, H, W] in [0, 1].
+) -> ActivationStatistics:
+    """Statistics of the input of every linear, float or quantized, of these parts over images [S, 3, H, W] in [0, 1].
 
     Streams: about 0.6 MB of running statistics per linear. Inputs are taken before any online rotation or scale of a
     quantized linear. Raises QvggtError without a sequence, for an unknown part, and for an input that is not finite.
@@ -115,11 +106,11 @@ def measure_tails(
         for path, record in records.items()
     ]
     with torch.no_grad(), watching(watchers):
-        for images in bar(batches, total=total, desc="measure tails", unit="sequence", shown=progress):
+        for images in bar(batches, total=total, desc="activation statistics", unit="sequence", shown=progress):
             rows, columns = (side // config.patch_size for side in images.shape[-2:])
             tokens_per_frame = config.patch_start + rows * columns
             model(images)
-    return TailTable(tuple(record.tails(path) for path, record in records.items()))
+    return ActivationStatistics(tuple(record.statistics(path) for path, record in records.items()))
 
 
 class InputRecord:
@@ -149,13 +140,13 @@ class InputRecord:
             self.special_max = larger(self.special_max, frames[:, : self.special])
             self.patch_max = larger(self.patch_max, frames[:, self.special :])
 
-    def tails(self, path: str) -> LinearTails:
+    def statistics(self, path: str) -> LinearStatistics:
         if self.channel_peaks is None:
-            raise QvggtError(f"{path}: no input seen; tails need at least one image sequence")
+            raise QvggtError(f"{path}: no input seen; expected at least one image sequence")
         if not bool(self.channel_peaks.isfinite().all()):
-            raise QvggtError(f"{path}: its input holds NaN or infinity, so it has no tails; check weights and images")
+            raise QvggtError(f"{path}: its input holds NaN or infinity; check weights and images")
         peak = float(self.channel_peaks.max())
-        return LinearTails(
+        return LinearStatistics(
             path=path,
             tokens=self.token_peaks.count,
             kurtosis=self.moments.kurtosis,

@@ -1,4 +1,4 @@
-"""Tail statistics against scipy and numpy over the inputs themselves."""
+"""Activation statistics against scipy and numpy over the inputs themselves."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ import json
 import numpy as np
 import pytest
 import torch
+from activation_statistics import (
+    ActivationStatistics,
+    InputRecord,
+    LinearStatistics,
+    Magnitudes,
+    Moments,
+    measure_activations,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outlier_injection import inject_outliers_
 from scipy.stats import kurtosis
 from small_network import CONFIG, SIZE, small_model
 
-from qvggt.calib.stress import inject_channels_
-from qvggt.calib.tails import InputRecord, Magnitudes, Moments, TailTable, measure_tails
 from qvggt.errors import QvggtError
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant import parse_scheme, quantize_
@@ -37,8 +44,8 @@ def model() -> VGGT:
 
 
 @pytest.fixture(scope="module")
-def table(model: VGGT, batches: list[torch.Tensor]) -> TailTable:
-    return measure_tails(model, iter(batches), ALL, progress=False)
+def table(model: VGGT, batches: list[torch.Tensor]) -> ActivationStatistics:
+    return measure_activations(model, iter(batches), ALL, progress=False)
 
 
 def recorded(model: VGGT, batches: list[torch.Tensor]) -> dict[str, list[tuple[np.ndarray, int]]]:
@@ -63,7 +70,7 @@ def recorded(model: VGGT, batches: list[torch.Tensor]) -> dict[str, list[tuple[n
     return seen
 
 
-def test_every_statistic_of_every_linear(model: VGGT, batches: list[torch.Tensor], table: TailTable) -> None:
+def test_every_statistic_of_every_linear(model: VGGT, batches: list[torch.Tensor], table: ActivationStatistics) -> None:
     seen = recorded(model, batches)
     assert {row.path for row in table.rows} == seen.keys()
     for row in table.rows:
@@ -88,7 +95,7 @@ def lower_median(values: np.ndarray) -> float:
     return float(np.sort(values.ravel())[(values.size - 1) // 2])
 
 
-def test_summary_by_kind(table: TailTable) -> None:
+def test_summary_by_kind(table: ActivationStatistics) -> None:
     summary = table.summary()
     assert list(summary) == ["qkv", "proj", "fc1", "fc2"]
     rows = [row for row in table.rows if row.kind == "fc2"]
@@ -100,15 +107,15 @@ def test_summary_by_kind(table: TailTable) -> None:
     assert summary["fc2"]["special_over_patch"] == pytest.approx(np.median(ratios))
 
 
-def test_survives_json(table: TailTable) -> None:
-    json.dumps(table.to_dict(), allow_nan=False)
-    assert TailTable.from_dict(json.loads(table.to_json())) == table
+def test_survives_json(table: ActivationStatistics) -> None:
+    rows = json.loads(json.dumps(table.to_dict(), allow_nan=False))["rows"]
+    assert tuple(LinearStatistics(**row) for row in rows) == table.rows
 
 
-def test_planted_outliers_show(batches: list[torch.Tensor], table: TailTable) -> None:
+def test_planted_outliers_show(batches: list[torch.Tensor], table: ActivationStatistics) -> None:
     stressed = small_model(seed=1, aa_depth=2, dpt_layers=(0, 0, 1, 1))
-    inject_channels_(stressed, 30)
-    after = measure_tails(stressed, batches, progress=False)
+    inject_outliers_(stressed, 30)
+    after = measure_activations(stressed, batches, progress=False)
     before = {row.path: row for row in table.rows}
     for row in after.rows:
         if row.kind == "fc2":
@@ -120,9 +127,9 @@ def test_planted_outliers_show(batches: list[torch.Tensor], table: TailTable) ->
 
 def test_quantized_linears_and_parts(batches: list[torch.Tensor]) -> None:
     model = small_model(seed=1)
-    float_rows = measure_tails(model, batches, ("dino",), progress=False).rows
+    float_rows = measure_activations(model, batches, ("dino",), progress=False).rows
     quantize_(model, parse_scheme("w8a8", parts=("aggregator",)))
-    rows = measure_tails(model, batches, ("dino", "aggregator"), progress=False).rows
+    rows = measure_activations(model, batches, ("dino", "aggregator"), progress=False).rows
     assert rows[:4] == float_rows
     assert {row.part for row in rows[4:]} == {"aggregator"}
     assert len(rows) == 4 + 2 * 4 * 4
@@ -130,28 +137,28 @@ def test_quantized_linears_and_parts(batches: list[torch.Tensor]) -> None:
 
 def test_hooks_are_gone_after_a_failure(model: VGGT) -> None:
     with pytest.raises(RuntimeError):
-        measure_tails(model, [torch.rand(2, 2, SIZE, SIZE)], progress=False)
+        measure_activations(model, [torch.rand(2, 2, SIZE, SIZE)], progress=False)
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_errors(model: VGGT) -> None:
     with pytest.raises(QvggtError, match="unknown part 'dpt': expected a subset of dino, aggregator, camera"):
-        measure_tails(model, [], ("dpt",))
+        measure_activations(model, [], ("dpt",))
     with pytest.raises(QvggtError, match=r"blocks\.0\.attn\.qkv: no input seen"):
-        measure_tails(model, [], progress=False)
+        measure_activations(model, [], progress=False)
     bad = torch.rand(2, 3, SIZE, SIZE)
     bad[0, 0, 0, 0] = torch.nan
     with pytest.raises(QvggtError, match=r"blocks\.0\.attn\.qkv: its input holds NaN or infinity"):
-        measure_tails(model, [bad], progress=False)
+        measure_activations(model, [bad], progress=False)
 
 
 def test_an_input_of_zeros() -> None:
     record = InputRecord(special=1)
     record.update(torch.zeros(2, 3, 4), 3)
-    row = record.tails("aggregator.frame_blocks.0.mlp.fc2")
+    row = record.statistics("aggregator.frame_blocks.0.mlp.fc2")
     assert (row.kurtosis, row.max_abs, row.max_over_median, row.channel_ratio, row.token_ratio) == (0, 0, 0, 0, 0)
     assert (row.special_max, row.patch_max) == (0, 0)
-    json.dumps(TailTable((row,)).to_dict(), allow_nan=False)
+    json.dumps(ActivationStatistics((row,)).to_dict(), allow_nan=False)
 
 
 @quick

@@ -1,4 +1,4 @@
-"""Stress transformations change what a linear sees, and no output."""
+"""Injected outliers change what a linear sees, and no output."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outlier_injection import gathered_basis, inject_outliers_, pca_basis_, pca_rotation, stream_moments
 from reference_weights import fill
 from small_network import CONFIG, SIZE
 
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.calib.stream import stages
-from qvggt.calib.stress import gathered_basis, inject_channels_, pca_basis_, pca_rotation, stream_moments
 from qvggt.errors import QvggtError
 from qvggt.models.block import LayerScale
 from qvggt.models.vggt.config import TrackConfig
@@ -83,14 +83,14 @@ def inputs(model: VGGT) -> dict[str, torch.Tensor]:
 def test_injection_keeps_every_output(dtype: torch.dtype, factor: float, seed: int) -> None:
     model = network(dtype=dtype)
     changed = copy.deepcopy(model)
-    inject_channels_(changed, factor, FRACTION, seed)
+    inject_outliers_(changed, factor, FRACTION, seed)
     check_same(model, changed)
 
 
 def test_injection_multiplies_the_chosen_channels_and_no_other() -> None:
     model = network()
     changed = copy.deepcopy(model)
-    inject_channels_(changed, FACTOR, FRACTION)
+    inject_outliers_(changed, FACTOR, FRACTION)
     before, after = inputs(model), inputs(changed)
     chosen: dict[str, tuple[int, ...]] = {}
     for path, x in before.items():
@@ -107,7 +107,7 @@ def test_injection_multiplies_the_chosen_channels_and_no_other() -> None:
 def test_injection_leaves_the_rest_alone() -> None:
     model = network(dtype=torch.float32)
     changed = copy.deepcopy(model)
-    inject_channels_(changed, FACTOR, FRACTION)
+    inject_outliers_(changed, FACTOR, FRACTION)
     state = model.state_dict()
     touched = {k for k, v in changed.state_dict().items() if not torch.equal(v, state[k])}
     ends = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "qkv.weight", "qkv.bias", "proj.weight")
@@ -119,7 +119,7 @@ def test_injection_leaves_the_rest_alone() -> None:
 def test_injection_is_seeded() -> None:
     models = [network() for _ in range(3)]
     for model, seed in zip(models, (0, 0, 1), strict=True):
-        inject_channels_(model, FACTOR, FRACTION, seed)
+        inject_outliers_(model, FACTOR, FRACTION, seed)
     norms = [m.aggregator.frame_blocks[1].norm2.weight for m in models]
     assert torch.equal(norms[0], norms[1])
     assert not torch.equal(norms[0], norms[2])
@@ -138,7 +138,7 @@ def test_injection_refuses_senseless_settings(changes: dict[str, float], words: 
     model = network()
     kept = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(QvggtError, match=words):
-        inject_channels_(model, **{"fraction": FRACTION, **changes})
+        inject_outliers_(model, **{"fraction": FRACTION, **changes})
     assert all(torch.equal(v, kept[k]) for k, v in model.state_dict().items())
 
 
@@ -146,8 +146,8 @@ def test_quantized_models_are_refused() -> None:
     model = network(dtype=torch.float32)
     quantize_(model, parse_scheme("w8a8", parts=("aggregator",)))
     kept = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(QvggtError, match=r"frame_blocks\.0\.attn\.qkv is a QuantLinear.*stress before quantizing"):
-        inject_channels_(model, fraction=FRACTION)
+    with pytest.raises(QvggtError, match=r"frame_blocks\.0\.attn\.qkv is a QuantLinear.*inject before quantizing"):
+        inject_outliers_(model, fraction=FRACTION)
     unread = iter([images(torch.float32)])
     with pytest.raises(QvggtError, match="is a QuantLinear, expected Linear"):
         pca_basis_(model, unread)
@@ -216,7 +216,7 @@ def test_injection_after_the_pca_basis_is_exact_and_survives() -> None:
     model = network()
     both = copy.deepcopy(model)
     pca_basis_(both, [images()])
-    inject_channels_(both, FACTOR, FRACTION)
+    inject_outliers_(both, FACTOR, FRACTION)
     check_same(model, both)
     assert float(both.aggregator.frame_blocks[0].norm1.weight.max()) == pytest.approx(FACTOR)
 
@@ -236,7 +236,7 @@ def test_a_stressed_model_folds_like_any_other(config: FoldConfig, inject: bool)
     changed = copy.deepcopy(model)
     pca_basis_(changed, [images()])
     if inject:
-        inject_channels_(changed, FACTOR, FRACTION)
+        inject_outliers_(changed, FACTOR, FRACTION)
     fold_(changed, config)
     check_same(model, changed)
     assert not any(isinstance(m, LayerScale) for m in changed.modules())
@@ -266,7 +266,7 @@ def test_stressed_checkpoints_load(fold: FoldConfig | None, pca: bool, tmp_path:
     model = network(dtype=torch.float32)
     if pca:
         pca_basis_(model, [images(torch.float32)])
-    inject_channels_(model, FACTOR, FRACTION)
+    inject_outliers_(model, FACTOR, FRACTION)
     if fold is not None:
         fold_(model, fold)
     scheme = parse_scheme("w4a4")
@@ -288,7 +288,7 @@ def test_round_to_nearest_suffers() -> None:
 
     model = network(dtype=torch.float32)
     plain = error(model)
-    inject_channels_(model, 100, FRACTION)
+    inject_outliers_(model, 100, FRACTION)
     assert error(model) > 5 * plain
 
 

@@ -1,9 +1,9 @@
-"""Heavy tails by exact transformations: stress tests for quantization that leave a model's outputs alone.
+"""Outlier injection by exact transformations: what makes 4 bits hard, without a change of a model's outputs.
 
-A small trained model has milder activations than a large one. Two transformations give it what makes 4 bits hard:
-channels with outliers (spec/tiny_model.md section 5), and a residual stream whose energy sits in a few channels, as
-massive activations put it there. Both work on float models in place, in float64, and both leave ordinary models:
-fold, smooth, quantize and save them like any other. The camera trunk is left alone.
+A small trained model has milder activations than a large one. Two transformations give it channels with outliers
+(spec/tiny_model.md section 5), and a residual stream whose energy sits in a few channels, as massive activations put it
+there. Both work on float models in place, in float64, and both leave ordinary models: fold, smooth, quantize and save
+them like any other. The camera trunk is left alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from qvggt.watching import watching
 LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 
-def inject_channels_(model: VGGT, factor: float = 30.0, fraction: float = 0.02, seed: int = 0) -> None:
+def inject_outliers_(model: VGGT, factor: float = 30.0, fraction: float = 0.02, seed: int = 0) -> None:
     """Multiply random channels at the inputs of qkv, proj and fc1 by `factor`, and divide the weight columns by it.
 
     In every block of the patch encoder and the aggregator, round(fraction * C) channels each: at qkv and fc1 through
@@ -42,9 +42,9 @@ def inject_channels_(model: VGGT, factor: float = 30.0, fraction: float = 0.02, 
     width = model.config.embed_dim
     count = round(fraction * width)
     if not 1 <= count <= width:
-        raise QvggtError(f"stress: fraction {fraction} gives {count} of {width} channels, expected 1 to {width}")
+        raise QvggtError(f"outliers: fraction {fraction} gives {count} of {width} channels, expected 1 to {width}")
     if not (math.isfinite(factor) and factor > 0):
-        raise QvggtError(f"stress: factor {factor}, expected a positive finite number")
+        raise QvggtError(f"outliers: factor {factor}, expected a positive finite number")
     blocks = [(stage.path, float_block(model, stage.path)) for stage in stages(model)]
     for path, block in blocks:
         rng = np.random.default_rng(named_seed(seed, path))
@@ -95,7 +95,7 @@ def stream_moments(model: VGGT, batches: Iterable[Tensor]) -> tuple[Tensor, Tens
         for images in batches:
             model.aggregator(images[None])
     if not all(counts):
-        raise QvggtError("stress: expected at least one image sequence to find the strong directions, got none")
+        raise QvggtError("outliers: expected at least one image sequence to find the strong directions, got none")
     return sums[0] / counts[0], sums[1] / counts[1]
 
 
@@ -134,5 +134,5 @@ def float_block(model: VGGT, path: str) -> Block:
     for name in LINEARS:
         kind = type(block.get_submodule(name))
         if kind is not nn.Linear:
-            raise QvggtError(f"stress: {path}.{name} is a {kind.__name__}, expected Linear; stress before quantizing")
+            raise QvggtError(f"outliers: {path}.{name} is a {kind.__name__}, expected Linear; inject before quantizing")
     return block

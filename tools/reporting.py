@@ -1,0 +1,49 @@
+"""What the benchmarks share: how they start, the JSON and the tables they write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+
+from qvggt.cli.common import run
+from qvggt.files import atomic_write
+
+
+def start(command: Callable[..., None]) -> None:
+    """Run a function as a command line; a QvggtError ends with one line and exit code 2."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(command)
+    run(app)
+
+
+def write_json(path: Path, report: dict[str, Any], *, told: bool = True) -> None:
+    """Atomically; `told`: say so."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if told:
+        print(f"wrote {path}")
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], *, aligned: bool = False) -> str:
+    """A table; aligned: the columns after the first to the right."""
+    rule = "| --- |" + " ---: |" * (len(header) - 1) if aligned else "|" + "---|" * len(header)
+    first, *rest = ["| " + " | ".join(line) + " |" for line in (header, *rows)]
+    return "\n".join((first, rule, *rest)) + "\n"
+
+
+def change_text(row: dict[str, Any], name: str = "auc30") -> str:
+    """Change of a score against the float model with its 95 % interval."""
+    low, high = row[f"{name}_interval"]
+    return f"{row[f'{name}_change']:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def sqnr_db(truth: Any, value: Any) -> float:
+    """10 log10 of signal over error power in float64; finite for equal arrays, so that JSON can hold it."""
+    truth = np.asarray(truth, np.float64)
+    error = np.square(np.asarray(value, np.float64) - truth).sum()
+    return float(10 * np.log10(np.square(truth).sum() / max(error, 1e-300)))

@@ -9,18 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qvggt.formats.rounding import (
-    EPS,
-    WEIGHT_FLOOR,
-    qmax,
-    spread,
-    step,
-    token_range,
-    weight_codes,
-)
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.formats.tensor_format import EPS, WEIGHT_FLOOR, token_range
 from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.scheme import LinearFormat
 from qvggt.quant.transform import InputTransform, TransformSpec
 
 START = 4.0  # logit of the clips at the start: 0.982 of the observed extremes
@@ -56,8 +48,7 @@ class LearnableLinear(nn.Module):
         self.kind_bias: nn.Parameter | None = None
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().float().clone())
         self.log_scale = nn.Parameter(torch.zeros(linear.in_features))
-        self.block = format.block or linear.in_features
-        blocks = -(-linear.in_features // self.block)
+        blocks = format.weight.granularity.groups(linear.in_features)
         self.clip_low = nn.Parameter(torch.full((linear.out_features, blocks, 1), START))
         self.clip_high = nn.Parameter(torch.full((linear.out_features, blocks, 1), START))
         self.act_clip = nn.Parameter(torch.full((2,), START))  # negative side, positive side
@@ -89,31 +80,26 @@ class LearnableLinear(nn.Module):
         rotated = means if self.rotation is None else self.rotation(means)
         self.kind_bias = nn.Parameter(rotated @ self.weight.T)
 
-    def blocked(self, weight: Tensor) -> Tensor:
-        """[out, in] -> [out, blocks, block], a partial last block filled with zeros (they move no extreme)."""
-        out, width = weight.shape
-        missing = -width % self.block
-        return F.pad(weight, (0, missing)).view(out, -1, self.block)
-
     def clipped_weight(self) -> Tensor:
-        """The weight the integer grid is laid over, [out, in]."""
-        smoothed = self.blocked(self.smoothed_weight())
+        """The weight the grid is laid over, [out, in]."""
+        smoothed = self.format.weight.granularity.split(self.smoothed_weight())
         low = smoothed.amin(-1, keepdim=True).clamp_max(0) * self.clip_low.sigmoid()
         high = smoothed.amax(-1, keepdim=True).clamp_min(0) * self.clip_high.sigmoid()
         return torch.maximum(torch.minimum(smoothed, high), low).flatten(1)[:, : self.weight.shape[1]]
 
-    def weight_step(self) -> Tensor:
-        """Grid step of each block of each row, [out, blocks]."""
-        amax = self.blocked(self.clipped_weight()).abs().amax(-1)
-        return amax.clamp_min(WEIGHT_FLOOR) / qmax(self.format.weight_bits)
+    def weight_scale(self) -> Tensor:
+        """Scale of each block of each row, [out, blocks]."""
+        return self.format.weight.scale(self.clipped_weight())
 
-    def column_step(self) -> Tensor:
-        """Grid step of every weight, [out, in]."""
-        return spread(self.weight_step(), self.weight.shape[1], self.block)
+    def column_scale(self) -> Tensor:
+        """Scale of every weight, [out, in]."""
+        scale = self.weight_scale()
+        width = self.format.weight.granularity.size or self.weight.shape[1]
+        return scale.repeat_interleave(width, dim=1)[:, : self.weight.shape[1]]
 
     def quantized_weight(self) -> Tensor:
-        q = qmax(self.format.weight_bits)
-        s = self.column_step()
+        q = self.format.weight.grid.highest
+        s = self.column_scale()
         codes = round_ste(self.clipped_weight() / s).clamp(-q, q) if self.codes is None else self.codes.to(s.dtype)
         return codes * s
 
@@ -122,11 +108,12 @@ class LearnableLinear(nn.Module):
         x = self.transformed(x)
         if self.format.activation is None:
             return x, None
-        q = qmax(self.format.act_bits)
-        if self.format.activation == "dynamic":
+        grid = self.format.activation.grid
+        q = grid.highest
+        if self.format.activation.dynamic:
             low, high = self.act_clip.sigmoid()
             a = token_range(x, low, high)
-            return round_ste(x / a * q).clamp(-q - 1, q) * step(self.format.act_bits), a
+            return round_ste(x / a * q).clamp(-q - 1, q) * grid.unit_scale, a
         s = self.log_amax.exp() / q
         return round_ste((x / s).clamp(-q - 1, q)) * s, None
 
@@ -161,12 +148,12 @@ class LearnableLinear(nn.Module):
         """Start each row's clips where the rounding error is least, both sides alike, on a grid of ratios."""
         best = torch.full_like(self.clip_low, math.inf)
         chosen = torch.full_like(self.clip_low, START)
-        weight = self.smoothed_weight()
+        weight, split = self.smoothed_weight(), self.format.weight.granularity.split
         for ratio in torch.linspace(0.5, 0.995, 34).tolist():
             logit = math.log(ratio / (1 - ratio))
             self.clip_low.fill_(logit)
             self.clip_high.fill_(logit)
-            error = self.blocked(self.quantized_weight() - weight).square().sum(-1, keepdim=True)
+            error = split(self.quantized_weight() - weight).square().sum(-1, keepdim=True)
             better = error < best
             best, chosen = torch.where(better, error, best), torch.where(better, logit, chosen)
         self.clip_low.copy_(chosen)
@@ -180,7 +167,7 @@ class LearnableLinear(nn.Module):
         target = self.transformed(x)
         best, chosen = math.inf, 1.0
         amax = float(target.abs().max())
-        for ratio in torch.linspace(0.4 if self.format.activation == "dynamic" else 0.1, 0.995, 40).tolist():
+        for ratio in torch.linspace(0.4 if self.format.activation.dynamic else 0.1, 0.995, 40).tolist():
             self._set_act(ratio, amax)
             quantized, a = self.quantized_input(x)
             error = float(((quantized if a is None else quantized * a) - target).square().sum())
@@ -207,10 +194,8 @@ class LearnableLinear(nn.Module):
         `keep_scale`: divide the input by s at run time; False where s was folded into the layer before. `row_scale`
         [out]: factor of each output row (codes do not change: a row's grid scales with it).
         """
-        scale = self.weight_step()
-        codes = self.codes
-        if codes is None:
-            codes = weight_codes(self.clipped_weight(), scale, self.format.weight_bits, self.block)
+        scale = self.weight_scale()
+        codes = self.format.weight.codes(self.clipped_weight(), scale) if self.codes is None else self.codes
         bias: Tensor | None = self.bias
         kind_bias = None
         if self.kind_bias is not None:
@@ -220,10 +205,11 @@ class LearnableLinear(nn.Module):
             bias = None if bias is None else bias * row_scale
             kind_bias = None if kind_bias is None else kind_bias * row_scale
         transform = self._input_transform(keep_scale)
-        module = QuantLinear.from_codes(codes.to(torch.int8), scale, bias, self.format, transform, kind_bias)
-        if self.format.activation == "dynamic":
+        codes = codes.to(self.format.weight.grid.dtype)
+        module = QuantLinear.from_codes(codes, scale, bias, self.format, transform, kind_bias)
+        if self.format.mode == "dynamic":
             module.act_clip = self.act_clip.sigmoid()
-        elif self.format.activation == "static":
+        elif self.format.mode == "static":
             module.act_amax = self.log_amax.exp()
         return module
 

@@ -13,12 +13,10 @@ from torch import Tensor
 from qvggt.export.emulation import HALF
 from qvggt.export.parity import LINEAR_TOLERANCE, TIE_WIDTH, LinearParity
 from qvggt.export.subgraph import extract_linear
-from qvggt.formats.rounding import qmax, tensor_step
 from qvggt.models.vggt.network import VGGT
 from qvggt.progress import bar
 from qvggt.quant.conv import QuantConv2d
 from qvggt.quant.model import quantized_convs
-from qvggt.quant.scheme import CONV_BITS
 from qvggt.watching import watching
 
 HALF_OUTPUT = 0.07  # steps that fp16 may move the value of the largest code
@@ -52,19 +50,18 @@ def _compare(onnx_path: Path, path: str, module: QuantConv2d, x: Tensor) -> Line
     model = extract_linear(onnx_path, path, (1, None, None, None))
     if model.kind == TensorProto.FLOAT16:
         x = x.half().float()  # as it arrives in the network
-    spacing = tensor_step(module.out_amax, CONV_BITS)
-    exact = module.product(x.float()).double() / spacing.double()
+    grid = module.maps.grid
+    scale = grid.scale(module.out_amax)
+    exact = module.product(x.float()).double() / scale.double()
     if module.shape.shuffle > 1:
         exact = F.pixel_shuffle(exact, module.shape.shuffle)
-    q = qmax(CONV_BITS)
-    expected = exact.round().clamp(-q - 1, q)[0].numpy()
-    got = model.run(x[0].float().numpy()).astype(np.float64) / float(spacing)
+    expected = grid.round(exact, 1.0)[0].numpy()
+    got = model.run(x[0].float().numpy()).astype(np.float64) / float(scale)
     if model.kind in HALF:
         got = np.where(np.abs(got - got.round()) < HALF_OUTPUT, got.round(), got)  # the code, which left in fp16
     errors = np.abs(got - expected) / max(np.abs(expected).max(), 1e-30)
     errors[~np.isfinite(errors)] = np.inf
-    fraction = (exact - exact.floor() - 0.5).abs()[0].numpy()
-    width = HALF_TIE_WIDTH if model.kind in HALF else TIE_WIDTH
+    near = grid.near_boundary(exact, HALF_TIE_WIDTH if model.kind in HALF else TIE_WIDTH)[0].numpy()
     one_step = np.abs(got - expected) < 1.01
-    ties = (errors > LINEAR_TOLERANCE) & (fraction < width) & one_step
+    ties = (errors > LINEAR_TOLERANCE) & near & one_step
     return LinearParity(path, float(errors[~ties].max(initial=0.0)), errors.size, int(ties.sum()))

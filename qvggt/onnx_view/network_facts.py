@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
-from qvggt.quant.scheme import LinearFormat, Scheme
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.quant.scheme import Scheme
 
 FLOAT_TYPES: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
@@ -159,8 +160,7 @@ def _linear(graph: _Graph, node: NodeProto, weight: _Weight, scheme: Scheme | No
 
 
 def _wanted_by_scheme(format: LinearFormat, product: str) -> str:
-    weight = "INT4" if format.weight_bits == 4 else "INT8"
-    return wanted_kernel(weight, None if format.activation is None else "INT8", product)
+    return wanted_kernel(format.weight.grid.container, None if format.activation is None else "INT8", product)
 
 
 def _merged(a: QuantizedLinear, b: QuantizedLinear) -> QuantizedLinear:

@@ -11,21 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 
-from qvggt.formats.rounding import (
-    EPS,
-    WEIGHT_FLOOR,
-    clip_weight,
-    dequantize_weight,
-    qmax,
-    quantize_tokens,
-    round_to_grid,
-    spread,
-    step,
-    tensor_step,
-    token_range,
-    weight_codes,
-    weight_scale,
-)
+from qvggt.calib.import_quantvggt import clip_weight
+from qvggt.formats.granularity import ROW, TOKEN, block
+from qvggt.formats.grid import IntegerGrid
+from qvggt.formats.tensor_format import EPS, WEIGHT_FLOOR, TensorFormat, token_range
 
 GOLDEN = Path(__file__).parent.parent / "data" / "quantvggt_linear_reference.safetensors"
 values = st.floats(-1e3, 1e3, width=32)
@@ -34,6 +23,14 @@ bits = st.sampled_from([4, 6, 8])
 powers = st.integers(-6, 6).map(lambda n: 2.0**n)
 quick = settings(deadline=None, max_examples=60)
 HALF = 0.5001  # of a step: what rounding may move a value by, with room for float rounding
+
+
+def rows(bits: int) -> TensorFormat:
+    return TensorFormat(IntegerGrid(bits, narrow=True), ROW)
+
+
+def tokens_of(bits: int) -> TensorFormat:
+    return TensorFormat(IntegerGrid(bits), TOKEN, dynamic=True)
 
 
 def above_the_floors(x: torch.Tensor) -> torch.Tensor:
@@ -55,8 +52,8 @@ def test_reproduces_the_published_quantizer(case: int) -> None:
     if config["lwc"]:
         low, high = (tensors[f"params/clip_factor_w_{side}"].sigmoid() for side in ("min", "max"))
         weight = clip_weight(weight, low, high)
-    scale = weight_scale(weight, config["w_bits"])
-    quantized = dequantize_weight(weight_codes(weight, scale, config["w_bits"]), scale)
+    scale = rows(config["w_bits"]).scale(weight)
+    quantized = rows(bits).dequantize(rows(config["w_bits"]).codes(weight, scale), scale)
     if config["rotation"]:  # a product, whose last bit depends on the CPU; one code is at least 1 / 127
         torch.testing.assert_close(quantized, tensors["weight_fake_quant"], rtol=1e-6, atol=0)
     else:
@@ -64,7 +61,7 @@ def test_reproduces_the_published_quantizer(case: int) -> None:
     low = high = torch.ones(())
     if config["lac"]:
         low, high = (tensors[f"params/act_quantizer.clip_factor_a_{side}"].sigmoid() for side in ("min", "max"))
-    tokens = quantize_tokens(x, config["a_bits"], low, high)
+    tokens = tokens_of(config["a_bits"]).quantize_tokens(x, low, high)
     y = tokens.normalised @ quantized.T * tokens.range + tensors["params/linear.bias"]
     for name in ("y_eval", "y_train"):
         assert (y - tensors[name]).abs().max() < 1e-6 * tensors[name].abs().max()
@@ -73,31 +70,34 @@ def test_reproduces_the_published_quantizer(case: int) -> None:
 @quick
 @given(matrices, bits)
 def test_weights_stay_on_their_grid_and_close(weight: torch.Tensor, bits: int) -> None:
-    scale = weight_scale(weight, bits)
-    codes = weight_codes(weight, scale, bits)
+    scale = rows(bits).scale(weight)
+    codes = rows(bits).codes(weight, scale)
     assert codes.dtype == torch.int8
-    assert codes.abs().max() <= qmax(bits)
-    assert ((dequantize_weight(codes, scale) - weight).abs() <= scale * HALF).all()
+    assert codes.abs().max() <= IntegerGrid(bits).highest
+    assert ((rows(bits).dequantize(codes, scale) - weight).abs() <= scale * HALF).all()
 
 
 @quick
 @given(matrices, bits)
 def test_codes_of_a_dequantized_weight_are_the_same(weight: torch.Tensor, bits: int) -> None:
-    scale = weight_scale(weight, bits)
-    codes = weight_codes(weight, scale, bits)
-    dequantized = dequantize_weight(codes, scale)
-    assert torch.equal(weight_codes(dequantized, scale, bits), codes)
-    assert torch.equal(weight_codes(dequantized, weight_scale(dequantized, bits), bits), codes)
+    scale = rows(bits).scale(weight)
+    codes = rows(bits).codes(weight, scale)
+    dequantized = rows(bits).dequantize(codes, scale)
+    assert torch.equal(rows(bits).codes(dequantized, scale), codes)
+    assert torch.equal(rows(bits).codes(dequantized, rows(bits).scale(dequantized)), codes)
 
 
 @quick
 @given(matrices, bits, powers)
 def test_powers_of_two_change_the_scale_only(x: torch.Tensor, bits: int, power: float) -> None:
     x = above_the_floors(x)
-    scale, scaled = weight_scale(x, bits), weight_scale(x * power, bits)
+    scale, scaled = rows(bits).scale(x), rows(bits).scale(x * power)
     assert torch.equal(scaled, scale * power)
-    assert torch.equal(weight_codes(x * power, scaled, bits), weight_codes(x, scale, bits))
-    tokens, scaled_tokens = quantize_tokens(x, bits, 0.9, 0.8), quantize_tokens(x * power, bits, 0.9, 0.8)
+    assert torch.equal(rows(bits).codes(x * power, scaled), rows(bits).codes(x, scale))
+    tokens, scaled_tokens = (
+        tokens_of(bits).quantize_tokens(x, 0.9, 0.8),
+        tokens_of(bits).quantize_tokens(x * power, 0.9, 0.8),
+    )
     assert torch.equal(scaled_tokens.range, tokens.range * power)
     assert torch.equal(scaled_tokens.codes, tokens.codes)
 
@@ -105,13 +105,13 @@ def test_powers_of_two_change_the_scale_only(x: torch.Tensor, bits: int, power: 
 @quick
 @given(matrices, bits)
 def test_tokens_stay_on_their_grid_and_do_not_see_each_other(x: torch.Tensor, bits: int) -> None:
-    tokens = quantize_tokens(x, bits, 0.9, 0.8)
-    q = qmax(bits)
+    tokens = tokens_of(bits).quantize_tokens(x, 0.9, 0.8)
+    q = IntegerGrid(bits).highest
     assert tokens.codes.min() >= -q - 1
     assert tokens.codes.max() <= q
     assert torch.equal(tokens.codes, tokens.codes.round())
     for i in range(len(x)):
-        alone = quantize_tokens(x[i], bits, 0.9, 0.8)
+        alone = tokens_of(bits).quantize_tokens(x[i], 0.9, 0.8)
         assert torch.equal(alone.codes, tokens.codes[i])
         assert torch.equal(alone.range, tokens.range[i])
 
@@ -119,10 +119,10 @@ def test_tokens_stay_on_their_grid_and_do_not_see_each_other(x: torch.Tensor, bi
 @quick
 @given(matrices, bits, st.floats(0.5, 1.0), st.floats(0.5, 1.0))
 def test_tokens_are_within_half_a_step_inside_their_clips(x: torch.Tensor, bits: int, low: float, high: float) -> None:
-    tokens = quantize_tokens(x, bits, low, high)
+    tokens = tokens_of(bits).quantize_tokens(x, low, high)
     error = (tokens.normalised * tokens.range - x).abs()
-    assert (error <= tokens.range * step(bits) * HALF)[x.abs() <= tokens.range].all()
-    q = qmax(bits)
+    assert (error <= tokens.range * IntegerGrid(bits).unit_scale * HALF)[x.abs() <= tokens.range].all()
+    q = IntegerGrid(bits).highest
     assert (tokens.codes == q)[x > tokens.range].all()
     assert (tokens.codes <= -q)[x < -tokens.range].all()
 
@@ -131,14 +131,14 @@ def test_tokens_are_within_half_a_step_inside_their_clips(x: torch.Tensor, bits:
 @given(matrices, bits, st.floats(0.5, 1.0), st.floats(0.5, 1.0))
 def test_normalising_equals_the_published_per_token_scale(x: torch.Tensor, bits: int, low: float, high: float) -> None:
     """q = round(x / delta), delta = max(|m|, M) / Q (spec/quantvggt.md 2.2), except within float rounding of a tie."""
-    exact, q = x.double(), qmax(bits)
+    exact, q = x.double(), IntegerGrid(bits).highest
     top, bottom = exact.amax(-1).clamp_min(0) * high, exact.amin(-1).clamp_max(0) * low
     largest = torch.maximum(bottom.abs(), top)[:, None]
     assume(bool((largest > EPS).any()))
     scaled = exact / (largest.clamp_min(1e-30) / q)
     away = (((scaled - scaled.floor()) - 0.5).abs() > 1e-4) & (largest > EPS)
     expected = scaled.round().clamp(-q - 1, q)
-    assert torch.equal(quantize_tokens(x, bits, low, high).codes[away], expected[away].float())
+    assert torch.equal(tokens_of(bits).quantize_tokens(x, low, high).codes[away], expected[away].float())
 
 
 def test_ranges() -> None:
@@ -150,80 +150,81 @@ def test_ranges() -> None:
 @pytest.mark.parametrize("bits", [4, 6, 8])
 def test_half_goes_to_even(bits: int) -> None:
     x = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, 200.0, -200.0])
-    q = qmax(bits)
-    assert round_to_grid(x, 1.0, bits).tolist() == [0, 2, 2, 0, -2, q, -q - 1]
+    q = IntegerGrid(bits).highest
+    assert IntegerGrid(bits).round(x, 1.0).tolist() == [0, 2, 2, 0, -2, q, -q - 1]
     weight = torch.cat([x[:5], torch.tensor([float(q)])])[None]  # the last value makes the scale 1
-    codes = weight_codes(weight, weight_scale(weight, bits), bits)
+    codes = rows(bits).codes(weight, rows(bits).scale(weight))
     assert codes.tolist() == [[0, 2, 2, 0, -2, q]]
 
 
 @pytest.mark.parametrize("bits", [4, 6, 8])
 def test_steps_are_the_constants_of_the_file(bits: int) -> None:
     """The fp32 quotients that the exporter computes with numpy."""
-    q = np.float32(qmax(bits))
-    assert step(bits) == float(np.float32(1) / q)
+    q = np.float32(IntegerGrid(bits).highest)
+    assert IntegerGrid(bits).unit_scale == float(np.float32(1) / q)
     for amax in np.random.default_rng(0).lognormal(0, 3, 100).astype(np.float32):
-        assert tensor_step(torch.tensor(amax), bits).item() == amax / q
+        assert IntegerGrid(bits).scale(torch.tensor(amax)).item() == amax / q
 
 
 @pytest.mark.parametrize("bits", [4, 6, 8])
 def test_static_codes_saturate_at_the_range(bits: int) -> None:
-    q = qmax(bits)
+    q = IntegerGrid(bits).highest
     x = torch.tensor([0.0, 2.0, -2.0, 100.0, -100.0])
-    assert round_to_grid(x, tensor_step(torch.tensor(2.0), bits), bits).tolist() == [0, q, -q, q, -q - 1]
+    assert IntegerGrid(bits).round(x, IntegerGrid(bits).scale(torch.tensor(2.0))).tolist() == [0, q, -q, q, -q - 1]
 
 
 @pytest.mark.parametrize("bits", [4, 6, 8])
 def test_weight_codes_saturate_symmetrically(bits: int) -> None:
     """A grid may be laid over less than the row: GPTQ and learned clips do."""
-    weight, q = torch.tensor([[300.0, -300.0, 1.0]]), qmax(bits)
-    assert weight_codes(weight, torch.ones(1, 1), bits).tolist() == [[q, -q, 1]]
+    weight, q = torch.tensor([[300.0, -300.0, 1.0]]), IntegerGrid(bits).highest
+    assert rows(bits).codes(weight, torch.ones(1, 1)).tolist() == [[q, -q, 1]]
 
 
 def test_zero_rows_and_tokens_stay_zero() -> None:
     weight = torch.zeros(2, 5)
-    scale = weight_scale(weight, 4)
+    scale = rows(4).scale(weight)
     assert torch.equal(scale, torch.full((2, 1), WEIGHT_FLOOR / 7))
-    assert dequantize_weight(weight_codes(weight, scale, 4), scale).abs().max() == 0
-    tokens = quantize_tokens(torch.zeros(3, 5), 4)
+    assert rows(4).dequantize(rows(4).codes(weight, scale), scale).abs().max() == 0
+    tokens = tokens_of(4).quantize_tokens(torch.zeros(3, 5))
     assert (tokens.normalised * tokens.range).abs().max() == 0
     assert tokens.range.unique().tolist() == pytest.approx([EPS])
 
 
 @quick
 @given(st.integers(1, 5), st.integers(1, 40), st.integers(1, 16))
-def test_blocks_have_their_own_scale(rows: int, columns: int, block: int) -> None:
-    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(columns))
-    scale = weight_scale(weight, 4, block)
-    assert scale.shape == (rows, -(-columns // block))
-    assert spread(scale, columns, block).shape == weight.shape
-    last = weight[:, (columns - 1) // block * block :]
-    assert torch.equal(scale[:, -1], weight_scale(last, 4)[:, 0])
-    error = dequantize_weight(weight_codes(weight, scale, 4, block), scale, block) - weight
-    assert (error.abs() <= spread(scale, columns, block) * 0.5001).all()
+def test_blocks_have_their_own_scale(count: int, columns: int, size: int) -> None:
+    format = TensorFormat(IntegerGrid(4, narrow=True), block(size))
+    weight = torch.randn(count, columns, generator=torch.Generator().manual_seed(columns))
+    scale = format.scale(weight)
+    assert scale.shape == (count, -(-columns // size))
+    assert format.granularity.expand(scale, columns).shape == weight.shape
+    last = weight[:, (columns - 1) // size * size :]
+    assert torch.equal(scale[:, -1], rows(4).scale(last)[:, 0])
+    error = format.dequantize(format.codes(weight, scale), scale) - weight
+    assert (error.abs() <= format.granularity.expand(scale, columns) * 0.5001).all()
 
 
 @pytest.mark.parametrize("bits", [4, 6, 8])
 def test_fake_quant_is_an_integer_product(bits: int) -> None:
     generator = torch.Generator().manual_seed(bits)
     weight, x = torch.randn(16, 64, generator=generator), torch.randn(9, 64, generator=generator)
-    scale = weight_scale(weight, bits)
-    codes, tokens = weight_codes(weight, scale, bits), quantize_tokens(x, bits)
-    fake = tokens.normalised @ dequantize_weight(codes, scale).T * tokens.range
+    scale = rows(bits).scale(weight)
+    codes, tokens = rows(bits).codes(weight, scale), tokens_of(bits).quantize_tokens(x)
+    fake = tokens.normalised @ rows(bits).dequantize(codes, scale).T * tokens.range
     integers = tokens.codes.long() @ codes.long().T
-    exact = integers.double() * step(bits) * scale.double().T * tokens.range.double()
+    exact = integers.double() * IntegerGrid(bits).unit_scale * scale.double().T * tokens.range.double()
     assert (fake - exact).abs().max() < 1e-6 * exact.abs().max()
 
 
 @pytest.mark.parametrize("bits", [4, 6, 8])
 def test_works_in_float64(bits: int) -> None:
     x = torch.randn(40, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    tokens, single = quantize_tokens(x, bits), quantize_tokens(x.float(), bits)
+    tokens, single = tokens_of(bits).quantize_tokens(x), tokens_of(bits).quantize_tokens(x.float())
     assert tokens.codes.dtype == tokens.normalised.dtype == tokens.range.dtype == torch.float64
     assert torch.equal(tokens.codes, single.codes.double())
-    scale = weight_scale(x, bits)
+    scale = rows(bits).scale(x)
     assert scale.dtype == torch.float64
-    assert torch.equal(weight_codes(x, scale, bits), weight_codes(x.float(), scale.float(), bits))
+    assert torch.equal(rows(bits).codes(x, scale), rows(bits).codes(x.float(), scale.float()))
 
 
 def test_clips_hold_each_row_to_its_own_extremes() -> None:

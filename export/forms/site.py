@@ -77,7 +77,7 @@ class Site:
         back). The inner scale is `scale` itself in fp32; in a half type `grid.fraction`, so that no product of
         K < 65504 terms overflows.
         """
-        if container != grid.container or not grid.fills(grid.container_bits):
+        if container != grid.container or grid.storage_bits < grid.container_bits:
             # the same products as the reference's range has, so both sides saturate at the same float
             bounds = [scalar(np.float32(end) * scale) for end in (grid.lowest, grid.highest)]
             x = self.op("Clip", [x, *(self.builder.constant(exact_name("bound", b), b) for b in bounds)])

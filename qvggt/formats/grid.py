@@ -6,6 +6,7 @@ QuantizeLinear agree). Nobody outside counts bits: whoever needs codes, a scale 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,8 +20,7 @@ class Grid(ABC):
     """Codes a value is rounded to, in units of a scale: value ~ code * scale.
 
     name: such as "int8". lowest, highest: the extreme codes. storage_bits: of a code where codes are packed.
-    container_bits, container: the smallest ONNX type that holds the codes, e.g. 4 and "INT4". fraction: the power of
-    two that brings every code into [-1, 1], where a half type holds codes exactly and no product of them overflows.
+    container_bits, container: the smallest ONNX type that holds the codes, e.g. 4 and "INT4".
     """
 
     name: str
@@ -29,7 +29,6 @@ class Grid(ABC):
     storage_bits: int
     container_bits: int
     container: str
-    fraction: float
 
     @property
     @abstractmethod
@@ -66,13 +65,15 @@ class Grid(ABC):
 
         return float(np.float32(1) / np.float32(self.highest))
 
+    @property
+    def fraction(self) -> float:
+        """The power of two that brings every code into [-1, 1], where a half type holds codes exactly and no product
+        of them overflows."""
+        return 2.0 ** -math.ceil(math.log2(max(self.highest, -self.lowest)))
+
     def clip(self, x: Tensor, scale: Tensor) -> Tensor:
         """x held to the range of the codes: what an ONNX Clip does where the container is wider than the grid."""
         return x.clamp(self.lowest * scale, self.highest * scale)
-
-    def fills(self, container_bits: int) -> bool:
-        """Whether every code of a container of so many bits is on the grid, which needs no Clip then."""
-        return self.storage_bits == container_bits
 
 
 @dataclass(frozen=True)
@@ -82,33 +83,12 @@ class IntegerGrid(Grid):
     bits: int
     narrow: bool = False
 
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return f"int{self.bits}"
-
-    @property
-    def highest(self) -> float:  # type: ignore[override]
-        return 2 ** (self.bits - 1) - 1
-
-    @property
-    def lowest(self) -> float:  # type: ignore[override]
-        return -self.highest if self.narrow else -self.highest - 1
-
-    @property
-    def storage_bits(self) -> int:  # type: ignore[override]
-        return self.bits
-
-    @property
-    def container_bits(self) -> int:  # type: ignore[override]
-        return 4 if self.bits <= 4 else 8
-
-    @property
-    def container(self) -> str:  # type: ignore[override]
-        return f"INT{self.container_bits}"
-
-    @property
-    def fraction(self) -> float:  # type: ignore[override]
-        return 2.0 ** (1 - self.bits)
+    def __post_init__(self) -> None:
+        q, container = 2 ** (self.bits - 1) - 1, 4 if self.bits <= 4 else 8
+        facts = {"highest": q, "lowest": -q if self.narrow else -q - 1, "storage_bits": self.bits}
+        facts |= {"name": f"int{self.bits}", "container_bits": container, "container": f"INT{container}"}
+        for name, value in facts.items():
+            object.__setattr__(self, name, value)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -124,8 +104,7 @@ class IntegerGrid(Grid):
         return codes.clamp(self.lowest, self.highest)
 
     def near_boundary(self, x: Tensor, width: float) -> Tensor:
-        near = ((x - x.floor()) - 0.5).abs() < width
-        return near & (x.abs() < self.highest + 1)
+        return (((x - x.floor()) - 0.5).abs() < width) & (x.abs() < self.highest + 1)
 
     def pack(self, codes: Tensor) -> Tensor:
         import torch

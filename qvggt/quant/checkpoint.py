@@ -29,6 +29,8 @@ from qvggt.models.folded import applied_fold, fold_structure_
 from qvggt.models.loading import restore_constants
 from qvggt.models.vggt.config import VGGTConfig
 from qvggt.models.vggt.network import VGGT
+from qvggt.quant.conv import QuantConv2d
+from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import prepare_, quantized_convs, quantized_linears, transform_specs
 from qvggt.quant.scheme import Scheme
 from qvggt.quant.transform import TransformSpec
@@ -175,8 +177,8 @@ def load_calibrated(path: str | Path) -> Calibrated:
 
 def packed_grids(model: nn.Module) -> dict[str, Grid]:
     """State-dict key -> grid of the codes that are stored packed."""
-    layers = (*quantized_linears(model), *quantized_convs(model))
-    grids = {f"{path}.codes": module.format.weight.grid for path, module in layers}
+    layers: list[tuple[str, QuantLinear | QuantConv2d]] = [*quantized_linears(model), *quantized_convs(model)]
+    grids = {f"{path}.codes": layer.format.weight.grid for path, layer in layers}
     return {key: grid for key, grid in grids.items() if grid.storage_bits < 8}
 
 

@@ -55,6 +55,16 @@ def test_integer_formats(
         assert format.convolution.name == f"w{weight}a8-static"
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("bits", range(3, 9))
+def test_an_integer_grid(bits: int, narrow: bool) -> None:
+    grid = IntegerGrid(bits, narrow)
+    q = 2 ** (bits - 1) - 1
+    assert (grid.lowest, grid.highest, grid.storage_bits) == (-q if narrow else -q - 1, q, bits)
+    assert (grid.container, grid.container_bits) == (("INT4", 4) if bits <= 4 else ("INT8", 8))
+    assert grid.fraction == 2 ** (1 - bits)
+
+
 def test_a_name_without_a_mode_takes_the_one_asked_for() -> None:
     assert find_format("w4a4") is find_format("w4a4-dynamic") is FORMATS["w4a4-dynamic"]
     assert find_format("w4a4", "static") is find_format("w4a4-static", "dynamic")

@@ -10,17 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvggt.formats.linear_format import LinearFormat
-from qvggt.formats.tensor_format import EPS, WEIGHT_FLOOR, token_range
+from qvggt.formats.tensor_format import EPS, WEIGHT_FLOOR
 from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.transform import InputTransform, TransformSpec
 
 START = 4.0  # logit of the clips at the start: 0.982 of the observed extremes
-
-
-def round_ste(x: Tensor) -> Tensor:
-    """Round half to even; the gradient passes straight through."""
-    return x + (x.round() - x).detach()
 
 
 class LearnableLinear(nn.Module):
@@ -31,7 +26,7 @@ class LearnableLinear(nn.Module):
 
     The input loses the mean of its token's kind (where `start_center` gave some), is rotated (if the linear has an
     online rotation) and divided by s; the weight carries the inverse.
-    Same arithmetic as `QuantLinear`, with straight-through rounding; scales and clips are not detached.
+    The rounding is `QuantLinear`'s own, passed straight through; scales and clips are not detached.
     """
 
     def __init__(
@@ -87,35 +82,20 @@ class LearnableLinear(nn.Module):
         high = smoothed.amax(-1, keepdim=True).clamp_min(0) * self.clip_high.sigmoid()
         return torch.maximum(torch.minimum(smoothed, high), low).flatten(1)[:, : self.weight.shape[1]]
 
-    def weight_scale(self) -> Tensor:
-        """Scale of each block of each row, [out, blocks]."""
-        return self.format.weight.scale(self.clipped_weight())
-
-    def column_scale(self) -> Tensor:
-        """Scale of every weight, [out, in]."""
-        scale = self.weight_scale()
-        width = self.format.weight.granularity.size or self.weight.shape[1]
-        return scale.repeat_interleave(width, dim=1)[:, : self.weight.shape[1]]
-
     def quantized_weight(self) -> Tensor:
-        q = self.format.weight.grid.highest
-        s = self.column_scale()
-        codes = round_ste(self.clipped_weight() / s).clamp(-q, q) if self.codes is None else self.codes.to(s.dtype)
-        return codes * s
+        format, weight = self.format.weight, self.clipped_weight()
+        scale = format.scale(weight)
+        return format.dequantize(format.round(weight, scale, True) if self.codes is None else self.codes, scale)
+
+    @property
+    def act_ranges(self) -> Tensor:
+        """Clip ratios [2] or the range of the tensor [], whichever the format has."""
+        return self.act_clip.sigmoid() if self.format.mode == "dynamic" else self.log_amax.exp()
 
     def quantized_input(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(transformed input on its grid, the token ranges to multiply back or None); x is centered already."""
-        x = self.transformed(x)
-        if self.format.activation is None:
-            return x, None
-        grid = self.format.activation.grid
-        q = grid.highest
-        if self.format.activation.dynamic:
-            low, high = self.act_clip.sigmoid()
-            a = token_range(x, low, high)
-            return round_ste(x / a * q).clamp(-q - 1, q) * grid.unit_scale, a
-        s = self.log_amax.exp() / q
-        return round_ste((x / s).clamp(-q - 1, q)) * s, None
+        x, activation = self.transformed(x), self.format.activation
+        return (x, None) if activation is None else activation.quantize(x, self.act_ranges, straight_through=True)
 
     def quantized_product(self, x: Tensor) -> Tensor:
         """The values the weight is multiplied with for a centered x, token ranges included [..., in]."""
@@ -194,8 +174,9 @@ class LearnableLinear(nn.Module):
         `keep_scale`: divide the input by s at run time; False where s was folded into the layer before. `row_scale`
         [out]: factor of each output row (codes do not change: a row's grid scales with it).
         """
-        scale = self.weight_scale()
-        codes = self.format.weight.codes(self.clipped_weight(), scale) if self.codes is None else self.codes
+        format, weight = self.format.weight, self.clipped_weight()
+        scale = format.scale(weight)
+        codes = format.codes(weight, scale) if self.codes is None else self.codes.to(format.grid.dtype)
         bias: Tensor | None = self.bias
         kind_bias = None
         if self.kind_bias is not None:
@@ -205,12 +186,11 @@ class LearnableLinear(nn.Module):
             bias = None if bias is None else bias * row_scale
             kind_bias = None if kind_bias is None else kind_bias * row_scale
         transform = self._input_transform(keep_scale)
-        codes = codes.to(self.format.weight.grid.dtype)
         module = QuantLinear.from_codes(codes, scale, bias, self.format, transform, kind_bias)
         if self.format.mode == "dynamic":
-            module.act_clip = self.act_clip.sigmoid()
+            module.act_clip = self.act_ranges
         elif self.format.mode == "static":
-            module.act_amax = self.log_amax.exp()
+            module.act_amax = self.act_ranges
         return module
 
     def _input_transform(self, keep_scale: bool) -> InputTransform | None:

@@ -247,8 +247,9 @@ def _round(
             to.update(learnable.quantized_product(learnable.centered(x, kinds)) * weight)
 
         source.visit(stage, quantized, {name: add}, recipe.frame_shapes)
-        grid, scale = learnable.format.weight.grid, learnable.column_scale()
-        learnable.codes = gptq_codes(learnable.clipped_weight(), scale, grid, moments)
+        format, weight = learnable.format.weight, learnable.clipped_weight()
+        scale = format.granularity.expand(format.scale(weight), weight.shape[1])
+        learnable.codes = gptq_codes(weight, scale, format.grid, moments)
 
 
 @torch.no_grad()

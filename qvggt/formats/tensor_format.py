@@ -47,35 +47,43 @@ class TensorFormat:
         """Scale of each row or block: weight [out, in] -> [out, groups]."""
         return self.grid.scale(self.granularity.amax(weight).clamp_min(WEIGHT_FLOOR))
 
+    def round(self, weight: Tensor, scale: Tensor, straight_through: bool = False) -> Tensor:
+        """Round-to-nearest codes [out, in], held in the weight's dtype."""
+        return self.grid.round(weight, self.granularity.expand(scale, weight.shape[-1]), straight_through)
+
     def codes(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Round-to-nearest codes [out, in] in the grid's own dtype."""
-        return self.grid.round(weight, self.granularity.expand(scale, weight.shape[-1])).to(self.grid.dtype)
+        return self.round(weight, scale).to(self.grid.dtype)
 
     def dequantize(self, codes: Tensor, scale: Tensor) -> Tensor:
         """codes * scale, in the scale's dtype [out, in]."""
         return codes.to(scale.dtype) * self.granularity.expand(scale, codes.shape[-1])
 
-    def quantize_tokens(self, x: Tensor, low: float | Tensor = 1.0, high: float | Tensor = 1.0) -> TokenQuantized:
+    def quantize_tokens(
+        self, x: Tensor, low: float | Tensor = 1.0, high: float | Tensor = 1.0, straight_through: bool = False
+    ) -> TokenQuantized:
         """Dynamic per-token quantization: normalise by the token's range, then a constant scale (DESIGN 3.5).
 
         Values outside the range saturate at the grid's extreme codes.
         """
         a, scale = token_range(x, low, high), self.grid.unit_scale
-        return TokenQuantized(self.grid.round(x / a, scale), scale, a)
+        return TokenQuantized(self.grid.round(x / a, scale, straight_through), scale, a)
 
-    def quantize_tensor(self, x: Tensor, amax: Tensor) -> Tensor:
+    def quantize_tensor(self, x: Tensor, amax: Tensor, straight_through: bool = False) -> Tensor:
         """x on the grid of the range of a whole tensor (a scalar)."""
         scale = self.grid.scale(amax)
-        return self.grid.round(x, scale) * scale
+        if straight_through:  # changes no code: what lies beyond the range learns the range, also within half a code
+            x = self.grid.clip(x, scale)
+        return self.grid.round(x, scale, straight_through) * scale
 
-    def quantize(self, x: Tensor, ranges: Tensor) -> tuple[Tensor, Tensor | None]:
+    def quantize(self, x: Tensor, ranges: Tensor, straight_through: bool = False) -> tuple[Tensor, Tensor | None]:
         """(what a weight is multiplied with [..., in], the token ranges [..., 1] to multiply back after it or None).
 
         ranges: clip ratios [2] of the negative and the positive side where dynamic, else the range of the tensor [].
         """
         if not self.dynamic:
-            return self.quantize_tensor(x, ranges), None
-        tokens = self.quantize_tokens(x, ranges[0], ranges[1])
+            return self.quantize_tensor(x, ranges, straight_through), None
+        tokens = self.quantize_tokens(x, ranges[0], ranges[1], straight_through)
         return tokens.normalised, tokens.range
 
 

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 
 from qvggt.calib.import_quantvggt import clip_weight
-from qvggt.formats.granularity import ROW, TOKEN, block
+from qvggt.formats.granularity import ROW, TENSOR, TOKEN, block
 from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.tensor_format import EPS, WEIGHT_FLOOR, TensorFormat, token_range
 
@@ -53,7 +53,7 @@ def test_reproduces_the_published_quantizer(case: int) -> None:
         low, high = (tensors[f"params/clip_factor_w_{side}"].sigmoid() for side in ("min", "max"))
         weight = clip_weight(weight, low, high)
     scale = rows(config["w_bits"]).scale(weight)
-    quantized = rows(bits).dequantize(rows(config["w_bits"]).codes(weight, scale), scale)
+    quantized = rows(config["w_bits"]).dequantize(rows(config["w_bits"]).codes(weight, scale), scale)
     if config["rotation"]:  # a product, whose last bit depends on the CPU; one code is at least 1 / 127
         torch.testing.assert_close(quantized, tensors["weight_fake_quant"], rtol=1e-6, atol=0)
     else:
@@ -231,3 +231,67 @@ def test_clips_hold_each_row_to_its_own_extremes() -> None:
     weight = torch.tensor([[-4.0, -1.0, 2.0], [1.0, 3.0, 2.0], [-1.0, -3.0, -2.0]])
     clipped = clip_weight(weight, torch.tensor([[0.5], [0.5], [0.5]]), torch.tensor([[0.25], [0.5], [0.5]]))
     assert clipped.tolist() == [[-2, -1, 0.5], [1, 1.5, 1.5], [-1, -1.5, -1.5]]
+
+
+def round_ste(x: torch.Tensor) -> torch.Tensor:
+    return x + (x.round() - x).detach()
+
+
+def apart(mode: str, bits: int, x: torch.Tensor, ranges: torch.Tensor) -> torch.Tensor:
+    """Fake quantization as calibration learned through it when it had a rounding of its own."""
+    q = 2 ** (bits - 1) - 1
+    if mode == "dynamic":
+        a = token_range(x, *ranges)
+        return round_ste(x / a * q).clamp(-q - 1, q) / q * a
+    if mode == "static":
+        s = ranges / q
+        return round_ste((x / s).clamp(-q - 1, q)) * s
+    s = ranges.clamp_min(WEIGHT_FLOOR) / q
+    return round_ste(x / s).clamp(-q, q) * s
+
+
+def shared(mode: str, bits: int, x: torch.Tensor, ranges: torch.Tensor) -> torch.Tensor:
+    if mode == "weight":
+        scale = IntegerGrid(bits).scale(ranges.clamp_min(WEIGHT_FLOOR))
+        return rows(bits).dequantize(rows(bits).round(x, scale, straight_through=True), scale)
+    dynamic = mode == "dynamic"
+    format = TensorFormat(IntegerGrid(bits), TOKEN if dynamic else TENSOR, dynamic)
+    values, a = format.quantize(x, ranges, straight_through=True)
+    return values if a is None else values * a
+
+
+@pytest.mark.parametrize("where", ["inside", "at", "within half a code", "beyond"])
+@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("mode", ["dynamic", "static", "weight"])
+def test_gradients_pass_straight_through(mode: str, bits: int, where: str) -> None:
+    """To the values and to their range alike, both ends of it: those of the separate forms it replaced."""
+    q = 2 ** (bits - 1) - 1
+    extreme = {"inside": 0.6, "at": 1.0, "within half a code": 1 + 0.3 / q, "beyond": 1.1}[where]
+    generator = torch.Generator().manual_seed(bits)
+    ranges = {"dynamic": torch.tensor([0.8, 0.9]), "static": torch.tensor(2.0), "weight": torch.full((6, 1), 2.0)}[mode]
+    limit = 0.9 if mode == "dynamic" else 2.0  # of a token whose largest value is 1
+    x = (torch.rand(6, 50, generator=generator) * 1.6 - 0.8) * limit
+    x[:, 0], x[:, 1], x[:, 2] = (1.0, extreme * limit, -extreme * limit)
+    goal = torch.rand(6, 50, generator=generator)
+    found = []
+    for quantize in (apart, shared):
+        leaves = x.clone().requires_grad_(), ranges.clone().requires_grad_()
+        y = quantize(mode, bits, *leaves)
+        ((y - goal) ** 2).sum().backward()
+        found.append((y.detach(), *(leaf.grad for leaf in leaves)))
+    assert found[0][1] is not None
+    assert (found[0][1][:, 1] == 0).all() == (where == "beyond" or (where == "within half a code" and mode == "static"))
+    for old, new in zip(*found, strict=True):
+        torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_straight_through_gives_the_same_codes(bits: int) -> None:
+    x = torch.randn(500, generator=torch.Generator().manual_seed(0)) * 3
+    scale = IntegerGrid(bits).scale(torch.tensor(4.0))
+    assert torch.equal(IntegerGrid(bits).round(x, scale, straight_through=True), IntegerGrid(bits).round(x, scale))
+    format = TensorFormat(IntegerGrid(bits), TENSOR)
+    assert torch.equal(
+        format.quantize_tensor(x, torch.tensor(4.0), straight_through=True),
+        format.quantize_tensor(x, torch.tensor(4.0)),
+    )

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qvggt.export.forms import site as forms
-from qvggt.export.forms.integer_product import emit_integer_product, int4_product
+from qvggt.export.forms.integer_product import int4_product
 from qvggt.export.forms.site import FP32, Site
-from qvggt.export.forms.weight_only import emit_weight_only
+from qvggt.export.forms.table import find_form
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.kinds import TokenKinds
 from qvggt.export.precision import Precision
@@ -53,9 +53,7 @@ def emit_linear(
         x = before.op("Sub", [before.cast(x, FP32), center])
     if module.transform is not None:
         x = _transformed(site, module.transform, x)
-    if module.format.activation is None:
-        return emit_weight_only(site, module, x)
-    y = emit_integer_product(site, module, x)
+    y = find_form(module.format)(site, module, x)
     if module.kind_bias is not None and kinds is not None:
         after, table = site.at(f"{path}.kind_bias"), forms.array(module.kind_bias)
         bias = kinds.spread(after.path, f"{site.parameters}.kind_bias", table, spread_copies)

@@ -5,14 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 from qvggt.export.forms.site import FP32, Site, array, exact_name, scalar
+from qvggt.formats.granularity import ROW, TENSOR, TOKEN
+from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import LinearFormat
-from qvggt.formats.tensor_format import EPS, TensorFormat
+from qvggt.formats.tensor_format import EPS
 from qvggt.quant.linear import QuantLinear
 from qvggt.target import Target
 
 
+def takes(format: LinearFormat) -> bool:
+    """Integers on both sides: a scale per row of the weight, per token or per tensor of the input."""
+    activation, weight = format.activation, format.weight
+    if activation is None or weight.granularity != ROW or activation.granularity not in (TOKEN, TENSOR):
+        return False
+    return isinstance(weight.grid, IntegerGrid) and isinstance(activation.grid, IntegerGrid)
+
+
 def emit_integer_product(site: Site, module: QuantLinear, x: str) -> str:
-    """x of any float type -> y fp32, without the bias: the scales after the product are fp32."""
+    """y fp32, as the scales after the product are."""
     activation = module.format.activation
     assert activation is not None
     container = "INT4" if int4_product(module.format, site.target) else "INT8"
@@ -60,8 +70,8 @@ def _weight(site: Site, module: QuantLinear, container: str, gain: float) -> tup
 
     Codes stored as INT4 are INT4 in an INT4 product and expanded in an INT8 one.
     """
-    format: TensorFormat = module.format.weight
-    grid, stored = format.grid, format.grid.container
+    grid = module.format.weight.grid
+    stored = grid.container
     codes, scales = array(module.codes), array(module.weight_scale)[:, 0]  # [N, K], [N]
     # TensorRT crashes on row scales after `expanded`
     inside = site.precision is FP32 and site.target is Target.CPU and stored != "INT4"

@@ -8,9 +8,16 @@ import numpy as np
 
 from qvggt.export.forms.site import Array, Site, array, scalar
 from qvggt.export.precision import Precision
+from qvggt.formats.grid import IntegerGrid
+from qvggt.formats.linear_format import LinearFormat
 from qvggt.quant.linear import QuantLinear
 
 SMALLEST_NORMAL = 2.0**-14  # of fp16: below, block scales would lose digits
+
+
+def takes(format: LinearFormat) -> bool:
+    """Integer weights under floating-point activations."""
+    return format.activation is None and isinstance(format.weight.grid, IntegerGrid)
 
 
 def emit_weight_only(site: Site, module: QuantLinear, x: str) -> str:
@@ -30,7 +37,7 @@ def emit_weight_only(site: Site, module: QuantLinear, x: str) -> str:
     if lift != 1:
         down = site.builder.real(f"lift_{int(math.log2(lift))}", scalar(1 / lift), site.precision)
         y = site.op("Mul", [y, down])
-    return site.biased(y, module.bias)
+    return y
 
 
 def whole_blocks(scales: Array, block: int, length: int) -> tuple[Array, int]:

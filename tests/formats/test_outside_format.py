@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from small_network import SIZE, small_model
 
@@ -16,11 +19,13 @@ from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.recipe import find_recipe
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.calib.sensitivity import weight_bytes
+from qvggt.errors import QvggtError
 from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.export.forms import table
 from qvggt.export.lint import errors, lint_model
 from qvggt.export.parity import check_linears, check_outputs
 from qvggt.export.subgraph import session_options
-from qvggt.formats.granularity import ROW, TOKEN
+from qvggt.formats.granularity import ROW, TOKEN, block
 from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import FORMATS, choices, find_linear_format, register
@@ -28,6 +33,7 @@ from qvggt.formats.tensor_format import TensorFormat
 from qvggt.models.vggt.network import VGGT
 from qvggt.onnx_view.network_facts import network_facts
 from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
+from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import quantized_linears
 from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.target import Target
@@ -119,3 +125,23 @@ def test_export_lint_parity_and_layer_facts(target: Target, calibrated: tuple[VG
     facts = network_facts(onnx.load(path), scheme)
     kernels = {(linear.path, linear.weight, linear.activation, linear.wanted) for linear in facts.linears}
     assert kernels == {(path, "INT8", "INT8", "INT8 GEMM") for path, _ in quantized_linears(model)}
+
+
+def test_a_form_can_come_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that no form takes is refused by name; a registered form is used where it says so."""
+    format = find_linear_format("w5a5")
+    odd = replace(format, bits="w5a5b", weight=TensorFormat(format.weight.grid, block(16)))
+    monkeypatch.setitem(FORMATS, odd.name, odd)
+    model, scheme = network(), Scheme("w5a5b")
+    quantize_rtn_(model, scheme, progress=False)
+    with pytest.raises(QvggtError, match="w5a5b-dynamic: cannot be exported"):
+        export_onnx(model, scheme, ExportConfig(SIZE, SIZE), tmp_path / "m.onnx")
+    outside = (lambda f: f is odd, lambda site, module, x: site.op("MatMul", [x, site.real("w", weight(module))]))
+    monkeypatch.setattr(table, "FORMS", [*table.FORMS, outside])
+    export_onnx(model, scheme, ExportConfig(SIZE, SIZE), tmp_path / "m.onnx")
+    names = {tensor.name for tensor in onnx.load(tmp_path / "m.onnx").graph.initializer}
+    assert f"{PATH}.w" in names
+
+
+def weight(module: QuantLinear) -> NDArray[np.float32]:
+    return module.weight_dequantized().numpy().T

@@ -16,7 +16,7 @@ from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import choices
 from qvggt.models.folded import applied_fold
 from qvggt.models.vggt.network import VGGT
-from qvggt.quant import parse_scheme, quantized_linears
+from qvggt.quant import Scheme, parse_scheme, quantized_linears
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +184,15 @@ def test_special_tokens_weigh_what_they_are_given() -> None:
 def test_unknown_recipe_names_the_known() -> None:
     with pytest.raises(QvggtError, match="rtn, smoothquant, quarot, quantvggt, qvggt"):
         find_recipe("none")
+
+
+def test_activation_modes_can_differ_within_a_block(batches: list[torch.Tensor]) -> None:
+    model, scheme = small_model(seed=1), Scheme("w4a4", overrides=(("aggregator.*.mlp.fc1", "w8a8-static"),))
+    calibrate_(model, scheme, find_recipe("qvggt").replace(epochs=1), batches, progress=False)
+    linears = dict(quantized_linears(model))
+    for path, linear in linears.items():
+        static = path.endswith("fc1")
+        assert linear.format.name == ("w8a8-static" if static else "w4a4-dynamic")
+        assert (float(linear.act_amax) != 1) if static else (linear.act_clip < 1).all()
+    assert len(linears) == 4 * 9
+    assert distance(model, batches[0]) < 0.3

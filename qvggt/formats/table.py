@@ -11,7 +11,6 @@ from qvggt.formats.linear_format import (
     Activation,
     FloatFormat,
     Format,
-    LinearFormat,
     integer_format,
     weight_only_format,
 )
@@ -42,7 +41,7 @@ def choices_text() -> str:
 
 def is_format(name: object) -> bool:
     """Whether a name is in the table, with or without its activation mode."""
-    return name in FORMATS or name in choices()
+    return isinstance(name, str) and (name in FORMATS or name in choices())
 
 
 def find_format(name: str, activation: Activation = "dynamic") -> Format:
@@ -56,14 +55,6 @@ def find_format(name: str, activation: Activation = "dynamic") -> Format:
     if format is None:
         others = [other for other, format in FORMATS.items() if format.bits == name]
         raise QvggtError(f"bits {name}: has no {activation} activations; expected {' or '.join(others)}")
-    return format
-
-
-def find_linear_format(name: str, activation: Activation = "dynamic") -> LinearFormat:
-    """As `find_format`, of a name that quantizes; QvggtError for a float type."""
-    format = find_format(name, activation)
-    if not isinstance(format, LinearFormat):
-        raise QvggtError(f"bits {name}: quantizes nothing; expected one of {', '.join(choices())}")
     return format
 
 

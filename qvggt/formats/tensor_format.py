@@ -19,19 +19,6 @@ WEIGHT_FLOOR = 1e-5  # floor of a row's largest weight, as in the published meth
 
 
 @dataclass(frozen=True)
-class TokenQuantized:
-    """Activations on their grid: x ~ codes * scale * range. `codes` are held in the input's dtype."""
-
-    codes: Tensor  # [..., in]
-    scale: float  # that of a range of 1, a constant
-    range: Tensor  # [..., 1], one value per token
-
-    @property
-    def normalised(self) -> Tensor:
-        return self.codes * self.scale
-
-
-@dataclass(frozen=True)
 class TensorFormat:
     """Numbers of one operand. dynamic: the scale is taken from the values at run time; else it is a constant.
 
@@ -61,13 +48,14 @@ class TensorFormat:
 
     def quantize_tokens(
         self, x: Tensor, low: float | Tensor = 1.0, high: float | Tensor = 1.0, straight_through: bool = False
-    ) -> TokenQuantized:
+    ) -> tuple[Tensor, Tensor]:
         """Dynamic per-token quantization: normalise by the token's range, then a constant scale (DESIGN 3.5).
 
+        Returns (codes [..., in], ranges [..., 1]) with x ~ codes * `grid.unit_scale` * range, both in x's dtype.
         Values outside the range saturate at the grid's extreme codes.
         """
-        a, scale = token_range(x, low, high), self.grid.unit_scale
-        return TokenQuantized(self.grid.round(x / a, scale, straight_through), scale, a)
+        a = token_range(x, low, high)
+        return self.grid.round(x / a, self.grid.unit_scale, straight_through), a
 
     def quantize_tensor(self, x: Tensor, amax: Tensor, straight_through: bool = False) -> Tensor:
         """x on the grid of the range of a whole tensor (a scalar)."""
@@ -83,8 +71,8 @@ class TensorFormat:
         """
         if not self.dynamic:
             return self.quantize_tensor(x, ranges, straight_through), None
-        tokens = self.quantize_tokens(x, ranges[0], ranges[1], straight_through)
-        return tokens.normalised, tokens.range
+        codes, a = self.quantize_tokens(x, ranges[0], ranges[1], straight_through)
+        return codes * self.grid.unit_scale, a
 
 
 def token_range(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:

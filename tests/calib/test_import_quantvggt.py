@@ -31,7 +31,7 @@ from qvggt.cli.imports import given_options, import_released
 from qvggt.errors import QvggtError
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import check_linears
-from qvggt.formats.table import find_linear_format
+from qvggt.formats.table import find_format
 from qvggt.models.fold_config import FoldConfig
 from qvggt.models.loading import save_model
 from qvggt.models.vggt.config import VGGTConfig
@@ -289,7 +289,7 @@ def test_parts_that_were_not_learned(groups: str, name: str, tmp_path: Path) -> 
     path = f"aggregator.global_blocks.1.{name}"
     linear = float_model().get_submodule(path)
     assert isinstance(linear, nn.Linear)
-    format = find_linear_format("w4a4", "dynamic")
+    format = find_format("w4a4", "dynamic")
     ours, _ = import_linear(linear, released.linears[path], format)
     theirs = Literal(linear, torch.load(tmp_path / GLOBAL, weights_only=True)[1], name, groups)
     x = torch.randn(300, linear.in_features, generator=generator)

@@ -10,7 +10,7 @@ from torch import nn
 
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.formats.grid import IntegerGrid
-from qvggt.formats.table import find_linear_format
+from qvggt.formats.table import find_format
 from qvggt.quant.kronecker import KroneckerHadamard
 
 FORMS = [("w8a8", "dynamic"), ("w4a4", "dynamic"), ("w4a4", "static"), ("w4a16", "dynamic")]
@@ -23,7 +23,7 @@ def made(bits: str, activation: str, rotated: bool = False) -> tuple[LearnableLi
         linear.weight.copy_(torch.randn(24, 160, generator=generator))
         linear.bias.copy_(torch.randn(24, generator=generator))
     x = torch.randn(3, 20, 160, generator=generator) * torch.rand(160, generator=generator)
-    format = find_linear_format(bits, activation)  # type: ignore[arg-type]
+    format = find_format(bits, activation)  # type: ignore[arg-type]
     rotation = KroneckerHadamard(160, 3) if rotated else None
     return LearnableLinear(linear, format, rotation), linear, x
 
@@ -65,7 +65,7 @@ def test_without_rounding_it_is_the_linear(bits: str, activation: str, without_r
 def test_centered_it_finishes_as_what_it_was(bits: str, activation: str, rotated: bool) -> None:
     _, linear, x = made(bits, activation)
     rotation = KroneckerHadamard(160, 3) if rotated else None
-    format = find_linear_format(bits, activation)  # type: ignore[arg-type]
+    format = find_format(bits, activation)  # type: ignore[arg-type]
     learnable = LearnableLinear(linear, format, rotation)
     kinds = torch.arange(20) % 3
     means = torch.stack([x[:, kinds == k].flatten(0, -2).mean(0) for k in range(3)])

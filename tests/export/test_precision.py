@@ -21,7 +21,7 @@ from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import emit_linear
 from qvggt.export.parity import check_linears, check_outputs
 from qvggt.export.precision import Precision, float_type, rounded
-from qvggt.formats.table import find_linear_format
+from qvggt.formats.table import find_format
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant import QuantLinear, parse_scheme
 from qvggt.quant.model import scheme_linears
@@ -149,7 +149,7 @@ def run_linear(path: Path, x: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("magnitude", [0.0, 1e-7, 6e-5, 1.0, 6e4])
 def test_token_ranges_at_both_ends_of_fp16(magnitude: float, tmp_path: Path) -> None:
     """Ranges and their reciprocals are fp32: 1 / 6e-5 would be 16667 in fp16, 1 / 1e-7 infinite, 1.008 * 6.5e4 too."""
-    format = find_linear_format("w8a8", "dynamic")
+    format = find_format("w8a8", "dynamic")
     torch.manual_seed(0)
     linear = torch.nn.Linear(64, 8, bias=False)
     module = QuantLinear.from_float(linear, format)
@@ -164,7 +164,7 @@ def test_token_ranges_at_both_ends_of_fp16(magnitude: float, tmp_path: Path) -> 
 @pytest.mark.parametrize("bits", ["w8a8", "w4a8"])
 def test_the_largest_products_do_not_overflow(bits: str, tmp_path: Path) -> None:
     """All codes at their limit, one sign, 4096 terms: 66 million as integers, 4064 as the fractions in the product."""
-    format = find_linear_format(bits, "dynamic")
+    format = find_format(bits, "dynamic")
     q = int(format.weight.grid.highest)
     codes = torch.full((8, 4096), q, dtype=torch.int8)
     module = QuantLinear.from_codes(codes, torch.full((8, 1), 1e-5), None, format)
@@ -179,7 +179,7 @@ def test_the_largest_products_do_not_overflow(bits: str, tmp_path: Path) -> None
 
 def test_tiny_block_scales_keep_their_digits(tmp_path: Path) -> None:
     """A folded LayerScale of 1e-5 puts w4a16 scales among the subnormals of fp16."""
-    format = find_linear_format("w4a16", "dynamic")
+    format = find_format("w4a16", "dynamic")
     torch.manual_seed(0)
     linear = torch.nn.Linear(256, 64, bias=False)
     linear.weight.data *= 1e-5

@@ -20,7 +20,7 @@ from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import emit_linear
 from qvggt.export.subgraph import session_options
-from qvggt.formats.table import find_linear_format
+from qvggt.formats.table import find_format
 from qvggt.quant import QuantLinear, parse_scheme, quantized_linears
 from qvggt.target import Target
 
@@ -49,7 +49,7 @@ def test_onnxruntime_runs_integer_products_from_four_bit_files(bits: str, tmp_pa
 
 
 def module() -> QuantLinear:
-    format = find_linear_format("w4a4", "dynamic")
+    format = find_format("w4a4", "dynamic")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return QuantLinear.from_float(torch.nn.Linear(K, N, bias=False), format)

@@ -28,7 +28,7 @@ from qvggt.export.subgraph import session_options
 from qvggt.formats.granularity import ROW, TOKEN, block
 from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import LinearFormat
-from qvggt.formats.table import FORMATS, choices, find_linear_format, register
+from qvggt.formats.table import FORMATS, choices, find_format, register
 from qvggt.formats.tensor_format import TensorFormat
 from qvggt.models.vggt.network import VGGT
 from qvggt.onnx_view.network_facts import network_facts
@@ -87,7 +87,7 @@ def test_names_and_budgets() -> None:
     assert choices()[-1] == "w5a5"
     assert parse_scheme("w5a5").label == Scheme("w5a5-dynamic").label == "w5a5-dynamic"
     mixed = Scheme("w4a4", overrides=(("*.fc1", "w5a5-dynamic"),))
-    assert mixed.format(PATH) is find_linear_format("w5a5")
+    assert mixed.format(PATH) is find_format("w5a5")
     assert parse_scheme("w5a5").base.ladder[0] == "w5a5"
     assert weight_bytes(network(), parse_scheme("w5a5")) == weight_bytes(network(), parse_scheme("w8a8"))
 
@@ -129,7 +129,7 @@ def test_export_lint_parity_and_layer_facts(target: Target, calibrated: tuple[VG
 
 def test_a_form_can_come_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that no form takes is refused by name; a registered form is used where it says so."""
-    format = find_linear_format("w5a5")
+    format = find_format("w5a5")
     odd = replace(format, bits="w5a5b", weight=TensorFormat(format.weight.grid, block(16)))
     monkeypatch.setitem(FORMATS, odd.name, odd)
     model, scheme = network(), Scheme("w5a5b")

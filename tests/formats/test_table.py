@@ -14,7 +14,7 @@ from qvggt.errors import QvggtError
 from qvggt.formats.granularity import ROW, TENSOR, TOKEN, Granularity, block
 from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import Activation, FloatFormat, LinearFormat, integer_format
-from qvggt.formats.table import FORMATS, choices, choices_text, find_format, find_linear_format, is_format, register
+from qvggt.formats.table import FORMATS, choices, choices_text, find_format, is_format, register
 from qvggt.quant.scheme import Scheme, parse_scheme
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,7 +39,7 @@ NOT_FORMATS = {"qvggt/models/vggt/tracker.py"}  # levels of a pyramid
 def test_integer_formats(
     name: str, act: Activation, weight: int, weight_scales: Granularity, inputs: int | None, input_scales: Granularity
 ) -> None:
-    format = find_linear_format(name, act)
+    format = find_format(name, act)
     assert format.weight.grid == IntegerGrid(weight, narrow=True)
     assert format.weight.granularity == weight_scales
     assert not format.weight.dynamic
@@ -74,8 +74,6 @@ def test_a_name_without_a_mode_takes_the_one_asked_for() -> None:
     assert not is_format("w4")
     with pytest.raises(QvggtError, match="unknown bits 'w4': expected one of w8a8, w4a8"):
         find_format("w4")
-    with pytest.raises(QvggtError, match="fp16: quantizes nothing"):
-        find_linear_format("fp16")
 
 
 def test_what_hangs_on_a_format() -> None:

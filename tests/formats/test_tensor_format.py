@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -29,8 +30,16 @@ def rows(bits: int) -> TensorFormat:
     return TensorFormat(IntegerGrid(bits, narrow=True), ROW)
 
 
-def tokens_of(bits: int) -> TensorFormat:
-    return TensorFormat(IntegerGrid(bits), TOKEN, dynamic=True)
+class Tokens(NamedTuple):
+    codes: torch.Tensor
+    range: torch.Tensor
+    normalised: torch.Tensor
+
+
+def quantized_tokens(bits: int, x: torch.Tensor, *clips: float | torch.Tensor) -> Tokens:
+    format = TensorFormat(IntegerGrid(bits), TOKEN, dynamic=True)
+    codes, ranges = format.quantize_tokens(x, *clips)
+    return Tokens(codes, ranges, codes * format.grid.unit_scale)
 
 
 def above_the_floors(x: torch.Tensor) -> torch.Tensor:
@@ -61,7 +70,7 @@ def test_reproduces_the_published_quantizer(case: int) -> None:
     low = high = torch.ones(())
     if config["lac"]:
         low, high = (tensors[f"params/act_quantizer.clip_factor_a_{side}"].sigmoid() for side in ("min", "max"))
-    tokens = tokens_of(config["a_bits"]).quantize_tokens(x, low, high)
+    tokens = quantized_tokens(config["a_bits"], x, low, high)
     y = tokens.normalised @ quantized.T * tokens.range + tensors["params/linear.bias"]
     for name in ("y_eval", "y_train"):
         assert (y - tensors[name]).abs().max() < 1e-6 * tensors[name].abs().max()
@@ -95,8 +104,8 @@ def test_powers_of_two_change_the_scale_only(x: torch.Tensor, bits: int, power: 
     assert torch.equal(scaled, scale * power)
     assert torch.equal(rows(bits).codes(x * power, scaled), rows(bits).codes(x, scale))
     tokens, scaled_tokens = (
-        tokens_of(bits).quantize_tokens(x, 0.9, 0.8),
-        tokens_of(bits).quantize_tokens(x * power, 0.9, 0.8),
+        quantized_tokens(bits, x, 0.9, 0.8),
+        quantized_tokens(bits, x * power, 0.9, 0.8),
     )
     assert torch.equal(scaled_tokens.range, tokens.range * power)
     assert torch.equal(scaled_tokens.codes, tokens.codes)
@@ -105,13 +114,13 @@ def test_powers_of_two_change_the_scale_only(x: torch.Tensor, bits: int, power: 
 @quick
 @given(matrices, bits)
 def test_tokens_stay_on_their_grid_and_do_not_see_each_other(x: torch.Tensor, bits: int) -> None:
-    tokens = tokens_of(bits).quantize_tokens(x, 0.9, 0.8)
+    tokens = quantized_tokens(bits, x, 0.9, 0.8)
     q = IntegerGrid(bits).highest
     assert tokens.codes.min() >= -q - 1
     assert tokens.codes.max() <= q
     assert torch.equal(tokens.codes, tokens.codes.round())
     for i in range(len(x)):
-        alone = tokens_of(bits).quantize_tokens(x[i], 0.9, 0.8)
+        alone = quantized_tokens(bits, x[i], 0.9, 0.8)
         assert torch.equal(alone.codes, tokens.codes[i])
         assert torch.equal(alone.range, tokens.range[i])
 
@@ -119,7 +128,7 @@ def test_tokens_stay_on_their_grid_and_do_not_see_each_other(x: torch.Tensor, bi
 @quick
 @given(matrices, bits, st.floats(0.5, 1.0), st.floats(0.5, 1.0))
 def test_tokens_are_within_half_a_step_inside_their_clips(x: torch.Tensor, bits: int, low: float, high: float) -> None:
-    tokens = tokens_of(bits).quantize_tokens(x, low, high)
+    tokens = quantized_tokens(bits, x, low, high)
     error = (tokens.normalised * tokens.range - x).abs()
     assert (error <= tokens.range * IntegerGrid(bits).unit_scale * HALF)[x.abs() <= tokens.range].all()
     q = IntegerGrid(bits).highest
@@ -138,7 +147,7 @@ def test_normalising_equals_the_published_per_token_scale(x: torch.Tensor, bits:
     scaled = exact / (largest.clamp_min(1e-30) / q)
     away = (((scaled - scaled.floor()) - 0.5).abs() > 1e-4) & (largest > EPS)
     expected = scaled.round().clamp(-q - 1, q)
-    assert torch.equal(tokens_of(bits).quantize_tokens(x, low, high).codes[away], expected[away].float())
+    assert torch.equal(quantized_tokens(bits, x, low, high).codes[away], expected[away].float())
 
 
 def test_ranges() -> None:
@@ -185,7 +194,7 @@ def test_zero_rows_and_tokens_stay_zero() -> None:
     scale = rows(4).scale(weight)
     assert torch.equal(scale, torch.full((2, 1), WEIGHT_FLOOR / 7))
     assert rows(4).dequantize(rows(4).codes(weight, scale), scale).abs().max() == 0
-    tokens = tokens_of(4).quantize_tokens(torch.zeros(3, 5))
+    tokens = quantized_tokens(4, torch.zeros(3, 5))
     assert (tokens.normalised * tokens.range).abs().max() == 0
     assert tokens.range.unique().tolist() == pytest.approx([EPS])
 
@@ -209,7 +218,7 @@ def test_fake_quant_is_an_integer_product(bits: int) -> None:
     generator = torch.Generator().manual_seed(bits)
     weight, x = torch.randn(16, 64, generator=generator), torch.randn(9, 64, generator=generator)
     scale = rows(bits).scale(weight)
-    codes, tokens = rows(bits).codes(weight, scale), tokens_of(bits).quantize_tokens(x)
+    codes, tokens = rows(bits).codes(weight, scale), quantized_tokens(bits, x)
     fake = tokens.normalised @ rows(bits).dequantize(codes, scale).T * tokens.range
     integers = tokens.codes.long() @ codes.long().T
     exact = integers.double() * IntegerGrid(bits).unit_scale * scale.double().T * tokens.range.double()
@@ -219,7 +228,7 @@ def test_fake_quant_is_an_integer_product(bits: int) -> None:
 @pytest.mark.parametrize("bits", [4, 6, 8])
 def test_works_in_float64(bits: int) -> None:
     x = torch.randn(40, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    tokens, single = tokens_of(bits).quantize_tokens(x), tokens_of(bits).quantize_tokens(x.float())
+    tokens, single = quantized_tokens(bits, x), quantized_tokens(bits, x.float())
     assert tokens.codes.dtype == tokens.normalised.dtype == tokens.range.dtype == torch.float64
     assert torch.equal(tokens.codes, single.codes.double())
     scale = rows(bits).scale(x)

@@ -13,13 +13,13 @@ from torch import nn
 from qvggt.calib.convs import observe_convs
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.errors import QvggtError
-from qvggt.formats.table import find_linear_format
+from qvggt.formats.table import find_format
 from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 from qvggt.quant.conv import ConvRange, ConvShape, QuantConv2d, conv_rows
 from qvggt.quant.model import quantize_, quantized_convs, quantized_linears, scheme_convs
 from qvggt.quant.scheme import parse_scheme
 
-FORMAT = find_linear_format("w8a8", "static").convolution
+FORMAT = find_format("w8a8", "static").convolution
 assert FORMAT is not None
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from qvggt.errors import QvggtError
 from qvggt.formats.grid import IntegerGrid
-from qvggt.formats.table import find_linear_format
+from qvggt.formats.table import find_format
 from qvggt.formats.tensor_format import EPS
 from qvggt.quant import QuantLinear
 from qvggt.quant.transform import InputTransform, TransformSpec
@@ -19,7 +19,7 @@ FORMS = [("w8a8", "dynamic"), ("w8a8", "static"), ("w4a4", "dynamic"), ("w4a4", 
 def made(bits: str, activation: str, bias: bool = True) -> tuple[QuantLinear, nn.Linear, torch.Tensor]:
     torch.manual_seed(0)
     linear, x = nn.Linear(160, 24, bias=bias), torch.randn(2, 9, 160)
-    format = find_linear_format(bits, activation)  # type: ignore[arg-type]
+    format = find_format(bits, activation)  # type: ignore[arg-type]
     return QuantLinear.from_float(linear, format, float(x.abs().max())), linear, x
 
 
@@ -109,7 +109,7 @@ def test_computes_in_float64(bits: str, activation: str) -> None:
 @pytest.mark.parametrize(("bits", "activation"), FORMS)
 def test_a_half_precision_linear_gets_fp32_buffers(bits: str, activation: str) -> None:
     _, linear, x = made(bits, activation)
-    format = find_linear_format(bits, activation)  # type: ignore[arg-type]
+    format = find_format(bits, activation)  # type: ignore[arg-type]
     module = QuantLinear.from_float(linear.bfloat16(), format, 3.0)
     assert {b.dtype for b in module.buffers()} == {torch.int8, torch.float32}
     assert module(x).dtype == torch.float32
@@ -124,7 +124,7 @@ def test_buffers_are_copies() -> None:
 
 
 def test_an_unused_input_has_the_smallest_range() -> None:
-    module = QuantLinear.from_float(nn.Linear(4, 4), find_linear_format("w8a8", "static"), 0.0)
+    module = QuantLinear.from_float(nn.Linear(4, 4), find_format("w8a8", "static"), 0.0)
     assert module.act_amax.item() == pytest.approx(EPS)
     assert module(torch.randn(2, 4)).isfinite().all()
 
@@ -146,6 +146,6 @@ def test_transforms_come_first() -> None:
 
 
 def test_static_needs_a_range() -> None:
-    format = find_linear_format("w8a8", "static")
+    format = find_format("w8a8", "static")
     with pytest.raises(QvggtError, match="calibration data"):
         QuantLinear.from_float(nn.Linear(4, 4), format)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from qvggt.formats.table import find_linear_format
+from qvggt.formats.table import find_format
 from qvggt.formats.tensor_format import EPS
 from qvggt.onnxruntime_config import session_config
 from qvggt.quant import QuantLinear
@@ -96,7 +96,7 @@ def hand_made(linear: nn.Linear, bits: str, activation: str) -> HandMade:
 def made(bits: str, activation: str) -> tuple[QuantLinear, HandMade]:
     torch.manual_seed(0)
     linear = nn.Linear(IN, OUT)
-    format = find_linear_format(bits, activation)  # type: ignore[arg-type]
+    format = find_format(bits, activation)  # type: ignore[arg-type]
     module = QuantLinear.from_float(linear, format, AMAX)
     if activation == "dynamic":
         module.act_clip = torch.tensor([CLIP, CLIP])

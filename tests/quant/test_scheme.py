@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from small_network import small_model
 
 from qvggt.errors import QvggtError
-from qvggt.formats.table import ACTIVATIONS, FORMATS, choices, find_linear_format
+from qvggt.formats.table import ACTIVATIONS, FORMATS, choices, find_format
 from qvggt.models.vggt.config import VGGT_1B
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.model import check_overrides, prepare_, quantize_, scheme_linears
@@ -40,7 +40,7 @@ def test_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         parse_scheme("w8a8").bits = "w4a4"  # type: ignore[misc]
     with pytest.raises(dataclasses.FrozenInstanceError):
-        find_linear_format("w8a8").bits = "w4a4"  # type: ignore[misc]
+        find_format("w8a8").bits = "w4a4"  # type: ignore[misc]
     assert hash(parse_scheme("w8a8")) == hash(parse_scheme("w8a8"))
 
 
@@ -96,10 +96,10 @@ def test_linears_of_vggt_1b(parts: tuple[str, ...], count: int, vggt_1b: VGGT) -
 def test_the_last_matching_override_wins() -> None:
     overrides = (("aggregator.frame_blocks.*", "fp32"), ("*.frame_blocks.0.mlp.fc2", "w8a8"), ("depth_head.x", "w4a8"))
     scheme = Scheme("w4a4", overrides=overrides)
-    assert scheme.format("aggregator.global_blocks.0.mlp.fc2") == find_linear_format("w4a4", "dynamic")
+    assert scheme.format("aggregator.global_blocks.0.mlp.fc2") == find_format("w4a4", "dynamic")
     assert scheme.format("aggregator.frame_blocks.1.mlp.fc2") is None
-    assert scheme.format("aggregator.frame_blocks.0.mlp.fc2") == find_linear_format("w8a8", "dynamic")
-    assert scheme.format("depth_head.x") == find_linear_format("w4a8", "dynamic")
+    assert scheme.format("aggregator.frame_blocks.0.mlp.fc2") == find_format("w8a8", "dynamic")
+    assert scheme.format("depth_head.x") == find_format("w4a8", "dynamic")
     assert scheme.format("aggregator.patch_embed.patch_embed.proj") is None
 
 
@@ -120,6 +120,7 @@ def test_the_last_matching_override_wins() -> None:
         ('{"bits": "w4a4", "overrides": {"*": "w4a4"}}', "pattern, bits"),
         ('{"bits": "w4a4", "overrides": [["*", "w1a1"]]}', "w1a1.*w8a8, w4a8"),
         ('{"bits": 4}', "unknown bits 4"),
+        ('{"bits": ["w4a4"]}', "unknown bits"),
         ('{"bits": "w4a4", "version": 9}', "update qvggt"),
     ],
 )

@@ -17,9 +17,9 @@ from torch import Tensor
 from qvggt.calib.reconstruct import BlockReport
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, line
+from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.scheme import LinearFormat
 from qvggt.quant.transform import TransformSpec
 from qvggt.tensor_file import TensorFile, open_tensors, write_tensors
 

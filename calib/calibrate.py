@@ -77,7 +77,7 @@ def calibrate_(
         target.advance(stage, block, recipe.frame_shapes)
         if source is not target:
             source.advance(stage, final, recipe.frame_shapes)
-    rest = [path for path, _, format in scheme_linears(model, scheme) if format.activation == "static"]
+    rest = [path for path, _, format in scheme_linears(model, scheme) if format.mode == "static"]
     ranges = observe_ranges(model, batches, rest, progress=progress) if rest else None
     convs = [path for path, _, _ in scheme_convs(model, scheme)]
     quantize_(model, scheme, ranges, observe_convs(model, batches, convs, progress=progress) if convs else None)

@@ -12,11 +12,12 @@ from qvggt.calib.calibrate import fold_config
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.reconstruct import LINEARS, STEP_TOKENS, calibrate_block
 from qvggt.calib.stream import Kind, Stage, Stream, TokenStore
+from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.models.rope import rope_tables
 from qvggt.models.vggt.config import VGGTConfig
 from qvggt.progress import bar
-from qvggt.quant.scheme import LinearFormat, Scheme
+from qvggt.quant.scheme import Scheme
 
 PATHS: dict[Kind, str] = {
     "dino": "aggregator.patch_embed.blocks.0",

@@ -16,10 +16,10 @@ from qvggt.calib.kind_means import KindMeans
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.stream import Stage, Stream, kinds_of
+from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.quant.hadamard import named_seed
 from qvggt.quant.kronecker import KroneckerHadamard
-from qvggt.quant.scheme import LinearFormat
 from qvggt.rotation.precision import in_float64
 from qvggt.rotation.smoothing import fold_smoothing_
 from qvggt.rotation.value import rotate_values_
@@ -247,8 +247,9 @@ def _round(
             to.update(learnable.quantized_product(learnable.centered(x, kinds)) * weight)
 
         source.visit(stage, quantized, {name: add}, recipe.frame_shapes)
-        bits, step = learnable.format.weight_bits, learnable.column_step()
-        learnable.codes = gptq_codes(learnable.clipped_weight(), step, bits, moments)
+        format, weight = learnable.format.weight, learnable.clipped_weight()
+        scale = format.granularity.expand(format.scale(weight), weight.shape[1])
+        learnable.codes = gptq_codes(weight, scale, format.grid, moments)
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def quantize_rtn_(
     QvggtError without, with the model untouched.
     """
     check_overrides(model, scheme)
-    static = [path for path, _, format in scheme_linears(model, scheme) if format.activation == "static"]
+    static = [path for path, _, format in scheme_linears(model, scheme) if format.mode == "static"]
     ranges: dict[str, float] = {}
     if static and batches is not None:
         ranges = observe_ranges(model, batches, static, total, progress)

@@ -1,4 +1,4 @@
-"""How much each part of the network suffers from few bits, alone: what a bit budget is spent by."""
+"""How much each part of the network suffers from a coarse format, alone: what a bit budget is spent by."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.memo import Memo
 from qvggt.calib.recipe import Recipe
 from qvggt.errors import QvggtError
+from qvggt.formats.linear_format import Activation, Format, LinearFormat
+from qvggt.formats.table import DEFAULT, FLOAT32
 from qvggt.models.vggt.network import VGGT
 from qvggt.progress import bar
 from qvggt.quant.model import scheme_convs, scheme_linears
-from qvggt.quant.scheme import Activation, LinearFormat, Scheme
+from qvggt.quant.scheme import Scheme
 
 VALUES = ("pose_enc", "depth", "world_points")
-SCALE_BYTES = 4
 
 Outputs = list[dict[str, Tensor]]
 
@@ -54,28 +55,27 @@ def find_units(model: VGGT, parts: tuple[str, ...], by: str) -> list[Unit]:
 
 def unit_scheme(unit: Unit, bits: str, activation: Activation) -> Scheme:
     """Everything float but one unit."""
-    return Scheme("fp32", activation, (), tuple((pattern, bits) for pattern in unit.patterns))
+    return Scheme(FLOAT32.name, activation, (), tuple((pattern, bits) for pattern in unit.patterns))
 
 
 def weight_bytes(model: nn.Module, scheme: Scheme) -> int:
-    """Bytes of the weights a scheme quantizes and of their scales, as INT4 or int8 codes; what stays float counts
-    nothing."""
-    return sum(_stored(weight, format) for weight, format in _layers(model, scheme))
+    """Bytes of the weights a scheme quantizes and of their scales, in an exported file; what stays float
+    counts nothing."""
+    return sum(format.stored_bytes(weight.shape) for weight, format in _layers(model, scheme))
 
 
 def unit_choice(model: nn.Module, unit: Unit, bits: str, activation: Activation, damage: float) -> Choice:
-    """The choice with its bytes and cost; fp32 is four bytes a weight, and 32 x 32 bit operations."""
-    layers = _layers(model, unit_scheme(unit, bits, activation))
+    """The choice with its bytes and cost; where the format leaves the unit alone, those of fp32."""
+    layers: list[tuple[Tensor, Format]] = [*_layers(model, unit_scheme(unit, bits, activation))]
     if not layers:
-        weights = sum(weight.numel() for weight, _ in _layers(model, unit_scheme(unit, "w8a8", activation)))
-        return Choice(bits, 4 * weights, 32.0 * 32 * weights, damage)
-    cost = sum(float(weight.numel()) * format.weight_bits * format.act_bits for weight, format in layers)
-    return Choice(bits, sum(_stored(weight, format) for weight, format in layers), cost, damage)
+        layers = [(weight, FLOAT32) for weight, _ in _layers(model, unit_scheme(unit, DEFAULT, activation))]
+    cost = sum((weight.numel() * format.cost for weight, format in layers), 0.0)
+    return Choice(bits, sum(format.stored_bytes(weight.shape) for weight, format in layers), cost, damage)
 
 
 def unit_layers(model: nn.Module, unit: Unit) -> int:
     """Linears and convolutions of a unit."""
-    return len(_layers(model, unit_scheme(unit, "w8a8", "dynamic")))
+    return len(_layers(model, unit_scheme(unit, DEFAULT, "dynamic")))
 
 
 def quick(recipe: Recipe) -> Recipe:
@@ -185,10 +185,3 @@ def _layers(model: nn.Module, scheme: Scheme) -> list[tuple[Tensor, LinearFormat
 
 def _formats(model: nn.Module, scheme: Scheme) -> tuple[LinearFormat, ...]:
     return tuple(format for _, format in _layers(model, scheme))
-
-
-def _stored(weight: Tensor, format: LinearFormat) -> int:
-    codes = -(-weight.numel() // 2) if format.weight_bits == 4 else weight.numel()
-    inputs = weight.shape[1]
-    blocks = 1 if format.block is None else -(-inputs // format.block)
-    return codes + SCALE_BYTES * weight.shape[0] * blocks

@@ -20,7 +20,7 @@ from qvggt.models.loading import stored_config
 from qvggt.models.vggt.config import VGGT_1B, check_size
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.checkpoint import DESCRIPTION, WEIGHTS, is_calibrated, load_calibrated
-from qvggt.quant.scheme import INTEGERS, Scheme
+from qvggt.quant.scheme import Scheme
 from qvggt.tensor_file import open_tensors
 
 DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -140,7 +140,7 @@ def open_model(
         weights = ModelFile(str(folder / WEIGHTS), loaded.sha256, (folder / WEIGHTS).stat().st_size)
         return TorchRunner(
             loaded.model,
-            label or f"{'fake-quant' if scheme.bits in INTEGERS else 'torch'} {scheme.label} {name}",
+            label or f"{'fake-quant' if scheme.quantizes else 'torch'} {scheme.label} {name}",
             scheme.float_type,
             scheme=scheme,
             files=(weights, ModelFile.of(folder / DESCRIPTION)),

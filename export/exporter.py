@@ -18,7 +18,7 @@ from qvggt.export.storage import EXTERNAL_ABOVE, model_files
 from qvggt.models.vggt.network import VGGT
 from qvggt.onnx_view.metadata import module_path, written
 from qvggt.quant.model import quantized_convs, quantized_linears
-from qvggt.quant.scheme import LinearFormat, Scheme
+from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
 
 FAMILY = "vggt"
@@ -107,7 +107,7 @@ def _metadata(
         version=__version__,
         family=FAMILY,
         config=model.config.to_json(),
-        linears={path: format_name(format) for path, format in formats.items() if path in written_paths},
+        linears={path: format.name for path, format in formats.items() if path in written_paths},
         scheme=scheme.to_json(),
         source=source,
         size=f"{config.height}x{config.width}",
@@ -118,9 +118,3 @@ def _metadata(
         attention="com.microsoft.MultiHeadAttention" if config.fused_attention else None,
         semantics=SEMANTICS,
     )
-
-
-def format_name(format: LinearFormat) -> str:
-    """Such as "w4a8-static"; "w4a16" without an activation mode."""
-    name = f"w{format.weight_bits}a{format.act_bits}"
-    return name if format.activation is None else f"{name}-{format.activation}"

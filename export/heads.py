@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from qvggt.export.blocks import BlockEmitter, emit_norm
-from qvggt.export.conv import emit_quant_conv
+from qvggt.export.forms.convolution import emit_quant_conv
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import array, emit_linear
 from qvggt.export.precision import Precision

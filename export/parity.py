@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from qvggt.export.emulation import rounding
 from qvggt.export.precision import Precision
 from qvggt.export.subgraph import run_cut
-from qvggt.formats.rounding import step, token_range
+from qvggt.formats.table import find_format
+from qvggt.formats.tensor_format import token_range
 from qvggt.models.vggt.network import VGGT
 from qvggt.onnx_view.cut import cut_linear, expected_in
 from qvggt.onnx_view.file import open_onnx
@@ -41,13 +42,11 @@ from qvggt.quant.scheme import Scheme
 from qvggt.watching import watching
 
 LINEAR_TOLERANCE = 1e-5  # of the largest output
-TIE_WIDTH = 1e-4  # distance from a half-integer code, in steps, that float rounding may cross
+TIE_WIDTH = 1e-4  # distance from where a code changes, in units of the scale, that float rounding may cross
 MAX_TIES = 0.05  # of the tokens: more than that is no accident
 MAX_ROWS = 4096  # tokens per linear: enough to see every failure, bounded at 1B scale
 NUDGE = 1e-5  # relative change of the input that stands for float noise
 SELF_MARGIN_DB = 6.0  # two realisations of the same noise, and their spread over a few sequences
-FLOORS_DB = {"w8a8": 45.0, "w6a6": 36.0, "w4a8": 45.0, "w4a4": 30.0, "w4a16": 60.0}
-FLOORS_DB |= {"fp32": 80.0, "fp16": 60.0, "bf16": 45.0}
 KINDS = {p.onnx: p for p in Precision}
 
 
@@ -142,19 +141,18 @@ def record_inputs(model: VGGT, images: Tensor, paths: Sequence[str]) -> dict[str
 
 
 def tie_rows(module: QuantLinear, x: Tensor) -> Tensor:
-    """bool [rows]: tokens with a value closer than TIE_WIDTH steps to a rounding boundary inside the grid."""
-    format = module.format
-    if format.activation is None:
+    """bool [rows]: tokens with a value closer than TIE_WIDTH scales to a rounding boundary inside the grid."""
+    activation = module.format.activation
+    if activation is None:
         return torch.zeros(len(x), dtype=torch.bool)
     if module.transform is not None:
         x = module.transform(x)
-    if format.activation == "dynamic":
-        scaled = x.double() / token_range(x, module.act_clip[0], module.act_clip[1]).double() / step(format.act_bits)
+    if activation.dynamic:
+        ranges = token_range(x, module.act_clip[0], module.act_clip[1]).double()
+        scaled = x.double() / ranges / activation.grid.unit_scale
     else:
-        scaled = x.double() / (module.act_amax.double() / (2 ** (format.act_bits - 1) - 1))
-    near = ((scaled - scaled.floor()) - 0.5).abs() < TIE_WIDTH
-    inside = scaled.abs() < 2 ** (format.act_bits - 1)
-    return (near & inside).any(-1)
+        scaled = x.double() / activation.grid.scale(module.act_amax.double())
+    return activation.grid.near_boundary(scaled, TIE_WIDTH).any(-1)
 
 
 def check_linears(
@@ -224,7 +222,7 @@ def check_outputs(
     One result per output and frame count; batches of one frame count are pooled (energies added up). `precision` is
     the float type of the network in the file.
     """
-    floor = min(FLOORS_DB[scheme.bits], FLOORS_DB[precision.value]) if floor_db is None else floor_db
+    floor = min(scheme.base.floor_db, find_format(precision.value).floor_db) if floor_db is None else floor_db
     pools: dict[tuple[str, int], _Pool] = {}
     own: dict[tuple[str, int], _Pool] = {}
     for images in batches:

@@ -18,6 +18,7 @@ from qvggt.data.image_set import ImageSet
 from qvggt.data.images import load_images
 from qvggt.errors import QvggtError
 from qvggt.files import file_sha256
+from qvggt.formats.table import DEFAULT
 from qvggt.geometry import decode_pose
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
@@ -52,7 +53,7 @@ def load(source: str | Path, *, revision: str | None = None, offline: bool = Fal
 
 def quantize(
     model: Model,
-    bits: str = "w8a8",
+    bits: str = DEFAULT,
     *,
     act: str = "dynamic",
     recipe: str | Recipe = "rtn",
@@ -65,10 +66,11 @@ def quantize(
 ) -> Model:
     """A quantized copy of a float model; the model itself is not touched (so the peak is two copies).
 
-    bits: w8a8, w4a8, w6a6, w4a4 or w4a16. act: "dynamic" (a scale per token) or "static" (one per tensor). recipe:
-    "rtn" rounds to nearest; "qvggt" calibrates block by block (docs/method.md); or a `qvggt.calib.recipe.Recipe`.
-    data: calibration images for every recipe but dynamic "rtn": a Co3D-format folder, of whose training split the first
-    `sequences` with `frames` seeded frames each are used, or a list of image sequences float32 [S, 3, H, W] in [0, 1].
+    bits: a format such as w8a8 (qvggt/formats/table.py). act: "dynamic" (a scale per token) or "static" (one per
+    tensor). recipe: "rtn" rounds to nearest; "qvggt" calibrates block by block (docs/method.md); or a
+    `qvggt.calib.recipe.Recipe`. data: calibration images for every recipe but dynamic "rtn": a Co3D-format folder, of
+    whose training split the first `sequences` with `frames` seeded frames each are used, or a list of image sequences
+    float32 [S, 3, H, W] in [0, 1].
     Deterministic for a seed. QvggtError for an unknown word, missing data or a model that is quantized already.
     """
     from qvggt.calib.calibrate import calibrate_, report_table

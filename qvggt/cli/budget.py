@@ -1,4 +1,4 @@
-"""qvggt-calibrate --budget and --scheme: which part gets how many bits, searched or read from a file."""
+"""qvggt-calibrate --budget and --scheme: which part gets which format, searched or read from a file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from qvggt.data.image_set import ImageSet
 from qvggt.data.sequence import Frames, Sequence, first_sequences
 from qvggt.errors import QvggtError
 from qvggt.files import reason
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.formats.table import FORMATS, find_format
 from qvggt.quant.checkpoint import DESCRIPTION
 from qvggt.quant.scheme import Scheme
 
@@ -76,14 +78,16 @@ def search_budget(
     Sensitivities and drops are measured with the recipe's quick form (no learning, rounding to nearest) and kept in
     `search.store`, so that an interrupted search goes on. Deterministic. QvggtError when nothing fits.
     """
-    from qvggt.calib.budget import LADDERS, cheapest_within, frontier, mixed_scheme
+    from qvggt.calib.budget import cheapest_within, frontier, mixed_scheme
     from qvggt.calib.memo import Memo
     from qvggt.calib.sensitivity import find_units, make_drop, measure_units, quick
 
     base = search.scheme
-    if base.bits not in LADDERS:
-        raise QvggtError(f"--budget: --bits {base.bits} has nothing to choose; expected one of {', '.join(LADDERS)}")
-    units, ladder = find_units(model, base.parts, search.by), LADDERS[base.bits]
+    ladder = base.base.ladder
+    if not ladder:
+        others = dict.fromkeys(format.bits for format in FORMATS.values() if format.ladder)
+        raise QvggtError(f"--budget: --bits {base.bits} has nothing to choose; expected one of {', '.join(others)}")
+    units = find_units(model, base.parts, search.by)
     if not units:
         raise QvggtError("--budget: no part of this model is to be quantized; name some with --parts")
     scored = score_images(pool, images, SCORED)
@@ -202,7 +206,7 @@ def check_options(scheme: Path | None, budget: str | None, bits: str, act: str, 
         raise QvggtError("--budget-by belongs to --budget; add that or leave it out")
     if "override" in given and budget is not None:
         raise QvggtError("--override: --budget chooses the bits of every part itself; give one of the two")
-    if act == "static" and bits.endswith("a16"):
+    if act == "static" and isinstance(format := find_format(bits), LinearFormat) and format.activation is None:
         typer.echo(f"note: --act static does nothing with {bits}, whose activations stay in floating point", err=True)
 
 

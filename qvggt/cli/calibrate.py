@@ -9,6 +9,7 @@ import typer
 
 from qvggt.cli.common import check_place, run
 from qvggt.errors import QvggtError
+from qvggt.formats.table import DEFAULT, choices_text
 
 if TYPE_CHECKING:
     from qvggt.calib.recipe import Recipe
@@ -35,7 +36,7 @@ def calibrate(
         str, typer.Argument(help="tiny, vggt-1b, a .safetensors/.pt file, a folder with one, or a Hub id.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint directory to write.")],
-    bits: Annotated[str, typer.Option(help="w8a8, w4a8, w6a6, w4a4, w4a16, fp32, fp16 or bf16.")] = "w8a8",
+    bits: Annotated[str, typer.Option(help=f"{choices_text()}.")] = DEFAULT,
     act: Annotated[str, typer.Option(help="dynamic: one scale per token. static: one per tensor.")] = "dynamic",
     data: Annotated[
         Path | None,
@@ -231,7 +232,7 @@ def adjusted(
     if fc2 is not None:
         changes["online"] = "fc2" if fc2 == "kronecker" else "none"
     if epochs is not None:
-        changes |= {"epochs": epochs, "learn": epochs > 0, "learn_bits": 16}
+        changes |= {"epochs": epochs, "learn": epochs > 0, "learn_all": True}
     return recipe.replace(**changes)
 
 

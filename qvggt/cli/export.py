@@ -9,6 +9,7 @@ import typer
 
 from qvggt.cli.common import check_writable, run
 from qvggt.errors import QvggtError
+from qvggt.formats.table import DEFAULT, choices_text
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -27,9 +28,7 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write, ending in .onnx.")],
     bits: Annotated[
         str | None,
-        typer.Option(
-            help="w8a8, w4a8, w6a6, w4a4, w4a16, fp32, fp16 or bf16. [that of a calibrated checkpoint, else w8a8]"
-        ),
+        typer.Option(help=f"{choices_text()}. [that of a calibrated checkpoint, else {DEFAULT}]"),
     ] = None,
     act: Annotated[
         str | None, typer.Option(help="dynamic (one scale per token) or static (per tensor; needs --calib). [dynamic]")
@@ -108,7 +107,7 @@ def export(
     profile = parse_frames(frames)
     counts = _counts(parity_frames)
     chosen = tuple(dict.fromkeys(p for p in outputs.split(",") if p))
-    asked = parse_scheme(bits or "w8a8", act or "dynamic", [p for p in parts.split(",") if p])
+    asked = parse_scheme(bits or DEFAULT, act or "dynamic", [p for p in parts.split(",") if p])
     asked = with_overrides(asked, override or [])
     source = load_source(model, revision=revision, offline=offline)
     height, width = parse_size(size, source.model)

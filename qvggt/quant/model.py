@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from qvggt.errors import QvggtError
+from qvggt.formats.linear_format import LinearFormat
 from qvggt.quant.conv import ConvRange, ConvShape, QuantConv2d, check_range
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.scheme import DPT_CONVS, LinearFormat, Scheme
+from qvggt.quant.scheme import DPT_CONVS, Scheme
 from qvggt.quant.transform import TransformSpec
 
 Conv = nn.Conv2d | nn.ConvTranspose2d
@@ -90,7 +91,7 @@ def quantize_(
     visit = visit or (lambda *_: None)
     check_overrides(model, scheme)
     for path, _, format in scheme_linears(model, scheme):
-        if format.activation == "static" and path not in ranges:
+        if format.mode == "static" and path not in ranges:
             raise QvggtError(f"{path}: static activations need an observed range; calibrate with data first")
     for path, _, _ in scheme_convs(model, scheme):
         check_range(path, conv_ranges.get(path))

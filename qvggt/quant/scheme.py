@@ -1,4 +1,4 @@
-"""Which linear gets which number format: one frozen, JSON-serialisable object (DESIGN 3.6)."""
+"""Which part of a model gets which number format: one frozen, JSON-serialisable object (DESIGN 3.6)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,12 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from qvggt.errors import QvggtError
+from qvggt.formats.linear_format import Activation, Format, LinearFormat
+from qvggt.formats.table import ACTIVATIONS, find_format, is_format
 
-Activation = Literal["dynamic", "static"]
-
-FLOATS = ("fp32", "fp16", "bf16")
-INTEGERS = ("w8a8", "w4a8", "w6a6", "w4a4", "w4a16")
-BITS = INTEGERS + FLOATS
-ACTIVATIONS: tuple[Activation, ...] = ("dynamic", "static")
-WEIGHT_ONLY_BLOCK = 128  # input channels per scale of a w4a16 weight: the group TensorRT has kernels for
-CONV_BITS = 8  # of the input and the output of a convolution (qvggt/quant/conv.py says why)
 VERSION = 1
 
 _DPT_NAMES = (
@@ -46,27 +40,13 @@ DEFAULT_PARTS = ("dino", "aggregator")
 
 
 @dataclass(frozen=True)
-class LinearFormat:
-    """Numbers of one linear or convolution. Grids are symmetric with zero point 0 (TensorRT accepts nothing else).
-
-    weight_bits: signed integer grid [-Q, Q], Q = 2^(bits-1) - 1, one scale per output row, or per `block` input
-    channels of a row. act_bits: grid [-Q-1, Q], or 16 for activations left in floating point. activation: "dynamic"
-    (one scale per token) or "static" (one per tensor); None with act_bits 16.
-    """
-
-    weight_bits: int
-    act_bits: int
-    activation: Activation | None
-    block: int | None = None
-
-
-@dataclass(frozen=True)
 class Scheme:
-    """Bits and activation mode per part of the network.
+    """Format and activation mode per part of the network.
 
-    `bits` applies to the layers of `parts`; an override (pattern, bits) replaces it for the module paths the
-    fnmatch pattern matches, the last match winning, and may also name layers outside `parts`. Convolutions (part
-    "dpt") have static 8-bit activations whatever the scheme's, and stay float with 16-bit ones.
+    `bits`, the name of a format, applies to the layers of `parts`; an override (pattern, bits) replaces it for the
+    module paths the fnmatch pattern matches, the last match winning, and may also name layers outside `parts`. A name
+    that does not say its activation mode ("w8a8", not "w8a8-static") takes the scheme's `activation`. Convolutions
+    (part "dpt") get what goes with the format (`LinearFormat.convolution`).
     """
 
     bits: str
@@ -76,11 +56,11 @@ class Scheme:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        for bits in self._all_bits:
-            if bits not in BITS:
-                raise QvggtError(f"unknown bits {bits!r}: expected one of {', '.join(BITS)}")
-        if self.activation not in ACTIVATIONS:
+        names = (self.bits, *(bits for _, bits in self.overrides))
+        if self.activation not in ACTIVATIONS and all(is_format(name) for name in names):
             raise QvggtError(f"unknown activation mode {self.activation!r}: expected {' or '.join(ACTIVATIONS)}")
+        for name in names:
+            find_format(name, self.activation)
         unknown = [p for p in self.parts if p not in PARTS]
         if unknown:
             raise QvggtError(f"unknown part {unknown[0]!r}: expected a subset of {', '.join(PARTS)}")
@@ -88,16 +68,21 @@ class Scheme:
             raise QvggtError(f"scheme version {self.version} is not readable here, expected {VERSION}: update qvggt")
 
     @property
-    def _all_bits(self) -> tuple[str, ...]:
-        return self.bits, *(bits for _, bits in self.overrides)
+    def base(self) -> Format:
+        """What `bits` stands for."""
+        return find_format(self.bits, self.activation)
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether `bits` quantizes anything; overrides may where it does not."""
+        return isinstance(self.base, LinearFormat)
 
     @property
     def label(self) -> str:
         """Short name for tables and files: "w4a4-static", with parts other than the default ones
         "w8a8-dynamic+camera+dpt" or "w8a8-dynamic@aggregator", with overrides "w4a4-dynamic-mixed"."""
-        format = linear_format(self.bits, self.activation)
-        name = self.bits if format is None or format.activation is None else f"{self.bits}-{self.activation}"
-        if format is not None and set(self.parts) != set(DEFAULT_PARTS):
+        name = self.base.name
+        if self.quantizes and set(self.parts) != set(DEFAULT_PARTS):
             ordered = [part for part in PARTS if part in self.parts]
             more = [part for part in ordered if part not in DEFAULT_PARTS]
             whole = set(DEFAULT_PARTS) <= set(ordered)
@@ -107,14 +92,14 @@ class Scheme:
     @property
     def needs_ranges(self) -> bool:
         """Whether some layer has static activations, whose ranges must be observed on data."""
-        formats = [linear_format(bits, self.activation) for bits in self._all_bits]
-        static = any(format is not None and format.activation == "static" for format in formats)
+        formats = [self.base, *(find_format(bits, self.activation) for _, bits in self.overrides)]
+        static = any(format.mode == "static" for format in formats)
         return static or any(self.format(path) is not None for path in DPT_CONVS)
 
     @property
     def float_type(self) -> str:
         """Type of everything that is not quantized: fp32, unless `bits` itself names a float type."""
-        return self.bits if self.bits in FLOATS else "fp32"
+        return "fp32" if self.quantizes else self.bits
 
     def format(self, path: str) -> LinearFormat | None:
         """Format of the linear or convolution at a module path, None where it stays floating point."""
@@ -122,9 +107,10 @@ class Scheme:
         for pattern, override in self.overrides:
             if fnmatch.fnmatchcase(path, pattern):
                 bits = override
-        if bits is None:
+        format = None if bits is None else find_format(bits, self.activation)
+        if not isinstance(format, LinearFormat):
             return None
-        return conv_format(bits) if path in DPT_CONVS else linear_format(bits, self.activation)
+        return format.convolution if path in DPT_CONVS else format
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -161,25 +147,10 @@ def _is_list(value: object) -> bool:
     return isinstance(value, (list, tuple))
 
 
-def linear_format(bits: str, activation: Activation) -> LinearFormat | None:
-    """Format a bits name stands for; None for a float type."""
-    if bits in FLOATS:
-        return None
-    weight, act = (int(n) for n in bits[1:].split("a"))
-    if act == 16:
-        return LinearFormat(weight, 16, None, WEIGHT_ONLY_BLOCK)
-    return LinearFormat(weight, act, activation)
-
-
-def conv_format(bits: str) -> LinearFormat | None:
-    """Format of a convolution: the weight bits, static activations of `CONV_BITS`; None for a float type and for
-    16-bit activations, as there is no weight-only convolution kernel to use one."""
-    format = linear_format(bits, "static")
-    return (
-        None if format is None or format.activation is None else LinearFormat(format.weight_bits, CONV_BITS, "static")
-    )
-
-
 def parse_scheme(bits: str, activation: str = "dynamic", parts: Iterable[str] = DEFAULT_PARTS) -> Scheme:
-    """The scheme for `--bits`, `--act` and `--parts`; QvggtError names the offending word and what is allowed."""
-    return Scheme(bits=bits, activation=activation, parts=tuple(parts))  # type: ignore[arg-type]
+    """The scheme for `--bits`, `--act` and `--parts`; QvggtError names the offending word and what is allowed.
+
+    A full name such as "w4a4-static" is written as its two halves.
+    """
+    scheme = Scheme(bits=bits, activation=activation, parts=tuple(parts))  # type: ignore[arg-type]
+    return dataclasses.replace(scheme, bits=scheme.base.bits, activation=scheme.base.mode or scheme.activation)

@@ -12,10 +12,11 @@ from qvggt.calib.recipe import RECIPES, Recipe, find_recipe
 from qvggt.calib.reconstruct import token_weights
 from qvggt.calib.stream import Stream, TokenStore, stages
 from qvggt.errors import QvggtError
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.formats.table import choices
 from qvggt.models.folded import applied_fold
 from qvggt.models.vggt.network import VGGT
-from qvggt.quant import parse_scheme, quantized_linears
-from qvggt.quant.scheme import INTEGERS, LinearFormat
+from qvggt.quant import Scheme, parse_scheme, quantized_linears
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_ours_learns_where_a_grid_is_coarse(batches: list[torch.Tensor]) -> None
         return [f for b in bits if (f := parse_scheme(b).format(path)) is not None]
 
     ours = find_recipe("qvggt")
-    assert [bits for bits in INTEGERS if ours.learns(formats(bits))] == ["w4a8", "w6a6", "w4a4", "w4a16"]
+    assert [bits for bits in choices() if ours.learns(formats(bits))] == ["w4a8", "w6a6", "w4a4", "w4a16"]
     assert ours.learns(formats("w8a8", "w4a8"))
     assert not ours.replace(learn=False).learns(formats("w4a4"))
     assert find_recipe("quantvggt").learns(formats("w8a8"))  # as released
@@ -183,3 +184,15 @@ def test_special_tokens_weigh_what_they_are_given() -> None:
 def test_unknown_recipe_names_the_known() -> None:
     with pytest.raises(QvggtError, match="rtn, smoothquant, quarot, quantvggt, qvggt"):
         find_recipe("none")
+
+
+def test_activation_modes_can_differ_within_a_block(batches: list[torch.Tensor]) -> None:
+    model, scheme = small_model(seed=1), Scheme("w4a4", overrides=(("aggregator.*.mlp.fc1", "w8a8-static"),))
+    calibrate_(model, scheme, find_recipe("qvggt").replace(epochs=1), batches, progress=False)
+    linears = dict(quantized_linears(model))
+    for path, linear in linears.items():
+        static = path.endswith("fc1")
+        assert linear.format.name == ("w8a8-static" if static else "w4a4-dynamic")
+        assert (float(linear.act_amax) != 1) if static else (linear.act_clip < 1).all()
+    assert len(linears) == 4 * 9
+    assert distance(model, batches[0]) < 0.3

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
-from qvggt.calib.learnable import LearnableLinear, round_ste
+from qvggt.calib.learnable import LearnableLinear
+from qvggt.formats.grid import IntegerGrid
+from qvggt.formats.table import find_format
 from qvggt.quant.kronecker import KroneckerHadamard
-from qvggt.quant.scheme import linear_format
 
 FORMS = [("w8a8", "dynamic"), ("w4a4", "dynamic"), ("w4a4", "static"), ("w4a16", "dynamic")]
 
@@ -20,18 +23,17 @@ def made(bits: str, activation: str, rotated: bool = False) -> tuple[LearnableLi
         linear.weight.copy_(torch.randn(24, 160, generator=generator))
         linear.bias.copy_(torch.randn(24, generator=generator))
     x = torch.randn(3, 20, 160, generator=generator) * torch.rand(160, generator=generator)
-    format = linear_format(bits, activation)  # type: ignore[arg-type]
-    assert format is not None
+    format = find_format(bits, activation)  # type: ignore[arg-type]
     rotation = KroneckerHadamard(160, 3) if rotated else None
     return LearnableLinear(linear, format, rotation), linear, x
 
 
-def test_rounding_passes_the_gradient() -> None:
-    x = torch.tensor([0.4, 0.5, 1.5], requires_grad=True)
-    round_ste(x).sum().backward()
-    assert round_ste(x).tolist() == [0, 0, 2]
-    assert x.grad is not None
-    assert x.grad.tolist() == [1, 1, 1]
+@pytest.fixture
+def without_rounding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    def clipped(grid: IntegerGrid, x: torch.Tensor, scale: torch.Tensor, _: bool = False) -> torch.Tensor:
+        return (x / scale).clamp(grid.lowest, grid.highest)
+
+    return lambda: monkeypatch.setattr(IntegerGrid, "round", clipped)
 
 
 @pytest.mark.parametrize("rotated", [False, True])
@@ -48,12 +50,12 @@ def test_finishes_as_what_it_was(bits: str, activation: str, rotated: bool) -> N
 
 
 @pytest.mark.parametrize(("bits", "activation"), FORMS)
-def test_without_rounding_it_is_the_linear(bits: str, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_rounding_it_is_the_linear(bits: str, activation: str, without_rounding: Callable[[], None]) -> None:
     """Scale and rotation cancel: only the rounding and the clips change a number."""
     learnable, linear, x = made(bits, activation, rotated=True)
     learnable.start_scale(x.abs().flatten(0, -2).amax(0), 0.5)
     learnable.start_at_extremes(x, 1 - 1e-7)
-    monkeypatch.setattr("qvggt.calib.learnable.round_ste", lambda value: value)
+    without_rounding()
     with torch.no_grad():
         assert torch.allclose(learnable(x), linear(x), atol=1e-4)
 
@@ -63,8 +65,7 @@ def test_without_rounding_it_is_the_linear(bits: str, activation: str, monkeypat
 def test_centered_it_finishes_as_what_it_was(bits: str, activation: str, rotated: bool) -> None:
     _, linear, x = made(bits, activation)
     rotation = KroneckerHadamard(160, 3) if rotated else None
-    format = linear_format(bits, activation)  # type: ignore[arg-type]
-    assert format is not None
+    format = find_format(bits, activation)  # type: ignore[arg-type]
     learnable = LearnableLinear(linear, format, rotation)
     kinds = torch.arange(20) % 3
     means = torch.stack([x[:, kinds == k].flatten(0, -2).mean(0) for k in range(3)])
@@ -84,7 +85,7 @@ def test_centered_it_finishes_as_what_it_was(bits: str, activation: str, rotated
             final(x)
 
 
-def test_centers_are_exact_without_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_centers_are_exact_without_rounding(without_rounding: Callable[[], None]) -> None:
     """What the means contribute is computed with the float weight, whatever the grid does to the rest."""
     learnable, linear, x = made("w4a4", "dynamic", rotated=True)
     kinds = torch.arange(20) % 2
@@ -92,7 +93,7 @@ def test_centers_are_exact_without_rounding(monkeypatch: pytest.MonkeyPatch) -> 
     with torch.no_grad():
         constant = learnable.center[kinds].expand_as(x)
         assert torch.allclose(learnable(constant, kinds), linear(constant), atol=1e-4)
-        monkeypatch.setattr("qvggt.calib.learnable.round_ste", lambda value: value)
+        without_rounding()
         learnable.start_at_extremes(learnable.centered(x, kinds), 1 - 1e-7)
         assert torch.allclose(learnable(x, kinds), linear(x), atol=1e-4)
 

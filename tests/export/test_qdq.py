@@ -16,7 +16,6 @@ from qvggt.calib.rtn import quantize_rtn_
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import LINEAR_TOLERANCE, check_linears, record_inputs
 from qvggt.export.subgraph import session_options
-from qvggt.formats.rounding import weight_codes, weight_scale
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant import QuantLinear, Scheme, parse_scheme
 from qvggt.quant.model import scheme_linears
@@ -78,8 +77,8 @@ def test_input_transforms_are_emitted(spec: TransformSpec, images: torch.Tensor,
         if transform.scale is not None:
             transform.scale = torch.rand(linear.in_features, generator=generator) + 0.5
             weight = weight / transform.scale
-        scale = weight_scale(weight, 8)
-        codes = weight_codes(weight, scale, 8)
+        scale = format.weight.scale(weight)
+        codes = format.weight.codes(weight, scale)
         model.set_submodule(path, QuantLinear.from_codes(codes, scale, linear.bias, format, transform))
     export_onnx(model, scheme, ExportConfig(SIDE, SIDE), tmp_path / "m.onnx")
     assert all(check_linears(tmp_path / "m.onnx", model, images, progress=False))
@@ -101,8 +100,8 @@ def test_centers_are_taken_off_by_kind(scheme: str, target: str, tmp_path: Path)
         kinds = special + 1 if "patch_embed" in path else 2 * special + 1
         transform = InputTransform(linear.in_features, TransformSpec(kinds=kinds))
         transform.center = torch.randn(kinds, linear.in_features, generator=generator)
-        scale = weight_scale(linear.weight, format.weight_bits)
-        codes = weight_codes(linear.weight, scale, format.weight_bits)
+        scale = format.weight.scale(linear.weight)
+        codes = format.weight.codes(linear.weight, scale)
         bias = transform.center @ linear.weight.T + linear.bias
         module = QuantLinear.from_codes(codes, scale, None, format, transform, bias)
         if act:

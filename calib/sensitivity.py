@@ -13,42 +13,33 @@ from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.memo import Memo
 from qvggt.calib.recipe import Recipe
 from qvggt.errors import QvggtError
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.family import family_of
+from qvggt.models.network import Network, module_at
+from qvggt.predictions import VALUES
 from qvggt.progress import bar
 from qvggt.quant.model import scheme_convs, scheme_linears
 from qvggt.quant.scheme import Activation, LinearFormat, Scheme
 
-VALUES = ("pose_enc", "depth", "world_points")
 SCALE_BYTES = 4
 
 Outputs = list[dict[str, Tensor]]
 
 
-def find_units(model: VGGT, parts: tuple[str, ...], by: str) -> list[Unit]:
+def find_units(model: Network, parts: tuple[str, ...], by: str) -> list[Unit]:
     """The units of `parts`, in the order they run: one per part, or one per transformer block and per dense head."""
-    depth, vit = model.config.aa_depth, model.config.vit_depth
-    trunk = [] if model.camera_head is None else [f"camera_head.trunk.{i}" for i in range(len(model.camera_head.trunk))]
-    heads = [head for head in ("depth_head", "point_head") if getattr(model, head) is not None]
-    blocks = {
-        "dino": [f"aggregator.patch_embed.blocks.{i}" for i in range(vit)],
-        "aggregator": [f"aggregator.{kind}_blocks.{i}" for i in range(depth) for kind in ("frame", "global")],
-        "camera": trunk,
-        "dpt": heads,
-    }
-    whole = {
-        "dino": ["aggregator.patch_embed.blocks"],
-        "aggregator": ["aggregator.frame_blocks", "aggregator.global_blocks"],
-        "camera": ["camera_head.trunk"] if trunk else [],
-        "dpt": heads,
-    }
     if by not in ("part", "block"):
         raise QvggtError(f"--budget-by {by!r}: expected part or block")
     found: list[Unit] = []
-    for part in parts:
-        if by == "block":
-            found += [Unit(path, (f"{path}.*",)) for path in blocks[part]]
-        elif whole[part]:
-            found.append(Unit(part, tuple(f"{path}.*" for path in whole[part])))
+    for part in map(family_of(model).part, parts):
+        roots = {path: root for path in part.roots if (root := module_at(model, path)) is not None}
+        if by == "part":
+            found += [Unit(part.name, tuple(f"{path}.*" for path in roots))] if roots else []
+            continue
+        paths = list(roots)
+        if not part.convs:  # lists of blocks, which take turns
+            lengths = {path: len(list(root.children())) for path, root in roots.items()}
+            paths = [f"{p}.{i}" for i in range(max(lengths.values(), default=0)) for p in roots if i < lengths[p]]
+        found += [Unit(path, (f"{path}.*",)) for path in paths]
     return found
 
 
@@ -84,7 +75,7 @@ def quick(recipe: Recipe) -> Recipe:
 
 
 @torch.no_grad()
-def network_outputs(model: VGGT, batches: Sequence[Tensor]) -> Outputs:
+def network_outputs(model: Network, batches: Sequence[Tensor]) -> Outputs:
     """Camera, depth and point outputs of each sequence."""
     return [{name: value for name, value in model(images).items() if name in VALUES} for images in batches]
 
@@ -100,8 +91,8 @@ def output_error(reference: Outputs, outputs: Outputs) -> float:
 
 
 def quantized_copy(
-    model: VGGT, scheme: Scheme, recipe: Recipe, batches: Sequence[Tensor], seed: int, memory: int
-) -> VGGT:
+    model: Network, scheme: Scheme, recipe: Recipe, batches: Sequence[Tensor], seed: int, memory: int
+) -> Network:
     """A copy of a float model under a scheme; the model itself stays as it is."""
     network = copy.deepcopy(model)
     calibrate_(network, scheme, recipe, batches, seed, memory=memory, progress=False)
@@ -109,7 +100,7 @@ def quantized_copy(
 
 
 def measure_units(
-    model: VGGT,
+    model: Network,
     units: Sequence[Unit],
     ladder: Sequence[str],
     activation: Activation,
@@ -154,11 +145,11 @@ def measure_units(
 
 
 def make_drop(
-    model: VGGT,
+    model: Network,
     scheme_of: Callable[[dict[str, Choice]], Scheme],
     recipe: Recipe,
     batches: Sequence[Tensor],
-    score: Callable[[VGGT], float],
+    score: Callable[[Network], float],
     seed: int,
     memo: Memo,
     memory: int,

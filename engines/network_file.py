@@ -11,9 +11,10 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from qvggt.engines.runner import TRAILING, ModelFile
+from qvggt.engines.runner import ModelFile
 from qvggt.errors import QvggtError
 from qvggt.onnx_view.file import open_onnx
+from qvggt.predictions import TRAILING
 from qvggt.quant.scheme import Scheme
 from qvggt.tensor_file import line
 
@@ -22,7 +23,7 @@ INPUT = "images"
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """An ONNX file with input `images` [1, S, 3, H, W] float32 and outputs named as those of VGGT.forward.
+    """An ONNX file with input `images` [1, S, 3, H, W] float32 and outputs named as in qvggt.predictions.
 
     frames, size: the only frame count and (H, W) it takes, None where any works. outputs: names among OUTPUTS, in the
     order of the graph. metadata: its `qvggt.*` entries, empty for a file of another exporter. files: the model, then

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qvggt.engines.runner import Predictions
 from qvggt.errors import QvggtError
 from qvggt.eval.alignment import Points, align, fit_similarity
 from qvggt.eval.clouds import BACKENDS, MIN_POINTS, Backend, CloudDistances, distances, register
 from qvggt.geometry import decode_pose, invert_extrinsics, to_homogeneous, unproject
+from qvggt.predictions import Predictions
 
 PointSource = Literal["head", "unproj"]
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from qvggt.export.graph import GraphBuilder
-from qvggt.export.kinds import TokenKinds
 from qvggt.export.linear import array, emit_linear
 from qvggt.export.precision import Precision
+from qvggt.export.token_types import TokenTypes
 from qvggt.models.block import Attention, Block, LayerScale, Mlp
 from qvggt.target import Target
 
@@ -34,7 +34,7 @@ class BlockEmitter:
 
     Blocks over frames: batch (-1, P), N is the symbolic frame count; with `together` their attention goes over the
     tokens of all frames at once, everything else stays frame by frame (so TensorRT sees the same products). Blocks
-    over one vector per frame: batch (1, -1). `kinds`: of the tokens. `precision` is the
+    over one vector per frame: batch (1, -1). `types`: of the tokens. `precision` is the
     type of the tokens, the attention products and the float linears, by default the network's; norms, rotations and
     the scales after integer products are fp32.
     """
@@ -47,10 +47,10 @@ class BlockEmitter:
         rope: Rope | None = None,
         precision: Precision | None = None,
         together: bool = False,
-        kinds: TokenKinds | None = None,
+        types: TokenTypes | None = None,
     ) -> None:
         self.builder, self.target, self.batch, self.rope, self.together = builder, target, batch, rope, together
-        self.kinds = kinds
+        self.types = types
         self.precision = precision or builder.precision
 
     def block(self, path: str, block: Block, x: str, parameters: str = "") -> str:
@@ -69,7 +69,7 @@ class BlockEmitter:
         return b.cast(b.op("Add", [b.cast(x, wide, path), b.cast(branch, wide, path)], path), self.precision, path)
 
     def linear(self, path: str, module: nn.Module, x: str, parameters: str) -> str:
-        return emit_linear(self.builder, path, module, x, self.target, parameters, self.precision, self.kinds)
+        return emit_linear(self.builder, path, module, x, self.target, parameters, self.precision, self.types)
 
     def norm(self, path: str, norm: nn.Module, x: str, parameters: str = "") -> str:
         return emit_norm(self.builder, path, norm, x, parameters)

@@ -14,18 +14,11 @@ from qvggt.export.graph import GraphBuilder
 from qvggt.export.network import emit_network
 from qvggt.export.precision import Precision
 from qvggt.export.storage import EXTERNAL_ABOVE, model_files
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.family import find_family
+from qvggt.models.network import Network
+from qvggt.predictions import SEMANTICS
 from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
-
-OUTPUTS = ("pose", "depth", "points")
-SEMANTICS = {
-    "images": "RGB in [0, 1], [1, frames, 3, H, W], un-normalised",
-    "pose_enc": "translation xyz, quaternion xyzw, vertical and horizontal field of view (rad); "
-    "camera-from-world, OpenCV axes",
-    "depth": "z-depth in scene units, [1, frames, H, W, 1]",
-    "world_points": "xyz in the frame of the first camera, scene units",
-}
 
 
 @dataclass(frozen=True)
@@ -34,7 +27,7 @@ class ExportConfig:
 
     height: int
     width: int
-    outputs: tuple[str, ...] = OUTPUTS
+    outputs: tuple[str, ...] = tuple(find_family().exportable)
     frames: tuple[int, int, int] = (1, 8, 32)
     target: Target = Target.CPU
     precision: Precision = Precision.FP32  # of everything that is not quantized; see qvggt.export.precision
@@ -54,7 +47,7 @@ class Exported:
 
 
 def export_onnx(
-    model: VGGT, scheme: Scheme, config: ExportConfig, path: str | Path, source: dict[str, str] | None = None
+    model: Network, scheme: Scheme, config: ExportConfig, path: str | Path, source: dict[str, str] | None = None
 ) -> Exported:
     """Write `model` (fake-quant or float, CPU, fp32) as ONNX; atomic, passes onnx.checker with shape inference.
 
@@ -73,7 +66,7 @@ def export_onnx(
     with model_files(target_path, external) as (storage, temporary):
         builder = GraphBuilder(storage, config.precision, config.fused_attention)
         emit_network(builder, model, config.height, config.width, config.outputs, config.target)
-        proto = builder.model("vggt", _metadata(scheme, config, source or {}), __version__)
+        proto = builder.model(model.config.family, _metadata(scheme, config, source or {}), __version__)
         temporary.write_bytes(proto.SerializeToString())
         if storage.data is not None:
             storage.data.flush()

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qvggt.export.graph import GraphBuilder
-from qvggt.export.kinds import TokenKinds
 from qvggt.export.precision import Precision
 from qvggt.export.qdq import emit_quant_linear
+from qvggt.export.token_types import TokenTypes
 from qvggt.quant.linear import QuantLinear
 from qvggt.target import Target
 
@@ -27,18 +27,18 @@ def emit_linear(
     target: Target,
     parameters: str = "",
     precision: Precision | None = None,
-    kinds: TokenKinds | None = None,
+    types: TokenTypes | None = None,
 ) -> str:
     """x [..., K] of any float type -> [..., N] in `precision` (by default the network's), or in fp32 from a quantized
     linear whose scales are applied in fp32.
 
     `path` names the nodes; `parameters` the initializers when they are shared by several call sites of one module
-    (the unrolled camera iterations), by default the same. `kinds`: of the tokens, for linears that
+    (the unrolled camera iterations), by default the same. `types`: of the tokens, for linears that
     treat them apart.
     """
     precision = precision or builder.precision
     if isinstance(module, QuantLinear):
-        return emit_quant_linear(builder, path, module, x, target, parameters or path, precision, kinds)
+        return emit_quant_linear(builder, path, module, x, target, parameters or path, precision, types)
     if not isinstance(module, nn.Linear):
         raise TypeError(f"{path}: cannot export a {type(module).__name__} as a linear layer")
     owner = parameters or path

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt.export.graph import GraphBuilder
-from qvggt.export.kinds import TokenKinds
 from qvggt.export.precision import Precision
+from qvggt.export.token_types import TokenTypes
 from qvggt.formats.rounding import EPS, qmax
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.transform import InputTransform
@@ -41,18 +41,18 @@ def emit_quant_linear(
     target: Target,
     parameters: str,
     precision: Precision | None = None,
-    kinds: TokenKinds | None = None,
+    types: TokenTypes | None = None,
 ) -> str:
     """Nodes `<path>/...` of one quantized linear on x [..., K], initializers `<parameters>.*`; returns y [..., N].
 
-    `kinds`: of the tokens. Where the linear centers its input, that happens in nodes
+    `types`: of the tokens. Where the linear centers its input, that happens in nodes
     `<path>.center/...` before and `<path>.kind_bias/...` after, which leave the linear itself as any other. x may have
     any float type. y is fp32 with quantized activations (the scales after the product are), in `precision` (by
     default the network's) without.
     """
     format, precision = module.format, precision or builder.precision
-    if module.kinds:
-        x = _centered(builder, path, module, x, target, parameters, kinds)
+    if module.types:
+        x = _centered(builder, path, module, x, target, parameters, types)
     if module.transform is not None:
         x = _transform(builder, path, module.transform, x, parameters, precision)
     if format.activation is None:
@@ -70,9 +70,9 @@ def emit_quant_linear(
         scale_after.insert(0, row_scale)
     for scale in scale_after:
         y = builder.op("Mul", [y, scale], path)
-    if module.kind_bias is not None and kinds is not None:
+    if module.kind_bias is not None and types is not None:
         name, table, at = f"{parameters}.kind_bias", _array(module.kind_bias), f"{path}.kind_bias"
-        return builder.op("Add", [y, kinds.spread(at, name, table, _int4_product(module, target))], at)
+        return builder.op("Add", [y, types.spread(at, name, table, _int4_product(module, target))], at)
     return _biased(builder, path, module, y, parameters)
 
 
@@ -83,13 +83,13 @@ def _centered(
     x: str,
     target: Target,
     parameters: str,
-    kinds: TokenKinds | None,
+    types: TokenTypes | None,
 ) -> str:
-    """x without the center of each token's kind, fp32."""
-    if kinds is None or module.transform is None or module.transform.center is None:
-        raise TypeError(f"{path}: centers its input, and needs the kinds of its tokens")
+    """x without the center of each token's type, fp32."""
+    if types is None or module.transform is None or module.transform.center is None:
+        raise TypeError(f"{path}: centers its input, and needs the types of its tokens")
     name, table, at = f"{parameters}.center", _array(module.transform.center), f"{path}.center"
-    center = kinds.spread(at, name, table, _int4_product(module, target))
+    center = types.spread(at, name, table, _int4_product(module, target))
     return builder.op("Sub", [builder.cast(x, FP32, at), center], at)
 
 

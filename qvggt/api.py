@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "Scheme", "decode_pose", "load", "load_images", "open_runner", "quantize"]
 
-HEADS = ("camera", "point", "depth")
 PACKAGES = ("qvggt", "torch", "numpy", "safetensors")
 
 
@@ -47,7 +46,7 @@ def load(source: str | Path, *, revision: str | None = None, offline: bool = Fal
         loaded = load_calibrated(source)
         return Model(loaded.model, str(source), loaded.sha256, loaded.scheme, loaded.provenance)
     path = find_weights(source, revision=revision, offline=offline)
-    return Model(load_model(path, heads=HEADS, check_finite=True), str(source), file_sha256(path))
+    return Model(load_model(path, heads="predicting", check_finite=True), str(source), file_sha256(path))
 
 
 def quantize(

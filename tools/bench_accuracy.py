@@ -34,7 +34,7 @@ from qvggt.files import atomic_write, file_sha256
 from qvggt.geometry import decode_pose
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.progress import bar
 from qvggt.quant import parse_scheme
 
@@ -49,7 +49,7 @@ def images_of(split: SceneSplit, index: int) -> Tensor:
     return torch.from_numpy(np.array(split.images[index, :FRAMES])).permute(0, 3, 1, 2).float() / 255
 
 
-def predict(model: VGGT, split: SceneSplit, scenes: int) -> Predictions:
+def predict(model: Network, split: SceneSplit, scenes: int) -> Predictions:
     """Outputs of all scenes, [scenes, S, ...]."""
     parts: list[Predictions] = []
     with torch.no_grad():
@@ -82,17 +82,17 @@ def sqnr_db(reference: Predictions, other: Predictions) -> dict[str, float]:
     return values
 
 
-def model_makers(name: str, calibration: list[Tensor]) -> dict[str, Callable[[], VGGT]]:
+def model_makers(name: str, calibration: list[Tensor]) -> dict[str, Callable[[], Network]]:
     """The models to quantize, each function-preserving copies of the first."""
 
-    def channels() -> VGGT:
+    def channels() -> Network:
         from qvggt.calib.stress import inject_channels_
 
         model = load_model(name)
         inject_channels_(model, factor=30, fraction=0.02, seed=0)
         return model
 
-    def pca() -> VGGT:
+    def pca() -> Network:
         from qvggt.calib.stress import pca_basis_
 
         model = load_model(name)
@@ -103,7 +103,7 @@ def model_makers(name: str, calibration: list[Tensor]) -> dict[str, Callable[[],
 
 
 def evaluate_row(
-    model: VGGT, reference: Predictions, base: dict[str, list[float]], split: SceneSplit, scenes: int
+    model: Network, reference: Predictions, base: dict[str, list[float]], split: SceneSplit, scenes: int
 ) -> dict[str, Any]:
     outputs = predict(model, split, scenes)
     scores = per_scene(outputs, split)

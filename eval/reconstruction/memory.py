@@ -13,7 +13,7 @@ from pathlib import Path
 from qvggt.engines.runner import Runner
 from qvggt.engines.torch_runner import TorchRunner
 from qvggt.models.dpt import FRAMES_PER_CHUNK
-from qvggt.models.vggt.config import VGGT_1B, VGGTConfig
+from qvggt.models.family import MemoryFacts, family_of, find_family
 
 FLOAT = 4  # bytes
 SHARE = 0.7  # of the free memory that is used without --memory-limit: other programs need some, estimates err
@@ -25,12 +25,10 @@ TOKEN_MAPS = 22  # token arrays of one width that live together: 4 kept levels o
 
 @dataclass(frozen=True)
 class Network:
-    """The sizes that decide memory. fused: attention never holds its score matrix; chunk: most frames a dense head
-    works on at once (None: all)."""
+    """What decides memory. fused: attention never holds its score matrix; chunk: most frames a dense head works on at
+    once (None: all)."""
 
-    width: int
-    features: int
-    head_channels: int
+    sizes: MemoryFacts
     fused: bool
     chunk: int | None
     weights: int
@@ -40,18 +38,11 @@ class Network:
         """Read off a PyTorch model or an ONNX file of qvggt-export; VGGT-1B's sizes where neither tells."""
         weights = sum(file.bytes for file in runner.files)
         if isinstance(runner, TorchRunner) and runner.model is not None:
-            config: VGGTConfig = runner.model.config
             held = sum(t.numel() * t.element_size() for t in runner.model.state_dict().values())
-            return cls(config.embed_dim, config.dpt_features, config.dpt_head_channels, True, FRAMES_PER_CHUNK, held)
-        width, features, channels = VGGT_1B.embed_dim, VGGT_1B.dpt_features, VGGT_1B.dpt_head_channels
-        if runner.files and runner.files[0].path.lower().endswith(".onnx"):
-            shapes = initializer_shapes(Path(runner.files[0].path))
-            if "camera_head.token_norm.weight" in shapes:
-                width = shapes["camera_head.token_norm.weight"][0] // 2
-            tail = shapes.get("depth_head.scratch.output_conv2.0.weight")
-            if tail is not None and len(tail) == 4:
-                channels, features = tail[0], 2 * tail[1]
-        return cls(width, features, channels, False, None, weights)
+            return cls(family_of(runner.model).memory(runner.model.config), True, FRAMES_PER_CHUNK, held)
+        onnx = runner.files and runner.files[0].path.lower().endswith(".onnx")
+        shapes = initializer_shapes(Path(runner.files[0].path)) if onnx else {}
+        return cls(find_family().file_memory(shapes), False, None, weights)
 
 
 def initializer_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -63,15 +54,15 @@ def initializer_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def estimate(network: Network, frames: int, height: int, width: int) -> int:
     """Bytes that one pass adds to a process that has the weights loaded."""
-    pixels, patches = height * width, height * width // 196
-    tokens = patches + 5
+    sizes, pixels = network.sizes, height * width
+    tokens = sizes.tokens(height, width)
     together = frames if network.chunk is None else min(frames, network.chunk)
-    tail = together * pixels * FLOAT * (TAIL_MAPS * network.features / 2 + 2 * network.head_channels)
-    stream = frames * tokens * network.width * FLOAT * TOKEN_MAPS
+    tail = together * pixels * FLOAT * (TAIL_MAPS * sizes.features / 2 + 2 * sizes.head_channels)
+    stream = frames * tokens * sizes.width * FLOAT * TOKEN_MAPS
     outputs = frames * pixels * (3 + 7) * FLOAT
     scores = 0.0
     if not network.fused:
-        heads = max(1, network.width // 64)
+        heads = max(1, sizes.width // sizes.head_width)
         scores = SCORE_MAPS * heads * (frames * tokens) ** 2 * FLOAT
     return int(max(tail, scores) + stream + outputs)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qvggt.cli.common import check_place, run
+from qvggt.cli.common import DEFAULT_PARTS, OVERRIDE_HELP, PARTS_HELP, check_place, run
 from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ def calibrate(
     ] = None,
     budget_by: Annotated[str, typer.Option(help="--budget: bits per part or per block.")] = "part",
     size: Annotated[str | None, typer.Option(help="HxW of the images in pixels. [model's own]")] = None,
-    parts: Annotated[str, typer.Option(help="Parts to quantize: dino, aggregator, camera, dpt.")] = "dino,aggregator",
+    parts: Annotated[str, typer.Option(help=PARTS_HELP)] = DEFAULT_PARTS,
     override: Annotated[
         list[str] | None,
-        typer.Option(help="PATTERN=BITS for modules whose path matches, e.g. 'camera_head.trunk.*=w4a16'; repeatable."),
+        typer.Option(help=OVERRIDE_HELP),
     ] = None,
     rounding: Annotated[str | None, typer.Option(help="rtn or gptq. [the recipe's]")] = None,
     propagation: Annotated[
@@ -111,6 +111,7 @@ def calibrate(
     from qvggt.cli.pool import PoolConfig, selection_config, training_images
     from qvggt.cli.source import load_source, parse_size
     from qvggt.cli.versions import versions
+    from qvggt.models.family import family_of
     from qvggt.quant.checkpoint import DESCRIPTION, Provenance, save_calibrated
     from qvggt.quant.model import check_overrides
     from qvggt.quant.scheme import parse_scheme
@@ -140,7 +141,8 @@ def calibrate(
     height, width = parse_size(size, source.model)
     chooser = None
     if select:
-        chooser = selection_config(sequences, clusters, class_mode, seed, source.model.config.aa_depth)
+        rounds = len(family_of(source.model).rounds(source.model.config))
+        chooser = selection_config(sequences, clusters, class_mode, seed, rounds)
     if plan:
         _print_plan(source.model.config, wanted, chosen, sequences, frames, height, width, memory)
         return

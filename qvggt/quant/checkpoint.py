@@ -19,11 +19,11 @@ import torch
 
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_directory, file_sha256
+from qvggt.models.family import ModelConfig, find_family
 from qvggt.models.fold_config import FoldConfig
 from qvggt.models.folded import applied_fold, fold_structure_
 from qvggt.models.loading import restore_constants
-from qvggt.models.vggt.config import VGGTConfig
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.quant.model import prepare_, transform_specs
 from qvggt.quant.scheme import Scheme
 from qvggt.quant.transform import TransformSpec
@@ -56,7 +56,7 @@ class _Description:
     """What quant.json says, parsed."""
 
     scheme: Scheme
-    config: VGGTConfig
+    config: ModelConfig
     fold: FoldConfig | None
     transforms: Mapping[str, TransformSpec]
     weights_sha256: str
@@ -67,7 +67,7 @@ class _Description:
 class Calibrated:
     """A loaded checkpoint: the fake-quant model (eval mode), its scheme, provenance and the hash of its weights."""
 
-    model: VGGT
+    model: Network
     scheme: Scheme
     provenance: Provenance
     sha256: str
@@ -80,7 +80,7 @@ def is_calibrated(path: str | Path) -> bool:
 
 def save_calibrated(
     path: str | Path,
-    model: VGGT,
+    model: Network,
     scheme: Scheme,
     provenance: Provenance,
     replace: bool = False,
@@ -124,7 +124,7 @@ def load_calibrated(path: str | Path) -> Calibrated:
     file = open_tensors(weights)
     try:
         with torch.device("meta"):
-            model = VGGT(description.config)
+            model = find_family(description.scheme.family).build(description.config)
             if description.fold is not None:
                 fold_structure_(model, description.fold)
             prepare_(model, description.scheme, description.transforms)
@@ -188,9 +188,10 @@ def _read_description(path: Path) -> _Description:
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise QvggtError(f"{path}: key {key!r} holds a value that does not fit; calibrate again") from error
 
+    scheme = part("scheme", Scheme.from_dict)  # it names the model family
     return _Description(
-        scheme=part("scheme", Scheme.from_dict),
-        config=part("config", VGGTConfig.from_dict),
+        scheme=scheme,
+        config=part("config", find_family(scheme.family).config),
         fold=part("fold", lambda fold: None if fold is None else FoldConfig.from_dict(fold)),
         transforms=part("transforms", lambda specs: {name: TransformSpec(**spec) for name, spec in specs.items()}),
         weights_sha256=values["weights_sha256"],

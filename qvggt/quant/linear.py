@@ -16,6 +16,7 @@ from qvggt.formats.rounding import (
     weight_codes,
     weight_scale,
 )
+from qvggt.models.token_types import current_types
 from qvggt.quant.scheme import LinearFormat
 from qvggt.quant.transform import InputTransform, TransformSpec
 
@@ -27,7 +28,7 @@ class QuantLinear(nn.Module):
     the tensor in it. x [..., in] -> y [..., out].
 
     Buffers: `codes` int8 [out, in]; `weight_scale` fp32 [out, 1] or [out, blocks]; `bias` fp32 [out], or in its place,
-    where the transform centers its input, `kind_bias` fp32 [kinds, out]: bias plus the product of the float weight
+    where the transform centers its input, `kind_bias` fp32 [types, out]: bias plus the product of the float weight
     with each center; with dynamic activations `act_clip` fp32 [2] = clip ratios of the negative and the positive
     side; with static ones `act_amax` fp32 [] = range of the tensor.
     """
@@ -52,9 +53,9 @@ class QuantLinear(nn.Module):
         blocks = 1 if format.block is None else -(-in_features // format.block)
         self.register_buffer("codes", torch.zeros(out_features, in_features, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(out_features, blocks))
-        kinds = transform.kinds if transform else 0
-        self.register_buffer("bias", torch.zeros(out_features) if bias and not kinds else None)
-        self.register_buffer("kind_bias", torch.zeros(kinds, out_features) if kinds else None)
+        types = transform.kinds if transform else 0
+        self.register_buffer("bias", torch.zeros(out_features) if bias and not types else None)
+        self.register_buffer("kind_bias", torch.zeros(types, out_features) if types else None)
         self.transform = InputTransform(in_features, transform) if transform else None
         if format.activation == "dynamic":
             self.register_buffer("act_clip", torch.ones(2))
@@ -86,7 +87,7 @@ class QuantLinear(nn.Module):
     ) -> QuantLinear:
         """From integer weights [out, in] however they were rounded; clips at 1, range at 1.
 
-        `kind_bias` [kinds, out] goes with a transform that centers, and takes the place of `bias`.
+        `kind_bias` [types, out] goes with a transform that centers, and takes the place of `bias`.
         """
         with torch.device(codes.device):
             module = cls(codes.shape[1], codes.shape[0], format, bias is not None)
@@ -97,17 +98,17 @@ class QuantLinear(nn.Module):
         return module
 
     @property
-    def kinds(self) -> int:
-        """Kinds of tokens it treats apart; `forward` needs theirs when there are any."""
+    def types(self) -> int:
+        """Types of tokens it treats apart; where there are any, it runs inside `token_types` alone."""
         return self.transform.spec.kinds if self.transform is not None else 0
 
     def weight_dequantized(self) -> Tensor:
         """The weight the integer codes stand for, fp32 [out, in]."""
         return dequantize_weight(self.codes, self.weight_scale, self.format.block)
 
-    def centered(self, x: Tensor, kinds: Tensor | None = None) -> Tensor:
-        """The input without the centers of its tokens' kinds."""
-        return x if self.transform is None else self.transform.centered(x, kinds)
+    def centered(self, x: Tensor) -> Tensor:
+        """The input without the centers of its tokens' types."""
+        return x if self.transform is None else self.transform.centered(x)
 
     def quantized_input(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(what the weight is multiplied with [..., in], the token ranges [..., 1] to multiply back or None).
@@ -124,9 +125,9 @@ class QuantLinear(nn.Module):
         tokens = quantize_tokens(x, self.format.act_bits, self.act_clip[0], self.act_clip[1])
         return tokens.normalised, tokens.range
 
-    def forward(self, x: Tensor, kinds: Tensor | None = None) -> Tensor:
-        y = self.product(self.centered(x, kinds))
-        return y if self.kind_bias is None else y + self.kind_bias[kinds].to(y.dtype)
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.product(self.centered(x))
+        return y if self.kind_bias is None else y + self.kind_bias[current_types()].to(y.dtype)
 
     def product(self, x: Tensor) -> Tensor:
         """Everything between the centers: the (centered) input quantized and multiplied, plus the bias."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from qvggt.errors import QvggtError
+from qvggt.models.family import DEFAULT, find_family
 
 Activation = Literal["dynamic", "static"]
 
@@ -21,28 +21,7 @@ ACTIVATIONS: tuple[Activation, ...] = ("dynamic", "static")
 WEIGHT_ONLY_BLOCK = 128  # input channels per scale of a w4a16 weight: the group TensorRT has kernels for
 CONV_BITS = 8  # of the input and the output of a convolution (qvggt/quant/conv.py says why)
 VERSION = 1
-
-_DPT_NAMES = (
-    *(f"projects.{i}" for i in range(4)),
-    *(f"resize_layers.{i}" for i in (0, 1, 3)),
-    *(f"scratch.layer{i}_rn" for i in range(1, 5)),
-    *(f"scratch.refinenet{i}.resConfUnit{u}.conv{c}" for i in range(1, 5) for u in (1, 2) for c in (1, 2)),
-    *(f"scratch.refinenet{i}.out_conv" for i in range(1, 5)),
-    "scratch.output_conv1",
-    # output_conv2 stays float: 0.1 % of a head's weights, and what it returns is exponentiated; an 8-bit grid after its
-    # first convolution alone took depth from 49 to 32 dB
-)
-DPT_CONVS = tuple(f"{head}.{name}" for head in ("depth_head", "point_head") for name in _DPT_NAMES)
-"""Paths of the convolutions a scheme can quantize (refinenet4 has no resConfUnit1)."""
-
-_LINEAR = r"(attn\.(qkv|proj)|mlp\.fc[12])"
-PARTS = {
-    "dino": re.compile(rf"aggregator\.patch_embed\.blocks\.\d+\.{_LINEAR}"),
-    "aggregator": re.compile(rf"aggregator\.(frame|global)_blocks\.\d+\.{_LINEAR}"),
-    "camera": re.compile(rf"camera_head\.trunk\.\d+\.{_LINEAR}"),
-    "dpt": re.compile("|".join(re.escape(path) for path in DPT_CONVS)),
-}
-DEFAULT_PARTS = ("dino", "aggregator")
+DEFAULT_PARTS = find_family().default_parts
 
 
 @dataclass(frozen=True)
@@ -62,11 +41,11 @@ class LinearFormat:
 
 @dataclass(frozen=True)
 class Scheme:
-    """Bits and activation mode per part of the network.
+    """Bits and activation mode per part of a network of the model family `family`, which says what its parts are.
 
     `bits` applies to the layers of `parts`; an override (pattern, bits) replaces it for the module paths the
-    fnmatch pattern matches, the last match winning, and may also name layers outside `parts`. Convolutions (part
-    "dpt") have static 8-bit activations whatever the scheme's, and stay float with 16-bit ones.
+    fnmatch pattern matches, the last match winning, and may also name layers outside `parts`. Convolutions have static
+    8-bit activations whatever the scheme's, and stay float with 16-bit ones.
     """
 
     bits: str
@@ -74,6 +53,7 @@ class Scheme:
     parts: tuple[str, ...] = DEFAULT_PARTS
     overrides: tuple[tuple[str, str], ...] = ()
     version: int = VERSION
+    family: str = DEFAULT
 
     def __post_init__(self) -> None:
         for bits in self._all_bits:
@@ -81,9 +61,10 @@ class Scheme:
                 raise QvggtError(f"unknown bits {bits!r}: expected one of {', '.join(BITS)}")
         if self.activation not in ACTIVATIONS:
             raise QvggtError(f"unknown activation mode {self.activation!r}: expected {' or '.join(ACTIVATIONS)}")
-        unknown = [p for p in self.parts if p not in PARTS]
+        known = find_family(self.family).part_names
+        unknown = [p for p in self.parts if p not in known]
         if unknown:
-            raise QvggtError(f"unknown part {unknown[0]!r}: expected a subset of {', '.join(PARTS)}")
+            raise QvggtError(f"unknown part {unknown[0]!r}: expected a subset of {', '.join(known)}")
         if self.version != VERSION:
             raise QvggtError(f"scheme version {self.version} is not readable here, expected {VERSION}: update qvggt")
 
@@ -97,10 +78,11 @@ class Scheme:
         "w8a8-dynamic+camera+dpt" or "w8a8-dynamic@aggregator", with overrides "w4a4-dynamic-mixed"."""
         format = linear_format(self.bits, self.activation)
         name = self.bits if format is None or format.activation is None else f"{self.bits}-{self.activation}"
-        if format is not None and set(self.parts) != set(DEFAULT_PARTS):
-            ordered = [part for part in PARTS if part in self.parts]
-            more = [part for part in ordered if part not in DEFAULT_PARTS]
-            whole = set(DEFAULT_PARTS) <= set(ordered)
+        usual = find_family(self.family).default_parts
+        if format is not None and set(self.parts) != set(usual):
+            ordered = [part for part in find_family(self.family).part_names if part in self.parts]
+            more = [part for part in ordered if part not in usual]
+            whole = set(usual) <= set(ordered)
             name += "".join(f"+{part}" for part in more) if whole else f"@{'+'.join(ordered)}"
         return f"{name}-mixed" if self.overrides else name
 
@@ -109,7 +91,7 @@ class Scheme:
         """Whether some layer has static activations, whose ranges must be observed on data."""
         formats = [linear_format(bits, self.activation) for bits in self._all_bits]
         static = any(format is not None and format.activation == "static" for format in formats)
-        return static or any(self.format(path) is not None for path in DPT_CONVS)
+        return static or any(self.format(path) is not None for path in find_family(self.family).convs)
 
     @property
     def float_type(self) -> str:
@@ -118,13 +100,14 @@ class Scheme:
 
     def format(self, path: str) -> LinearFormat | None:
         """Format of the linear or convolution at a module path, None where it stays floating point."""
-        bits = self.bits if any(PARTS[p].fullmatch(path) for p in self.parts) else None
+        family = find_family(self.family)
+        bits = self.bits if any(family.part(name).pattern.fullmatch(path) for name in self.parts) else None
         for pattern, override in self.overrides:
             if fnmatch.fnmatchcase(path, pattern):
                 bits = override
         if bits is None:
             return None
-        return conv_format(bits) if path in DPT_CONVS else linear_format(bits, self.activation)
+        return conv_format(bits) if path in family.convs else linear_format(bits, self.activation)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -139,7 +122,9 @@ class Scheme:
         unknown = sorted(set(values) - known)
         if unknown or "bits" not in values:
             raise QvggtError(f"scheme: expected keys {', '.join(sorted(known))}, got {', '.join(sorted(values))}")
-        parts, overrides = values.get("parts", DEFAULT_PARTS), values.get("overrides", ())
+        parts, overrides = values.get("parts"), values.get("overrides", ())
+        if parts is None:
+            parts = find_family(values.get("family", DEFAULT)).default_parts
         if not _is_list(parts) or not all(isinstance(p, str) for p in parts):
             raise QvggtError(f"scheme: parts {parts!r}, expected a list of names")
         if not _is_list(overrides) or not all(_is_list(o) and [type(v) for v in o] == [str, str] for o in overrides):
@@ -180,6 +165,9 @@ def conv_format(bits: str) -> LinearFormat | None:
     )
 
 
-def parse_scheme(bits: str, activation: str = "dynamic", parts: Iterable[str] = DEFAULT_PARTS) -> Scheme:
+def parse_scheme(
+    bits: str, activation: str = "dynamic", parts: Iterable[str] | None = None, family: str = DEFAULT
+) -> Scheme:
     """The scheme for `--bits`, `--act` and `--parts`; QvggtError names the offending word and what is allowed."""
-    return Scheme(bits=bits, activation=activation, parts=tuple(parts))  # type: ignore[arg-type]
+    chosen = find_family(family).default_parts if parts is None else tuple(parts)
+    return Scheme(bits=bits, activation=activation, parts=chosen, family=family)  # type: ignore[arg-type]

@@ -22,9 +22,10 @@ from qvggt.calib.sensitivity import (
     weight_bytes,
 )
 from qvggt.errors import QvggtError
-from qvggt.quant.scheme import PARTS, parse_scheme
+from qvggt.models.family import find_family
+from qvggt.quant.scheme import parse_scheme
 
-ALL = tuple(PARTS)
+ALL = find_family().part_names
 
 
 BATCHES = [torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(s)) for s in (0, 1)]

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from qvggt.data.co3d import Co3DConfig, Co3DSequences, read_depth, read_sequences
 from qvggt.data.co3d_writer import write_co3d
 from qvggt.data.synthetic.scene import SceneConfig
-from qvggt.engines.runner import Array, Predictions, Runner
+from qvggt.engines.runner import Array, Runner
 from qvggt.errors import QvggtError
 from qvggt.eval.depth_sheet import depth_rows
+from qvggt.predictions import Predictions
 
 SIZE, FRAMES = 28, 3
 

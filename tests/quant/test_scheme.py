@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from small_network import small_model
 
 from qvggt.errors import QvggtError
+from qvggt.models.family import find_family
 from qvggt.models.vggt.config import VGGT_1B
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.model import check_overrides, prepare_, quantize_, scheme_linears
@@ -16,7 +17,6 @@ from qvggt.quant.scheme import (
     ACTIVATIONS,
     BITS,
     DEFAULT_PARTS,
-    PARTS,
     LinearFormat,
     Scheme,
     linear_format,
@@ -28,7 +28,7 @@ from qvggt.quant.scheme import (
 @given(
     st.sampled_from(BITS),
     st.sampled_from(ACTIVATIONS),
-    st.lists(st.sampled_from(list(PARTS)), unique=True),
+    st.lists(st.sampled_from(list(find_family().part_names)), unique=True),
     st.lists(st.tuples(st.sampled_from(["*", "aggregator.frame_blocks.3.*"]), st.sampled_from(BITS)), max_size=2),
 )
 def test_json_round_trip(bits: str, act: str, parts: list[str], overrides: list[tuple[str, str]]) -> None:

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from qvggt.models.block import Block
 from qvggt.models.rope import rope_tables
-from qvggt.models.token_types import aggregator_kinds
 from qvggt.models.vggt.config import VGGTConfig
 from qvggt.models.vggt.vit import VisionTransformer
 
@@ -44,6 +43,11 @@ class Aggregator(nn.Module):
         self.register_buffer("_mean", torch.tensor(IMAGE_MEAN).view(1, 1, 3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(IMAGE_STD).view(1, 1, 3, 1, 1), persistent=False)
 
+    def restore_constants(self) -> None:
+        """Give the buffers that no checkpoint stores their values, on the CPU."""
+        self._mean = torch.tensor(IMAGE_MEAN).view(1, 1, 3, 1, 1)
+        self._std = torch.tensor(IMAGE_STD).view(1, 1, 3, 1, 1)
+
     def rope(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """RoPE tables [P, head_dim] for one frame of height x width pixels."""
         config = self.config
@@ -74,12 +78,10 @@ class Aggregator(nn.Module):
         tokens = self.join(self.patch_embed(self.normalise(images)), b, s)
         _, _, p, c = tokens.shape
         rope = self.rope(height, width, tokens.device)
-        kinds = aggregator_kinds(s, p, self.config.patch_start, tokens.device).expand(b, -1, -1)
-        per_frame, over_all = kinds.reshape(b * s, p), kinds.reshape(b, s * p)
         kept: dict[int, Tensor] = {}
         for i, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks, strict=True)):
-            frame = frame_block(tokens.view(b * s, p, c), rope, per_frame)
-            tokens = global_block(frame.view(b, s * p, c), rope, over_all)
+            frame = frame_block(tokens.view(b * s, p, c), rope)
+            tokens = global_block(frame.view(b, s * p, c), rope)
             if i in self.kept:
                 kept[i] = torch.cat([frame.view(b, s, p, c), tokens.view(b, s, p, c)], dim=-1)
         return kept

@@ -15,11 +15,12 @@ from qvggt.eval.reconstruction import folder
 from qvggt.eval.reconstruction.config import ReconstructionConfig
 from qvggt.eval.reconstruction.memory import Network, estimate, free_memory, plan_memory, shown
 from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.models.family import MemoryFacts
 from qvggt.quant.scheme import parse_scheme
 
 MB = 1e6
-TINY = {"width": 128, "features": 32, "head_channels": 16, "weights": 0}
-LARGE = {"width": 1024, "features": 256, "head_channels": 32, "weights": 0}
+TINY = {"sizes": MemoryFacts(128, 64, 14, 5, 32, 16), "weights": 0}
+LARGE = {"sizes": MemoryFacts(1024, 64, 14, 5, 256, 32), "weights": 0}
 TORCH = {"fused": True, "chunk": 8}
 ONNX = {"fused": False, "chunk": None}
 
@@ -60,11 +61,11 @@ def test_sizes_are_read_off_the_network(tmp_path: Path) -> None:
     config = model.config
     found = Network.of(runner)
     expected = (config.embed_dim, config.dpt_features, config.dpt_head_channels)
-    assert (found.width, found.features, found.head_channels) == expected
+    assert (found.sizes.width, found.sizes.features, found.sizes.head_channels) == expected
     assert found.fused
     export_onnx(model, parse_scheme("fp32"), ExportConfig(SIZE, SIZE), tmp_path / "m.onnx")
     exported = Network.of(OnnxRunner(tmp_path / "m.onnx"))
-    assert (exported.width, exported.features, exported.head_channels) == expected
+    assert (exported.sizes.width, exported.sizes.features, exported.sizes.head_channels) == expected
     assert not exported.fused
     assert exported.weights > 0
 

@@ -142,6 +142,7 @@ def test_contents(saved: Path) -> None:
             "parts": ["dino", "aggregator"],
             "overrides": [],
             "version": 1,
+            "family": "vggt",
         },
         "fold": None,
         "transforms": {},

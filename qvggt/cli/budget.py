@@ -81,7 +81,7 @@ def search_budget(
     """
     from qvggt.calib.budget import LADDERS, cheapest_within, frontier, mixed_scheme
     from qvggt.calib.memo import Memo
-    from qvggt.calib.sensitivity import find_units, make_drop, measure_units, quick
+    from qvggt.calib.sensitivity import Trial, find_units, make_drop, measure_units, quick
 
     base = search.scheme
     if base.bits not in LADDERS:
@@ -95,16 +95,14 @@ def search_budget(
     if memo.values:
         typer.echo(f"going on after {len(memo.values)} measured choices ({search.store})")
     metric = make_metric(model, scored)
-    recipe = quick(search.recipe)
     few = [batch for batch, _ in zip(images, range(MEASURED), strict=False)]
-    table = measure_units(
-        model, units, ladder, base.activation, recipe, few, search.seed, memo=memo, memory=search.memory
-    )
+    trial = Trial(quick(search.recipe), few, search.seed, search.memory)
+    table = measure_units(model, units, ladder, base.activation, trial, memo=memo)
 
     def scheme_of(assignment: dict[str, Choice]) -> Scheme:
         return mixed_scheme(units, assignment, base.bits, base.activation, base.parts)
 
-    drop = make_drop(model, scheme_of, recipe, few, metric.drop, search.seed, memo, search.memory)
+    drop = make_drop(model, scheme_of, trial, metric.drop, memo)
     chosen, fitting = cheapest_within(frontier(table), drop, search.limit)
     scheme = scheme_of(chosen)
     rows = [_row(model, unit, chosen[unit.name], table[unit.name]) for unit in units]

@@ -217,6 +217,7 @@ def edit(folder: Path, **changes: object) -> None:
         ({"config": {"heads": 3}}, "'config'"),
         ({"scheme": {"bits": "w9a9"}}, "w9a9"),
         ({"scheme": {"bits": "w8a8", "parts": 3}}, "parts 3"),
+        ({"scheme": {"bits": "w8a8", "family": "da7"}}, "model family 'da7'"),
         ({"scheme": {"bits": "w8a8", "overrides": [["*"]]}}, "pattern, bits"),
         ({"scheme": {"bits": "w4a16"}}, "weight_scale"),
         ({"scheme": {"bits": "w8a8", "activation": "static"}}, "act_amax"),

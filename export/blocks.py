@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import array, emit_linear
@@ -19,10 +19,20 @@ from qvggt.target import Target
 
 @dataclass(frozen=True)
 class Rope:
-    """Baked rotation tables of one frame, fp32 [P, 1, head_dim]: they broadcast over frames and heads."""
+    """Baked rotation tables of one frame, fp32 [P, 1, head_dim]: they broadcast over frames and heads.
+
+    name: tells tables of one size apart.
+    """
 
     cos: NDArray[np.float32]
     sin: NDArray[np.float32]
+    name: str = "rope"
+
+    @classmethod
+    def of(cls, tables: tuple[Tensor, Tensor], name: str = "rope") -> Rope:
+        """From the tables [P, head_dim] of a family's `positions`."""
+        cos, sin = (table.cpu().numpy()[:, None] for table in tables)
+        return cls(cos, sin, name)
 
     @property
     def tokens(self) -> int:
@@ -142,7 +152,7 @@ class BlockEmitter:
         b, rope = self.builder, self.rope
         precision, root = b.precision_of(x), rope.cos.shape[-1] ** -0.25
         cos, sin = (
-            b.real(f"rope_{name}_{rope.tokens}", (table.astype(np.float64) * root).astype(np.float32), precision)
+            b.real(f"{rope.name}_{name}_{rope.tokens}", (table.astype(np.float64) * root).astype(np.float32), precision)
             for name, table in (("cos", rope.cos), ("sin", rope.sin))
         )
         ya, yb, xa, xb = b.ops("Split", [x], path, 4, axis=-1, num_outputs=4)

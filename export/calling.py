@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qvggt.errors import QvggtError
 from qvggt.quant.handle import Model
-from qvggt.quant.scheme import Scheme
+from qvggt.quant.scheme import Scheme, parse_scheme
 
 if TYPE_CHECKING:
     from qvggt.export.parity import ParityReport
@@ -68,7 +68,7 @@ def export(
         raise QvggtError(f"check: expected images [S, 3, {height}, {width}], got {list(check.shape)}")
     if check is not None and not bool(check.isfinite().all()):
         raise QvggtError("check: the images hold NaN or infinity, expected values in [0, 1]")
-    scheme = model.scheme or Scheme("fp32")
+    scheme = model.scheme or parse_scheme("fp32", family=model.network.config.family)
     kind = float_type(precision, scheme, target)
     words = tuple(family_of(model.network).exportable) if outputs is None else tuple(outputs)
     config = ExportConfig(height, width, words, frames, Target(target), kind)

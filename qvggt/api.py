@@ -23,7 +23,7 @@ from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
 from qvggt.quant.checkpoint import Provenance, is_calibrated, load_calibrated
 from qvggt.quant.handle import Model
-from qvggt.quant.scheme import DEFAULT_PARTS, Scheme, parse_scheme
+from qvggt.quant.scheme import Scheme, parse_scheme
 
 if TYPE_CHECKING:
     from qvggt.calib.recipe import Recipe
@@ -58,7 +58,7 @@ def quantize(
     data: str | Path | Sequence[Tensor] | None = None,
     sequences: int = 64,
     frames: int = 4,
-    parts: Sequence[str] = DEFAULT_PARTS,
+    parts: Sequence[str] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Model:
@@ -68,7 +68,8 @@ def quantize(
     "rtn" rounds to nearest; "qvggt" calibrates block by block (docs/method.md); or a `qvggt.calib.recipe.Recipe`.
     data: calibration images for every recipe but dynamic "rtn": a Co3D-format folder, of whose training split the first
     `sequences` with `frames` seeded frames each are used, or a list of image sequences float32 [S, 3, H, W] in [0, 1].
-    Deterministic for a seed. QvggtError for an unknown word, missing data or a model that is quantized already.
+    parts: by default those the model family's description names. Deterministic for a seed. QvggtError for an unknown
+    word, missing data or a model that is quantized already.
     """
     from qvggt.calib.calibrate import calibrate_, report_table
     from qvggt.calib.recipe import RECIPES, find_recipe
@@ -76,7 +77,7 @@ def quantize(
 
     if model.scheme is not None:
         raise QvggtError(f"{model.name}: is quantized already ({model.scheme.label}); give the float model")
-    scheme = parse_scheme(bits, act, parts)
+    scheme = parse_scheme(bits, act, parts, model.network.config.family)
     chosen = find_recipe(recipe) if isinstance(recipe, str) else recipe
     plain = chosen == RECIPES["rtn"]
     if data is None and (scheme.needs_ranges or not plain):

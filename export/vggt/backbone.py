@@ -95,8 +95,7 @@ def emit_aggregator(
     x = builder.op("Concat", [special, patches], path, axis=1)
 
     tokens = rows.shape[1] + (height // config.patch_size) * (width // config.patch_size)
-    cos, sin = aggregator.rope(height, width, torch.device("cpu"))
-    rope = Rope(cos.numpy()[:, None], sin.numpy()[:, None])
+    rope = Rope.of(aggregator.rope(height, width, torch.device("cpu")))
     types = TokenTypes(builder, f"{path}.kinds", TokenLayout(config.patch_start, first_apart=True), tokens, images)
     per_frame = BlockEmitter(builder, target, (-1, tokens), rope, types=types)
     over_all = BlockEmitter(builder, target, (-1, tokens), rope, together=True, types=types)

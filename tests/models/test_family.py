@@ -22,7 +22,11 @@ from qvggt.calib.plan import make_plan
 from qvggt.calib.recipe import find_recipe
 from qvggt.calib.sensitivity import find_units, unit_layers
 from qvggt.calib.stress import pca_basis_
+from qvggt.engines.onnx_runner import OnnxRunner
 from qvggt.errors import QvggtError
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.export.network import EMITTERS
+from qvggt.export.parity import check_linears, sqnr_db
 from qvggt.models.block import Block
 from qvggt.models.family import FAMILIES, LINEARS, check_size, family_of, find_family
 from qvggt.models.network import module_at
@@ -31,6 +35,7 @@ from qvggt.quant import parse_scheme, quantized_linears
 from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 from qvggt.quant.model import scheme_linears
 from qvggt.rotation import CostTable, FoldConfig, fold_
+from qvggt.target import Target
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("qvggt", "calib", "export", "engines", "eval")
@@ -179,17 +184,21 @@ def test_another_family_takes_a_basis_and_a_fold(toy: Toy) -> None:
     assert distance(changed(images(3).double()), model(images(3).double())) < 1e-12
 
 
+@pytest.fixture
+def calibrated(toy: Toy) -> Toy:
+    """With a rotated stream, online rotations and centers."""
+    model, scheme = copy.deepcopy(toy), parse_scheme("w8a8", family="toy")
+    recipe = find_recipe("qvggt").replace(epochs=1)
+    reports = calibrate_(model, scheme, recipe, [images(3), images(2, 1)], progress=False)
+    assert list(reports) == [stage.path for stage in TOY.stages(ToyConfig())]
+    return model
+
+
 @torch.no_grad()
-def test_another_family_is_calibrated_and_stored(toy: Toy, tmp_path: Path) -> None:
-    scheme = parse_scheme("w8a8", family="toy")
+def test_another_family_is_calibrated_and_stored(toy: Toy, calibrated: Toy, tmp_path: Path) -> None:
+    model, scheme = calibrated, parse_scheme("w8a8", family="toy")
     assert scheme.parts == ("backbone",)
     assert len(list(scheme_linears(toy, scheme))) == 6 * 4
-    model = copy.deepcopy(toy)
-    with torch.enable_grad():
-        reports = calibrate_(
-            model, scheme, find_recipe("qvggt").replace(epochs=1), [images(3), images(2, 1)], progress=False
-        )
-    assert list(reports) == [stage.path for stage in TOY.stages(ToyConfig())]
     types = {path.split(".")[2]: linear.types for path, linear in quantized_linears(model)}
     assert types == {"0": 2, "1": 2, "2": 3, "3": 3, "4": 3, "5": 3}
     for frames in (1, 5):
@@ -198,6 +207,25 @@ def test_another_family_is_calibrated_and_stored(toy: Toy, tmp_path: Path) -> No
     loaded = load_calibrated(tmp_path / "toy")
     assert loaded.scheme.family == "toy"
     assert distance(loaded.model(images(3, 7)), model(images(3, 7))) == 0
+
+
+@pytest.mark.parametrize("target", list(Target))
+@torch.no_grad()
+def test_another_family_is_exported(
+    target: Target, toy: Toy, calibrated: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EMITTERS, "toy", "toy_emitter")
+    for model, scheme in ((toy, parse_scheme("fp32", family="toy")), (calibrated, parse_scheme("w8a8", family="toy"))):
+        export_onnx(model, scheme, ExportConfig(16, 24, ("pose", "depth"), target=target), tmp_path / "m.onnx")
+        assert all(check_linears(tmp_path / "m.onnx", model, images(3), progress=False))
+        runner = OnnxRunner(tmp_path / "m.onnx")
+        for frames in (1, 4):
+            got = runner.run_named(images(frames, 3).numpy())
+            expected = {name: value.numpy() for name, value in model(images(frames, 3)).items()}
+            assert got.keys() == expected.keys()
+            assert all(sqnr_db(expected[name], got[name]) > 40 for name in got)
+    with pytest.raises(QvggtError, match="unknown output 'points': expected a subset of pose, depth"):
+        export_onnx(toy, parse_scheme("fp32", family="toy"), ExportConfig(16, 24, ("points",)), tmp_path / "n.onnx")
 
 
 def test_another_family_is_planned_searched_and_selected(toy: Toy) -> None:

@@ -44,7 +44,6 @@ def load_weights(
     if check_finite:
         refuse_nonfinite(file.path, state)
     model.load_state_dict(state, assign=True)
-    restore_constants(model)
     return model.requires_grad_(False).eval()
 
 
@@ -158,11 +157,3 @@ def nonfinite(state: Mapping[str, Tensor]) -> Iterable[str]:
     for key, tensor in state.items():
         if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
             yield key
-
-
-def restore_constants(model: Network) -> None:
-    """Give the buffers that no checkpoint stores their values, in place of the meta tensors of construction."""
-    model.restore_constants()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_meta:
-            raise AssertionError(f"{name} has no value after loading: restore_constants must set it")

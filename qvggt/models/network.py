@@ -10,7 +10,8 @@ from qvggt.models.family import ModelConfig
 class Network(nn.Module):
     """Images [S, 3, H, W] or [B, S, 3, H, W], RGB in [0, 1] -> {name among OUTPUTS: tensor [B, S, ...]}.
 
-    `query_points`: for networks that track points. Calibration, folding and export ask the family's description
+    `query_points`: for networks that track points. Everything is in the state dict, so that a network built on the meta
+    device is whole once it is loaded. Calibration, folding and export ask the family's description
     (qvggt.models.family) where things are.
     """
 
@@ -18,9 +19,6 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor, query_points: Tensor | None = None) -> dict[str, Tensor]:
         raise NotImplementedError
-
-    def restore_constants(self) -> None:
-        """Give the buffers that no checkpoint stores their values, after construction on the meta device."""
 
 
 def module_at(network: nn.Module, path: str) -> nn.Module | None:

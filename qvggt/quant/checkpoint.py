@@ -22,7 +22,6 @@ from qvggt.files import atomic_directory, file_sha256
 from qvggt.models.family import ModelConfig, find_family
 from qvggt.models.fold_config import FoldConfig
 from qvggt.models.folded import applied_fold, fold_structure_
-from qvggt.models.loading import restore_constants
 from qvggt.models.network import Network
 from qvggt.quant.model import prepare_, transform_specs
 from qvggt.quant.scheme import Scheme
@@ -153,7 +152,6 @@ def load_calibrated(path: str | Path) -> Calibrated:
         if state[key].dtype != tensor.dtype:
             raise QvggtError(f"{weights}: {key} expected {tensor.dtype}, got {state[key].dtype}; calibrate again")
     model.load_state_dict(state, assign=True)
-    restore_constants(model)
     return Calibrated(model.requires_grad_(False).eval(), description.scheme, description.provenance, digest)
 
 

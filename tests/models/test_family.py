@@ -103,7 +103,9 @@ def test_an_unknown_family() -> None:
 
 
 def described(network: torch.nn.Module) -> None:
-    """Every path a description names is there, and every block is in a stage or in a part of a head."""
+    """Every path a description names is there, and every block is in a stage or in a part of a head. A state dict holds
+    all tensors, as a network is built on the meta device before it is loaded."""
+    assert {name for name, _ in network.named_buffers()} <= network.state_dict().keys()
     family = family_of(network)  # type: ignore[arg-type]
     config = network.config
     stages = family.stages(config)

@@ -21,9 +21,6 @@ class Aggregator(nn.Module):
     global block's. Only the rounds a head reads are kept (45 instead of 270 MB a frame at 1B, 518 x 518).
     """
 
-    _mean: Tensor
-    _std: Tensor
-
     def __init__(self, config: VGGTConfig) -> None:
         super().__init__()
         dim = config.embed_dim
@@ -40,13 +37,6 @@ class Aggregator(nn.Module):
 
         self.frame_blocks = nn.ModuleList(block() for _ in range(config.aa_depth))
         self.global_blocks = nn.ModuleList(block() for _ in range(config.aa_depth))
-        self.register_buffer("_mean", torch.tensor(IMAGE_MEAN).view(1, 1, 3, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(IMAGE_STD).view(1, 1, 3, 1, 1), persistent=False)
-
-    def restore_constants(self) -> None:
-        """Give the buffers that no checkpoint stores their values, on the CPU."""
-        self._mean = torch.tensor(IMAGE_MEAN).view(1, 1, 3, 1, 1)
-        self._std = torch.tensor(IMAGE_STD).view(1, 1, 3, 1, 1)
 
     def rope(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """RoPE tables [P, head_dim] for one frame of height x width pixels."""
@@ -62,7 +52,8 @@ class Aggregator(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images [B, S, 3, H, W] in [0, 1] -> what the patch encoder takes, [B*S, 3, H, W]."""
-        return ((images - self._mean) / self._std).flatten(0, 1)
+        mean, std = (torch.tensor(v).view(3, 1, 1).to(self.camera_token) for v in (IMAGE_MEAN, IMAGE_STD))
+        return ((images - mean) / std).flatten(0, 1)
 
     def join(self, patches: Tensor, b: int, s: int) -> Tensor:
         """Patch tokens [B*S, h*w, C] -> token stream before the first round, [B, S, P, C]."""

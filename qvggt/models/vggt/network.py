@@ -43,9 +43,6 @@ class VGGT(Network):
         self.depth_head = dense(2, "exp") if "depth" in config.heads else None
         self.track_head = TrackHead(config) if "track" in config.heads else None
 
-    def restore_constants(self) -> None:
-        self.aggregator.restore_constants()
-
     def forward(self, images: Tensor, query_points: Tensor | None = None) -> dict[str, Tensor]:
         if images.dim() == 4:
             images = images[None]

@@ -51,7 +51,7 @@ class BlockStore:
 
     def _file(self, path: str) -> Path:
         digest = hashlib.sha256(path.encode()).hexdigest()[:8]
-        return self.folder / f"{path.rpartition('patch_embed.')[2]}-{digest}.safetensors"
+        return self.folder / f"{path}-{digest}.safetensors"
 
     def save(self, path: str, block: Block, report: BlockReport) -> None:
         """Store a finished block; atomic."""

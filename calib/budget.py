@@ -8,15 +8,18 @@ from itertools import pairwise
 
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import Activation
+from qvggt.models.family import find_family
 from qvggt.quant.scheme import Scheme
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A part of the network that gets one format. `patterns`: its module paths, for a scheme's overrides."""
+    """A part of the network that gets one format. `patterns`: its module paths, for a scheme's overrides.
+    `family`: of the network."""
 
     name: str
     patterns: tuple[str, ...]
+    family: str = find_family().name
 
 
 @dataclass(frozen=True)
@@ -83,14 +86,14 @@ def mixed_scheme(
     """The scheme of an assignment: one format for all, or `bits` and an override per unit that differs."""
     given = {assignment[unit.name].bits for unit in units}
     if len(given) == 1:
-        return Scheme(given.pop(), activation, parts)
+        return Scheme(given.pop(), activation, parts, family=units[0].family)
     overrides = [
         (pattern, assignment[unit.name].bits)
         for unit in units
         if assignment[unit.name].bits != bits
         for pattern in unit.patterns
     ]
-    return Scheme(bits, activation, parts, tuple(overrides))
+    return Scheme(bits, activation, parts, tuple(overrides), family=units[0].family)
 
 
 def parse_budget(text: str) -> float:

@@ -16,6 +16,7 @@ from qvggt.formats.granularity import ROW
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import FORMATS
 from qvggt.models.folded import applied_fold
+from qvggt.models.network import Network
 from qvggt.models.vggt.network import VGGT
 from qvggt.progress import bar
 from qvggt.quant.linear import QuantLinear
@@ -26,7 +27,7 @@ __all__ = ["PART", "LinearParameters", "ReleasedParameters", "import_quantvggt_"
 
 
 def import_quantvggt_(
-    model: VGGT, released: ReleasedParameters, scheme: Scheme, progress: bool = True
+    model: Network, released: ReleasedParameters, scheme: Scheme, progress: bool = True
 ) -> dict[str, dict[str, float]]:
     """Quantize the linears of the frame and global blocks in place as the release says; returns path -> figures.
 
@@ -60,9 +61,11 @@ def check_scheme(scheme: Scheme) -> None:
         raise QvggtError(f"QuantVGGT import: expected bits {allowed}, got {got}")
 
 
-def matching_linears(model: VGGT, released: ReleasedParameters) -> dict[str, nn.Linear]:
+def matching_linears(model: Network, released: ReleasedParameters) -> dict[str, nn.Linear]:
     """path -> float linear for every linear of the release; QvggtError for a model it was not made for."""
     other = "give the float checkpoint the release was calibrated for"
+    if not isinstance(model, VGGT):
+        raise QvggtError(f"model: it is of the family {model.config.family}, expected a VGGT; {other}")
     if applied_fold(model) is not None:
         raise QvggtError(f"model: its rotations are folded, expected it as published; {other}")
     depth = model.config.aa_depth

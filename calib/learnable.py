@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.tensor_format import EPS, WEIGHT_FLOOR
+from qvggt.models.token_types import current_types
 from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.transform import InputTransform, TransformSpec
@@ -24,7 +25,7 @@ class LearnableLinear(nn.Module):
     Weight clips are ratios of each row's extremes, [out, blocks, 1] for the blocks of input channels that share a
     scale (one block where the format has none).
 
-    The input loses the mean of its token's kind (where `start_center` gave some), is rotated (if the linear has an
+    The input loses the mean of its token's type (where `start_center` gave some), is rotated (if the linear has an
     online rotation) and divided by s; the weight carries the inverse.
     The rounding is `QuantLinear`'s own, passed straight through; scales and clips are not detached.
     """
@@ -51,13 +52,13 @@ class LearnableLinear(nn.Module):
         self.codes: Tensor | None = None  # weights rounded by other means, once learning is over
 
     @property
-    def kinds(self) -> int:
-        """Kinds of tokens it treats apart."""
+    def types(self) -> int:
+        """Types of tokens it treats apart."""
         return 0 if self.center is None else len(self.center)
 
-    def centered(self, x: Tensor, kinds: Tensor | None = None) -> Tensor:
-        """x without the center of each token's kind."""
-        return x if self.center is None else x - self.center[kinds]
+    def centered(self, x: Tensor) -> Tensor:
+        """x without the center of each token's type."""
+        return x if self.center is None else x - self.center[current_types()]
 
     def transformed(self, x: Tensor) -> Tensor:
         """The (centered) input after rotation and smoothing."""
@@ -70,7 +71,7 @@ class LearnableLinear(nn.Module):
 
     @torch.no_grad()
     def start_center(self, means: Tensor) -> None:
-        """Take `means` [kinds, in] off the tokens; their product with the weight becomes a bias per kind: exact."""
+        """Take `means` [types, in] off the tokens; their product with the weight becomes a bias per type: exact."""
         self.center = means.clone()
         rotated = means if self.rotation is None else self.rotation(means)
         self.kind_bias = nn.Parameter(rotated @ self.weight.T)
@@ -102,16 +103,13 @@ class LearnableLinear(nn.Module):
         x, a = self.quantized_input(x)
         return x if a is None else x * a
 
-    def forward(self, x: Tensor, kinds: Tensor | None = None) -> Tensor:
-        x, a = self.quantized_input(self.centered(x, kinds))
+    def forward(self, x: Tensor) -> Tensor:
+        x, a = self.quantized_input(self.centered(x))
         y = F.linear(x, self.quantized_weight())
         y = y if a is None else y * a
         y = y if self.bias is None else y + self.bias
-        if self.kind_bias is None:
-            return y
-        assert kinds is not None
-        # self.kind_bias[kinds] would add its gradients up in whatever order the threads come
-        return y + F.embedding(kinds, self.kind_bias)
+        # self.kind_bias[types] would add its gradients up in whatever order the threads come
+        return y if self.kind_bias is None else y + F.embedding(current_types(), self.kind_bias)
 
     @torch.no_grad()
     def start_scale(self, amax_x: Tensor, alpha: float, weight: Tensor | None = None) -> None:
@@ -196,7 +194,7 @@ class LearnableLinear(nn.Module):
     def _input_transform(self, keep_scale: bool) -> InputTransform | None:
         """What is left to do to the input at run time."""
         smooth = keep_scale and bool((self.log_scale != 0).any())
-        spec = TransformSpec(self.rotation is not None, smooth, self.kinds)
+        spec = TransformSpec(self.rotation is not None, smooth, self.types)
         if not spec:
             return None
         transform = InputTransform(self.weight.shape[1], spec)

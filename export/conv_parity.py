@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qvggt.export.parity import LINEAR_TOLERANCE, TIE_WIDTH, LinearParity, verdict
 from qvggt.export.subgraph import run_cut
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.onnx_view.cut import HALF, cut_linear, expected_in
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model
@@ -25,7 +25,7 @@ HALF_OUTPUT = 0.07  # steps that fp16 may move the value of the largest code
 HALF_TIE_WIDTH = 0.25  # of an output step: 2^-11 of a sum that fills its 8-bit grid, four times over
 
 
-def check_convs(onnx_path: Path, reference: VGGT, images: Tensor, progress: bool = True) -> tuple[LinearParity, ...]:
+def check_convs(onnx_path: Path, reference: Network, images: Tensor, progress: bool = True) -> tuple[LinearParity, ...]:
     """Compare every quantized convolution of the file on the first frame of images [S, 3, H, W].
 
     `tokens` counts output values. Both sides end on an 8-bit grid, so a value differs by whole steps or not at all:

@@ -11,8 +11,8 @@ from qvggt.export.forms.integer_product import int4_product
 from qvggt.export.forms.site import FP32, Site
 from qvggt.export.forms.table import find_form
 from qvggt.export.graph import GraphBuilder
-from qvggt.export.kinds import TokenKinds
 from qvggt.export.precision import Precision
+from qvggt.export.token_types import TokenTypes
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.transform import InputTransform
 from qvggt.target import Target
@@ -31,32 +31,32 @@ def emit_linear(
     target: Target,
     parameters: str = "",
     precision: Precision | None = None,
-    kinds: TokenKinds | None = None,
+    types: TokenTypes | None = None,
 ) -> str:
     """x [..., K] of any float type -> [..., N] in `precision` (by default the network's), or in fp32 from a quantized
     linear whose scales are applied in fp32.
 
     `path` names the nodes; `parameters` the initializers when they are shared by several call sites of one module
-    (the unrolled camera iterations), by default the same. `kinds`: of the tokens. Where a quantized linear centers its
+    (the unrolled camera iterations), by default the same. `types`: of the tokens. Where a quantized linear centers its
     input, that happens in nodes `<path>.center/...` before and `<path>.kind_bias/...` after, which leave the linear
     itself as any other.
     """
     site = Site(builder, path, parameters or path, target, precision or builder.precision)
     if not isinstance(module, QuantLinear):
         return _float(site, module, x)
-    spread_copies = int4_product(module.format, target)
-    if module.kinds:
-        if kinds is None or module.transform is None or module.transform.center is None:
-            raise TypeError(f"{path}: centers its input, and needs the kinds of its tokens")
+    copies = int4_product(module.format, target)
+    if module.types:
+        if types is None or module.transform is None or module.transform.center is None:
+            raise TypeError(f"{path}: centers its input, and needs the types of its tokens")
         before, table = site.at(f"{path}.center"), forms.array(module.transform.center)
-        center = kinds.spread(before.path, f"{site.parameters}.center", table, spread_copies)
+        center = types.spread(before.path, f"{site.parameters}.center", table, copies)
         x = before.op("Sub", [before.cast(x, FP32), center])
     if module.transform is not None:
         x = _transformed(site, module.transform, x)
     y = find_form(module.format)(site, module, x)
-    if module.kind_bias is not None and kinds is not None:
+    if module.kind_bias is not None and types is not None:
         after, table = site.at(f"{path}.kind_bias"), forms.array(module.kind_bias)
-        bias = kinds.spread(after.path, f"{site.parameters}.kind_bias", table, spread_copies)
+        bias = types.spread(after.path, f"{site.parameters}.kind_bias", table, copies)
         return after.op("Add", [y, bias])
     return site.biased(y, module.bias)
 

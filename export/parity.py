@@ -32,7 +32,8 @@ from qvggt.export.precision import Precision
 from qvggt.export.subgraph import run_cut
 from qvggt.formats.table import find_format
 from qvggt.formats.tensor_format import token_range
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.family import family_of
+from qvggt.models.network import Network
 from qvggt.onnx_view.cut import cut_linear, expected_in
 from qvggt.onnx_view.file import open_onnx
 from qvggt.progress import bar
@@ -120,7 +121,7 @@ def sqnr_db(reference: NDArray[Any], other: NDArray[Any]) -> float:
     return pool.sqnr_db
 
 
-def record_inputs(model: VGGT, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
+def record_inputs(model: Network, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
     """Inputs [rows, K] of the named linears in one forward pass over images [S, 3, H, W], at most MAX_ROWS each.
 
     Centered where the linear centers them, which the file does before the linear's own nodes. Rows are spread evenly
@@ -129,7 +130,7 @@ def record_inputs(model: VGGT, images: Tensor, paths: Sequence[str]) -> dict[str
     recorded: dict[str, Tensor] = {}
 
     def keep(path: str, module: QuantLinear, inputs: tuple[Tensor, ...]) -> None:
-        x = module.centered(*inputs)
+        x = module.centered(inputs[0])
         rows = x.detach().reshape(-1, x.shape[-1])
         stride = -(-len(rows) // MAX_ROWS)
         recorded[path] = rows[::stride].clone()
@@ -157,7 +158,7 @@ def tie_rows(module: QuantLinear, x: Tensor) -> Tensor:
 
 def check_linears(
     onnx_path: Path,
-    reference: VGGT,
+    reference: Network,
     images: Tensor,
     progress: bool = True,
     precision: Precision = Precision.FP32,
@@ -169,18 +170,21 @@ def check_linears(
     file = open_onnx(onnx_path)
     linears = {path: module for path, module in quantized_linears(reference) if expected_in(file, path)}
     inputs = record_inputs(reference, images, list(linears))
+    island = None if precision is Precision.FP32 else family_of(reference).island(precision.value)
     results = []
     for path, module in bar(linears.items(), desc="parity of linears", unit="linear", shown=progress):
         cut = cut_linear(file, path)
         x = inputs.pop(path).to(KINDS[cut.type].torch).float()
         with torch.no_grad():
-            results.append(_compare(path, module, x, run_cut(cut, x.numpy()), precision))
+            own = Precision.FP32 if island is not None and island.match(path) else precision
+            results.append(_compare(path, module, x, run_cut(cut, x.numpy()), own))
     return tuple(results)
 
 
 def _compare(path: str, module: QuantLinear, x: Tensor, got: NDArray[np.float32], precision: Precision) -> LinearParity:
+    """precision: of the network around the linear."""
     expected = module.product(x).numpy()
-    half = precision is not Precision.FP32 and not path.startswith("camera_head.")
+    half = precision is not Precision.FP32
     if half and module.transform is not None and module.transform.rotation is not None:
         # the rotated values are rounded before they are quantized: the energy of that, not the largest error
         energy = max(float(np.square(expected, dtype=np.float64).sum()), 1e-30)
@@ -211,7 +215,7 @@ def _rotated_half(module: QuantLinear, rotation: nn.Module, x: Tensor, precision
 
 def check_outputs(
     run: Any,
-    reference: VGGT,
+    reference: Network,
     batches: Iterable[Tensor],
     scheme: Scheme,
     floor_db: float | None = None,

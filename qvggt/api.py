@@ -24,7 +24,7 @@ from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
 from qvggt.quant.checkpoint import Provenance, is_calibrated, load_calibrated
 from qvggt.quant.handle import Model
-from qvggt.quant.scheme import DEFAULT_PARTS, Scheme, parse_scheme
+from qvggt.quant.scheme import Scheme, parse_scheme
 
 if TYPE_CHECKING:
     from qvggt.calib.recipe import Recipe
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "Scheme", "decode_pose", "load", "load_images", "open_runner", "quantize"]
 
-HEADS = ("camera", "point", "depth")
 PACKAGES = ("qvggt", "torch", "numpy", "safetensors")
 
 
@@ -48,7 +47,7 @@ def load(source: str | Path, *, revision: str | None = None, offline: bool = Fal
         loaded = load_calibrated(source)
         return Model(loaded.model, str(source), loaded.sha256, loaded.scheme, loaded.provenance)
     path = find_weights(source, revision=revision, offline=offline)
-    return Model(load_model(path, heads=HEADS, check_finite=True), str(source), file_sha256(path))
+    return Model(load_model(path, heads="predicting", check_finite=True), str(source), file_sha256(path))
 
 
 def quantize(
@@ -60,7 +59,7 @@ def quantize(
     data: str | Path | Sequence[Tensor] | None = None,
     sequences: int = 64,
     frames: int = 4,
-    parts: Sequence[str] = DEFAULT_PARTS,
+    parts: Sequence[str] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Model:
@@ -70,7 +69,7 @@ def quantize(
     tensor). recipe: "rtn" rounds to nearest; "qvggt" calibrates block by block (docs/method.md); or a
     `qvggt.calib.recipe.Recipe`. data: calibration images for every recipe but dynamic "rtn": a Co3D-format folder, of
     whose training split the first `sequences` with `frames` seeded frames each are used, or a list of image sequences
-    float32 [S, 3, H, W] in [0, 1].
+    float32 [S, 3, H, W] in [0, 1]. parts: by default those the model family's description names.
     Deterministic for a seed. QvggtError for an unknown word, missing data or a model that is quantized already.
     """
     from qvggt.calib.calibrate import calibrate_, report_table
@@ -79,7 +78,7 @@ def quantize(
 
     if model.scheme is not None:
         raise QvggtError(f"{model.name}: is quantized already ({model.scheme.label}); give the float model")
-    scheme = parse_scheme(bits, act, parts)
+    scheme = parse_scheme(bits, act, parts, model.network.config.family)
     chosen = find_recipe(recipe) if isinstance(recipe, str) else recipe
     plain = chosen == RECIPES["rtn"]
     if data is None and (scheme.needs_ranges or not plain):

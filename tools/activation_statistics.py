@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.family import LINEARS, family_of
+from qvggt.models.network import Network
 from qvggt.progress import bar
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.scheme import DEFAULT_PARTS, PARTS
 from qvggt.watching import watching
 
 TINY = math.ldexp(1, -126)  # smallest normal fp32: ratios stay finite where a median is 0
@@ -41,11 +41,6 @@ class LinearStatistics:
     token_ratio: float
     special_max: float | None
     patch_max: float | None
-
-    @property
-    def part(self) -> str:
-        """Name of the part of the network, as in a scheme."""
-        return next(part for part, pattern in PARTS.items() if pattern.fullmatch(self.path))
 
     @property
     def kind(self) -> str:
@@ -78,27 +73,31 @@ class ActivationStatistics:
 
 
 def measure_activations(
-    model: VGGT,
+    model: Network,
     batches: Iterable[Tensor],
-    parts: Sequence[str] = DEFAULT_PARTS,
+    parts: Sequence[str] | None = None,
     *,
     total: int | None = None,
     progress: bool = True,
 ) -> ActivationStatistics:
     """Statistics of the input of every linear, float or quantized, of these parts over images [S, 3, H, W] in [0, 1].
 
+    parts: by default those that schemes quantize by default.
     Streams: about 0.6 MB of running statistics per linear. Inputs are taken before any online rotation or scale of a
     quantized linear. Raises QvggtError without a sequence, for an unknown part, and for an input that is not finite.
     """
-    config = model.config
-    known = [part for part in PARTS if part != "dpt"]  # convolutions have no tokens
-    unknown = [part for part in parts if part not in known]
+    family = family_of(model)
+    known = [part.name for part in family.parts if not part.convs]  # convolutions have no tokens
+    chosen = family.default_parts if parts is None else parts
+    unknown = [part for part in chosen if part not in known]
     if unknown:
         raise QvggtError(f"unknown part {unknown[0]!r}: expected a subset of {', '.join(known)}")
+    special = {f"{s.path}.{linear}": s.layout.special for s in family.stages(model.config) for linear in LINEARS}
     records = {
-        path: InputRecord(None if PARTS["camera"].fullmatch(path) else config.patch_start)
+        path: InputRecord(special.get(path))  # heads see special tokens alone
         for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | QuantLinear) and any(PARTS[part].fullmatch(path) for part in parts)
+        if isinstance(module, nn.Linear | QuantLinear)
+        and any(family.part(name).pattern.fullmatch(path) for name in chosen)
     }
     tokens_per_frame = 1
     watchers = [
@@ -107,8 +106,7 @@ def measure_activations(
     ]
     with torch.no_grad(), watching(watchers):
         for images in bar(batches, total=total, desc="activation statistics", unit="sequence", shown=progress):
-            rows, columns = (side // config.patch_size for side in images.shape[-2:])
-            tokens_per_frame = config.patch_start + rows * columns
+            tokens_per_frame = family.tokens(model.config, *images.shape[-2:])
             model(images)
     return ActivationStatistics(tuple(record.statistics(path) for path, record in records.items()))
 

@@ -31,22 +31,22 @@ from qvggt.cli.versions import versions
 from qvggt.files import atomic_write, file_sha256
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.progress import bar
 from qvggt.quant import parse_scheme
 
 SCHEMES = "w8a8-dynamic,w8a8-static,w4a8-dynamic,w4a8-static,w4a4-dynamic,w4a4-static,w4a16-dynamic"
 
 
-def model_makers(name: str, calibration: list[Tensor]) -> dict[str, Callable[[], VGGT]]:
+def model_makers(name: str, calibration: list[Tensor]) -> dict[str, Callable[[], Network]]:
     """The models to quantize, each function-preserving copies of the first."""
 
-    def channels() -> VGGT:
+    def channels() -> Network:
         model = load_model(name)
         inject_outliers_(model, factor=30, fraction=0.02, seed=0)
         return model
 
-    def pca() -> VGGT:
+    def pca() -> Network:
         model = load_model(name)
         pca_basis_(model, torch.stack(calibration[:16]), seed=0)
         return model

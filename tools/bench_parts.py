@@ -29,7 +29,7 @@ from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.files import file_sha256
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.quant import parse_scheme
 from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
@@ -51,7 +51,7 @@ def schemes() -> list[Scheme]:
     return [*plain, Scheme("w4a4", "dynamic", CHOICES[-1], MIXED)]
 
 
-def file_bytes(model: VGGT, scheme: Scheme, target: Target) -> int:
+def file_bytes(model: Network, scheme: Scheme, target: Target) -> int:
     with tempfile.TemporaryDirectory() as folder:
         return export_onnx(model, scheme, ExportConfig(SIZE, SIZE, target=target), Path(folder) / "m.onnx").bytes
 

@@ -32,6 +32,7 @@ from qvggt.cli.versions import versions
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.errors import QvggtError
 from qvggt.hub.loading import load_model
+from qvggt.models.family import family_of
 
 FIRST_SEED = 80_000_000  # no scene used to train, to evaluate, or (60_000_000 on) to settle the filter's defaults
 GOOD, CATEGORY = "good", "synthetic"
@@ -172,9 +173,9 @@ def bench(
     """Print and save both tables; an error when a whole planted sequence gets through."""
     torch.set_num_threads(threads)
     network = load_model(model, heads=("camera",))
-    size = network.config.img_size
+    size, rounds = network.config.img_size, len(family_of(network).rounds(network.config))
     scenes = SceneConfig(height=size, width=size, frames=max(8, frames))
-    config = SelectionConfig(clusters=clusters, per_cluster=per_cluster, deep_rounds=min(4, network.config.aa_depth))
+    config = SelectionConfig(clusters=clusters, per_cluster=per_cluster, deep_rounds=min(4, rounds))
     results: list[dict[str, Any]] = []
     began = time.perf_counter()
     for number in range(pools):

@@ -32,7 +32,7 @@ from qvggt.errors import QvggtError
 from qvggt.eval.pose import pairwise_errors, pose_auc
 from qvggt.geometry import decode_pose
 from qvggt.hub.loading import load_model
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.progress import bar
 from qvggt.quant.scheme import parse_scheme
 
@@ -65,7 +65,9 @@ def views(first: int, count: int, frames: int, size: int) -> list[View]:
     return [View(*drawn(config, frames, seed)) for seed in seeds]
 
 
-def stressed(model: VGGT, variant: str, calibration: Sequence[View], factor: float, fraction: float, seed: int) -> VGGT:
+def stressed(
+    model: Network, variant: str, calibration: Sequence[View], factor: float, fraction: float, seed: int
+) -> Network:
     """A stressed copy."""
     out = deepcopy(model)
     if variant == "inject":
@@ -76,7 +78,7 @@ def stressed(model: VGGT, variant: str, calibration: Sequence[View], factor: flo
 
 
 @torch.no_grad()
-def score(model: VGGT, held_out: Sequence[View], desc: str) -> dict[str, float]:
+def score(model: Network, held_out: Sequence[View], desc: str) -> dict[str, float]:
     """AUC@30/15/5/3 over all pairs of views, percent."""
     errors = []
     for first in bar(range(0, len(held_out), BATCH), desc=desc, unit="batch"):
@@ -88,7 +90,7 @@ def score(model: VGGT, held_out: Sequence[View], desc: str) -> dict[str, float]:
 
 
 @torch.no_grad()
-def deviation(model: VGGT, reference: VGGT, images: Tensor) -> float:
+def deviation(model: Network, reference: Network, images: Tensor) -> float:
     """Largest difference of any output, relative to the output's largest value."""
     got, expected = model(images), reference(images)
     return max(float((got[k] - v).abs().max() / v.abs().max()) for k, v in expected.items())

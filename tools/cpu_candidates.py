@@ -97,7 +97,7 @@ def write_file(model: str, spec: Spec, height: int, width: int, path: Path) -> i
 
     from qvggt.calib.rtn import quantize_rtn_
     from qvggt.export.exporter import ExportConfig, export_onnx
-    from qvggt.export.network import HEAD_OF
+    from qvggt.models.family import find_family
     from qvggt.quant.scheme import DEFAULT_PARTS, parse_scheme
 
     if model == SLICE_1B:
@@ -109,7 +109,7 @@ def write_file(model: str, spec: Spec, height: int, width: int, path: Path) -> i
     images = torch.from_numpy(np.random.default_rng(1).random((1, 3, height, width), np.float32))
     needs_data = spec.activation == "static" or "dpt" in spec.parts
     quantize_rtn_(network, scheme, [images] if needs_data else None)
-    outputs = tuple(output for output, head in HEAD_OF.items() if head in network.config.heads)
+    outputs = tuple(word for word, head in find_family().exportable.items() if head.name in network.config.heads)
     config = ExportConfig(height, width, outputs, fused_attention=spec.fused)
     return export_onnx(network, scheme, config, path).bytes
 

@@ -17,7 +17,7 @@ from qvggt.eval.bootstrap import paired_interval
 from qvggt.eval.depth import depth_errors
 from qvggt.eval.pose import pairwise_errors, pose_auc
 from qvggt.geometry import decode_pose
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 
 HELD_OUT_SEED, CALIBRATION_SEED = 10_000_000, 50_000_000
 FRAMES, BATCH, SIZE = 4, 16, 70
@@ -43,7 +43,7 @@ def drawn(config: SceneConfig, frames: int, seed: int) -> tuple[Tensor, Any]:
 
 
 @torch.no_grad()
-def predict(model: VGGT, split: SceneSplit) -> Predictions:
+def predict(model: Network, split: SceneSplit) -> Predictions:
     """Outputs of all scenes, [scenes, S, ...]."""
     batches = torch.stack([images_of(split, index) for index in range(len(split))]).split(BATCH)
     parts = [model(batch) for batch in batches]
@@ -67,12 +67,12 @@ def per_scene(outputs: Predictions, split: SceneSplit) -> Scores:
 class Yardstick:
     """A float model's outputs and scores on held-out scenes, and other models against them."""
 
-    def __init__(self, model: VGGT, split: SceneSplit) -> None:
+    def __init__(self, model: Network, split: SceneSplit) -> None:
         self.split = split
         self.outputs = predict(model, split)
         self.scores = per_scene(self.outputs, split)
 
-    def row(self, model: VGGT, changes: tuple[str, ...] = ("auc30", "auc5")) -> dict[str, Any]:
+    def row(self, model: Network, changes: tuple[str, ...] = ("auc30", "auc5")) -> dict[str, Any]:
         """Mean scores, their `changes` with paired-bootstrap 95 % intervals, and SQNR of every output; JSON-ready."""
         outputs = predict(model, self.split)
         scores = per_scene(outputs, self.split)

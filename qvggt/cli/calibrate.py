@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qvggt.cli.common import check_place, run
+from qvggt.cli.common import DEFAULT_PARTS, OVERRIDE_HELP, PARTS_HELP, check_place, run
 from qvggt.errors import QvggtError
 from qvggt.formats.table import DEFAULT, choices_text
 
@@ -66,10 +66,10 @@ def calibrate(
     ] = None,
     budget_by: Annotated[str, typer.Option(help="--budget: bits per part or per block.")] = "part",
     size: Annotated[str | None, typer.Option(help="HxW of the images in pixels. [model's own]")] = None,
-    parts: Annotated[str, typer.Option(help="Parts to quantize: dino, aggregator, camera, dpt.")] = "dino,aggregator",
+    parts: Annotated[str, typer.Option(help=PARTS_HELP)] = DEFAULT_PARTS,
     override: Annotated[
         list[str] | None,
-        typer.Option(help="PATTERN=BITS for modules whose path matches, e.g. 'camera_head.trunk.*=w4a16'; repeatable."),
+        typer.Option(help=OVERRIDE_HELP),
     ] = None,
     rounding: Annotated[str | None, typer.Option(help="rtn or gptq. [the recipe's]")] = None,
     propagation: Annotated[
@@ -113,6 +113,7 @@ def calibrate(
     from qvggt.cli.versions import versions
     from qvggt.data.class_modes import check_mode
     from qvggt.data.registry import Question
+    from qvggt.models.family import family_of
     from qvggt.quant.checkpoint import DESCRIPTION, Provenance, save_calibrated
     from qvggt.quant.model import check_overrides
     from qvggt.quant.scheme import parse_scheme
@@ -142,7 +143,8 @@ def calibrate(
     height, width = parse_size(size, source.model)
     chooser = None
     if select:
-        chooser = selection_config(sequences, clusters, class_mode, seed, source.model.config.aa_depth)
+        rounds = len(family_of(source.model).rounds(source.model.config))
+        chooser = selection_config(sequences, clusters, class_mode, seed, rounds)
     if plan:
         _print_plan(source.model.config, wanted, chosen, sequences, frames, height, width, memory)
         return

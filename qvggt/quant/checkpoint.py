@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_directory, file_sha256, line
 from qvggt.formats.grid import Grid
+from qvggt.models.family import ModelConfig, find_family
 from qvggt.models.fold_config import FoldConfig
 from qvggt.models.folded import applied_fold, fold_structure_
-from qvggt.models.loading import restore_constants
-from qvggt.models.vggt.config import VGGTConfig
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.quant.conv import QuantConv2d
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import prepare_, quantized_convs, quantized_linears, transform_specs
@@ -66,7 +65,7 @@ class _Description:
 
     version: int
     scheme: Scheme
-    config: VGGTConfig
+    config: ModelConfig
     fold: FoldConfig | None
     transforms: Mapping[str, TransformSpec]
     weights_sha256: str
@@ -77,7 +76,7 @@ class _Description:
 class Calibrated:
     """A loaded checkpoint: the fake-quant model (eval mode), its scheme, provenance and the hash of its weights."""
 
-    model: VGGT
+    model: Network
     scheme: Scheme
     provenance: Provenance
     sha256: str
@@ -90,7 +89,7 @@ def is_calibrated(path: str | Path) -> bool:
 
 def save_calibrated(
     path: str | Path,
-    model: VGGT,
+    model: Network,
     scheme: Scheme,
     provenance: Provenance,
     replace: bool = False,
@@ -134,7 +133,7 @@ def load_calibrated(path: str | Path) -> Calibrated:
     file = open_tensors(weights)
     try:
         with torch.device("meta"):
-            model = VGGT(description.config)
+            model = find_family(description.scheme.family).build(description.config)
             if description.fold is not None:
                 fold_structure_(model, description.fold)
             prepare_(model, description.scheme, description.transforms)
@@ -171,7 +170,6 @@ def load_calibrated(path: str | Path) -> Calibrated:
         if key in packed:
             state[key] = packed[key].unpack(state[key], tuple(tensor.shape))
     model.load_state_dict(state, assign=True)
-    restore_constants(model)
     return Calibrated(model.requires_grad_(False).eval(), description.scheme, description.provenance, digest)
 
 
@@ -232,10 +230,11 @@ def _read_description(path: Path) -> _Description:
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise QvggtError(f"{path}: key {key!r} holds a value that does not fit; calibrate again") from error
 
+    scheme = part("scheme", Scheme.from_dict)  # it names the model family
     return _Description(
         version=version,
-        scheme=part("scheme", Scheme.from_dict),
-        config=part("config", VGGTConfig.from_dict),
+        scheme=scheme,
+        config=part("config", find_family(scheme.family).config),
         fold=part("fold", lambda fold: None if fold is None else FoldConfig.from_dict(fold)),
         transforms=part("transforms", lambda specs: {name: TransformSpec(**spec) for name, spec in specs.items()}),
         weights_sha256=values["weights_sha256"],

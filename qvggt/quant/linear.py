@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.tensor_format import EPS
+from qvggt.models.token_types import current_types
 from qvggt.quant.transform import InputTransform, TransformSpec
 
 
@@ -19,7 +20,7 @@ class QuantLinear(nn.Module):
     the tensor in it. x [..., in] -> y [..., out].
 
     Buffers: `codes` [out, in] in the grid's dtype; `weight_scale` fp32 [out, 1] or [out, blocks]; `bias` fp32 [out],
-    or in its place, where the transform centers its input, `kind_bias` fp32 [kinds, out]: bias plus the product of the
+    or in its place, where the transform centers its input, `kind_bias` fp32 [types, out]: bias plus the product of the
     float weight with each center; with dynamic activations `act_clip` fp32 [2] = clip ratios of the negative and the
     positive side; with static ones `act_amax` fp32 [] = range of the tensor.
     """
@@ -43,9 +44,9 @@ class QuantLinear(nn.Module):
         self.in_features, self.out_features, self.format = in_features, out_features, format
         self.register_buffer("codes", torch.zeros(out_features, in_features, dtype=format.weight.grid.dtype))
         self.register_buffer("weight_scale", torch.ones(out_features, format.weight.granularity.groups(in_features)))
-        kinds = transform.kinds if transform else 0
-        self.register_buffer("bias", torch.zeros(out_features) if bias and not kinds else None)
-        self.register_buffer("kind_bias", torch.zeros(kinds, out_features) if kinds else None)
+        types = transform.kinds if transform else 0
+        self.register_buffer("bias", torch.zeros(out_features) if bias and not types else None)
+        self.register_buffer("kind_bias", torch.zeros(types, out_features) if types else None)
         self.transform = InputTransform(in_features, transform) if transform else None
         if format.mode == "dynamic":
             self.register_buffer("act_clip", torch.ones(2))
@@ -76,7 +77,7 @@ class QuantLinear(nn.Module):
     ) -> QuantLinear:
         """From weight codes [out, in] however they were rounded; clips at 1, range at 1.
 
-        `kind_bias` [kinds, out] goes with a transform that centers, and takes the place of `bias`.
+        `kind_bias` [types, out] goes with a transform that centers, and takes the place of `bias`.
         """
         with torch.device(codes.device):
             module = cls(codes.shape[1], codes.shape[0], format, bias is not None)
@@ -87,17 +88,17 @@ class QuantLinear(nn.Module):
         return module
 
     @property
-    def kinds(self) -> int:
-        """Kinds of tokens it treats apart; `forward` needs theirs when there are any."""
+    def types(self) -> int:
+        """Types of tokens it treats apart; where there are any, it runs inside `token_types` alone."""
         return self.transform.spec.kinds if self.transform is not None else 0
 
     def weight_dequantized(self) -> Tensor:
         """The weight the codes stand for, fp32 [out, in]."""
         return self.format.weight.dequantize(self.codes, self.weight_scale)
 
-    def centered(self, x: Tensor, kinds: Tensor | None = None) -> Tensor:
-        """The input without the centers of its tokens' kinds."""
-        return x if self.transform is None else self.transform.centered(x, kinds)
+    def centered(self, x: Tensor) -> Tensor:
+        """The input without the centers of its tokens' types."""
+        return x if self.transform is None else self.transform.centered(x)
 
     @property
     def act_ranges(self) -> Tensor:
@@ -114,9 +115,9 @@ class QuantLinear(nn.Module):
         activation = self.format.activation
         return (x, None) if activation is None else activation.quantize(x, self.act_ranges)
 
-    def forward(self, x: Tensor, kinds: Tensor | None = None) -> Tensor:
-        y = self.product(self.centered(x, kinds))
-        return y if self.kind_bias is None else y + self.kind_bias[kinds].to(y.dtype)
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.product(self.centered(x))
+        return y if self.kind_bias is None else y + self.kind_bias[current_types()].to(y.dtype)
 
     def product(self, x: Tensor) -> Tensor:
         """Everything between the centers: the (centered) input quantized and multiplied, plus the bias."""

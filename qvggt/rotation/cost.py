@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from qvggt.models.vggt.config import VGGTConfig
+from qvggt.models.family import AddedLinear, Family, ModelConfig, find_family
 from qvggt.quant.kronecker import kronecker_factors
 
 
@@ -47,10 +47,10 @@ class CostTable:
     """MACs of a transformer block and of a whole model's blocks under three methods.
 
     original: no rotation. dense: one dense matrix before every linear, the published method. folded: ours, nothing in a
-    block unless `kronecker` puts the online rotation before fc2, and two linears outside the blocks.
+    block unless `kronecker` puts the online rotation before fc2, and the linears that its family adds around them.
     """
 
-    config: VGGTConfig
+    config: ModelConfig
     kronecker: bool = False
 
     @property
@@ -79,29 +79,29 @@ class CostTable:
         return self.linears[-1].kronecker if self.kronecker else 0
 
     @property
-    def patch_rotation(self) -> int:
-        """MACs per patch token of `aggregator.patch_rotation`."""
-        return self.config.embed_dim**2
+    def family(self) -> Family:
+        return find_family(self.config.family)
 
     @property
-    def token_rotation(self) -> int:
-        """MACs per frame of `camera_head.token_rotation`."""
-        return (2 * self.config.embed_dim) ** 2 if "camera" in self.config.heads else 0
+    def added(self) -> tuple[AddedLinear, ...]:
+        return self.family.added(self.config)
+
+    def outside(self, height: int, width: int) -> int:
+        """MACs of the linears around the blocks for one frame of height x width pixels."""
+        patches = (height // self.config.patch_size) * (width // self.config.patch_size)
+        return sum(linear.width**2 * (patches if linear.per == "patch" else 1) for linear in self.added)
+
+    def tokens(self, height: int, width: int) -> int:
+        """Tokens of a frame that go through linears in the family's stages, counted once per block."""
+        return len(self.family.stages(self.config)) * self.family.tokens(self.config, height, width)
 
     def frame(self, height: int, width: int) -> int:
-        """MACs of all linears in the blocks of patch encoder and aggregator, for one frame of height x width pixels."""
-        blocks = self.config.vit_depth + 2 * self.config.aa_depth
-        return self.block * blocks * (self.config.patch_start + self.patches(height, width))
+        """MACs of all linears in the blocks of the family's stages, for one frame of height x width pixels."""
+        return self.block * self.tokens(height, width)
 
     def frame_folded(self, height: int, width: int) -> int:
-        """What ours adds to that frame: the two linears, and the blocks' share if any."""
-        patches = self.patches(height, width)
-        blocks = self.config.vit_depth + 2 * self.config.aa_depth
-        online = self.block_folded * blocks * (self.config.patch_start + patches)
-        return self.patch_rotation * patches + self.token_rotation + online
-
-    def patches(self, height: int, width: int) -> int:
-        return (height // self.config.patch_size) * (width // self.config.patch_size)
+        """What ours adds to that frame: the linears around the blocks, and the blocks' share if any."""
+        return self.outside(height, width) + self.block_folded * self.tokens(height, width)
 
     def to_markdown(self, height: int, width: int) -> str:
         """The whole comparison, for people."""
@@ -116,12 +116,11 @@ class CostTable:
             f"| block | | {self.block:,} | {added(self.block_dense, self.block)} "
             f"| {added(self.block_folded, self.block)} |"
         )
-        total, frame = self.frame(height, width), self.frame_folded(height, width)
-        outside = self.patch_rotation * self.patches(height, width) + self.token_rotation
+        total, frame, outside = (count(height, width) for count in (self.frame, self.frame_folded, self.outside))
+        linears = ", ".join(f"{a.path.rpartition('.')[2]} {a.width**2:,} MACs a {a.per}" for a in self.added)
         rows += [
             "",
-            f"Outside the blocks, ours adds two linears: patch_rotation {self.patch_rotation:,} MACs a patch, "
-            f"token_rotation {self.token_rotation:,} a frame.",
+            f"Outside the blocks, ours adds linears: {linears}.",
             f"A {height} x {width} frame: {total:,} MACs in the blocks' linears; ours adds {added(frame, total)}, "
             f"of which {added(outside, total)} outside the blocks.",
         ]

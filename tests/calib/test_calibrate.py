@@ -10,10 +10,11 @@ from qvggt.calib import reconstruct
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.recipe import RECIPES, Recipe, find_recipe
 from qvggt.calib.reconstruct import token_weights
-from qvggt.calib.stream import Stream, TokenStore, stages
+from qvggt.calib.stream import Stream, TokenStore
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import choices
+from qvggt.models.family import family_of
 from qvggt.models.folded import applied_fold
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant import Scheme, parse_scheme, quantized_linears
@@ -41,10 +42,9 @@ def distance(model: VGGT, images: torch.Tensor) -> float:
 def test_streams_reproduce_the_network(batches: list[torch.Tensor]) -> None:
     model = small_model(seed=1)
     stream = Stream.start(model, batches, budget=0)
-    plan = stages(model)
-    for number, stage in enumerate(plan):
-        if stage.kind == "frame" and plan[number - 1].kind == "dino":
-            stream.enter_aggregator(model)
+    for stage in family_of(model).stages(model.config):
+        if stage.enters:
+            stream.enter(model, stage)
         stream.advance(stage, model.get_submodule(stage.path))  # type: ignore[arg-type]
     for index, images in enumerate(batches):
         with torch.no_grad():
@@ -66,12 +66,12 @@ def test_a_full_store_spills_and_returns_the_same_bytes() -> None:
 def test_global_blocks_see_all_frames(batches: list[torch.Tensor]) -> None:
     model = small_model(seed=1)
     stream = Stream.start(model, batches)
-    stream.enter_aggregator(model)
-    frame, everything = stages(model)[1:3]
+    frame, everything = family_of(model).stages(model.config)[1:3]
+    stream.enter(model, frame)
     tokens = 5 + (SIZE // 14) ** 2
-    assert stream.batch(frame, [0])[0].shape == (2, tokens, 64)
-    assert stream.batch(everything, [0, 2])[0].shape == (2, 2 * tokens, 64)
-    assert stream.batch(everything, [0, 2], frame_shapes=True)[0].shape == (4, tokens, 64)
+    assert stream.batch(frame, [0]).tokens.shape == (2, tokens, 64)
+    assert stream.batch(everything, [0, 2]).tokens.shape == (2, 2 * tokens, 64)
+    assert stream.batch(everything, [0, 2], frame_shapes=True).tokens.shape == (4, tokens, 64)
     assert [len(group) for group in stream.groups(4, [0, 2, 1, 3])] == [2, 2]
 
 
@@ -165,20 +165,20 @@ def test_variants_are_exact_but_for_rounding(basis: str, act: str, batches: list
     assert distance(run(recipe, batches, "w8a8", act), batches[0]) < 0.01
 
 
-def test_centers_follow_the_kinds(batches: list[torch.Tensor]) -> None:
+def test_centers_follow_the_types(batches: list[torch.Tensor]) -> None:
     model = run(find_recipe("qvggt").replace(learn=False), batches)
     special = model.config.patch_start
     for path, module in quantized_linears(model):
-        assert module.kinds == (special + 1 if "patch_embed" in path else 2 * special + 1)
+        assert module.types == (special + 1 if "patch_embed" in path else 2 * special + 1)
         assert module.bias is None
 
 
 def test_special_tokens_weigh_what_they_are_given() -> None:
-    kinds = torch.tensor([[0, 1, 2, 2, 2, 2, 2, 2]])
-    weights = token_weights(kinds, 4.0)
-    assert float(weights[kinds < 2].sum() / weights[kinds == 2].sum()) == pytest.approx(4)
+    types = torch.tensor([[0, 1, 2, 2, 2, 2, 2, 2]])
+    weights = token_weights(types, 4.0)
+    assert float(weights[types < 2].sum() / weights[types == 2].sum()) == pytest.approx(4)
     assert float(weights.mean()) == pytest.approx(1)
-    assert (token_weights(kinds, 0.0) == 1).all()
+    assert (token_weights(types, 0.0) == 1).all()
 
 
 def test_unknown_recipe_names_the_known() -> None:

@@ -18,7 +18,7 @@ from qvggt.export.parity import LINEAR_TOLERANCE, check_linears, record_inputs
 from qvggt.export.subgraph import session_options
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant import QuantLinear, Scheme, parse_scheme
-from qvggt.quant.model import scheme_linears
+from qvggt.quant.model import scheme_linears, tell_centers_
 from qvggt.quant.transform import InputTransform, TransformSpec
 from qvggt.target import Target
 
@@ -87,7 +87,7 @@ def test_input_transforms_are_emitted(spec: TransformSpec, images: torch.Tensor,
 
 
 @pytest.mark.parametrize(("scheme", "target"), [("w8a8", "cpu"), ("w8a8", "tensorrt"), ("w4a4-static", "tensorrt")])
-def test_centers_are_taken_off_by_kind(scheme: str, target: str, tmp_path: Path) -> None:
+def test_centers_are_taken_off_by_type(scheme: str, target: str, tmp_path: Path) -> None:
     """A file of one linear's network against the reference, at frame counts it was not made for.
 
     Centers far from zero: a wrong row of the tables, in or out, would show in every output.
@@ -97,9 +97,9 @@ def test_centers_are_taken_off_by_kind(scheme: str, target: str, tmp_path: Path)
     generator = torch.Generator().manual_seed(0)
     special = model.config.patch_start
     for path, linear, format in list(scheme_linears(model, parsed)):
-        kinds = special + 1 if "patch_embed" in path else 2 * special + 1
-        transform = InputTransform(linear.in_features, TransformSpec(kinds=kinds))
-        transform.center = torch.randn(kinds, linear.in_features, generator=generator)
+        types = special + 1 if "patch_embed" in path else 2 * special + 1
+        transform = InputTransform(linear.in_features, TransformSpec(kinds=types))
+        transform.center = torch.randn(types, linear.in_features, generator=generator)
         scale = format.weight.scale(linear.weight)
         codes = format.weight.codes(linear.weight, scale)
         bias = transform.center @ linear.weight.T + linear.bias
@@ -107,6 +107,7 @@ def test_centers_are_taken_off_by_kind(scheme: str, target: str, tmp_path: Path)
         if act:
             module.act_amax = torch.tensor(4.0)
         model.set_submodule(path, module)
+    tell_centers_(model)
     export_onnx(model, parsed, ExportConfig(SIDE, SIDE, target=Target(target)), tmp_path / "m.onnx")
     session = ort.InferenceSession(tmp_path / "m.onnx", session_options())
     names = [output.name for output in session.get_outputs()]

@@ -10,12 +10,12 @@ from small_network import small_model
 
 from qvggt.errors import QvggtError
 from qvggt.formats.table import ACTIVATIONS, FORMATS, choices, find_format
+from qvggt.models.family import find_family
 from qvggt.models.vggt.config import VGGT_1B
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.model import check_overrides, prepare_, quantize_, scheme_linears
 from qvggt.quant.scheme import (
     DEFAULT_PARTS,
-    PARTS,
     Scheme,
     parse_scheme,
 )
@@ -27,7 +27,7 @@ NAMES = [*choices(), *FORMATS]
 @given(
     st.sampled_from(NAMES),
     st.sampled_from(ACTIVATIONS),
-    st.lists(st.sampled_from(list(PARTS)), unique=True),
+    st.lists(st.sampled_from(list(find_family().part_names)), unique=True),
     st.lists(st.tuples(st.sampled_from(["*", "aggregator.frame_blocks.3.*"]), st.sampled_from(NAMES)), max_size=2),
 )
 def test_json_round_trip(bits: str, act: str, parts: list[str], overrides: list[tuple[str, str]]) -> None:

@@ -36,9 +36,8 @@ def test_online_rotation_of_fc2() -> None:
 
 
 def test_the_two_linears() -> None:
-    assert TABLE.patch_rotation == 1024**2
-    assert TABLE.token_rotation == 2048**2
-    assert CostTable(VGGT_1B.replace(heads=("depth",))).token_rotation == 0
+    assert [(a.width**2, a.per) for a in TABLE.added] == [(1024**2, "patch"), (2048**2, "frame")]
+    assert [a.per for a in CostTable(VGGT_1B.replace(heads=("depth",))).added] == ["patch"]
     assert TABLE.frame(518, 518) == 12_582_912 * 72 * 1374
     assert TABLE.frame_folded(518, 518) == 1369 * 1024**2 + 2048**2
     assert TABLE.frame_folded(518, 518) / TABLE.frame(518, 518) == pytest.approx(0.00116, abs=1e-5)

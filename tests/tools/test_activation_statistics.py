@@ -22,11 +22,11 @@ from scipy.stats import kurtosis
 from small_network import CONFIG, SIZE, small_model
 
 from qvggt.errors import QvggtError
+from qvggt.models.family import find_family
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant import parse_scheme, quantize_
-from qvggt.quant.scheme import PARTS
 
-ALL = tuple(part for part in PARTS if part != "dpt")
+ALL = tuple(part.name for part in find_family().parts if not part.convs)
 BIN = 0.004  # relative error of a median
 quick = settings(deadline=None, max_examples=25)
 
@@ -59,7 +59,7 @@ def recorded(model: VGGT, batches: list[torch.Tensor]) -> dict[str, list[tuple[n
     hooks = [
         model.get_submodule(path).register_forward_pre_hook(lambda _, args, path=path: record(path, args[0]))
         for path, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and any(p.fullmatch(path) for p in PARTS.values())
+        if isinstance(module, torch.nn.Linear) and find_family().part_of(path)
     ]
     for images in batches:
         per_frame = CONFIG.patch_start + (images.shape[-2] // 14) * (images.shape[-1] // 14)
@@ -82,13 +82,18 @@ def test_every_statistic_of_every_linear(model: VGGT, batches: list[torch.Tensor
         assert row.max_over_median == pytest.approx(peak / np.median(magnitudes), rel=BIN)
         assert row.channel_ratio == pytest.approx(peak / np.median(magnitudes.max(0)), rel=1e-6)
         assert row.token_ratio == pytest.approx(peak / lower_median(magnitudes.max(1)), rel=BIN)
-        if row.part == "camera":
+        if part_of(row) == "camera":
             assert row.special_max == pytest.approx(peak, rel=1e-6)
             assert row.patch_max is None
         else:
             frames = [np.abs(x).reshape(-1, p, x.shape[-1]) for x, p in seen[row.path]]
             assert row.special_max == pytest.approx(max(x[:, :5].max() for x in frames), rel=1e-6)
             assert row.patch_max == pytest.approx(max(x[:, 5:].max() for x in frames), rel=1e-6)
+
+
+def part_of(row: LinearStatistics) -> str | None:
+    part = find_family().part_of(row.path)
+    return None if part is None else part.name
 
 
 def lower_median(values: np.ndarray) -> float:
@@ -131,7 +136,7 @@ def test_quantized_linears_and_parts(batches: list[torch.Tensor]) -> None:
     quantize_(model, parse_scheme("w8a8", parts=("aggregator",)))
     rows = measure_activations(model, batches, ("dino", "aggregator"), progress=False).rows
     assert rows[:4] == float_rows
-    assert {row.part for row in rows[4:]} == {"aggregator"}
+    assert {part_of(row) for row in rows[4:]} == {"aggregator"}
     assert len(rows) == 4 + 2 * 4 * 4
 
 

@@ -54,7 +54,7 @@ def embed(model: VGGT, images: Tensor) -> Tensor:
     """Aggregator.embed with fast blocks: [B, S, P, C]."""
     aggregator, vit = model.aggregator, model.aggregator.patch_embed
     b, s, _, height, width = images.shape
-    flat = ((images - aggregator._mean) / aggregator._std).flatten(0, 1)
+    flat = aggregator.normalise(images)
     tokens = torch.cat([vit.cls_token.expand(b * s, -1, -1), vit.patch_embed(flat)], 1) + vit.positions(height, width)
     tokens = torch.cat([tokens[:, :1], vit.register_tokens.expand(b * s, -1, -1), tokens[:, 1:]], 1)
     for block in vit.blocks:

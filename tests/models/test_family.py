@@ -52,7 +52,7 @@ EXCEPTIONS = {
     "calib/import_quantvggt.py": "the same",
     "qvggt/data/images.py": "14: the preprocessing's default grid, where a caller names none; it knows no network",
     "qvggt/onnx_view/external_data.py": "14: an element type of ONNX",
-    "export/qdq.py": "14: an exponent of fp16",
+    "export/forms/weight_only.py": "14: an exponent of fp16",
     "eval/html/charts.py": "a label in a chart is shorter without the trunk's name",
 }
 

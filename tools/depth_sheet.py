@@ -5,18 +5,143 @@ python tools/depth_sheet.py --model tiny --engine outputs/demo/tiny-w4a4.onnx --
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
+from reporting import start
 
-from qvggt.cli.common import run
+from qvggt.data.co3d import Co3DConfig, read_sequences
+from qvggt.data.co3d import Sequence as Co3DSequence
+from qvggt.engines.opening import open_runner
+from qvggt.engines.runner import Array, Runner
+from qvggt.errors import QvggtError
+from qvggt.eval.depth import depth_errors
+from qvggt.eval.ground_truth import plan_images, sequence_depth
+from qvggt.files import atomic_write
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PANEL = 1.6  # inches, width of one picture
+TITLE = "Predicted depth before and after quantization"
+CAPTION = (
+    "Depth in the units of the reference; ground truth scaled to it by the median of each sequence. "
+    "The depth maps of a row share one colour scale."
+)
 
 
-@app.command()
-def depth_sheet(
+@dataclass(frozen=True)
+class Row:
+    """One image with its depth maps. image: [H, W, 3] in [0, 1]; depths: [H, W] each, in one unit; NaN: no depth."""
+
+    label: str
+    image: Array
+    depths: tuple[Array, ...]
+
+
+def depth_rows(reference: Runner, other: Runner, sequences: Sequence[Co3DSequence], shown: int) -> tuple[Row, ...]:
+    """Rows with the depth maps (ground truth, reference, other) of the first `shown` frames of each sequence.
+
+    Both run on all frames of the sequence. Ground truth [S, H, W] is divided by the median ratio that `depth_errors`
+    finds for the reference, so that all maps of a row have its unit; NaN where there is none. QvggtError when a
+    candidate has no depth output, or as `plan_images` and the runners raise it.
+    """
+    for runner in (reference, other):
+        if "depth" not in runner.outputs:
+            raise QvggtError(
+                f"{runner.label}: computes no depth, only {', '.join(runner.outputs)}; export it with depth"
+            )
+    plan = plan_images((reference, other), None)
+    rows: list[Row] = []
+    for sequence in sequences:
+        images, resizes = plan.load(sequence.image_paths)
+        first, second = reference(images).depth, other(images).depth
+        assert first is not None
+        assert second is not None
+        truth = in_units_of(first, sequence_depth(sequence, resizes, *images.shape[2:]))
+        for name, *maps in list(zip(sequence.frame_indices, images, truth, first, second, strict=True))[:shown]:
+            rows.append(Row(f"{sequence.name}\nframe {name}", maps[0].transpose(1, 2, 0), tuple(maps[1:])))
+    return tuple(rows)
+
+
+def in_units_of(predicted: Array, truth: Array | None) -> Array:
+    """Ground truth scaled to the prediction, NaN where there is none."""
+    if truth is None or not (truth > 0).any():
+        return np.full_like(predicted, np.nan)
+    scale = depth_errors(predicted, truth).scale  # NaN for a prediction without a positive median
+    return np.where(truth > 0, truth / scale, np.nan).astype(np.float32)
+
+
+def heading(runner: Runner) -> str:
+    """Two short lines for a column: the scheme, and what runs it (labels hold file names, which are too wide)."""
+    facts = runner.describe()
+    kind = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime"}.get(str(facts["kind"]), str(facts["kind"]))
+    return f"{facts['scheme']}\n{kind}"
+
+
+def relative_difference(reference: Array, other: Array) -> Array:
+    """|other - reference| / |reference| in percent; NaN where either has no finite depth or the reference is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        difference = 100 * np.abs(np.subtract(other, reference, dtype=np.float64)) / np.abs(reference)
+    return np.where(np.isfinite(difference), difference, np.nan)
+
+
+def shared_range(maps: Sequence[Array]) -> tuple[float, float]:
+    """Percentiles 1 and 99 of all finite values together; (0, 1) without any, never an empty range."""
+    values = np.concatenate([m[np.isfinite(m)] for m in maps])
+    if not values.size:
+        return 0.0, 1.0
+    low, high = (float(v) for v in np.percentile(values, [1, 99]))
+    return (low, high) if high > low else (low, low + max(abs(low), 1.0) * 1e-3)
+
+
+def draw(rows: Sequence[Row], columns: Sequence[str]) -> Figure:
+    """A row of pictures per `Row`: image, depth maps under the titles `columns`, difference of the last two.
+
+    The depth maps of a row share one colour scale (percentiles 1 to 99 of the row), so equal colours are equal depths;
+    the differences of all rows share another one. What is not finite is grey.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    depth_colours, error_colours = (colormaps[name].with_extremes(bad="#c8c8c8") for name in ("viridis_r", "inferno"))
+    errors = [relative_difference(*row.depths[-2:]) for row in rows]
+    worst = shared_range(errors)[1]
+    titles = ("input", *columns, "relative difference")
+    aspect = rows[0].image.shape[0] / rows[0].image.shape[1]
+    size = (PANEL * len(titles) + 2.8, (PANEL * aspect + 0.08) * len(rows) + 1.3)
+    figure = Figure(size, dpi=150, layout="compressed")
+    panels = figure.subplots(len(rows), len(titles), squeeze=False, subplot_kw={"xticks": [], "yticks": []})
+    for row, axes, error in zip(rows, panels, errors, strict=True):
+        axes[0].imshow(np.clip(row.image, 0, 1))
+        axes[0].set_ylabel(row.label, fontsize=8, rotation=0, ha="right", va="center", labelpad=6)
+        low, high = shared_range(row.depths)
+        for axis, depth in zip(axes[1:-1], row.depths, strict=True):
+            shown = axis.imshow(np.ma.masked_invalid(depth), cmap=depth_colours, vmin=low, vmax=high)
+        figure.colorbar(shown, ax=axes[1:-1], pad=0.02, aspect=14, label="depth").ax.tick_params(labelsize=7)
+        shown = axes[-1].imshow(error, cmap=error_colours, vmin=0, vmax=worst)
+        mean = f"mean {np.nanmean(error):.2g} %" if np.isfinite(error).any() else "no depth"
+        axes[-1].set_xlabel(mean, fontsize=8, labelpad=2)
+    for axis, title in zip(panels[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    bar = figure.colorbar(shown, ax=panels[:, -1], extend="max", extendfrac=0.02, aspect=14 * len(rows), label="%")
+    bar.ax.tick_params(labelsize=7)
+    figure.suptitle(TITLE, fontsize=12, weight="bold")
+    figure.supxlabel(CAPTION, fontsize=8, color="#444444")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """As a PNG, atomically; equal figures give equal bytes. QvggtError when `path` cannot be written."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": "qvggt"})
+
+
+def main(
     model: Annotated[str, typer.Option(help="Reference: tiny, a weights file, a Hub id or a calibrated checkpoint.")],
     engine: Annotated[str, typer.Option(help="Compared with it: an exported .onnx, or any model.")],
     root: Annotated[Path, typer.Option(help="Co3D-format folder with depth maps.")],
@@ -28,28 +153,15 @@ def depth_sheet(
     shown: Annotated[int, typer.Option(min=1, help="Frames to show of each sequence.")] = 2,
 ) -> None:
     """One row per frame. Both candidates get the same images, all frames of a sequence at once."""
-    from qvggt.cli.images import ANNOTATIONS
-    from qvggt.data.co3d import Co3DConfig, read_sequences
-    from qvggt.engines.opening import open_runner
-    from qvggt.eval.contact_sheet import Sheet, draw_contact_sheet
-    from qvggt.eval.depth_sheet import depth_rows, heading
-
-    place = annotations or root / ANNOTATIONS
+    place = annotations or root / "annotations"
     config = Co3DConfig(str(root), str(place), frames=frames, min_frames=frames, seed=seed)
     chosen = read_sequences(config).sequences[:sequences]
     with open_runner(model) as reference, open_runner(engine) as other:
         rows = depth_rows(reference, other, chosen, shown)
-        sheet = Sheet(
-            title="Predicted depth before and after quantization",
-            columns=("ground truth", heading(reference), heading(other)),
-            rows=rows,
-            compared=(1, 2),
-            caption="Depth in the units of the reference; ground truth scaled to it by the median of each sequence. "
-            "The depth maps of a row share one colour scale.",
-        )
-    draw_contact_sheet(sheet, output)
+        columns = ("ground truth", heading(reference), heading(other))
+    save(draw(rows, columns), output)
     typer.echo(f"wrote {output}")
 
 
 if __name__ == "__main__":
-    run(app)
+    start(main)

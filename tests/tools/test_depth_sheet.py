@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from depth_sheet import depth_rows
 from numpy.typing import NDArray
 
 from qvggt.data.co3d import Co3DConfig, Co3DSequences, read_depth, read_sequences
@@ -13,7 +14,6 @@ from qvggt.data.co3d_writer import write_co3d
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.engines.runner import Array, Predictions, Runner
 from qvggt.errors import QvggtError
-from qvggt.eval.depth_sheet import depth_rows
 
 SIZE, FRAMES = 28, 3
 

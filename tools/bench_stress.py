@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
-from activation_statistics import ActivationStatistics, measure_activations
+from activation_statistics import LinearStatistics, measure_activations, summary
 from held_out import BATCH, HELD_OUT_SEED, drawn
 from numpy.typing import NDArray
 from outlier_injection import inject_outliers_, pca_basis_
@@ -94,13 +94,13 @@ def deviation(model: VGGT, reference: VGGT, images: Tensor) -> float:
     return max(float((got[k] - v).abs().max() / v.abs().max()) for k, v in expected.items())
 
 
-def print_statistics(tables: dict[str, ActivationStatistics]) -> None:
+def print_statistics(tables: dict[str, list[LinearStatistics]]) -> None:
     print("\nKurtosis (3 = Gaussian) and max|x| / median|x| at the input of every linear:")
-    lines = zip(*(table.rows for table in tables.values()), strict=True)
+    lines = zip(*tables.values(), strict=True)
     cells = [[rows[0].path, *(f"{row.kurtosis:.1f}, {row.max_over_median:.1f}" for row in rows)] for rows in lines]
     print(markdown(["linear", *tables], cells))
     print("Medians over the layers of a kind; *_max: over them the largest:")
-    summaries = [(name, kind, figures) for name, table in tables.items() for kind, figures in table.summary().items()]
+    summaries = [(name, kind, figures) for name, table in tables.items() for kind, figures in summary(table).items()]
     cells = [
         [name, kind, *(f"{figures[key]:.2f}" if key in figures else "-" for key in FIGURES)]
         for name, kind, figures in summaries
@@ -133,13 +133,13 @@ def bench(
     network = load_model(model, heads=("camera", "depth"))
     size = network.config.img_size
     seen, held_out = views(CALIBRATION_SEED, calibration, frames, size), views(HELD_OUT_SEED, scenes, frames, size)
-    tables: dict[str, ActivationStatistics] = {}
+    tables: dict[str, list[LinearStatistics]] = {}
     rows: list[dict[str, Any]] = []
     deviations = {}
     for name in names:
         changed = stressed(network, name, seen, factor, fraction, seed)
         deviations[name] = deviation(changed, network, held_out[0].images)
-        tables[name] = measure_activations(changed, (view.images for view in seen), total=len(seen))
+        tables[name] = measure_activations(changed, [view.images for view in seen])
         rows.append({"variant": name, "setting": "fp32", **score(changed, held_out, f"{name} fp32")})
         for bits, mode in SETTINGS:
             scheme, rounded = parse_scheme(bits, mode), deepcopy(changed)
@@ -154,7 +154,9 @@ def bench(
     print_scores(rows)
     call = {"model": model, "scenes": scenes, "calibration": calibration, "frames": frames}
     call |= {"factor": factor, "fraction": fraction, "seed": seed}
-    tails = {name: {**table.to_dict(), "summary": table.summary()} for name, table in tables.items()}
+    tails = {
+        name: {"rows": [asdict(row) for row in table], "summary": summary(table)} for name, table in tables.items()
+    }
     report = {"call": call, "versions": versions(), "deviation": deviations, "tails": tails, "scores": rows}
     write_json(output, report)
 

@@ -23,13 +23,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import typer
-from held_out import HELD_OUT_SEED
+from held_out import HELD_OUT_SEED, score
 from reporting import start, write_json
 from tiny_training.batches import sample_batch
 from tiny_training.forward import Taps, aggregate, cameras
 from tiny_training.losses import Auxiliary, attention_loss, camera_loss, dense_loss
 from tiny_training.optimizer import build, initialise, set_rate
-from tiny_training.scoring import score
 from torch import Tensor
 
 from qvggt.data.synthetic.dataset import load_split, render_split

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,28 +50,22 @@ FIGURES = {
 }
 
 
-@dataclass(frozen=True)
-class View:
-    """A sequence: images [S, 3, H, W] in [0, 1]; extrinsics float64 [S, 3, 4], camera from world, OpenCV axes."""
-
-    images: Tensor
-    extrinsics: NDArray[np.float64]
+View = tuple[Tensor, NDArray[np.float64]]  # images [S, 3, H, W] in [0, 1]; extrinsics [S, 3, 4], OpenCV axes
 
 
 def views(first: int, count: int, frames: int, size: int) -> list[View]:
     """The first `frames` frames of the scenes with seeds first, first + 1, ..."""
     config = SceneConfig(height=size, width=size, frames=max(8, frames))
-    seeds = bar(range(first, first + count), desc="render", unit="scene")
-    return [View(*drawn(config, frames, seed)) for seed in seeds]
+    return [drawn(config, frames, seed) for seed in bar(range(first, first + count), desc="render", unit="scene")]
 
 
-def stressed(model: VGGT, variant: str, calibration: Sequence[View], factor: float, fraction: float, seed: int) -> VGGT:
+def stressed(model: VGGT, variant: str, seen: Sequence[Tensor], factor: float, fraction: float, seed: int) -> VGGT:
     """A stressed copy."""
     out = deepcopy(model)
     if variant == "inject":
         inject_outliers_(out, factor, fraction, seed)
     elif variant == "pca":
-        pca_basis_(out, (view.images for view in calibration), seed)
+        pca_basis_(out, seen, seed)
     return out
 
 
@@ -81,9 +75,9 @@ def score(model: VGGT, held_out: Sequence[View], desc: str) -> dict[str, float]:
     errors = []
     for first in bar(range(0, len(held_out), BATCH), desc=desc, unit="batch"):
         part = held_out[first : first + BATCH]
-        images = torch.stack([view.images for view in part])
+        images = torch.stack([images for images, _ in part])
         extrinsics, _ = decode_pose(model(images)["pose_enc"].double(), *images.shape[-2:])
-        errors += [pairwise_errors(e, view.extrinsics) for e, view in zip(extrinsics, part, strict=True)]
+        errors += [pairwise_errors(found, true) for found, (_, true) in zip(extrinsics, part, strict=True)]
     return {f"auc{t}": round(100 * value, 2) for t, value in pose_auc(errors).items()}
 
 
@@ -132,18 +126,19 @@ def bench(
         raise QvggtError(f"--variants: unknown {unknown[0]!r}, expected a subset of {','.join(VARIANTS)}")
     network = load_model(model, heads=("camera", "depth"))
     size = network.config.img_size
-    seen, held_out = views(CALIBRATION_SEED, calibration, frames, size), views(HELD_OUT_SEED, scenes, frames, size)
+    seen = [images for images, _ in views(CALIBRATION_SEED, calibration, frames, size)]
+    held_out = views(HELD_OUT_SEED, scenes, frames, size)
     tables: dict[str, list[LinearStatistics]] = {}
     rows: list[dict[str, Any]] = []
     deviations = {}
     for name in names:
         changed = stressed(network, name, seen, factor, fraction, seed)
-        deviations[name] = deviation(changed, network, held_out[0].images)
-        tables[name] = measure_activations(changed, [view.images for view in seen])
+        deviations[name] = deviation(changed, network, held_out[0][0])
+        tables[name] = measure_activations(changed, seen)
         rows.append({"variant": name, "setting": "fp32", **score(changed, held_out, f"{name} fp32")})
         for bits, mode in SETTINGS:
             scheme, rounded = parse_scheme(bits, mode), deepcopy(changed)
-            quantize_rtn_(rounded, scheme, (view.images for view in seen), len(seen))
+            quantize_rtn_(rounded, scheme, seen, len(seen))
             figures = score(rounded, held_out, f"{name} {scheme.label}")
             rows.append({"variant": name, "setting": scheme.label, **figures})
     print(

@@ -88,23 +88,16 @@ def profile_openvino(path: Path, feeds: dict[str, Any], rounds: int, precision: 
 
 def summary(times: dict[tuple[str, str], float]) -> list[dict[str, Any]]:
     """A row a kind: milliseconds, share, and its largest operators."""
-    totals = dict.fromkeys(KINDS, 0.0)
     operators: dict[str, dict[str, float]] = {kind: {} for kind in KINDS}
     for (name, op), ms in times.items():
-        kind = kind_of(name, op)
-        totals[kind] += ms
-        operators[kind][op] = operators[kind].get(op, 0.0) + ms
-    everything = sum(totals.values())
-    return [
-        {
-            "kind": kind,
-            "ms": totals[kind],
-            "share": totals[kind] / everything,
-            "operators": dict(sorted(operators[kind].items(), key=lambda item: -item[1])[:4]),
-        }
-        for kind in KINDS
-        if totals[kind] > 0
-    ]
+        found = operators[kind_of(name, op)]
+        found[op] = found.get(op, 0.0) + ms
+    rows = []
+    for kind, found in operators.items():
+        if (total := sum(found.values())) > 0:
+            largest = dict(sorted(found.items(), key=lambda item: -item[1])[:4])
+            rows.append({"kind": kind, "ms": total, "share": total / sum(times.values()), "operators": largest})
+    return rows
 
 
 def main(

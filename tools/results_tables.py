@@ -62,55 +62,28 @@ def spread(row: Row) -> str:
     return f"{(row['cpu_max_s'] - row['cpu_min_s']) / row['cpu_s']:.0%}"
 
 
+AUC: Columns = {f"AUC@{t}": f"auc{t} {{:.2f}}" for t in (30, 15, 5, 3)}
+NOISE: Columns = {"pose dB": "sqnr_db.pose_enc {:.1f} or "}
+SCORES: Columns = {"AUC@30": AUC["AUC@30"], "AUC@5": AUC["AUC@5"], **NOISE, "depth dB": "sqnr_db.depth {:.1f} or "}
 MEMORY: Columns = {"peak RSS MB": "peak_rss/1e6 {:.0f}"}
 WALL: Columns = {"candidate": "candidate", "median s": "median_s {:.4f}", "speed-up": "speed_up {:.2f}x", **MEMORY}
-WALL["file MB"] = "file_bytes/1e6 {:.1f} or -"
+WALL |= {"file MB": "file_bytes/1e6 {:.1f} or -"}
 PROCESSOR: Columns = {"candidate": "candidate", "processor s": "cpu_s {:.3f}", "ratio": "cpu_speed_up {:.2f}x"}
 PROCESSOR |= {"spread": spread, **MEMORY, "dB": worst}
-NOISE: Columns = {"pose dB": "sqnr_db.pose_enc {:.1f} or "}
-SCORES: Columns = {"AUC@30": "auc30 {:.2f}", "AUC@5": "auc5 {:.2f}", **NOISE, "depth dB": "sqnr_db.depth {:.1f} or "}
-THRESHOLDS = (30, 15, 5, 3)
+TINY: Columns = {"frames": "frames", **AUC, "depth abs-rel": "abs_rel {:.4f}", "delta<1.25": "delta125 {:.4f}"}
+TINY |= {"scenes": "scenes"}
+PASSES: Columns = {"run": "name", "AUC@30": AUC["AUC@30"], "rotation median deg": "rotation_deg_median {:.2f}"}
+PASSES |= {"p90": "rotation_deg_p90 {:.2f}", "translation median deg": "translation_deg_median {:.2f}"}
+PASSES |= {"join residual % of depth": "join_residual_median/0.01 {:.2f} or "}
+PARTS: Columns = {"scheme": "label", "AUC@30": AUC["AUC@30"], "AUC@5": AUC["AUC@5"]}
+PARTS |= {"depth abs-rel": "abs_rel {:.4f}", **NOISE, "MB": "bytes/1e6 {:.2f} or -"}
+PROCESSOR_RUNS = ("slice_1b", "slice_1b_266", "head_1b", "1b_1thread", "1b_518")
 SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of its rows, columns; one line a row
     **{f"bench_{name}": (f"bench_cpu_{name}", "rows", WALL) for name in ("tiny", "1b")},
-    **{
-        f"bench_{name}": (f"bench_cpu_{name}", "rows", PROCESSOR)
-        for name in ("slice_1b", "slice_1b_266", "head_1b", "1b_1thread", "1b_518")
-    },
-    "tiny": (
-        "tiny_metrics",
-        "held_out",
-        {
-            "frames": "frames",
-            **{f"AUC@{t}": f"auc{t} {{:.2f}}" for t in THRESHOLDS},
-            "depth abs-rel": "abs_rel {:.4f}",
-            "delta<1.25": "delta125 {:.4f}",
-            "scenes": "scenes",
-        },
-    ),
-    "passes": (
-        "passes",
-        "rows",
-        {
-            "run": "name",
-            "AUC@30": "auc30 {:.2f}",
-            "rotation median deg": "rotation_deg_median {:.2f}",
-            "p90": "rotation_deg_p90 {:.2f}",
-            "translation median deg": "translation_deg_median {:.2f}",
-            "join residual % of depth": "join_residual_median/0.01 {:.2f} or ",
-        },
-    ),
-    "parts": (
-        "parts",
-        "rows",
-        {
-            "scheme": "label",
-            "AUC@30": "auc30 {:.2f}",
-            "AUC@5": "auc5 {:.2f}",
-            "depth abs-rel": "abs_rel {:.4f}",
-            **NOISE,
-            "MB": "bytes/1e6 {:.2f} or -",
-        },
-    ),
+    **{f"bench_{name}": (f"bench_cpu_{name}", "rows", PROCESSOR) for name in PROCESSOR_RUNS},
+    "tiny": ("tiny_metrics", "held_out", TINY),
+    "passes": ("passes", "rows", PASSES),
+    "parts": ("parts", "rows", PARTS),
 }
 
 
@@ -122,7 +95,7 @@ def simple(name: str) -> str:
 def demo() -> str:
     """Accuracy of every candidate of a qvggt-eval report."""
     first, *others = load("demo")["candidates"]
-    spec: Columns = {"candidate": "label", **{f"AUC@{t}": f"auc.{t} {{:.2f}}" for t in THRESHOLDS}}
+    spec: Columns = {"candidate": "label", **{f"AUC@{t}": f"auc.{t} {{:.2f}}" for t in (30, 15, 5, 3)}}
     spec |= {"change @30": "delta.auc.30 {:+.2f} or ", "depth abs-rel": "abs_rel {:.4f} or -"}
     return columns([first | {"delta": None}, *others], {**spec, **NOISE, "MB": "bytes/1e6 {:.2f} or -"})
 

@@ -11,47 +11,23 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from reporting import change_text, markdown
+from reporting import Columns, Row, change_text, columns, markdown, shown
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 PAGES = ("README.md", "docs/performance.md", "docs/method.md", "qvggt/weights/tiny/README.md", "docs/reconstruction.md")
 FILES = [ROOT / page for page in (*PAGES, "docs/tutorial.md")]
 MARKER = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-CELL = re.compile(r"([\w.]+)(?:/([\w.]+))?(?: (\S*\{\S*))?(?: or ?(.*))?")
-
-Row = dict[str, Any]
-Columns = dict[str, str | Callable[[Row], str]]  # heading -> text for `shown`, or a function of the row
 
 
 def load(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def columns(rows: Iterable[Row], spec: Columns) -> str:
-    """A table with one line a row."""
-    lines = [[text(row) if callable(text) else shown(row, text) for text in spec.values()] for row in rows]
-    return markdown(list(spec), lines, aligned=True)
-
-
-def shown(row: Row, text: str) -> str:
-    """`bytes/1e6 {:.1f} or -`: a key (`a.b`: b of the value of a), by what to divide, the format, and what stands for
-    a figure that is not there; all but the key may be left out."""
-    found = CELL.fullmatch(text)
-    assert found is not None, text
-    path, unit, form, none = found.groups()
-    value: Any = row
-    for key in path.split("."):
-        value = value[key] if none is None else (value or {}).get(key)
-    if value is None:
-        return none or ""
-    return (form or "{}").format(value if unit is None else value / float(unit))
 
 
 def worst(row: Row) -> str:

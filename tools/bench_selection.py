@@ -58,20 +58,17 @@ def shuffled(index: int, scene: Scene, draw: torch.Generator) -> Tensor:
     return torch.stack([scene(index * frames + f)[f] for f in range(frames)])
 
 
-def one_blank(index: int, scene: Scene, draw: torch.Generator) -> Tensor:
-    images = scene(index).clone()
-    images[-1] = float(index % 2)
-    return images
-
-
-def one_foreign(index: int, scene: Scene, draw: torch.Generator) -> Tensor:
-    images = scene(index).clone()
-    images[-1] = scene(index + 1)[-1]
-    return images
+def with_last(images: Tensor, frame: Tensor | float) -> Tensor:
+    changed = images.clone()
+    changed[-1] = frame
+    return changed
 
 
 WHOLE = {"blank": blank, "noise": noise, "shuffled": shuffled}
-PARTIAL = {"one blank frame": one_blank, "one foreign frame": one_foreign}
+PARTIAL: dict[str, Callable[[int, Scene, torch.Generator], Tensor]] = {
+    "one blank frame": lambda index, scene, _: with_last(scene(index), float(index % 2)),
+    "one foreign frame": lambda index, scene, _: with_last(scene(index), scene(index + 1)[-1]),
+}
 
 
 def pool_sequences(

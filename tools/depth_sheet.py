@@ -105,33 +105,33 @@ def draw(rows: Sequence[Row], columns: Sequence[str]) -> Figure:
     The depth maps of a row share one colour scale (percentiles 1 to 99 of the row), so equal colours are equal depths;
     the differences of all rows share another one. What is not finite is grey.
     """
-    from matplotlib import colormaps
+    from matplotlib import colormaps, rc_context
     from matplotlib.figure import Figure
 
     depth_colours, error_colours = (colormaps[name].with_extremes(bad="#c8c8c8") for name in ("viridis_r", "inferno"))
     errors = [relative_difference(*row.depths[-2:]) for row in rows]
     worst = shared_range(errors)[1]
     titles = ("input", *columns, "relative difference")
-    aspect = rows[0].image.shape[0] / rows[0].image.shape[1]
-    size = (PANEL * len(titles) + 2.8, (PANEL * aspect + 0.08) * len(rows) + 1.3)
-    figure = Figure(size, dpi=150, layout="compressed")
-    panels = figure.subplots(len(rows), len(titles), squeeze=False, subplot_kw={"xticks": [], "yticks": []})
-    for row, axes, error in zip(rows, panels, errors, strict=True):
-        axes[0].imshow(np.clip(row.image, 0, 1))
-        axes[0].set_ylabel(row.label, fontsize=8, rotation=0, ha="right", va="center", labelpad=6)
-        low, high = shared_range(row.depths)
-        for axis, depth in zip(axes[1:-1], row.depths, strict=True):
-            shown = axis.imshow(np.ma.masked_invalid(depth), cmap=depth_colours, vmin=low, vmax=high)
-        figure.colorbar(shown, ax=axes[1:-1], pad=0.02, aspect=14, label="depth").ax.tick_params(labelsize=7)
-        shown = axes[-1].imshow(error, cmap=error_colours, vmin=0, vmax=worst)
-        mean = f"mean {np.nanmean(error):.2g} %" if np.isfinite(error).any() else "no depth"
-        axes[-1].set_xlabel(mean, fontsize=8, labelpad=2)
-    for axis, title in zip(panels[0], titles, strict=True):
-        axis.set_title(title, fontsize=9)
-    bar = figure.colorbar(shown, ax=panels[:, -1], extend="max", extendfrac=0.02, aspect=14 * len(rows), label="%")
-    bar.ax.tick_params(labelsize=7)
-    figure.suptitle(TITLE, fontsize=12, weight="bold")
-    figure.supxlabel(CAPTION, fontsize=8, color="#444444")
+    tall = PANEL * rows[0].image.shape[0] / rows[0].image.shape[1] + 0.25
+    with rc_context({"font.size": 8, "axes.titlesize": 9}):
+        figure = Figure((PANEL * len(titles) + 3.3, tall * len(rows) + 0.9), dpi=150, layout="compressed")
+        panels = figure.subplots(len(rows), len(titles), squeeze=False, subplot_kw={"xticks": [], "yticks": []})
+        for row, axes, error in zip(rows, panels, errors, strict=True):
+            axes[0].imshow(np.clip(row.image, 0, 1))
+            axes[0].set_ylabel(row.label, rotation=0, ha="right", va="center", labelpad=6)
+            low, high = shared_range(row.depths)
+            for axis, depth in zip(axes[1:-1], row.depths, strict=True):
+                shown = axis.imshow(np.ma.masked_invalid(depth), cmap=depth_colours, vmin=low, vmax=high)
+            figure.colorbar(shown, ax=axes[1:-1], pad=0.02, aspect=14, label="depth")
+            shown = axes[-1].imshow(error, cmap=error_colours, vmin=0, vmax=worst)
+            axes[-1].set_xlabel(
+                f"mean {np.nanmean(error):.2g} %" if np.isfinite(error).any() else "no depth", labelpad=2
+            )
+        for axis, title in zip(panels[0], titles, strict=True):
+            axis.set_title(title)
+        figure.colorbar(shown, ax=panels[:, -1], extend="max", extendfrac=0.02, aspect=14 * len(rows), label="%")
+        figure.suptitle(TITLE, fontsize=12, weight="bold")
+        figure.supxlabel(CAPTION, fontsize=8, color="#444444")
     return figure
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from held_out import CALIBRATION_SEED, HELD_OUT_SEED, SIZE, Yardstick, images_of, scenes_in
-from reporting import change_text, markdown, start, write_json
+from reporting import Columns, change_text, columns, start, write_json
 
 from qvggt.calib.block_store import BlockStore
 from qvggt.calib.calibrate import calibrate_
@@ -57,15 +57,11 @@ def file_bytes(model: Network, scheme: Scheme, target: Target) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    header = ["bits", "parts", "AUC@30", "@5", "change @30 (95 %)", "depth abs-rel", "pose dB", "depth dB"]
-    lines = []
-    for row in rows:
-        is_float = row["bits"] == "fp32"
-        noise = ["" if is_float else f"{row['sqnr_db'][name]:.1f}" for name in ("pose_enc", "depth")]
-        cells = [row["bits"], row["parts"], f"{row['auc30']:.2f}", f"{row['auc5']:.2f}"]
-        cells += ["" if is_float else change_text(row), f"{row['abs_rel']:.4f}", *noise]
-        lines.append([*cells, f"{row['bytes'] / 1e6:.2f}", f"{row['bytes_cpu'] / 1e6:.2f}"])
-    return markdown([*header, "MB", "MB cpu"], lines)
+    spec: Columns = {"bits": "bits", "parts": "parts", "AUC@30": "auc30 {:.2f}", "@5": "auc5 {:.2f}"}
+    spec["change @30 (95 %)"] = lambda row: "" if row["bits"] == "fp32" else change_text(row)
+    spec |= {"depth abs-rel": "abs_rel {:.4f}", "pose dB": "sqnr_db.pose_enc {:.1f} or "}
+    spec |= {"depth dB": "sqnr_db.depth {:.1f} or ", "MB": "bytes/1e6 {:.2f}", "MB cpu": "bytes_cpu/1e6 {:.2f}"}
+    return columns(rows, spec, aligned=False)
 
 
 def bench(

@@ -59,20 +59,17 @@ def shuffled(index: int, scene: Scene, draw: torch.Generator) -> Tensor:
     return torch.stack([scene(index * frames + f)[f] for f in range(frames)])
 
 
-def one_blank(index: int, scene: Scene, draw: torch.Generator) -> Tensor:
-    images = scene(index).clone()
-    images[-1] = float(index % 2)
-    return images
-
-
-def one_foreign(index: int, scene: Scene, draw: torch.Generator) -> Tensor:
-    images = scene(index).clone()
-    images[-1] = scene(index + 1)[-1]
-    return images
+def with_last(images: Tensor, frame: Tensor | float) -> Tensor:
+    changed = images.clone()
+    changed[-1] = frame
+    return changed
 
 
 WHOLE = {"blank": blank, "noise": noise, "shuffled": shuffled}
-PARTIAL = {"one blank frame": one_blank, "one foreign frame": one_foreign}
+PARTIAL: dict[str, Callable[[int, Scene, torch.Generator], Tensor]] = {
+    "one blank frame": lambda index, scene, _: with_last(scene(index), float(index % 2)),
+    "one foreign frame": lambda index, scene, _: with_last(scene(index), scene(index + 1)[-1]),
+}
 
 
 def pool_sequences(
@@ -123,17 +120,12 @@ def compare_picks(records: list[Record], config: SelectionConfig, draws: int) ->
 
 def count_kinds(keys: set[str], records: list[Record]) -> dict[str, list[int]]:
     """Kind -> [rejected, all]."""
-    return added([{record.key.split("/")[0]: [int(record.key in keys), 1]} for record in records])
-
-
-def added(counts: list[dict[str, list[int]]]) -> dict[str, list[int]]:
-    """Counts of all of them together."""
-    sums: dict[str, list[int]] = {}
-    for part in counts:
-        for kind, (rejected, count) in part.items():
-            before = sums.get(kind, [0, 0])
-            sums[kind] = [before[0] + rejected, before[1] + count]
-    return sums
+    counts: dict[str, list[int]] = {}
+    for record in records:
+        count = counts.setdefault(record.key.split("/")[0], [0, 0])
+        count[0] += record.key in keys
+        count[1] += 1
+    return counts
 
 
 def mean_rows(pools: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -196,7 +188,12 @@ def bench(
                 "sha256": selection.sha256,
             }
         )
-    counts = {name: added([pool[name] for pool in results]) for name in ("ours", "published")}
+    counts = {
+        name: {
+            kind: [sum(pool[name][kind][i] for pool in results) for i in (0, 1)] for kind in (GOOD, *WHOLE, *PARTIAL)
+        }
+        for name in ("ours", "published")
+    }
     rows = mean_rows(results)
     print(f"{model}: {pools} pools of {good} scenes and {planted} of each planted kind, {frames} frames")
     print_report(counts, rows, draws)

@@ -123,10 +123,9 @@ def gathered_basis(width: int) -> Tensor:
 
     w_i has all but 1 / (width - i) of its energy in entry i, nothing before it, the rest even over those after it.
     """
-    w = torch.tril(torch.full((width, width - 1), -1.0, dtype=torch.float64), -1)
-    rest = torch.arange(width - 1, 0, -1, dtype=torch.float64)  # entries after i
-    w.diagonal().copy_(rest)
-    return w / (rest * (rest + 1)).sqrt()
+    from scipy.linalg import helmert
+
+    return torch.from_numpy(-helmert(width)[::-1, ::-1].T.copy())  # scipy's grows from the other end
 
 
 def float_block(model: Network, path: str) -> Block:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from qvggt.engines.network_file import read_network
-from qvggt.engines.runner import NetworkSizes, Runner
+from qvggt.engines.runner import Array, NetworkSizes, Runner
+from qvggt.errors import QvggtError
 from qvggt.models.vggt.config import VGGT_1B
 
 
@@ -19,6 +21,14 @@ class FileRunner(Runner):
         self.path, self.metadata, self.scheme = self.network.path, self.network.metadata, self.network.scheme
         self.frames, self.size = self.network.frames, self.network.size
         self.outputs, self.files = self.network.outputs, self.network.files
+
+    def _facts(self) -> dict[str, Any]:
+        unknown = "none: not written by qvggt-export, so scheme and source are unknown"
+        return {**super()._facts(), "metadata": dict(self.metadata.entries) or unknown}
+
+    def _failure(self, runtime: str, images: Array, words: str) -> QvggtError:
+        frames, _, height, width = images.shape
+        return QvggtError(f"{self.path}: {runtime} failed on {frames} frames of {height}x{width}: {words}")
 
     def network_sizes(self) -> NetworkSizes:
         """Read off the initializers that qvggt-export names; VGGT-1B's where they do not tell."""

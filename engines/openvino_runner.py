@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from qvggt import __version__
 from qvggt.engines.file_runner import FileRunner
 from qvggt.engines.network_file import INPUT
 from qvggt.engines.registry import RunnerOptions
-from qvggt.engines.runner import Array
+from qvggt.engines.runner import Array, versions
 from qvggt.errors import QvggtError
 from qvggt.files import line
 
@@ -31,6 +30,8 @@ class OpenVINORunner(FileRunner):
     lacks, or a file that is missing, corrupt, unsafe or has another interface.
     """
 
+    held = ("request", "compiled")
+
     def __init__(
         self, path: str | Path, precision: str = "f32", threads: int | None = None, *, label: str | None = None
     ) -> None:
@@ -41,37 +42,26 @@ class OpenVINORunner(FileRunner):
         openvino = import_openvino()
         super().__init__(path)
         self.precision = precision
-        self.label = label or f"openvino {precision} {self.network.scheme_label} {self.path.name}"
+        self.label = label or f"openvino {precision} {self.scheme_label} {self.path.name}"
         self.compiled: Any = compile_cpu(openvino, self.path, precision, threads)
         self.request: Any = self.compiled.create_infer_request()
-
-    @property
-    def closed(self) -> bool:
-        return self.request is None
-
-    def close(self) -> None:
-        self.request = self.compiled = None
 
     def _run(self, images: Array) -> dict[str, Array]:
         try:
             self.request.infer({INPUT: np.ascontiguousarray(images)[None]})
             return {name: np.array(self.request.get_tensor(name).data, np.float32) for name in self.outputs}
         except RuntimeError as error:
-            raise QvggtError(
-                f"{self.path}: OpenVINO failed on {len(images)} frames of {images.shape[2]}x{images.shape[3]}: "
-                f"{reason(error)}"
-            ) from error
+            raise self._failure("OpenVINO", images, reason(error)) from error
 
     def describe(self) -> dict[str, Any]:
         openvino = import_openvino()
         return {
             "kind": "openvino",
             **self._facts(),
-            **self.network.describe(),
             "float_type": {"f32": "fp32"}.get(self.precision, self.precision),
             "providers": [DEVICE],
             "device": str(openvino.Core().get_property(DEVICE, "FULL_DEVICE_NAME")).strip(),
-            "versions": {"qvggt": __version__, "openvino": openvino.__version__, "numpy": np.__version__},
+            "versions": versions(openvino=openvino.__version__),
         }
 
 

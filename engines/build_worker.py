@@ -142,10 +142,11 @@ def _parser_error(error: Any) -> dict[str, str]:
 
 def _set_capabilities(trt: Any, config: Any, names: list[str]) -> None:
     known = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")] if names else []
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        shown = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known)
-        raise Refused("profile", [{"text": f"--cc {unknown[0][2:-1]}.{unknown[0][-1]}: this builder knows {shown}"}])
+    shown = {name: f"{name[2:-1]}.{name[-1]}" for name in (*names, *known)}
+    for name in names:
+        if name not in known:
+            text = f"--cc {shown[name]}: this builder knows {', '.join(shown[other] for other in known)}"
+            raise Refused("profile", [{"text": text}])
     if names:
         config.num_compute_capabilities = len(names)
         for i, name in enumerate(names):

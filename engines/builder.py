@@ -7,10 +7,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as package_version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from qvggt import __version__
@@ -132,7 +131,8 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
             built, rows = _with_trtexec(source, output, engine, folder, config, shown)
         else:
             built = build_with_python(source.path, engine, folder, config, profile, shown)
-            rows = _rows(built.table)
+            inspected = built.table.lstrip().startswith("{")
+            rows = rows_of_inspector(built.table) if inspected else rows_of_log(built.table)
         if _stamps(source.files) != source.stamps:
             raise QvggtError(f"{source.path}: changed while it was built; nothing was written, build again")
         report = layer_report(source.facts, rows, built.weight_bytes, built.activation_bytes)
@@ -184,10 +184,6 @@ def _with_trtexec(
     return Built(ran.version, ran.seconds, ran.layer_info, None, None, None, None, ()), rows
 
 
-def _rows(table: str) -> Sequence[Row]:
-    return rows_of_inspector(table) if table.lstrip().startswith("{") else rows_of_log(table)
-
-
 @contextmanager
 def _folder(output: Path) -> Iterator[Path]:
     """An empty hidden folder beside `output`, gone at the end of the block."""
@@ -204,10 +200,8 @@ def _stamps(files: Sequence[Path]) -> tuple[tuple[int, int], ...]:
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in packages:
-        try:
-            found[name] = package_version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions

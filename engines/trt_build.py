@@ -17,10 +17,11 @@ from typing import Any
 
 from qvggt.engines.build_config import BuildConfig, enum_name
 from qvggt.engines.manifest import Shapes
+from qvggt.engines.tensorrt_module import MODULES
 from qvggt.errors import QvggtError
 from qvggt.progress import bar
 
-MODULES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+NAMES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
 INSTALL = {
     "rtx": "pip install 'qvggt[rtx]' (Linux or Windows, x86-64)",
     "tensorrt": "pip install 'qvggt[gpu]', or use --backend rtx, which needs no GPU",
@@ -116,22 +117,18 @@ def _follow(process: subprocess.Popen[str], request: Mapping[str, Any], onnx: Pa
                 estimate = max(1.0, SECONDS * (answer["layers"] / LAYERS) ** POWER)
                 progress = bar(total=round(estimate), desc=f"building {onnx.name}", unit="s", shown=shown)
             elif answer["kind"] == "tick" and progress is not None:
-                _move(progress, answer["cpu"] - start)
+                seconds = answer["cpu"] - start
+                if 1.1 * seconds > progress.total:  # past the estimate, a tenth of them is taken to be left
+                    progress.total = round(1.1 * seconds) + 1
+                progress.update(round(seconds) - progress.n)
         return {"kind": "crash", "node": node}
     finally:
         if progress is not None:
             progress.close()
 
 
-def _move(progress: Any, seconds: float) -> None:
-    """To the processor seconds spent; past the estimate, a tenth of them is taken to be left."""
-    if 1.1 * seconds > progress.total:
-        progress.total = round(1.1 * seconds) + 1
-    progress.update(round(seconds) - progress.n)
-
-
 def _refusal(onnx: Path, config: BuildConfig, answer: Mapping[str, Any], code: int, noise: str) -> QvggtError:
-    name = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}[config.backend]
+    name = NAMES[config.backend]
     if answer["kind"] == "crash":
         end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         last = next((text for text in reversed(noise.splitlines()) if text.strip()), "")

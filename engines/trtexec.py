@@ -94,14 +94,14 @@ def run_trtexec(binary: str, command: list[str], folder: Path, onnx: Path, shown
     if process.returncode != 0:
         raise QvggtError(f"{onnx}: trtexec ended with {process.returncode}: {last_error(text)}; nothing was written")
     layers = folder / LAYER_INFO
-    found = layers.read_text(encoding="utf-8", errors="replace") if layers.is_file() else ""
-    return TrtexecRun(version(text), time.monotonic() - start, found)
+    info = layers.read_text(encoding="utf-8", errors="replace") if layers.is_file() else ""
+    return TrtexecRun(version(text), time.monotonic() - start, info)
 
 
 def version(log: str) -> str:
     """Such as "10.12.0" of "[TensorRT v101200]"; "unknown" when the log does not say."""
-    found = re.search(r"\[TensorRT v(\d+)(\d\d)(\d\d)\]", log)
-    return "unknown" if found is None else ".".join(str(int(part)) for part in found.groups())
+    match = re.search(r"\[TensorRT v(\d+)(\d\d)(\d\d)\]", log)
+    return "unknown" if match is None else ".".join(str(int(part)) for part in match.groups())
 
 
 def last_error(log: str) -> str:

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -152,16 +153,13 @@ def check_spans(path: Path, tensors: Iterable[ExternalTensor]) -> tuple[list[Spa
 
     Two tensors may share a range (tied weights); ranges that cut each other are a fault of the later one.
     """
-    folder = DataFolder(path)
-    spans: list[Span] = []
-    faults: list[Fault] = []
+    folder, spans, faults = DataFolder(path), list[Span](), list[Fault]()
     for tensor in tensors:
         try:
             spans.append(folder.span(tensor))
         except QvggtError as error:
             faults.append((tensor.name, error))
-    kept: list[Span] = []
-    last: Span | None = None
+    kept, last = list[Span](), None
     for span in sorted(spans, key=lambda span: (span.file, span.offset, span.length)):
         cuts = last is not None and span.length > 0 and span.file == last.file and span.offset < last.end
         if last is not None and cuts and (span.offset, span.length) != (last.offset, last.length):
@@ -170,10 +168,9 @@ def check_spans(path: Path, tensors: Iterable[ExternalTensor]) -> tuple[list[Spa
                 f"tensor {last.tensor} ({last.offset} to {last.end}); {EXPORT_AGAIN}"
             )
             faults.append((span.tensor, QvggtError(text)))
-            continue
-        kept.append(span)
-        if span.length > 0:
-            last = span
+        else:
+            kept.append(span)
+            last = span if span.length > 0 else last
     return kept, faults
 
 
@@ -204,11 +201,9 @@ def external_tensors(model: Any) -> Iterator[Any]:
 def described(tensor: Any) -> ExternalTensor:
     """An external TensorProto as plain values."""
     entries = tuple((_text(entry.key), _text(entry.value)) for entry in tensor.external_data)
-    bits, count = BITS.get(tensor.data_type), 1
-    for dim in tensor.dims:
-        count *= dim
+    bits = BITS.get(tensor.data_type)
     known = bits is not None and all(dim >= 0 for dim in tensor.dims)
-    return ExternalTensor(tensor.name, entries, -(-count * (bits or 0) // 8) if known else None)
+    return ExternalTensor(tensor.name, entries, -(-prod(tensor.dims) * (bits or 0) // 8) if known else None)
 
 
 def _text(value: Any) -> str:

@@ -39,11 +39,16 @@ class Built:
     version: str
     seconds: float
     table: str
-    layers: int | None
-    peak_bytes: int | None
-    weight_bytes: int | None
-    activation_bytes: int | None
-    warnings: tuple[str, ...]
+    layers: int | None = None
+    peak_bytes: int | None = None
+    weight_bytes: int | None = None
+    activation_bytes: int | None = None
+    warnings: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """The part a manifest keeps."""
+        values = {name: value for name, value in vars(self).items() if name not in ("version", "table")}
+        return values | {"seconds": round(self.seconds, 2), "warnings": list(self.warnings)}
 
 
 def build_with_python(
@@ -85,16 +90,9 @@ def build_with_python(
     if answer["kind"] != "done":
         raise _refusal(onnx, config, answer, code, noise)
     _check_version(config, answer["version"])
-    return Built(
-        answer["version"],
-        time.monotonic() - start,
-        table.read_text(encoding="utf-8"),
-        answer["layers"],
-        answer["peak_bytes"],
-        answer.get("weight_bytes"),
-        answer.get("activation_bytes"),
-        tuple(answer["warnings"]),
-    )
+    counts = (answer.get(name) for name in ("layers", "peak_bytes", "weight_bytes", "activation_bytes"))
+    text, seconds = table.read_text(encoding="utf-8"), time.monotonic() - start
+    return Built(answer["version"], seconds, text, *counts, warnings=tuple(answer["warnings"]))
 
 
 def _follow(process: subprocess.Popen[str], request: Mapping[str, Any], onnx: Path, shown: bool) -> dict[str, Any]:

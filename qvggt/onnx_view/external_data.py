@@ -174,28 +174,14 @@ def check_spans(path: Path, tensors: Iterable[ExternalTensor]) -> tuple[list[Spa
     return kept, faults
 
 
-def external_tensors(model: Any) -> Iterator[Any]:
-    """Every TensorProto of a ModelProto's graph, subgraphs and functions whose bytes lie in another file."""
-    graphs = [model.graph]
-    nodes = [node for function in model.functions for node in function.node]
-    for training in model.training_info:
-        graphs += [training.initialization, training.algorithm]
-    while graphs or nodes:
-        if graphs:
-            graph = graphs.pop()
-            nodes.extend(graph.node)
-            tensors = list(graph.initializer)
-            tensors += [part for sparse in graph.sparse_initializer for part in (sparse.values, sparse.indices)]
-        else:
-            tensors = []
-            for attribute in nodes.pop().attribute:
-                graphs += [attribute.g] if attribute.HasField("g") else []
-                graphs += attribute.graphs
-                tensors += [attribute.t] if attribute.HasField("t") else []
-                tensors += attribute.tensors
-                for sparse in (*attribute.sparse_tensors, attribute.sparse_tensor):
-                    tensors += [sparse.values, sparse.indices]
-        yield from (tensor for tensor in tensors if tensor.data_location == EXTERNAL)
+def external_tensors(message: Any) -> Iterator[Any]:
+    """Every TensorProto in a ModelProto, wherever it stands, whose bytes lie in another file."""
+    for field, value in message.ListFields():  # messages nest 100 deep at most: protobuf parses no more
+        for part in () if field.message_type is None else [value] if hasattr(value, "DESCRIPTOR") else value:
+            if field.message_type.name != "TensorProto":
+                yield from external_tensors(part)
+            elif part.data_location == EXTERNAL:
+                yield part
 
 
 def described(tensor: Any) -> ExternalTensor:

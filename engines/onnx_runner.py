@@ -16,6 +16,7 @@ from qvggt.engines.registry import RunnerOptions
 from qvggt.engines.runner import Array, versions
 from qvggt.errors import QvggtError
 from qvggt.files import line
+from qvggt.lazy import optional
 from qvggt.onnxruntime_config import session_options
 
 CPU = ("CPUExecutionProvider",)
@@ -89,13 +90,8 @@ def open_onnx(source: str | Path, options: RunnerOptions) -> OnnxRunner:
 
 def import_onnxruntime() -> Any:
     """The onnxruntime module; QvggtError names what to install."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise QvggtError(
-            "onnxruntime is not installed: pip install onnxruntime, or 'qvggt[gpu]' for NVIDIA GPUs"
-        ) from error
-    return onnxruntime
+    advice = "onnxruntime is not installed: pip install onnxruntime, or 'qvggt[gpu]' for NVIDIA GPUs"
+    return optional("onnxruntime", advice)
 
 
 def tensorrt_options(network: NetworkFile) -> dict[str, str]:

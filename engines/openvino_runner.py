@@ -15,6 +15,7 @@ from qvggt.engines.registry import RunnerOptions
 from qvggt.engines.runner import Array, versions
 from qvggt.errors import QvggtError
 from qvggt.files import line
+from qvggt.lazy import optional
 
 DEVICE = "CPU"
 PRECISIONS = {"f32": "FP32", "bf16": "BF16"}
@@ -76,11 +77,7 @@ def open_openvino(source: str | Path, options: RunnerOptions) -> OpenVINORunner:
 
 def import_openvino() -> Any:
     """The openvino module; QvggtError names what to install."""
-    try:
-        import openvino
-    except ImportError as error:
-        raise QvggtError("openvino is not installed: pip install 'qvggt[openvino]'") from error
-    return openvino
+    return optional("openvino", "openvino is not installed: pip install 'qvggt[openvino]'")
 
 
 def reason(error: RuntimeError) -> str:

@@ -90,9 +90,9 @@ def build_with_python(
     if answer["kind"] != "done":
         raise _refusal(onnx, config, answer, code, noise)
     _check_version(config, answer["version"])
-    counts = (answer.get(name) for name in ("layers", "peak_bytes", "weight_bytes", "activation_bytes"))
+    counts = {name: answer.get(name) for name in ("layers", "peak_bytes", "weight_bytes", "activation_bytes")}
     text, seconds = table.read_text(encoding="utf-8"), time.monotonic() - start
-    return Built(answer["version"], seconds, text, *counts, warnings=tuple(answer["warnings"]))
+    return Built(answer["version"], seconds, text, warnings=tuple(answer["warnings"]), **counts)
 
 
 def _follow(process: subprocess.Popen[str], request: Mapping[str, Any], onnx: Path, shown: bool) -> dict[str, Any]:

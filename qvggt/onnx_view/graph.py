@@ -18,9 +18,8 @@ from qvggt.onnx_view.metadata import Metadata
 from qvggt.onnx_view.values import OUTLINE, Values
 
 INLINE_LIMIT = 1024  # bytes: shape inference reads small constants, larger ones are replaced by their outline
-VARYING = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
+_VARYING = "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli"
+VARYING = frozenset(_VARYING.split())
 NUMBERS = {"value_float": "f", "value_floats": "floats", "value_int": "i", "value_ints": "ints"}
 
 Shape = tuple["int | None", ...]

@@ -121,18 +121,11 @@ def _linear(path: str, uses: list[Product]) -> QuantizedLinear:
         inner = prod(shape) // max(outer, 1)
     container, dq = first.weight.container, first.weight.dq
     activation = None if first.data.constant else first.data.container
-    return QuantizedLinear(
-        path,
-        tuple(use.label for use in uses),
-        tuple(node.label for use in uses for node in stored_chain(use.weight)),
-        inner,
-        outer,
-        container or _float_type(first),
-        activation,
-        None if dq is None else dq.block_size or None,
-        "" if container is None else wanted_kernel(container, activation, product),
-        product,
-    )
+    nodes = tuple(use.label for use in uses)
+    stored = tuple(node.label for use in uses for node in stored_chain(use.weight))
+    types = container or _float_type(first), activation, None if dq is None else dq.block_size or None
+    wanted = "" if container is None else wanted_kernel(container, activation, product)
+    return QuantizedLinear(path, nodes, stored, inner, outer, *types, wanted, product)
 
 
 def _wanted(linears: list[QuantizedLinear], formats: Mapping[str, str]) -> Iterator[QuantizedLinear]:

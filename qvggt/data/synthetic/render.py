@@ -78,13 +78,8 @@ def _geometry(scene: Scene) -> _Geometry:
     yaw = np.where(scene.is_box, scene.yaw, 0.0)[order]
     cos, sin, zero, one = np.cos(yaw), np.sin(yaw), np.zeros_like(yaw), np.ones_like(yaw)
     turn = np.stack([cos, sin, zero, -sin, cos, zero, zero, zero, one], axis=1).reshape(-1, 3, 3)
-    return _Geometry(
-        order=order,
-        spheres=int(np.sum(~scene.is_box)),
-        centres=scene.centres[order].astype(np.float32),
-        half=scene.half[order].astype(np.float32),
-        turn=turn.astype(np.float32),
-    )
+    solids = (values.astype(np.float32) for values in (scene.centres[order], scene.half[order], turn))
+    return _Geometry(order, int(np.sum(~scene.is_box)), *solids)
 
 
 def _rays(camera: Array, extrinsic: Array, height: int, width: int) -> Array:

@@ -152,29 +152,17 @@ def sample_scene(config: SceneConfig, seed: int) -> Scene:
     """The scene of `seed`: the same on every call, independent of the image size (spec/tiny_model.md section 1)."""
     rng = np.random.default_rng([GENERATOR_VERSION, seed])
     room = config.family == "room"
-    is_box, centres, half, yaw = _sample_objects(config, rng)
-    textures = tuple(_sample_texture(config.object_texture, rng) for _ in is_box)
+    objects = _sample_objects(config, rng)
+    textures = tuple(_sample_texture(config.object_texture, rng) for _ in objects[0])
     ground_rng = np.random.default_rng(_ROOM_GROUND_SEED) if room else rng
     ground = _sample_texture(config.ground_texture, ground_rng, planar=True, pattern="checker" if room else None)
     dome = None if room else _sample_texture(config.dome_texture, rng)
     azimuth = _ROOM_LIGHT_AZIMUTH if room else rng.uniform(0, 2 * np.pi)
-    elevation = np.radians(rng.uniform(*config.light_elevation))
-    return Scene(
-        seed=seed,
-        is_box=is_box,
-        centres=centres,
-        half=half,
-        yaw=yaw,
-        textures=textures,
-        ground=ground,
-        dome=dome,
-        dome_radius=config.dome_radius,
-        light=_spherical(azimuth, elevation),
-        ambient=float(rng.uniform(*config.ambient)),
-        diffuse_gain=config.diffuse_gain,
-        fov=float(rng.uniform(*config.fov)),
-        extrinsics=_sample_cameras(config, rng),
-    )
+    light = _spherical(azimuth, np.radians(rng.uniform(*config.light_elevation)))
+    ambient, fov = (float(rng.uniform(*ends)) for ends in (config.ambient, config.fov))
+    lamp = light, ambient, config.diffuse_gain
+    cameras = _sample_cameras(config, rng)
+    return Scene(seed, *objects, textures, ground, dome, config.dome_radius, *lamp, fov, cameras)
 
 
 def _sample_objects(config: SceneConfig, rng: np.random.Generator) -> tuple[Array, Array, Array, Array]:

@@ -131,7 +131,7 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
             built = _with_trtexec(source, output, engine, folder, config, shown)
         else:
             built = build_with_python(source.path, engine, folder, config, profile, shown)
-        inspected = (built.table and config.backend == "trtexec") or built.table.lstrip().startswith("{")
+        inspected = built.table.lstrip().startswith("{") or (built.table != "" and config.backend == "trtexec")
         rows = rows_of_inspector(built.table) if inspected else rows_of_log(built.table)
         if _stamps(source.files) != source.stamps:
             raise QvggtError(f"{source.path}: changed while it was built; nothing was written, build again")

@@ -41,9 +41,7 @@ class EngineRunner(Runner):
     device = "cuda"
     frame_range: tuple[int, int]
 
-    def __init__(
-        self, path: str | Path, device: str = "cuda", *, cuda_graph: bool = False, label: str | None = None
-    ) -> None:
+    def __init__(self, path: str | Path, device: str = "cuda", *, cuda_graph: bool = False) -> None:
         self.path = Path(path)
         self.manifest = check_engine(self.path)
         trt = import_tensorrt(self.manifest.backend)
@@ -65,10 +63,9 @@ class EngineRunner(Runner):
         self.context: Any = _context(trt, self.engine, cuda_graph)
         if self.context is None:
             raise QvggtError(f"{self.path}: no execution context: {logger_of(trt).last}; free some GPU memory")
-        files = (self.path, manifest_path(self.path))
-        self.files = tuple(ModelFile.of(file) for file in files)
+        self.files = tuple(ModelFile.of(file) for file in (self.path, manifest_path(self.path)))
         self.scheme = None if self.manifest.scheme is None else Scheme.from_dict(dict(self.manifest.scheme))
-        self.label = label or f"{self.manifest.backend} {self.scheme_label} {self.path.name}"
+        self.label = f"{self.manifest.backend} {self.scheme_label} {self.path.name}"
         self._trt = trt
         self._buffers: dict[int, Buffers] = {}
 

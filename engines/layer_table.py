@@ -36,9 +36,6 @@ class Operand:
         """Number of values, 0 with a dynamic dimension."""
         return prod(max(dim, 0) for dim in self.dims)
 
-    def __str__(self) -> str:
-        return f"{self.dtype}[{','.join(map(str, self.dims))}]"
-
 
 @dataclass(frozen=True)
 class Row:

@@ -47,14 +47,13 @@ class OnnxRunner(FileRunner):
         providers: Sequence[str] = CPU,
         threads: int | None = None,
         *,
-        label: str | None = None,
         provider_options: ProviderOptions | None = None,
     ) -> None:
         ort = import_onnxruntime()
         _check_providers(ort, providers)
         super().__init__(path)
         first = "" if tuple(providers) == CPU or not providers else f" {providers[0].removesuffix('ExecutionProvider')}"
-        self.label = label or f"onnxruntime{first.lower()} {self.scheme_label} {self.path.name}"
+        self.label = f"onnxruntime{first.lower()} {self.scheme_label} {self.path.name}"
         options = {name: dict((provider_options or {}).get(name, {})) for name in providers}
         if TENSORRT[0] in options:
             options[TENSORRT[0]] = tensorrt_options(self.network) | options[TENSORRT[0]]

@@ -33,9 +33,7 @@ class OpenVINORunner(FileRunner):
 
     held = ("request", "compiled")
 
-    def __init__(
-        self, path: str | Path, precision: str = "f32", threads: int | None = None, *, label: str | None = None
-    ) -> None:
+    def __init__(self, path: str | Path, precision: str = "f32", threads: int | None = None) -> None:
         if precision not in PRECISIONS:
             raise QvggtError(f"precision {precision!r}: OpenVINO runs {' or '.join(PRECISIONS)} here")
         if threads is not None and threads < 1:
@@ -43,7 +41,7 @@ class OpenVINORunner(FileRunner):
         openvino = import_openvino()
         super().__init__(path)
         self.precision = precision
-        self.label = label or f"openvino {precision} {self.scheme_label} {self.path.name}"
+        self.label = f"openvino {precision} {self.scheme_label} {self.path.name}"
         self.compiled: Any = compile_cpu(openvino, self.path, precision, threads)
         self.request: Any = self.compiled.create_infer_request()
 

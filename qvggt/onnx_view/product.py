@@ -125,19 +125,14 @@ def find_dq(scope: Scope, name: str) -> tuple[Quantizer | None, int | None]:
         if (dq := as_quantizer(node)) is not None:
             fused = not dq.quantizes and all(_fused_factor(dq, node) for node in moves if node.is_op("Mul", "Div"))
             return (dq, _moved_axis(dq, moves)) if fused else (None, None)
-        if node.is_op(*MOVES) or _is_float_cast(node):
-            moves.append(node)
-            name = node.input(0)
-        elif node.is_op("Mul", "Div") and scope.is_constant(name) and (read := _scaled_input(node)) is not None:
-            moves.append(node)
-            name = read
+        if node.is_op(*MOVES) or (node.is_op("Cast") and node.integer("to") in FLOATS):
+            read: str | None = node.input(0)
         else:
+            read = _scaled_input(node) if node.is_op("Mul", "Div") and scope.is_constant(name) else None
+        if read is None:
             return None, None
-        scope = node.scope
-
-
-def _is_float_cast(node: Node) -> bool:
-    return node.is_op("Cast") and node.integer("to") in FLOATS
+        moves.append(node)
+        name, scope = read, node.scope
 
 
 def _scaled_input(node: Node) -> str | None:

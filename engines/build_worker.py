@@ -73,7 +73,10 @@ def build(request: dict[str, Any], send: Send) -> dict[str, Any]:
     request: module ("tensorrt_rtx" or "tensorrt"), onnx, engine, table: paths; profile: input name -> [min, opt, max];
     capabilities: names such as "SM89", empty for the default.
     """
-    trt = _load(request["module"])
+    try:
+        trt: Any = importlib.import_module(request["module"])
+    except ImportError as error:
+        raise Refused("load", [{"text": str(error)[:MESSAGE]}]) from error
     with open(request["table"], "w", encoding="utf-8") as table:
         logger = _logger(trt, table, send)
         builder = trt.Builder(logger)
@@ -92,20 +95,8 @@ def build(request: dict[str, Any], send: Send) -> dict[str, Any]:
             errors = sorted(logger.errors, key=lambda text: "CUDA driver version is insufficient" in text)
             raise Refused("build", [{"text": text} for text in errors])
         _inspect(trt, logger, request, table)
-    return {
-        "version": str(trt.__version__),
-        "layers": network.num_layers,
-        "peak_bytes": _peak_bytes(),
-        "warnings": logger.warnings,
-        **logger.memory,
-    }
-
-
-def _load(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise Refused("load", [{"text": str(error)[:MESSAGE]}]) from error
+    measured = {"layers": network.num_layers, "peak_bytes": _peak_bytes(), "warnings": logger.warnings}
+    return {"version": str(trt.__version__), **measured, **logger.memory}
 
 
 def _logger(trt: Any, table: Any, send: Send) -> Any:

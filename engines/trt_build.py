@@ -89,7 +89,10 @@ def build_with_python(
         noise = errors.read()
     if answer["kind"] != "done":
         raise _refusal(onnx, config, answer, code, noise)
-    _check_version(config, answer["version"])
+    numbers = tuple(int(part) for part in answer["version"].split(".")[:2] if part.isdigit())
+    if config.backend == "tensorrt" and numbers < OLDEST:
+        wanted = f"expected {'.'.join(map(str, OLDEST))} or newer; pip install -U tensorrt"
+        raise QvggtError(f"TensorRT {answer['version']}: {wanted}")
     counts = {name: answer.get(name) for name in ("layers", "peak_bytes", "weight_bytes", "activation_bytes")}
     text, seconds = table.read_text(encoding="utf-8"), time.monotonic() - start
     return Built(answer["version"], seconds, text, warnings=tuple(answer["warnings"]), **counts)
@@ -157,9 +160,3 @@ def words(text: str) -> str:
     text = re.sub(r"^Error Code \d+: \w+ \((?:\[[^\]]*\] )?", "", text)
     text = re.sub(r"\.? \(?In \S+ at \S+\.\w+:\d+.*$", "", text)
     return text.strip()[:300]
-
-
-def _check_version(config: BuildConfig, version: str) -> None:
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if config.backend == "tensorrt" and numbers < OLDEST:
-        raise QvggtError(f"TensorRT {version}: expected {'.'.join(map(str, OLDEST))} or newer; pip install -U tensorrt")

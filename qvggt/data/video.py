@@ -41,8 +41,6 @@ def stage_video(path: Path, folder: Path, rate: float, limit: int | None = None)
                 if limit is not None and len(photos) >= limit:
                     break
                 photos.append(_store(frame, folder, len(photos), shown - start, path))
-    except QvggtError:
-        raise
     except (av.FFmpegError, IndexError, ValueError) as error:
         raise QvggtError(f"{path}: cannot be decoded as a video ({line(error)}); convert it to H.264 MP4") from error
     if not photos:

@@ -115,12 +115,9 @@ class Scope:
                     owner._readers.setdefault(name, []).append(node)
 
     def _owner(self, name: str) -> Scope | None:
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope._producers or name in scope.initializers or name in scope.inputs:
-                return scope
-            scope = scope.outer
-        return None
+        if name in self._producers or name in self.initializers or name in self.inputs:
+            return self
+        return None if self.outer is None else self.outer._owner(name)
 
     def producer(self, name: str) -> Node | None:
         owner = self._owner(name)

@@ -10,28 +10,21 @@ import numpy as np
 import torch
 
 from qvggt.engines.registry import RunnerOptions
-from qvggt.engines.runner import OUTPUTS, Array, ModelFile, NetworkSizes, Runner, versions
+from qvggt.engines.runner import Array, ModelFile, NetworkSizes, Runner, versions
 from qvggt.errors import QvggtError
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
 from qvggt.models.dpt import FRAMES_PER_CHUNK
-from qvggt.models.loading import stored_config
-from qvggt.models.vggt.config import VGGT_1B, check_size
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.family import check_size, family_of
+from qvggt.models.network import Network
 from qvggt.quant.checkpoint import DESCRIPTION, WEIGHTS, is_calibrated, load_calibrated
-from qvggt.quant.scheme import INTEGERS, Scheme
-from qvggt.tensor_file import open_tensors
+from qvggt.quant.scheme import Scheme
 
 DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
-HEAD_OUTPUTS = {
-    "camera": ("pose_enc",),
-    "depth": ("depth", "depth_conf"),
-    "point": ("world_points", "world_points_conf"),
-}
 
 
 class TorchRunner(Runner):
-    """Runs a VGGT on `device`. float_type "fp16" or "bf16": the aggregator under autocast, heads stay fp32.
+    """Runs a network on `device`. float_type "fp16" or "bf16": under autocast, but for the heads, which stay fp32.
 
     scheme: that of a fake-quant model, None for a float one. files: where the weights came from, for `describe`.
     """
@@ -40,7 +33,7 @@ class TorchRunner(Runner):
 
     def __init__(
         self,
-        model: VGGT,
+        model: Network,
         label: str,
         float_type: str = "fp32",
         *,
@@ -52,10 +45,9 @@ class TorchRunner(Runner):
             raise QvggtError(f"float type: expected one of {', '.join(DTYPES)}, got {float_type!r}")
         self.label, self.float_type, self.scheme, self.files = label, float_type, scheme, files
         self.device = str(check_device(device))
-        self.model: VGGT | None = model.eval().to(self.device)
+        self.model: Network | None = model.eval().to(self.device)
         self.native_size = model.config.img_size
-        computed = [name for head in model.config.heads for name in HEAD_OUTPUTS.get(head, ())]
-        self.outputs = tuple(name for name in OUTPUTS if name in computed)
+        self.outputs = family_of(model).outputs(model.config)
 
     @property
     def scheme_label(self) -> str:
@@ -75,8 +67,7 @@ class TorchRunner(Runner):
     def network_sizes(self) -> NetworkSizes | None:
         if self.model is None:
             return None
-        config = self.model.config
-        return NetworkSizes(config.embed_dim, config.dpt_features, config.dpt_head_channels, True, FRAMES_PER_CHUNK)
+        return NetworkSizes(family_of(self.model).memory(self.model.config), True, FRAMES_PER_CHUNK)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -129,10 +120,9 @@ def open_model(
         scheme, folder = loaded.scheme, Path(source)
         weights = ModelFile(str(folder / WEIGHTS), loaded.sha256, (folder / WEIGHTS).stat().st_size)
         files = weights, ModelFile.of(folder / DESCRIPTION)
-        label = f"{'fake-quant' if scheme.bits in INTEGERS else 'torch'} {scheme.label} {name}"
+        label = f"{'fake-quant' if scheme.quantizes else 'torch'} {scheme.label} {name}"
         return TorchRunner(loaded.model, label, scheme.float_type, scheme=scheme, files=files, device=device)
     path = find_weights(source, revision=revision, offline=offline)
-    config = stored_config(open_tensors(path)) or VGGT_1B
-    model = load_model(path, heads=tuple(head for head in config.heads if head in HEAD_OUTPUTS))
+    model = load_model(path, heads="predicting")
     float_type = float_type or "fp32"
     return TorchRunner(model, f"torch {float_type} {name}", float_type, files=(ModelFile.of(path),), device=device)

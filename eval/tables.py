@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from qvggt.engines.runner import OUTPUTS
 from qvggt.eval.bootstrap import Bootstrap
 from qvggt.eval.metrics import METRICS, column
 from qvggt.eval.result import CandidateResult
+from qvggt.predictions import OUTPUTS
 
 POINTS = ("acc", "comp", "nc", "acc_median", "comp_median", "nc_median")
 TITLES = ("Acc", "Comp", "NC", "Acc med", "Comp med", "NC med")

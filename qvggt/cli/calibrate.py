@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qvggt.cli.common import check_place, run
+from qvggt.cli.common import DEFAULT_PARTS, OVERRIDE_HELP, PARTS_HELP, check_place, run
 from qvggt.errors import QvggtError
+from qvggt.formats.table import DEFAULT, choices_text
 
 if TYPE_CHECKING:
     from qvggt.calib.recipe import Recipe
@@ -35,7 +36,7 @@ def calibrate(
         str, typer.Argument(help="tiny, vggt-1b, a .safetensors/.pt file, a folder with one, or a Hub id.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint directory to write.")],
-    bits: Annotated[str, typer.Option(help="w8a8, w4a8, w6a6, w4a4, w4a16, fp32, fp16 or bf16.")] = "w8a8",
+    bits: Annotated[str, typer.Option(help=f"{choices_text()}.")] = DEFAULT,
     act: Annotated[str, typer.Option(help="dynamic: one scale per token. static: one per tensor.")] = "dynamic",
     data: Annotated[
         Path | None,
@@ -65,10 +66,10 @@ def calibrate(
     ] = None,
     budget_by: Annotated[str, typer.Option(help="--budget: bits per part or per block.")] = "part",
     size: Annotated[str | None, typer.Option(help="HxW of the images in pixels. [model's own]")] = None,
-    parts: Annotated[str, typer.Option(help="Parts to quantize: dino, aggregator, camera, dpt.")] = "dino,aggregator",
+    parts: Annotated[str, typer.Option(help=PARTS_HELP)] = DEFAULT_PARTS,
     override: Annotated[
         list[str] | None,
-        typer.Option(help="PATTERN=BITS for modules whose path matches, e.g. 'camera_head.trunk.*=w4a16'; repeatable."),
+        typer.Option(help=OVERRIDE_HELP),
     ] = None,
     rounding: Annotated[str | None, typer.Option(help="rtn or gptq. [the recipe's]")] = None,
     propagation: Annotated[
@@ -112,6 +113,7 @@ def calibrate(
     from qvggt.cli.versions import versions
     from qvggt.data.class_modes import check_mode
     from qvggt.data.registry import Question
+    from qvggt.models.family import family_of
     from qvggt.quant.checkpoint import DESCRIPTION, Provenance, save_calibrated
     from qvggt.quant.model import check_overrides
     from qvggt.quant.scheme import parse_scheme
@@ -141,7 +143,8 @@ def calibrate(
     height, width = parse_size(size, source.model)
     chooser = None
     if select:
-        chooser = selection_config(sequences, clusters, class_mode, seed, source.model.config.aa_depth)
+        rounds = len(family_of(source.model).rounds(source.model.config))
+        chooser = selection_config(sequences, clusters, class_mode, seed, rounds)
     if plan:
         _print_plan(source.model.config, wanted, chosen, sequences, frames, height, width, memory)
         return
@@ -231,7 +234,7 @@ def adjusted(
     if fc2 is not None:
         changes["online"] = "fc2" if fc2 == "kronecker" else "none"
     if epochs is not None:
-        changes |= {"epochs": epochs, "learn": epochs > 0, "learn_bits": 16}
+        changes |= {"epochs": epochs, "learn": epochs > 0, "learn_all": True}
     return recipe.replace(**changes)
 
 

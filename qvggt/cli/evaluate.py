@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from qvggt.cli.common import check_place, check_writable, run
+from qvggt.cli.common import PATCH, check_place, check_writable, run
 from qvggt.cli.evaluation import Candidates, Outputs, merge, page, run_evaluation
 from qvggt.cli.evaluation_data import data_request
 from qvggt.data.registry import Question, dataset_names
@@ -72,7 +72,9 @@ def evaluate(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(min=14, help="Image width, multiple of 14. [the engine's, else the first model's own: 518 at 1B]"),
+        typer.Option(
+            min=PATCH, help=f"Image width, multiple of {PATCH}. [the engine's, else the first model's own: 518 at 1B]"
+        ),
     ] = None,
     metrics: Annotated[str | None, typer.Option(help="Of pose, depth, points. [co3d pose,depth; others all]")] = None,
     sim3: Annotated[bool, typer.Option("--sim3", help="Points: fit a similarity before ICP.")] = False,

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from qvggt.cli.common import check_writable, run
+from qvggt.cli.common import DEFAULT_PARTS, OVERRIDE_HELP, PARTS_HELP, PATCH, WORDS, check_writable, run
 from qvggt.errors import QvggtError
+from qvggt.formats.table import DEFAULT, choices_text
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -27,16 +28,14 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write, ending in .onnx.")],
     bits: Annotated[
         str | None,
-        typer.Option(
-            help="w8a8, w4a8, w6a6, w4a4, w4a16, fp32, fp16 or bf16. [that of a calibrated checkpoint, else w8a8]"
-        ),
+        typer.Option(help=f"{choices_text()}. [that of a calibrated checkpoint, else {DEFAULT}]"),
     ] = None,
     act: Annotated[
         str | None, typer.Option(help="dynamic (one scale per token) or static (per tensor; needs --calib). [dynamic]")
     ] = None,
     frames: Annotated[str, typer.Option(help="min:opt:max frame counts for engine builders.")] = "1:8:32",
-    size: Annotated[str | None, typer.Option(help="HxW in pixels, multiples of 14. [model's own square]")] = None,
-    outputs: Annotated[str, typer.Option(help="Any of pose, depth, points.")] = "pose,depth,points",
+    size: Annotated[str | None, typer.Option(help=f"HxW in pixels, multiples of {PATCH}. [model's own square]")] = None,
+    outputs: Annotated[str, typer.Option(help=f"Any of {WORDS.replace(',', ', ')}.")] = WORDS,
     target: Annotated[
         str,
         typer.Option(
@@ -50,10 +49,10 @@ def export(
             "[that of --bits if it is one, else fp32 for cpu and fp16 for tensorrt]"
         ),
     ] = None,
-    parts: Annotated[str, typer.Option(help="Parts to quantize: dino, aggregator, camera, dpt.")] = "dino,aggregator",
+    parts: Annotated[str, typer.Option(help=PARTS_HELP)] = DEFAULT_PARTS,
     override: Annotated[
         list[str] | None,
-        typer.Option(help="PATTERN=BITS for modules whose path matches, e.g. 'camera_head.trunk.*=w4a16'; repeatable."),
+        typer.Option(help=OVERRIDE_HELP),
     ] = None,
     calib: Annotated[
         Path | None, typer.Option(help="Co3D-format folder whose train split gives --act static its ranges.")
@@ -108,7 +107,7 @@ def export(
     profile = parse_frames(frames)
     counts = _counts(parity_frames)
     chosen = tuple(dict.fromkeys(p for p in outputs.split(",") if p))
-    asked = parse_scheme(bits or "w8a8", act or "dynamic", [p for p in parts.split(",") if p])
+    asked = parse_scheme(bits or DEFAULT, act or "dynamic", [p for p in parts.split(",") if p])
     asked = with_overrides(asked, override or [])
     source = load_source(model, revision=revision, offline=offline)
     height, width = parse_size(size, source.model)

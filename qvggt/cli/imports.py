@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import typer
 
 from qvggt.cli.common import check_place
 from qvggt.errors import QvggtError
+from qvggt.formats.table import is_format
 
 TAKEN = ("model", "output", "bits", "import_quantvggt", "revision", "offline", "force")
 
@@ -52,7 +52,7 @@ def import_released(
     check_place(output)
     if output.exists() and any(output.iterdir() if output.is_dir() else [output]) and not force:
         raise QvggtError(f"{output}: exists already; choose another directory, or --force to replace a checkpoint")
-    named = [part for part in folder.resolve().parts if re.fullmatch(r"w\d+a\d+", part)]
+    named = [part for part in folder.resolve().parts if is_format(part)]
     if named and named[-1] != bits:
         typer.echo(f"note: {folder} lies in a folder {named[-1]}, imported as {bits}", err=True)
     source = load_source(model, revision=revision, offline=offline)

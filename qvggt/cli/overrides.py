@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from qvggt.errors import QvggtError
+from qvggt.models.family import find_family
 from qvggt.quant.scheme import Scheme
 
 
@@ -15,6 +16,6 @@ def with_overrides(scheme: Scheme, words: Sequence[str]) -> Scheme:
     for word in words:
         pattern, equals, bits = word.rpartition("=")
         if not (pattern and equals and bits):
-            raise QvggtError(f"--override {word!r}: expected PATTERN=BITS, e.g. camera_head.trunk.*=w4a16")
+            raise QvggtError(f"--override {word!r}: expected PATTERN=BITS, e.g. {find_family().override_example}=w4a16")
         pairs.append((pattern, bits))
     return dataclasses.replace(scheme, overrides=(*scheme.overrides, *pairs))

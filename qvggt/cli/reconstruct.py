@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qvggt.cli.common import check_place, run
+from qvggt.cli.common import PATCH, check_place, run
 from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def reconstruct(
     every: Annotated[int, typer.Option(min=1, help="Of images, take one in so many.")] = 1,
     max_images: Annotated[int | None, typer.Option(min=1, help="Take the first so many images or frames.")] = None,
     size: Annotated[
-        int | None, typer.Option(min=14, help="Image width, multiple of 14. [the engine's, the model's, or 518]")
+        int | None,
+        typer.Option(min=PATCH, help=f"Image width, multiple of {PATCH}. [the engine's, the model's, or 518]"),
     ] = None,
     fit: Annotated[
         str, typer.Option(help="Of images taller than wide: crop (as VGGT does by default) or pad to a white square.")

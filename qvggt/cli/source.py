@@ -8,26 +8,23 @@ from qvggt.errors import QvggtError
 from qvggt.files import file_sha256
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.family import check_size
+from qvggt.models.network import Network
 from qvggt.quant.checkpoint import is_calibrated, load_calibrated
 from qvggt.quant.scheme import Scheme
-
-HEADS = ("camera", "point", "depth")
 
 
 @dataclass(frozen=True)
 class Source:
     """A loaded model; `scheme` is None for float weights. `name` and `sha256` identify the file it came from."""
 
-    model: VGGT
+    model: Network
     name: str
     sha256: str
     scheme: Scheme | None
 
 
-def load_source(
-    name: str, heads: tuple[str, ...] = HEADS, revision: str | None = None, offline: bool = False
-) -> Source:
+def load_source(name: str, revision: str | None = None, offline: bool = False) -> Source:
     """Load "tiny", a weights file, a Hub id, or a calibrated checkpoint directory."""
     if is_calibrated(name):
         if revision is not None:
@@ -35,14 +32,12 @@ def load_source(
         loaded = load_calibrated(name)
         return Source(loaded.model, name, loaded.sha256, loaded.scheme)
     path = find_weights(name, revision=revision, offline=offline)
-    model = load_model(name, heads=heads, revision=revision, offline=offline, check_finite=True)
+    model = load_model(name, heads="predicting", revision=revision, offline=offline, check_finite=True)
     return Source(model, name, file_sha256(path), None)
 
 
-def parse_size(text: str | None, model: VGGT) -> tuple[int, int]:
+def parse_size(text: str | None, model: Network) -> tuple[int, int]:
     """`HxW` in pixels, checked against the patch size; the model's native square without one."""
-    from qvggt.models.vggt.config import check_size
-
     patch = model.config.patch_size
     if text is None:
         return model.config.img_size, model.config.img_size

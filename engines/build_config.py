@@ -43,9 +43,7 @@ class BuildConfig:
 
 def parse_capabilities(text: str | None) -> tuple[str, ...]:
     """Such as "8.6,8.9" -> ("8.6", "8.9"), without repeats; QvggtError for anything else. None: none asked."""
-    if text is None:
-        return ()
-    parts = [part.strip() for part in text.split(",")]
+    parts = [] if text is None else [part.strip() for part in text.split(",")]
     for part in parts:
         if not re.fullmatch(r"\d{1,2}\.\d", part):
             raise QvggtError(f"--cc {text!r}: expected compute capabilities such as 8.6,8.9,12.0, got {part!r}")

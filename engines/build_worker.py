@@ -73,7 +73,10 @@ def build(request: dict[str, Any], send: Send) -> dict[str, Any]:
     request: module ("tensorrt_rtx" or "tensorrt"), onnx, engine, table: paths; profile: input name -> [min, opt, max];
     capabilities: names such as "SM89", empty for the default.
     """
-    trt = _load(request["module"])
+    try:
+        trt: Any = importlib.import_module(request["module"])
+    except ImportError as error:
+        raise Refused("load", [{"text": str(error)[:MESSAGE]}]) from error
     with open(request["table"], "w", encoding="utf-8") as table:
         logger = _logger(trt, table, send)
         builder = trt.Builder(logger)
@@ -92,20 +95,8 @@ def build(request: dict[str, Any], send: Send) -> dict[str, Any]:
             errors = sorted(logger.errors, key=lambda text: "CUDA driver version is insufficient" in text)
             raise Refused("build", [{"text": text} for text in errors])
         _inspect(trt, logger, request, table)
-    return {
-        "version": str(trt.__version__),
-        "layers": network.num_layers,
-        "peak_bytes": _peak_bytes(),
-        "warnings": logger.warnings,
-        **logger.memory,
-    }
-
-
-def _load(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise Refused("load", [{"text": str(error)[:MESSAGE]}]) from error
+    measured = {"layers": network.num_layers, "peak_bytes": _peak_bytes(), "warnings": logger.warnings}
+    return {"version": str(trt.__version__), **measured, **logger.memory}
 
 
 def _logger(trt: Any, table: Any, send: Send) -> Any:
@@ -142,10 +133,11 @@ def _parser_error(error: Any) -> dict[str, str]:
 
 def _set_capabilities(trt: Any, config: Any, names: list[str]) -> None:
     known = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")] if names else []
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        shown = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known)
-        raise Refused("profile", [{"text": f"--cc {unknown[0][2:-1]}.{unknown[0][-1]}: this builder knows {shown}"}])
+    shown = {name: f"{name[2:-1]}.{name[-1]}" for name in (*names, *known)}
+    for name in names:
+        if name not in known:
+            text = f"--cc {shown[name]}: this builder knows {', '.join(shown[other] for other in known)}"
+            raise Refused("profile", [{"text": text}])
     if names:
         config.num_compute_capabilities = len(names)
         for i, name in enumerate(names):

@@ -7,16 +7,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as package_version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from qvggt import __version__
 from qvggt.engines.build_config import FRAMES, SUFFIXES, BuildConfig
 from qvggt.engines.layer_report import LayerReport, layer_report
-from qvggt.engines.layer_table import Row, rows_of_inspector, rows_of_log
+from qvggt.engines.layer_table import rows_of_inspector, rows_of_log
 from qvggt.engines.manifest import FileFact, Manifest, Shapes, manifest_path
 from qvggt.engines.network_file import file_scheme
 from qvggt.engines.trt_build import Built, build_with_python
@@ -129,10 +128,11 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
         _folder(output) as folder,
     ):
         if config.backend == "trtexec":
-            built, rows = _with_trtexec(source, output, engine, folder, config, shown)
+            built = _with_trtexec(source, output, engine, folder, config, shown)
         else:
             built = build_with_python(source.path, engine, folder, config, profile, shown)
-            rows = _rows(built.table)
+        inspected = built.table.lstrip().startswith("{") or (built.table != "" and config.backend == "trtexec")
+        rows = rows_of_inspector(built.table) if inspected else rows_of_log(built.table)
         if _stamps(source.files) != source.stamps:
             raise QvggtError(f"{source.path}: changed while it was built; nothing was written, build again")
         report = layer_report(source.facts, rows, built.weight_bytes, built.activation_bytes)
@@ -148,14 +148,7 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
             metadata=source.metadata.entries,
             report=report.facts(),
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            build={
-                "seconds": round(built.seconds, 2),
-                "peak_bytes": built.peak_bytes,
-                "layers": built.layers,
-                "weight_bytes": built.weight_bytes,
-                "activation_bytes": built.activation_bytes,
-                "warnings": list(built.warnings),
-            },
+            build=built.facts(),
             versions={"qvggt": __version__, **_versions(("onnx", "tensorrt-rtx", "tensorrt"))},
         )
         manifest_slot.write_text(manifest.to_json(), encoding="utf-8")
@@ -169,23 +162,16 @@ def check_output(path: Path) -> None:
         raise QvggtError(f"{path}: expected a file name ending in {' or '.join(SUFFIXES)}")
 
 
-def _with_trtexec(
-    source: Source, output: Path, engine: Path, folder: Path, config: BuildConfig, shown: bool
-) -> tuple[Built, Sequence[Row]]:
+def _with_trtexec(source: Source, output: Path, engine: Path, folder: Path, config: BuildConfig, shown: bool) -> Built:
     command, saved = plan_trtexec(source, output, config)
     binary = find_trtexec()
     if binary is None:
         raise QvggtError(f"trtexec: not on PATH, so nothing was built; run {saved} where TensorRT is installed")
-    ran = run_trtexec(binary, command, folder, source.path, shown)
+    built = run_trtexec(binary, command, folder, source.path, shown)
     if not (folder / output.name).is_file():
         raise QvggtError(f"{source.path}: trtexec ended well but wrote no engine; nothing was written")
     os.replace(folder / output.name, engine)
-    rows = rows_of_inspector(ran.layer_info) if ran.layer_info else []
-    return Built(ran.version, ran.seconds, ran.layer_info, None, None, None, None, ()), rows
-
-
-def _rows(table: str) -> Sequence[Row]:
-    return rows_of_inspector(table) if table.lstrip().startswith("{") else rows_of_log(table)
+    return built
 
 
 @contextmanager
@@ -204,10 +190,8 @@ def _stamps(files: Sequence[Path]) -> tuple[tuple[int, int], ...]:
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in packages:
-        try:
-            found[name] = package_version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions

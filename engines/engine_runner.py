@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from qvggt import __version__
 from qvggt.engines.cuda import Gpu, open_gpu
 from qvggt.engines.manifest import Manifest, check_engine, manifest_path
 from qvggt.engines.network_file import INPUT
 from qvggt.engines.registry import RunnerOptions
-from qvggt.engines.runner import Array, ModelFile, Runner
+from qvggt.engines.runner import Array, ModelFile, Runner, versions
 from qvggt.engines.tensorrt_module import import_tensorrt, logger_of
 from qvggt.errors import QvggtError
 from qvggt.predictions import OUTPUTS
@@ -39,12 +38,11 @@ class EngineRunner(Runner):
     without the package or a GPU.
     """
 
+    held = ("context", "engine", "runtime", "_buffers")
     device = "cuda"
     frame_range: tuple[int, int]
 
-    def __init__(
-        self, path: str | Path, device: str = "cuda", *, cuda_graph: bool = False, label: str | None = None
-    ) -> None:
+    def __init__(self, path: str | Path, device: str = "cuda", *, cuda_graph: bool = False) -> None:
         self.path = Path(path)
         self.manifest = check_engine(self.path)
         trt = import_tensorrt(self.manifest.backend)
@@ -54,34 +52,23 @@ class EngineRunner(Runner):
         _check_capability(self.path, self.manifest, self.gpu)
         self.cuda_graph = cuda_graph
         self.runtime: Any = trt.Runtime(logger_of(trt))  # the engine must not outlive it
-        self.engine: Any = _deserialize(trt, self.runtime, self.path)
-        self.context: Any = None
+        self.engine: Any = self.runtime.deserialize_cuda_engine(self.path.read_bytes())
+        if self.engine is None:
+            words = f"{trt.__name__} {trt.__version__} refuses it: {logger_of(trt).last}"
+            raise QvggtError(f"{self.path}: {words}; build again")
         self.outputs, self.types = _interface(trt, self.engine, self.path)
         low, high = _shape_range(self.engine)
         self.frame_range = (low[1], high[1])
         self.frames = self.frame_range[0] if self.frame_range[0] == self.frame_range[1] else None
         self.size = (high[3], high[4]) if low[3:] == high[3:] else None
-        self.context = _context(trt, self.engine, cuda_graph)
+        self.context: Any = _context(trt, self.engine, cuda_graph)
         if self.context is None:
             raise QvggtError(f"{self.path}: no execution context: {logger_of(trt).last}; free some GPU memory")
-        files = (self.path, manifest_path(self.path))
-        self.files = tuple(ModelFile.of(file) for file in files)
+        self.files = tuple(ModelFile.of(file) for file in (self.path, manifest_path(self.path)))
         self.scheme = None if self.manifest.scheme is None else Scheme.from_dict(dict(self.manifest.scheme))
-        self.label = label or f"{self.manifest.backend} {self.scheme_label} {self.path.name}"
+        self.label = f"{self.manifest.backend} {self.scheme_label} {self.path.name}"
         self._trt = trt
         self._buffers: dict[int, Buffers] = {}
-
-    @property
-    def scheme_label(self) -> str:
-        return "unknown scheme" if self.scheme is None else self.scheme.label
-
-    @property
-    def closed(self) -> bool:
-        return self.context is None
-
-    def close(self) -> None:
-        self._buffers = {}
-        self.context = self.engine = self.runtime = None
 
     def _run(self, images: Array) -> dict[str, Array]:
         low, high = self.frame_range
@@ -144,8 +131,6 @@ class EngineRunner(Runner):
         return {
             "kind": manifest.backend,
             **self._facts(),
-            "scheme": self.scheme_label,
-            "scheme_json": None if self.scheme is None else self.scheme.to_dict(),
             "float_type": manifest.precision,
             "providers": [self.device],
             "device": f"{self.gpu.name} (compute capability {self.gpu.capability})",
@@ -153,12 +138,7 @@ class EngineRunner(Runner):
             "cuda_graph": self.cuda_graph,
             "onnx_sha256": manifest.onnx[0].sha256,
             "metadata": dict(manifest.metadata),
-            "versions": {
-                "qvggt": __version__,
-                manifest.backend: self._trt.__version__,
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-            },
+            "versions": versions(**{manifest.backend: self._trt.__version__, "torch": torch.__version__}),
         }
 
 
@@ -212,13 +192,6 @@ def _context(trt: Any, engine: Any, cuda_graph: bool) -> Any:
     config = engine.create_runtime_config()
     config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     return engine.create_execution_context(config)
-
-
-def _deserialize(trt: Any, runtime: Any, path: Path) -> Any:
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
-    if engine is None:
-        raise QvggtError(f"{path}: {trt.__name__} {trt.__version__} refuses it: {logger_of(trt).last}; build again")
-    return engine
 
 
 def _interface(trt: Any, engine: Any, path: Path) -> tuple[tuple[str, ...], dict[str, torch.dtype]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from qvggt.engines.network_file import read_network
-from qvggt.engines.runner import NetworkSizes, Runner
+from qvggt.engines.runner import Array, NetworkSizes, Runner
+from qvggt.errors import QvggtError
 from qvggt.models.family import DEFAULT, find_family
 
 
@@ -17,6 +19,14 @@ class FileRunner(Runner):
         self.path, self.metadata, self.scheme = self.network.path, self.network.metadata, self.network.scheme
         self.frames, self.size = self.network.frames, self.network.size
         self.outputs, self.files = self.network.outputs, self.network.files
+
+    def _facts(self) -> dict[str, Any]:
+        unknown = "none: not written by qvggt-export, so scheme and source are unknown"
+        return {**super()._facts(), "metadata": dict(self.metadata.entries) or unknown}
+
+    def _failure(self, runtime: str, images: Array, words: str) -> QvggtError:
+        frames, _, height, width = images.shape
+        return QvggtError(f"{self.path}: {runtime} failed on {frames} frames of {height}x{width}: {words}")
 
     def network_sizes(self) -> NetworkSizes | None:
         """Those in the metadata of qvggt-export; None where the file does not tell."""

@@ -26,6 +26,7 @@ FLOATS = ("Half", "BFloat16", "Float")
 CONTAINER_TYPES = {"INT4": "Int4", "INT8": "Int8", "FP8": "FP8"}
 GENERATED = ("kgen", "shape_call", "signal", "wait", "allocate", "deallocate")  # never a matrix product
 UNMEASURED = "not measured"
+NOT_QUANTIZED = "not quantized"
 NO_PRODUCT = "the file lists it, and has no product of that name"
 
 
@@ -122,10 +123,7 @@ class LayerReport:
 
 
 def layer_report(
-    facts: NetworkFacts,
-    rows: Sequence[Row],
-    weight_bytes: int | None = None,
-    activation_bytes: int | None = None,
+    facts: NetworkFacts, rows: Sequence[Row], weight_bytes: int | None = None, activation_bytes: int | None = None
 ) -> LayerReport:
     """Judge the rows of one engine; without rows nothing is measured."""
     by_node: dict[str, list[Row]] = {}
@@ -136,16 +134,8 @@ def layer_report(
     fused = sum(_is_fused((a.scores, a.softmax, a.context), by_node) for a in facts.attentions)
     kernels = Counter(row.kind for row in rows)
     products = Counter(_operand_types(row) for row in rows if row.kind not in GENERATED and row.inputs)
-    return LayerReport(
-        verdicts,
-        bool(rows),
-        dict(kernels),
-        dict(products),
-        fused,
-        len(facts.attentions),
-        weight_bytes,
-        activation_bytes,
-    )
+    counts = dict(kernels), dict(products), fused, len(facts.attentions)
+    return LayerReport(verdicts, bool(rows), *counts, weight_bytes, activation_bytes)
 
 
 def _group(wanted: str, linears: Iterable[LinearVerdict]) -> str:
@@ -172,29 +162,18 @@ def _is_fused(nodes: tuple[str, ...], by_node: dict[str, list[Row]]) -> bool:
 
 def _verdict(linear: QuantizedLinear, by_node: dict[str, list[Row]]) -> LinearVerdict:
     """The worst of the linear's uses."""
-    stored, size = _stored(linear, by_node)
-    uses = [_use(linear, node, by_node) for node in linear.nodes] or [("not quantized", None, "", "", NO_PRODUCT)]
-    found, row, activation, weight, note = next((use for use in uses if use[0] != linear.wanted), uses[0])
-    return LinearVerdict(
-        linear.path,
-        linear.wanted,
-        found,
-        found == linear.wanted and not note,
-        "" if row is None else row.kind,
-        "" if row is None else row.name,
-        activation,
-        weight,
-        stored,
-        size,
-        note,
-    )
+    uses = [_use(linear, node, by_node) for node in linear.nodes] or [(NOT_QUANTIZED, "", "", "", "", NO_PRODUCT)]
+    found, kind, name, activation, weight, note = next((use for use in uses if use[0] != linear.wanted), uses[0])
+    passed = found == linear.wanted and not note
+    kernel = found, passed, kind, name, activation, weight
+    return LinearVerdict(linear.path, linear.wanted, *kernel, *_stored(linear, by_node), note)
 
 
-def _use(linear: QuantizedLinear, node: str, by_node: dict[str, list[Row]]) -> tuple[str, Row | None, str, str, str]:
-    """(verdict, row, activation type, weight type, note) of one product node."""
+def _use(linear: QuantizedLinear, node: str, by_node: dict[str, list[Row]]) -> tuple[str, str, str, str, str, str]:
+    """(verdict, kind and name of the row, activation type, weight type, note) of one product node."""
     rows = by_node.get(node, [])
     if not rows:
-        return "not quantized", None, "", "", f"no kernel names {node}"
+        return NOT_QUANTIZED, "", "", "", "", f"no kernel names {node}"
     for row in rows:
         weight = None if row.kind in GENERATED else _weight_operand(linear, row)
         if weight is None:
@@ -205,20 +184,17 @@ def _use(linear: QuantizedLinear, node: str, by_node: dict[str, list[Row]]) -> t
         if linear.block is not None and linear.activation is not None and linear.inner > linear.block:
             note = "block scales with quantized activations: builds, but computes only with the first block's scales"
         found = _kernel(*types, linear.product)
-        if found == "not quantized":
-            note = "float product" + (
-                ", weights expanded by another kernel" if linear.weight in CONTAINER_TYPES else ""
-            )
-        return found, row, *types, note
-    return "not quantized", rows[0], "", "", "only generated kernels, no matrix product"
+        if found == NOT_QUANTIZED:
+            expanded = ", weights expanded by another kernel" if linear.weight in CONTAINER_TYPES else ""
+            note = f"float product{expanded}"
+        return found, row.kind, row.name, *types, note
+    return NOT_QUANTIZED, rows[0].kind, rows[0].name, "", "", "only generated kernels, no matrix product"
 
 
 def _kernel(activation: str, weight: str, product: str) -> str:
-    if activation in FLOATS:
-        return f"{weight.upper()} weight-only" if weight in CONTAINER_TYPES.values() else "not quantized"
-    if activation == weight and weight in CONTAINER_TYPES.values():
-        return f"{weight.upper()} {product}"
-    return "not quantized"
+    if weight not in CONTAINER_TYPES.values() or activation not in (*FLOATS, weight):
+        return NOT_QUANTIZED
+    return f"{weight.upper()} {'weight-only' if activation in FLOATS else product}"
 
 
 def _weight_operand(linear: QuantizedLinear, row: Row) -> Operand | None:
@@ -248,6 +224,6 @@ def _stored(linear: QuantizedLinear, by_node: dict[str, list[Row]]) -> tuple[str
     size = BITS[weight.dtype] / 8
     if linear.block is not None:
         scales = -(-linear.inner // linear.block) * linear.outer
-        found = [o for o in constants if o.size == scales and o.dtype in FLOATS and len(o.dims) >= 2]
-        size += BITS[found[0].dtype] / 8 * scales / count if found else 0.0
+        kinds = [o.dtype for o in constants if o.size == scales and o.dtype in FLOATS and len(o.dims) >= 2]
+        size += BITS[kinds[0]] / 8 * scales / count if kinds else 0.0
     return weight.dtype, size

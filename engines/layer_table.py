@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from qvggt.errors import QvggtError
@@ -17,6 +18,8 @@ from qvggt.errors import QvggtError
 ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 SECTIONS = ("Inputs", "Constants", "Outputs")
 TENSOR = re.compile(r"Name: (?P<name>.*?), Dimensions: \[(?P<dims>[-\d,\s]*)\].*?Datatype: (?P<type>\w+)", re.DOTALL)
+_TYPES = "Int4 Int8 Int32 Int64 Bool FP8 FP4 BFloat16 Half Float"
+TYPES = {name.lower(): name for name in _TYPES.split()} | {"bf16": "BFloat16", "fp16": "Half", "fp32": "Float"}
 HEAD = re.compile(r"Name: (?P<name>.*?), LayerType: (?P<kind>[^,]*), ", re.DOTALL)
 
 
@@ -31,13 +34,7 @@ class Operand:
     @property
     def size(self) -> int:
         """Number of values, 0 with a dynamic dimension."""
-        result = 1
-        for dim in self.dims:
-            result *= max(dim, 0)
-        return result
-
-    def __str__(self) -> str:
-        return f"{self.dtype}[{','.join(map(str, self.dims))}]"
+        return prod(max(dim, 0) for dim in self.dims)
 
 
 @dataclass(frozen=True)
@@ -88,9 +85,9 @@ def _row_of_line(line: str) -> Row | None:
 
 
 def _operands(section: str) -> Iterator[Operand]:
-    for found in TENSOR.finditer(section):
-        dims = tuple(int(d) for d in found["dims"].split(",") if d.strip())
-        yield Operand(found["name"], dims, found["type"])
+    for match in TENSOR.finditer(section):
+        dims = tuple(int(d) for d in match["dims"].split(",") if d.strip())
+        yield Operand(match["name"], dims, match["type"])
 
 
 def _row_of_object(layer: dict[str, Any]) -> Row:
@@ -110,22 +107,4 @@ def _operand_of_object(entry: dict[str, Any]) -> Operand:
 
 def _dtype(words: str) -> str:
     """The type in phrases such as "Int8", "FP16", "Row major linear FP32"."""
-    named = {
-        "int4": "Int4",
-        "int8": "Int8",
-        "int32": "Int32",
-        "int64": "Int64",
-        "bool": "Bool",
-        "fp8": "FP8",
-        "fp4": "FP4",
-        "bf16": "BFloat16",
-        "bfloat16": "BFloat16",
-        "fp16": "Half",
-        "half": "Half",
-        "fp32": "Float",
-        "float": "Float",
-    }
-    for word in re.findall(r"[a-z0-9]+", words.lower()):
-        if word in named:
-            return named[word]
-    return words
+    return next((TYPES[word] for word in re.findall(r"[a-z0-9]+", words.lower()) if word in TYPES), words)

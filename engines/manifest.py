@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from qvggt.engines.build_config import BACKENDS
 from qvggt.errors import QvggtError
-from qvggt.files import atomic_write, file_sha256, reason
+from qvggt.files import check_file, file_sha256, line, reason
 from qvggt.mapping import Check, Count, Sha256, from_mapping
 
 VERSION = 1
@@ -80,14 +80,6 @@ def manifest_path(engine: str | Path) -> Path:
     return engine.with_name(engine.name + SUFFIX)
 
 
-def write_manifest(engine: str | Path, manifest: Manifest) -> Path:
-    """Write the manifest of an engine, atomically; returns its path."""
-    path = manifest_path(engine)
-    with atomic_write(path) as temporary:
-        temporary.write_text(manifest.to_json(), encoding="utf-8")
-    return path
-
-
 def runtime_of(engine: str | Path) -> str:
     """The runtime that an engine file runs in; QvggtError as `read_manifest`."""
     return "rtx" if read_manifest(engine).backend == "rtx" else "tensorrt"
@@ -111,8 +103,7 @@ def read_manifest(engine: str | Path) -> Manifest:
     except OSError as error:
         raise QvggtError(f"{path}: cannot be read ({reason(error)}); check it, or build again") from error
     except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors
-        text = (str(error).splitlines() or [type(error).__name__])[0]
-        raise QvggtError(f"{path}: not a manifest of this version ({text[:120]}); build again") from error
+        raise QvggtError(f"{path}: not a manifest of this version ({line(error)}); build again") from error
     return from_mapping(Manifest, values, f"{path}: not a manifest of this version", advice="build again")
 
 
@@ -122,9 +113,7 @@ def check_engine(engine: str | Path) -> Manifest:
     QvggtError when the engine or its manifest is missing, damaged, or the two do not belong together.
     """
     engine = Path(engine)
-    if not engine.is_file():
-        what = "a directory" if engine.is_dir() else "nothing" if not engine.exists() else "no regular file"
-        raise QvggtError(f"{engine}: {what} there, expected an engine file; check the path")
+    check_file(engine, "an engine file")
     manifest = read_manifest(engine)
     size = engine.stat().st_size
     if size != manifest.engine.bytes:

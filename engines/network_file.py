@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from onnx import TensorProto, ValueInfoProto
 
+from qvggt.engines.build_config import FRAMES
 from qvggt.engines.runner import ModelFile
 from qvggt.errors import QvggtError
 from qvggt.files import line
@@ -39,24 +39,11 @@ class NetworkFile:
     files: tuple[ModelFile, ...]
 
     @property
-    def scheme_label(self) -> str:
-        return "unknown scheme" if self.scheme is None else self.scheme.label
-
-    @property
     def frame_profile(self) -> tuple[int, int, int]:
         """(min, opt, max) frames for a runtime that compiles for a range of them: the file's own, else 1, 8, 32."""
         if self.frames is not None:
             return self.frames, self.frames, self.frames
-        return self.metadata.frames or (1, 8, 32)
-
-    def describe(self) -> dict[str, Any]:
-        """The part of `Runner.describe` that comes from the file."""
-        return {
-            "scheme": self.scheme_label,
-            "scheme_json": None if self.scheme is None else self.scheme.to_dict(),
-            "metadata": dict(self.metadata.entries)
-            or "none: not written by qvggt-export, so scheme and source are unknown",
-        }
+        return self.metadata.frames or FRAMES
 
 
 def read_network(path: str | Path) -> NetworkFile:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from qvggt import __version__
 from qvggt.engines.file_runner import FileRunner
 from qvggt.engines.network_file import INPUT, NetworkFile
 from qvggt.engines.registry import RunnerOptions
-from qvggt.engines.runner import Array
+from qvggt.engines.runner import Array, versions
 from qvggt.errors import QvggtError
 from qvggt.files import line
+from qvggt.lazy import optional
 from qvggt.onnxruntime_config import session_options
 
 CPU = ("CPUExecutionProvider",)
@@ -39,57 +39,41 @@ class OnnxRunner(FileRunner):
     interface.
     """
 
+    held = ("session",)
+
     def __init__(
         self,
         path: str | Path,
         providers: Sequence[str] = CPU,
         threads: int | None = None,
         *,
-        label: str | None = None,
         provider_options: ProviderOptions | None = None,
     ) -> None:
         ort = import_onnxruntime()
         _check_providers(ort, providers)
         super().__init__(path)
         first = "" if tuple(providers) == CPU or not providers else f" {providers[0].removesuffix('ExecutionProvider')}"
-        self.label = label or f"onnxruntime{first.lower()} {self.network.scheme_label} {self.path.name}"
+        self.label = f"onnxruntime{first.lower()} {self.scheme_label} {self.path.name}"
         options = {name: dict((provider_options or {}).get(name, {})) for name in providers}
         if TENSORRT[0] in options:
             options[TENSORRT[0]] = tensorrt_options(self.network) | options[TENSORRT[0]]
         self.session: Any = _session(ort, self.path, options, threads)
         self.device = "cuda" if CUDA[0] in options or TENSORRT[0] in options else "cpu"
 
-    @property
-    def closed(self) -> bool:
-        return self.session is None
-
-    def close(self) -> None:
-        self.session = None
-
     def _run(self, images: Array) -> dict[str, Array]:
         try:
             values = self.session.run(list(self.outputs), {INPUT: np.ascontiguousarray(images)[None]})
         except Exception as error:  # onnxruntime raises its own classes, which have no common base
-            raise QvggtError(
-                f"{self.path}: ONNX Runtime failed on {len(images)} frames of {images.shape[2]}x{images.shape[3]}: "
-                f"{line(error)}"
-            ) from error
+            raise self._failure("ONNX Runtime", images, line(error)) from error
         return dict(zip(self.outputs, values, strict=True))
 
     def describe(self) -> dict[str, Any]:
-        ort = import_onnxruntime()
         return {
             "kind": "onnxruntime",
             **self._facts(),
-            **self.network.describe(),
             "providers": None if self.session is None else self.session.get_providers(),
             "placement": None if self.session is None else placement(self.session),
-            "versions": {
-                "qvggt": __version__,
-                "onnxruntime": ort.__version__,
-                "onnx": onnx.__version__,
-                "numpy": np.__version__,
-            },
+            "versions": versions(onnxruntime=import_onnxruntime().__version__, onnx=onnx.__version__),
         }
 
 
@@ -105,13 +89,8 @@ def open_onnx(source: str | Path, options: RunnerOptions) -> OnnxRunner:
 
 def import_onnxruntime() -> Any:
     """The onnxruntime module; QvggtError names what to install."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise QvggtError(
-            "onnxruntime is not installed: pip install onnxruntime, or 'qvggt[gpu]' for NVIDIA GPUs"
-        ) from error
-    return onnxruntime
+    advice = "onnxruntime is not installed: pip install onnxruntime, or 'qvggt[gpu]' for NVIDIA GPUs"
+    return optional("onnxruntime", advice)
 
 
 def tensorrt_options(network: NetworkFile) -> dict[str, str]:
@@ -121,14 +100,8 @@ def tensorrt_options(network: NetworkFile) -> dict[str, str]:
     """
     options = {"trt_int8_enable": "1", "trt_fp16_enable": "1"}
     if network.size is not None:
-        low, opt, high = (
-            f"{INPUT}:1x{frames}x3x{network.size[0]}x{network.size[1]}" for frames in network.frame_profile
-        )
-        options |= {
-            "trt_profile_min_shapes": low,
-            "trt_profile_opt_shapes": opt,
-            "trt_profile_max_shapes": high,
-        }
+        for word, frames in zip(("min", "opt", "max"), network.frame_profile, strict=True):
+            options[f"trt_profile_{word}_shapes"] = f"{INPUT}:1x{frames}x3x{network.size[0]}x{network.size[1]}"
     return options
 
 

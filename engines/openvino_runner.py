@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from qvggt import __version__
 from qvggt.engines.file_runner import FileRunner
 from qvggt.engines.network_file import INPUT
 from qvggt.engines.registry import RunnerOptions
-from qvggt.engines.runner import Array
+from qvggt.engines.runner import Array, versions
 from qvggt.errors import QvggtError
 from qvggt.files import line
+from qvggt.lazy import optional
 
 DEVICE = "CPU"
 PRECISIONS = {"f32": "FP32", "bf16": "BF16"}
@@ -31,9 +31,9 @@ class OpenVINORunner(FileRunner):
     lacks, or a file that is missing, corrupt, unsafe or has another interface.
     """
 
-    def __init__(
-        self, path: str | Path, precision: str = "f32", threads: int | None = None, *, label: str | None = None
-    ) -> None:
+    held = ("request", "compiled")
+
+    def __init__(self, path: str | Path, precision: str = "f32", threads: int | None = None) -> None:
         if precision not in PRECISIONS:
             raise QvggtError(f"precision {precision!r}: OpenVINO runs {' or '.join(PRECISIONS)} here")
         if threads is not None and threads < 1:
@@ -41,37 +41,26 @@ class OpenVINORunner(FileRunner):
         openvino = import_openvino()
         super().__init__(path)
         self.precision = precision
-        self.label = label or f"openvino {precision} {self.network.scheme_label} {self.path.name}"
+        self.label = f"openvino {precision} {self.scheme_label} {self.path.name}"
         self.compiled: Any = compile_cpu(openvino, self.path, precision, threads)
         self.request: Any = self.compiled.create_infer_request()
-
-    @property
-    def closed(self) -> bool:
-        return self.request is None
-
-    def close(self) -> None:
-        self.request = self.compiled = None
 
     def _run(self, images: Array) -> dict[str, Array]:
         try:
             self.request.infer({INPUT: np.ascontiguousarray(images)[None]})
             return {name: np.array(self.request.get_tensor(name).data, np.float32) for name in self.outputs}
         except RuntimeError as error:
-            raise QvggtError(
-                f"{self.path}: OpenVINO failed on {len(images)} frames of {images.shape[2]}x{images.shape[3]}: "
-                f"{reason(error)}"
-            ) from error
+            raise self._failure("OpenVINO", images, reason(error)) from error
 
     def describe(self) -> dict[str, Any]:
         openvino = import_openvino()
         return {
             "kind": "openvino",
             **self._facts(),
-            **self.network.describe(),
             "float_type": {"f32": "fp32"}.get(self.precision, self.precision),
             "providers": [DEVICE],
             "device": str(openvino.Core().get_property(DEVICE, "FULL_DEVICE_NAME")).strip(),
-            "versions": {"qvggt": __version__, "openvino": openvino.__version__, "numpy": np.__version__},
+            "versions": versions(openvino=openvino.__version__),
         }
 
 
@@ -86,11 +75,7 @@ def open_openvino(source: str | Path, options: RunnerOptions) -> OpenVINORunner:
 
 def import_openvino() -> Any:
     """The openvino module; QvggtError names what to install."""
-    try:
-        import openvino
-    except ImportError as error:
-        raise QvggtError("openvino is not installed: pip install 'qvggt[openvino]'") from error
-    return openvino
+    return optional("openvino", "openvino is not installed: pip install 'qvggt[openvino]'")
 
 
 def reason(error: RuntimeError) -> str:

@@ -6,15 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt import __version__
 from qvggt.errors import QvggtError
 from qvggt.files import file_sha256
 from qvggt.models.family import MemoryFacts
 from qvggt.predictions import CAMERAS, DEPTH, OUTPUTS, TRAILING, Predictions
+
+if TYPE_CHECKING:
+    from qvggt.quant.scheme import Scheme
 
 Array = NDArray[np.float32]
 Self = TypeVar("Self", bound="Runner")
@@ -52,8 +56,11 @@ class Runner(ABC):
     label: short name for tables. device: where it runs, "cpu" or "cuda[:N]". size: the only (H, W) the network takes,
     None when any multiple of the patch size works. native_size: the side it was made for, where known. frames: the only
     frame count, None when any works. frame_range: fewest and most frames its memory was set aside for, None when it
-    grows with them. outputs: names among OUTPUTS that it computes.
+    grows with them. outputs: names among OUTPUTS that it computes. scheme: of the quantization, where known. held:
+    attributes that `close` drops, the network first.
     """
+
+    held: ClassVar[tuple[str, ...]] = ()
 
     label: str
     device: str = "cpu"
@@ -63,6 +70,7 @@ class Runner(ABC):
     frame_range: tuple[int, int] | None = None
     outputs: tuple[str, ...] = OUTPUTS
     files: tuple[ModelFile, ...] = ()
+    scheme: Scheme | None = None
 
     def __call__(self, images: Array) -> Predictions:
         """images float32 [S, 3, H, W], RGB in [0, 1], un-normalised -> predictions.
@@ -85,14 +93,19 @@ class Runner(ABC):
     def _run(self, images: Array) -> dict[str, Array]:
         """The network on checked images [S, 3, H, W]."""
 
-    @abstractmethod
     def close(self) -> None:
         """Free the network; calling twice is harmless."""
+        for name in self.held:
+            setattr(self, name, None)
 
     @property
-    @abstractmethod
     def closed(self) -> bool:
         """Whether `close` was called."""
+        return getattr(self, self.held[0]) is None
+
+    @property
+    def scheme_label(self) -> str:
+        return "unknown scheme" if self.scheme is None else self.scheme.label
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -118,6 +131,8 @@ class Runner(ABC):
             "files": [vars(file) for file in self.files],
             "size": None if self.size is None else list(self.size),
             "outputs": list(self.outputs),
+            "scheme": self.scheme_label,
+            "scheme_json": None if self.scheme is None else self.scheme.to_dict(),
         }
 
     def _check(self, images: Array) -> None:
@@ -138,6 +153,11 @@ class Runner(ABC):
             )
         if self.frames is not None and len(images) != self.frames:
             raise QvggtError(f"{self.label}: expected {self.frames} frames, got {len(images)}; export for any count")
+
+
+def versions(**packages: str) -> dict[str, str]:
+    """Of the packages a runner depends on, for `describe`."""
+    return {"qvggt": __version__, **packages, "numpy": np.__version__}
 
 
 def strip_batch(outputs: Mapping[str, Array], images_shape: tuple[int, ...], label: str) -> Predictions:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from qvggt import __version__
 from qvggt.engines.registry import RunnerOptions
-from qvggt.engines.runner import Array, ModelFile, NetworkSizes, Runner
+from qvggt.engines.runner import Array, ModelFile, NetworkSizes, Runner, versions
 from qvggt.errors import QvggtError
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
@@ -29,6 +28,8 @@ class TorchRunner(Runner):
 
     scheme: that of a fake-quant model, None for a float one. files: where the weights came from, for `describe`.
     """
+
+    held = ("model",)
 
     def __init__(
         self,
@@ -49,11 +50,8 @@ class TorchRunner(Runner):
         self.outputs = family_of(model).outputs(model.config)
 
     @property
-    def closed(self) -> bool:
-        return self.model is None
-
-    def close(self) -> None:
-        self.model = None
+    def scheme_label(self) -> str:
+        return self.float_type if self.scheme is None else self.scheme.label
 
     def _run(self, images: Array) -> dict[str, Array]:
         assert self.model is not None
@@ -75,11 +73,9 @@ class TorchRunner(Runner):
         return {
             "kind": "pytorch" if self.scheme is None else "pytorch fake quant",
             **self._facts(),
-            "scheme": self.float_type if self.scheme is None else self.scheme.label,
-            "scheme_json": None if self.scheme is None else self.scheme.to_dict(),
             "float_type": self.float_type,
             "providers": [self.device],
-            "versions": {"qvggt": __version__, "torch": torch.__version__, "numpy": np.__version__},
+            "versions": versions(torch=torch.__version__),
         }
 
 
@@ -98,19 +94,13 @@ def check_device(device: str) -> torch.device:
 
 def open_torch(source: str | Path, options: RunnerOptions) -> TorchRunner:
     """As `open_runner` has it."""
-    return open_model(
-        source,
-        float_type=options.precision,
-        device=options.device or "cpu",
-        revision=options.revision,
-        offline=options.offline,
-    )
+    hub: dict[str, Any] = {"revision": options.revision, "offline": options.offline}
+    return open_model(source, float_type=options.precision, device=options.device or "cpu", **hub)
 
 
 def open_model(
     source: str | Path,
     *,
-    label: str | None = None,
     float_type: str | None = None,
     device: str = "cpu",
     revision: str | None = None,
@@ -129,16 +119,10 @@ def open_model(
         loaded = load_calibrated(source)
         scheme, folder = loaded.scheme, Path(source)
         weights = ModelFile(str(folder / WEIGHTS), loaded.sha256, (folder / WEIGHTS).stat().st_size)
-        return TorchRunner(
-            loaded.model,
-            label or f"{'fake-quant' if scheme.quantizes else 'torch'} {scheme.label} {name}",
-            scheme.float_type,
-            scheme=scheme,
-            files=(weights, ModelFile.of(folder / DESCRIPTION)),
-            device=device,
-        )
+        files = weights, ModelFile.of(folder / DESCRIPTION)
+        label = f"{'fake-quant' if scheme.quantizes else 'torch'} {scheme.label} {name}"
+        return TorchRunner(loaded.model, label, scheme.float_type, scheme=scheme, files=files, device=device)
     path = find_weights(source, revision=revision, offline=offline)
     model = load_model(path, heads="predicting")
     float_type = float_type or "fp32"
-    label = label or f"torch {float_type} {name}"
-    return TorchRunner(model, label, float_type, files=(ModelFile.of(path),), device=device)
+    return TorchRunner(model, f"torch {float_type} {name}", float_type, files=(ModelFile.of(path),), device=device)

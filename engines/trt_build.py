@@ -17,10 +17,11 @@ from typing import Any
 
 from qvggt.engines.build_config import BuildConfig, enum_name
 from qvggt.engines.manifest import Shapes
+from qvggt.engines.tensorrt_module import MODULES
 from qvggt.errors import QvggtError
 from qvggt.progress import bar
 
-MODULES = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+NAMES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
 INSTALL = {
     "rtx": "pip install 'qvggt[rtx]' (Linux or Windows, x86-64)",
     "tensorrt": "pip install 'qvggt[gpu]', or use --backend rtx, which needs no GPU",
@@ -38,11 +39,16 @@ class Built:
     version: str
     seconds: float
     table: str
-    layers: int | None
-    peak_bytes: int | None
-    weight_bytes: int | None
-    activation_bytes: int | None
-    warnings: tuple[str, ...]
+    layers: int | None = None
+    peak_bytes: int | None = None
+    weight_bytes: int | None = None
+    activation_bytes: int | None = None
+    warnings: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """The part a manifest keeps."""
+        values = {name: value for name, value in vars(self).items() if name not in ("version", "table")}
+        return values | {"seconds": round(self.seconds, 2), "warnings": list(self.warnings)}
 
 
 def build_with_python(
@@ -83,17 +89,13 @@ def build_with_python(
         noise = errors.read()
     if answer["kind"] != "done":
         raise _refusal(onnx, config, answer, code, noise)
-    _check_version(config, answer["version"])
-    return Built(
-        answer["version"],
-        time.monotonic() - start,
-        table.read_text(encoding="utf-8"),
-        answer["layers"],
-        answer["peak_bytes"],
-        answer.get("weight_bytes"),
-        answer.get("activation_bytes"),
-        tuple(answer["warnings"]),
-    )
+    numbers = tuple(int(part) for part in answer["version"].split(".")[:2] if part.isdigit())
+    if config.backend == "tensorrt" and numbers < OLDEST:
+        wanted = f"expected {'.'.join(map(str, OLDEST))} or newer; pip install -U tensorrt"
+        raise QvggtError(f"TensorRT {answer['version']}: {wanted}")
+    counts = {name: answer.get(name) for name in ("layers", "peak_bytes", "weight_bytes", "activation_bytes")}
+    text, seconds = table.read_text(encoding="utf-8"), time.monotonic() - start
+    return Built(answer["version"], seconds, text, warnings=tuple(answer["warnings"]), **counts)
 
 
 def _follow(process: subprocess.Popen[str], request: Mapping[str, Any], onnx: Path, shown: bool) -> dict[str, Any]:
@@ -116,22 +118,18 @@ def _follow(process: subprocess.Popen[str], request: Mapping[str, Any], onnx: Pa
                 estimate = max(1.0, SECONDS * (answer["layers"] / LAYERS) ** POWER)
                 progress = bar(total=round(estimate), desc=f"building {onnx.name}", unit="s", shown=shown)
             elif answer["kind"] == "tick" and progress is not None:
-                _move(progress, answer["cpu"] - start)
+                seconds = answer["cpu"] - start
+                if 1.1 * seconds > progress.total:  # past the estimate, a tenth of them is taken to be left
+                    progress.total = round(1.1 * seconds) + 1
+                progress.update(round(seconds) - progress.n)
         return {"kind": "crash", "node": node}
     finally:
         if progress is not None:
             progress.close()
 
 
-def _move(progress: Any, seconds: float) -> None:
-    """To the processor seconds spent; past the estimate, a tenth of them is taken to be left."""
-    if 1.1 * seconds > progress.total:
-        progress.total = round(1.1 * seconds) + 1
-    progress.update(round(seconds) - progress.n)
-
-
 def _refusal(onnx: Path, config: BuildConfig, answer: Mapping[str, Any], code: int, noise: str) -> QvggtError:
-    name = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}[config.backend]
+    name = NAMES[config.backend]
     if answer["kind"] == "crash":
         end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         last = next((text for text in reversed(noise.splitlines()) if text.strip()), "")
@@ -162,9 +160,3 @@ def words(text: str) -> str:
     text = re.sub(r"^Error Code \d+: \w+ \((?:\[[^\]]*\] )?", "", text)
     text = re.sub(r"\.? \(?In \S+ at \S+\.\w+:\d+.*$", "", text)
     return text.strip()[:300]
-
-
-def _check_version(config: BuildConfig, version: str) -> None:
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if config.backend == "tensorrt" and numbers < OLDEST:
-        raise QvggtError(f"TensorRT {version}: expected {'.'.join(map(str, OLDEST))} or newer; pip install -U tensorrt")

@@ -9,10 +9,10 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from qvggt.engines.manifest import Shapes
+from qvggt.engines.trt_build import Built
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, reason
 from qvggt.progress import bar
@@ -20,15 +20,6 @@ from qvggt.progress import bar
 BINARY = "trtexec"
 LAYER_INFO = "layers.json"
 TICK = 1.0  # seconds
-
-
-@dataclass(frozen=True)
-class TrtexecRun:
-    """What a run gave: the version it printed or "unknown", seconds, the layer information JSON or ""."""
-
-    version: str
-    seconds: float
-    layer_info: str
 
 
 def trtexec_command(onnx: Path, engine: str, profile: Mapping[str, Shapes]) -> list[str]:
@@ -71,8 +62,11 @@ def find_trtexec() -> str | None:
     return shutil.which(BINARY)
 
 
-def run_trtexec(binary: str, command: list[str], folder: Path, onnx: Path, shown: bool = True) -> TrtexecRun:
-    """Run the command in `folder`, where the engine and its layer information are left; QvggtError when it fails."""
+def run_trtexec(binary: str, command: list[str], folder: Path, onnx: Path, shown: bool = True) -> Built:
+    """Run the command in `folder`, where the engine and its layer information are left; QvggtError when it fails.
+
+    The result has the version it printed or "unknown", and as its table the layer information JSON or "".
+    """
     log, start = folder / "trtexec.log", time.monotonic()
     try:
         with (
@@ -94,14 +88,14 @@ def run_trtexec(binary: str, command: list[str], folder: Path, onnx: Path, shown
     if process.returncode != 0:
         raise QvggtError(f"{onnx}: trtexec ended with {process.returncode}: {last_error(text)}; nothing was written")
     layers = folder / LAYER_INFO
-    found = layers.read_text(encoding="utf-8", errors="replace") if layers.is_file() else ""
-    return TrtexecRun(version(text), time.monotonic() - start, found)
+    info = layers.read_text(encoding="utf-8", errors="replace") if layers.is_file() else ""
+    return Built(version(text), time.monotonic() - start, info)
 
 
 def version(log: str) -> str:
     """Such as "10.12.0" of "[TensorRT v101200]"; "unknown" when the log does not say."""
-    found = re.search(r"\[TensorRT v(\d+)(\d\d)(\d\d)\]", log)
-    return "unknown" if found is None else ".".join(str(int(part)) for part in found.groups())
+    match = re.search(r"\[TensorRT v(\d+)(\d\d)(\d\d)\]", log)
+    return "unknown" if match is None else ".".join(str(int(part)) for part in match.groups())
 
 
 def last_error(log: str) -> str:

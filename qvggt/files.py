@@ -48,8 +48,6 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise QvggtError(f"{path}: is {kind}, expected the name of a file to write")
     temporary = sibling(target, target.suffix)
     with translated(path, target, temporary):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(target)
         try:
             temporary.touch(exist_ok=False)
             mode = temporary.stat().st_mode  # follows the umask; some writers swap in a file of mode 0600
@@ -81,8 +79,6 @@ def atomic_directory(path: str | Path, *, replace: bool = False, marker: str | N
         raise QvggtError(f"{path}: holds no {marker}, so it is not ours to replace; choose another directory")
     temporary = sibling(target)
     with translated(path, target, temporary):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(target)
         try:
             temporary.mkdir()
             yield temporary
@@ -169,6 +165,13 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def check_file(path: Path, expected: str) -> None:
+    """QvggtError unless a regular file is there; `expected`: what it should be, such as "a weights file"."""
+    if not path.is_file():
+        what = "a directory" if path.is_dir() else "nothing" if not path.exists() else "no regular file"
+        raise QvggtError(f"{path}: {what} there, expected {expected}; check the path")
+
+
 def reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
@@ -194,9 +197,12 @@ def sniff(path: Path) -> str | None:
 
 @contextmanager
 def translated(path: str | Path, target: Path, temporary: Path) -> Iterator[None]:
-    """Turn file-system failures on the way to `path` into QvggtError; every other exception passes unchanged."""
+    """Make the folder of `target` and clear it of leftovers; then, and in the block, file-system failures on the way to
+    `path` become a QvggtError, and every other exception passes unchanged."""
     full = f"{path}: not written, the disk is full or over quota; free some space or choose another place"
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(target)
         yield
     except OSError as error:
         if error.errno in FULL:

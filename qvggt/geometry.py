@@ -20,9 +20,6 @@ MIN_FOV = 1e-3
 MAX_FOV = math.pi - MIN_FOV
 """Largest one, rad: at pi the focal length reaches zero and beyond it turns negative."""
 
-
-# --- axis conventions of datasets ---------------------------------------------------------------------------------
-
 _FLIP_XY = np.array([-1.0, -1.0, 1.0])  # PyTorch3D has x left and y up; z forward is shared
 
 
@@ -50,9 +47,6 @@ def opencv_to_pytorch3d(E: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.f
         raise ValueError(f"expected E [..., 3, 4] or [..., 4, 4], got {extrinsics.shape}")
     rotation = np.swapaxes(extrinsics[..., :3, :3], -1, -2) * _FLIP_XY
     return rotation, extrinsics[..., :3, 3] * _FLIP_XY
-
-
-# --- rotations ----------------------------------------------------------------------------------------------------
 
 
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
@@ -96,9 +90,6 @@ def matrix_to_quaternion(matrix: Tensor) -> Tensor:
     return torch.where(q[..., 3:] < 0, -q, q)
 
 
-# --- extrinsics ---------------------------------------------------------------------------------------------------
-
-
 def to_homogeneous(extrinsics: Tensor) -> Tensor:
     """`[..., 3, 4]` -> `[..., 4, 4]` with last row (0, 0, 0, 1); a 4x4 input is returned as it is."""
     if extrinsics.shape[-2:] == (4, 4):
@@ -116,9 +107,6 @@ def invert_extrinsics(extrinsics: Tensor) -> Tensor:
     translation = -rotation_t @ extrinsics[..., :3, 3:]
     inverse = torch.cat([rotation_t, translation], dim=-1)
     return to_homogeneous(inverse) if extrinsics.shape[-2] == 4 else inverse
-
-
-# --- the pose encoding --------------------------------------------------------------------------------------------
 
 
 def decode_pose(encoding: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -151,9 +139,6 @@ def encode_pose(extrinsics: Tensor, intrinsics: Tensor, height: int, width: int)
     focal = torch.stack([intrinsics[..., 1, 1], intrinsics[..., 0, 0]], dim=-1)
     fov = 2 * torch.atan(focal.new_tensor([height / 2, width / 2]) / focal)
     return torch.cat([extrinsics[..., :3, 3], quaternion, fov], dim=-1)
-
-
-# --- points -------------------------------------------------------------------------------------------------------
 
 
 def unproject(depth: Tensor, extrinsics: Tensor, intrinsics: Tensor) -> Tensor:

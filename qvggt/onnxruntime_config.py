@@ -53,11 +53,5 @@ def exact_by_default(ort: Any) -> bool:
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(PROBE, options, providers=["CPUExecutionProvider"])
-    return all(
-        bool(
-            (
-                session.run(None, {"a": np.full((rows, PROBE_INPUTS), 255, np.uint8)})[0] == PROBE_INPUTS * 255 * 127
-            ).all()
-        )
-        for rows in (1, 5, 64)
-    )
+    products = (session.run(None, {"a": np.full((rows, PROBE_INPUTS), 255, np.uint8)})[0] for rows in (1, 5, 64))
+    return all(bool((product == PROBE_INPUTS * 255 * 127).all()) for product in products)

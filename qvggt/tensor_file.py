@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from qvggt.errors import QvggtError
-from qvggt.files import atomic_write, line, reason, sniff
+from qvggt.files import atomic_write, check_file, line, reason, sniff
 
 FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 WRAPPERS = ("model", "state_dict")  # keys under which trainers put the state dict
@@ -78,9 +78,7 @@ def open_tensors(path: str | Path) -> TensorFile:
     for another suffix, and for a torch file that holds Python objects (it is refused, never unpickled).
     """
     path = Path(path)
-    if not path.is_file():
-        found = "a directory" if path.is_dir() else "nothing" if not path.exists() else "no regular file"
-        raise QvggtError(f"{path}: {found} there, expected a weights file; check the path")
+    check_file(path, "a weights file")
     readers = {".safetensors": open_safetensors, ".pt": open_torch, ".pth": open_torch}
     if path.suffix.lower() not in readers:
         raise QvggtError(
@@ -123,8 +121,8 @@ def load_torch(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:
         if "_use_new_zipfile_serialization" in str(error):
-            found = "not a torch zip archive (corrupt, or saved by torch before 1.6)"
-            raise QvggtError(f"{path}: {found}; get it again, or save its state dict as .safetensors") from error
+            what = "not a torch zip archive (corrupt, or saved by torch before 1.6)"
+            raise QvggtError(f"{path}: {what}; get it again, or save its state dict as .safetensors") from error
         raise QvggtError(f"{path}: truncated or corrupt ({line(error)}); get the file again") from error
     for wrapper in WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):

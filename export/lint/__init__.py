@@ -28,8 +28,8 @@ def lint_model(model: onnx.ModelProto | str | Path, target: Target = Target.TENS
     and OpenVINO run every Q/DQ form.
     """
     view = Model(model) if isinstance(model, onnx.ModelProto) else open_onnx(model, strict=False)
-    chosen = [RULES[id] for id in sorted(RULES) if target in RULES[id].targets]
-    return [finding for rule in chosen for finding in rule.findings(view)]
+    rules = [RULES[id] for id in sorted(RULES) if target in RULES[id].targets]
+    return [finding for rule in rules for finding in rule.findings(view)]
 
 
 def errors(findings: list[Finding]) -> list[Finding]:

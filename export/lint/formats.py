@@ -24,13 +24,8 @@ from qvggt.onnx_view.quantizer import (
 )
 
 # types that a tensor of the network may have; UINT8 only as input of a Cast, INT4 and so on only next to Q/DQ
-KNOWN = frozenset(
-    {
-        *(TensorProto.UNDEFINED, TensorProto.BOOL, TensorProto.INT32, TensorProto.INT64, INT8, UINT8, INT4, FP8, FP4),
-        *FLOATS,
-    }
-)
 PACKED = frozenset({INT4, FP8, FP4})
+KNOWN = {TensorProto.UNDEFINED, TensorProto.BOOL, TensorProto.INT32, TensorProto.INT64, INT8, UINT8} | PACKED | FLOATS
 CAST_REFUSED = PACKED | {UINT8}
 
 

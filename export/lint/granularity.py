@@ -80,9 +80,9 @@ def int4_shared(model: Model) -> Iterator[Place]:
         dq = product.weight.dq
         if product.weight_only and product.is_gemm and dq is not None and dq.codes == INT4 and dq.blocked:
             uses.setdefault((id(dq.scope), dq.source, dq.scale), []).append(product)
-    for (_, codes, _), found in uses.items():
-        if len(found) > 1:
-            yield Place(found[0].label, found[0].op, f"{codes}: {len(found)} products")
+    for (_, codes, _), readers in uses.items():
+        if len(readers) > 1:
+            yield Place(readers[0].label, readers[0].op, f"{codes}: {len(readers)} products")
 
 
 @rule("QV305", "int8-weights-in-blocks", Severity.WARNING, products)
@@ -147,5 +147,5 @@ def _largest_code(product: Product) -> int:
     dq = product.weight.dq
     assert dq is not None
     tensor = dq.scope.constant(dq.source)
-    found = None if tensor is None else dq.scope.values.largest_int8(tensor)
-    return LARGEST[product.weight.codes] if found is None else found
+    largest = None if tensor is None else dq.scope.values.largest_int8(tensor)
+    return LARGEST[product.weight.codes] if largest is None else largest

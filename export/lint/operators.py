@@ -7,6 +7,7 @@ Found by handing the node tests of onnx 1.23 and small graphs to the parser and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import onnx
 from onnx import TensorProto
@@ -37,6 +38,7 @@ KNOWN_STANDARD = frozenset({"SimplifiedLayerNormalization"})  # ONNX Runtime wri
 PLUGIN_DOMAINS = frozenset({"trt", "trt.plugins", "TRT"})
 _REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
 REDUCTIONS = frozenset(f"Reduce{name}" for name in _REDUCTIONS.split())
+CROP = "tf_crop_and_resize"
 
 
 @rule("QV601", "operator", Severity.ERROR, nodes)
@@ -96,56 +98,33 @@ def gemm_rank(node: Node) -> Iterator[str]:
             yield f"ranks {ranks[0]} and {ranks[1]}"
 
 
-def _dilated(node: Node) -> str | None:
-    dilations = node.integers("dilations")
-    return f"dilations {dilations}" if any(d != 1 for d in dilations) else None
+def _policy(node: Node) -> str:
+    """What TensorRT does not know of a Resize."""
+    if node.text("coordinate_transformation_mode") == CROP:
+        return f"coordinates {CROP}"
+    policy = _unusual(node, "keep_aspect_ratio_policy", "stretch")
+    return policy and f"aspect ratio policy {policy}"
 
 
-def _training(node: Node) -> str | None:
-    return "training mode" if node.integer("training_mode") else None
+def _unusual(node: Node, name: str, usual: str) -> str:
+    text = node.text(name, usual)
+    return "" if text == usual else text
 
 
-def _more_outputs(node: Node) -> str | None:
-    return "more than one output" if len([name for name in node.outputs if name]) > 1 else None
+def _computed_axes(node: Node) -> bool:
+    return node.input(1) != "" and not node.scope.is_constant(node.input(1))
 
 
-def _reduction(node: Node) -> str | None:
-    kind = node.text("reduction", "none")
-    return f"reduction {kind}" if kind != "none" else None
-
-
-def _computed_axes(node: Node) -> str | None:
-    axes = node.input(1)
-    return "axes computed when the model runs" if axes and not node.scope.is_constant(axes) else None
-
-
-def _resize(node: Node) -> str | None:
-    policy = node.text("keep_aspect_ratio_policy", "stretch")
-    coordinates = node.text("coordinate_transformation_mode", "half_pixel")
-    if coordinates == "tf_crop_and_resize":
-        return f"coordinates {coordinates}"
-    return f"aspect ratio policy {policy}" if policy != "stretch" else None
-
-
-def _float_modulo(node: Node) -> str | None:
-    whole = not node.integer("fmod")
-    return "floats with fmod 0" if whole and node.scope.dtype(node.input(0)) in FLOATS else None
-
-
-LIMITS: dict[str, tuple[Callable[[Node], str | None], ...]] = {
-    "Attention": (_more_outputs,),
-    "AveragePool": (_dilated,),
-    "BatchNormalization": (_training,),
-    "LayerNormalization": (_more_outputs,),
-    "MaxPool": (_dilated, _more_outputs),
-    "Mod": (_float_modulo,),
-    "Resize": (_resize,),
-    "ScatterElements": (_reduction,),
-    "ScatterND": (_reduction,),
-    "Squeeze": (_computed_axes,),
-    "Unsqueeze": (_computed_axes,),
-    **dict.fromkeys(REDUCTIONS, (_computed_axes,)),
-}
+# (operators, what is refused of them, what fills its braces: nothing, or false, where the form is fine)
+LIMITS: tuple[tuple[str, str, Callable[[Node], Any]], ...] = (
+    ("AveragePool MaxPool", "dilations {}", lambda node: d if set(d := node.integers("dilations")) - {1} else None),
+    ("Attention LayerNormalization MaxPool", "more than one output", lambda node: sum(map(bool, node.outputs)) > 1),
+    ("BatchNormalization", "training mode", lambda node: node.integer("training_mode")),
+    ("Mod", "floats with fmod 0", lambda node: not node.integer("fmod") and node.scope.dtype(node.input(0)) in FLOATS),
+    ("Resize", "{}", _policy),
+    ("ScatterElements ScatterND", "reduction {}", lambda node: _unusual(node, "reduction", "none")),
+    (f"Squeeze Unsqueeze {' '.join(REDUCTIONS)}", "axes computed when the model runs", _computed_axes),
+)
 
 
 @rule("QV606", "operator-form", Severity.ERROR, nodes)
@@ -154,6 +133,6 @@ def operator_form(node: Node) -> Iterator[str]:
 
     Fix: write it another way.
     """
-    for limit in LIMITS.get(node.op, ()) if node.domain == "" else ():
-        if (found := limit(node)) is not None:
-            yield found
+    for operators, words, refused in LIMITS if node.domain == "" else ():
+        if node.op in operators.split() and (what := refused(node)):
+            yield words.format(what)

@@ -22,10 +22,9 @@ def not_adjacent(product: Product) -> Iterator[str]:
     for operand, other in ((data, weight), (weight, data)):
         if operand.dq is not None or (other.dq is None and not operand.constant):
             continue
-        found = distant_dq(product.scope, operand.name)
-        if found is None or product.scope.is_constant(found[0].source) != operand.constant:
+        dq, between = distant_dq(product.scope, operand.name) or (None, None)
+        if dq is None or between is None or product.scope.is_constant(dq.source) != operand.constant:
             continue
-        dq, between = found
         per_input = between.is_op("Mul") and factor_shape(between)[-1:] == (1,)
         if other.dq is not None or not (dq.per_tensor and per_input):  # that one a weight-only kernel takes in
             yield f"{between.op} {between.label}"

@@ -33,7 +33,7 @@ Reason = Literal["folder missing", "too few frames", "bad translation", "not in 
 
 def is_annotated(question: Question) -> bool:
     """Whether there is an annotation file of the question's split."""
-    return bool(_present(_annotations(question), question.split))
+    return bool(_present(question))
 
 
 def read_sequences(question: Question, frame_list: FrameList | None = None) -> SequenceSet[Sequence]:
@@ -52,19 +52,16 @@ def read_sequences(question: Question, frame_list: FrameList | None = None) -> S
     skipped: list[Skipped] = []
     for category, path, entries in _categories(question):
         for name, frames in entries.items():
-            key = f"{category}/{name}"
+            indices = None if frame_list is None else frame_list.frames.get(f"{category}/{name}")
             reason = _unusable(question, frames, listed=frame_list is not None)
-            if frame_list is not None and key not in frame_list.frames:
+            if frame_list is not None and indices is None:
                 reason = "not in frame list"
             elif not (root / category / name).is_dir():
                 reason = "folder missing"
             if reason:
                 skipped.append(Skipped(category, name, reason))
                 continue
-            if frame_list is None:
-                indices = _draw(question, category, name, frames, path)
-            else:
-                indices = frame_list.frames[key]
+            indices = indices or _draw(question, category, name, frames, path)
             sequences.append(_sequence(root, category, name, frames, indices, path))
     result = SequenceSet(tuple(sequences), tuple(skipped), question.facts(*FIELDS))
     if not sequences:
@@ -106,40 +103,39 @@ def _check_list(question: Question, frame_list: FrameList) -> None:
             )
 
 
-def _annotations(question: Question) -> Path:
-    return question.annotations or question.root / ANNOTATIONS
-
-
 def _settled(question: Question) -> Question:
     """With the defaults of Co3D, the place of the annotations, and the categories of the class mode."""
-    folder, categories = _annotations(question), question.categories
-    if question.class_mode is not None and (present := _present(folder, question.split)):
+    categories = question.categories
+    if question.class_mode is not None and (present := _present(question)):
         categories = categories_of(question.class_mode, present)
-    question = replace(question, annotations=folder, categories=categories, class_mode=None)
+    question = replace(question, annotations=_folder(question), categories=categories, class_mode=None)
     return find_dataset("co3d").filled(question)
 
 
-def _present(folder: Path, split: str) -> list[str]:
-    """Sorted categories that have an annotation file of this split."""
-    suffix = f"_{split}.jgz"
+def _folder(question: Question) -> Path:
+    return question.annotations or question.root / ANNOTATIONS
+
+
+def _present(question: Question) -> list[str]:
+    """Sorted categories that have an annotation file of the question's split."""
+    folder, suffix = _folder(question), f"_{question.split}.jgz"
     return sorted(path.name[: -len(suffix)] for path in folder.glob(f"*{suffix}")) if folder.is_dir() else []
 
 
 def _categories(question: Question) -> Iterator[tuple[str, Path, Annotations]]:
     """(category, annotation file, annotations cut to max_sequences and sorted by name)."""
-    folder = _annotations(question)
-    present = _present(folder, question.split)
+    folder, present = _folder(question), _present(question)
     if not present:
         raise QvggtError(
             f"{folder}: no *_{question.split}.jgz annotation file; give the folder of the Co3D annotation files"
         )
     for category in question.categories or present:
+        path = annotation_path(folder, category, question.split)
         if category not in present:
             raise QvggtError(
-                f"{annotation_path(folder, category, question.split)}: no annotation file for category {category}; "
+                f"{path}: no annotation file for category {category}; "
                 f"present: {', '.join(present[:8])}{', ...' if len(present) > 8 else ''}"
             )
-        path = annotation_path(folder, category, question.split)
         annotations = load_annotations(path)
         names = sorted(annotations)[: question.max_sequences]
         yield category, path, {name: annotations[name] for name in names}
@@ -149,9 +145,7 @@ def _unusable(question: Question, frames: list[Frame], listed: bool = False) -> 
     assert question.min_frames is not None
     if not listed and len(frames) < question.min_frames:
         return "too few frames"
-    if not all(translation_is_sane(frame) for frame in frames):
-        return "bad translation"
-    return None
+    return None if all(map(translation_is_sane, frames)) else "bad translation"
 
 
 def _draw(question: Question, category: str, name: str, frames: list[Frame], path: Path) -> tuple[int, ...]:
@@ -174,13 +168,11 @@ def _sequence(
         )
     drawn = [frames[index] for index in indices]
     images = tuple(root / frame["filepath"] for frame in drawn)
-    sizes = [
-        tuple(frame["image_size"]) if "image_size" in frame else _image_size(image)
-        for frame, image in zip(drawn, images, strict=True)
-    ]
     intrinsics = [
-        ndc_to_intrinsics(frame["focal_length"], frame["principal_point"], height, width)
-        for frame, (height, width) in zip(drawn, sizes, strict=True)
+        ndc_to_intrinsics(
+            frame["focal_length"], frame["principal_point"], *(frame.get("image_size") or _image_size(image))
+        )
+        for frame, image in zip(drawn, images, strict=True)
     ]
     return Sequence(
         category=category,

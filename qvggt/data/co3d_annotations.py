@@ -85,7 +85,7 @@ def _has_shape(value: Any, shape: tuple[int, ...]) -> bool:
 
 def translation_is_sane(frame: Frame) -> bool:
     """The reference protocol's test for a failed reconstruction: sum(T) <= 1e5 (spec 4.2); NaN fails it too."""
-    return math.fsum(frame["T"]) <= 1e5 if all(map(math.isfinite, frame["T"])) else False
+    return all(map(math.isfinite, frame["T"])) and math.fsum(frame["T"]) <= 1e5
 
 
 def _short(value: Any) -> str:

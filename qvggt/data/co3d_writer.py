@@ -55,8 +55,7 @@ def write_co3d(
     is not ours, are a QvggtError.
     """
     _check(category, train, test)
-    root = Path(root)
-    folder = root / category
+    folder = (root := Path(root)) / category
     target = Path(annotations) if annotations is not None else root / "annotations"
     recipe = {
         "scene": config_to_json(config),
@@ -66,8 +65,9 @@ def write_co3d(
         "quality": QUALITY,
     }
     config_hash = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-    for split, split_seeds in (("train", train), ("test", test)):
-        _check_present(annotation_path(target, category, split), split_seeds)
+    splits = {annotation_path(target, category, "train"): train, annotation_path(target, category, "test"): test}
+    for path, split in splits.items():
+        _check_present(path, split)
     _claim(folder, recipe, config_hash)
     seeds = [*train, *test]
     missing = [seed for seed in seeds if not (folder / sequence_name(seed)).is_dir()]
@@ -75,10 +75,9 @@ def write_co3d(
     with bar(total=len(missing), desc=f"write {category}", unit="scene", shown=progress and bool(missing)) as moved:
         for _ in run_jobs(write_sequence, jobs, workers):
             moved.update()
-    for split, split_seeds in (("train", train), ("test", test)):
-        path = annotation_path(target, category, split)
+    for path, split in splits.items():
         if not path.exists():
-            write_annotations(path, annotate(config, category, split_seeds))
+            write_annotations(path, annotate(config, category, split))
     return WrittenScenes(root, target, category, config_hash, len(missing), len(seeds) - len(missing))
 
 

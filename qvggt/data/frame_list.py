@@ -10,14 +10,20 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write
+from qvggt.mapping import Check, from_mapping
 
 FORMAT = 1
+
+Indices = Annotated[
+    tuple[int, ...],
+    Check("distinct frame indices >= 0", lambda values: 0 < len(values) == len(set(values)) and min(values) >= 0),
+]
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class FrameList:
     """`frames`: "category/sequence" -> frame indices in evaluation order (the first is the reference camera);
     `config`: how they were drawn, for the record (`split` and `frames` are checked by the readers)."""
 
-    frames: dict[str, tuple[int, ...]]
+    frames: dict[str, Indices]
     config: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -66,25 +72,11 @@ def load_frame_list(path: str | Path) -> FrameList:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         stated = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise QvggtError(f"{path}: expected a frame list of format {FORMAT}, got {stated!r}; draw it again")
-    frames, config = data.get("frames"), data.get("config")
-    if not isinstance(config, dict) or not isinstance(frames, dict):
-        raise QvggtError(f"{path}: expected objects under the keys config and frames; draw the list again")
-    for key, indices in frames.items():
-        if not _are_indices(indices):
-            raise QvggtError(f"{path}: {key}: expected distinct frame indices >= 0, got {str(indices)[:60]}")
-    frame_list = FrameList({key: tuple(indices) for key, indices in frames.items()}, config)
+    values = {key: data.get(key) for key in ("frames", "config")}
+    frame_list = from_mapping(FrameList, values, str(path), advice="draw it again")
     if data.get("sha256") != frame_list.sha256:
         raise QvggtError(
             f"{path}: expected sha256 {frame_list.sha256[:12]} of its frames, got {str(data.get('sha256'))[:12]}; "
             "the file was edited: draw it again"
         )
     return frame_list
-
-
-def _are_indices(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) > 0
-        and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in value)
-        and len(set(value)) == len(value)
-    )

@@ -10,7 +10,7 @@ alpha of palette and grey images is dropped).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -75,19 +75,13 @@ def load_images_tracked(
     """`load_images` plus the `Resize` of each image, which leads intrinsics and pixels back to the source image."""
     _check_options(mode, size, patch)
     _check_paths(paths)
-    sources, scaled = [], []
-    for path in paths:
-        image = read_rgb(path)
-        sources.append(image.size)
-        scaled.append(_scale(image, mode, size, patch))
-    return _stack(scaled, sources, *_canvas(scaled, mode, size))
+    return _centred((read_rgb(path) for path in paths), mode, size, patch)
 
 
 def preprocess(image: Image.Image, mode: Mode = "crop", size: int = 518, patch: int = 14) -> Tensor:
     """One 8-bit PIL image -> float32 `[3, H, W]` in [0, 1], by the rules of `load_images` for a list of one."""
     _check_options(mode, size, patch)
-    scaled = [_scale(to_rgb(image), mode, size, patch)]
-    return _stack(scaled, [image.size], *_canvas(scaled, mode, size))[0][0]
+    return _centred([to_rgb(image)], mode, size, patch)[0][0]
 
 
 def load_images_exact(
@@ -163,16 +157,14 @@ def _scale(image: Image.Image, mode: Mode, size: int, patch: int) -> Tensor:
     return _pixels(image.resize(target, Resampling.BICUBIC))
 
 
-def _canvas(scaled: Sequence[Tensor], mode: Mode, size: int) -> tuple[int, int]:
-    """Common (height, width) of a list: the square in pad mode, else the tallest image up to `size`."""
+def _centred(images: Iterable[Image.Image], mode: Mode, size: int, patch: int) -> tuple[Tensor, list[Resize]]:
+    """RGB images resized and centred on white canvases (what is larger is cropped) -> float batch and resizes.
+
+    The canvas of all is the square in pad mode, else as high as the tallest image, up to `size`.
+    """
+    sources, scaled = zip(*((image.size, _scale(image, mode, size, patch)) for image in images), strict=True)
     tallest = max(pixels.shape[1] for pixels in scaled)
-    return (size if mode == "pad" else min(size, tallest)), size
-
-
-def _stack(
-    scaled: Sequence[Tensor], sources: Sequence[tuple[int, int]], height: int, width: int
-) -> tuple[Tensor, list[Resize]]:
-    """Centre uint8 images on white canvases (crop what is larger, pad what is smaller) -> float batch and resizes."""
+    height, width = (size if mode == "pad" else min(size, tallest)), size
     batch = torch.full((len(scaled), 3, height, width), 255, dtype=torch.uint8)
     resizes = []
     for canvas, pixels, (source_w, source_h) in zip(batch, scaled, sources, strict=True):

@@ -12,20 +12,14 @@ from qvggt.data.images import read_rgb
 from qvggt.errors import QvggtError
 from qvggt.progress import bar
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+LOSSY = (".jpg", ".jpeg")
+IMAGE_SUFFIXES = (*LOSSY, ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 QUALITY = 95  # of the JPEG files written here; without chroma subsampling
 
 # EXIF tag 274 -> the PIL transposition that makes the picture upright
-UPRIGHT = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
+_TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
+UPRIGHT = dict(enumerate(_TURNS.split(), start=2))
 ORIENTATION = 274
 
 
@@ -78,8 +72,7 @@ def stage_images(paths: Sequence[Path], folder: Path) -> list[Photo]:
     """Copy images into `folder`, upright. A file whose EXIF asks for no turn is copied byte by byte; any other one is
     turned and stored again (JPEG at quality 95, or PNG), without EXIF. QvggtError names an unreadable file."""
     photos = []
-    names = unique_names(paths)
-    for path, name in zip(bar(paths, desc="read images", unit="image"), names, strict=True):
+    for path, name in zip(bar(paths, desc="read images", unit="image"), unique_names(paths), strict=True):
         image, orientation = read_rgb(path), exif_orientation(path)
         target = folder / name
         if orientation == 1:
@@ -89,8 +82,7 @@ def stage_images(paths: Sequence[Path], folder: Path) -> list[Photo]:
 
             image = image.transpose(Transpose[UPRIGHT[orientation]])
             image.info.clear()  # the turn is done: its EXIF must not ask for it again
-            lossy = path.suffix.lower() in (".jpg", ".jpeg")
-            target = target if lossy else target.with_suffix(".png")
+            target = target if path.suffix.lower() in LOSSY else target.with_suffix(".png")
             save_image(image, target)
         photos.append(Photo(target.name, target, *image.size, str(path), orientation))
     return photos
@@ -98,8 +90,8 @@ def stage_images(paths: Sequence[Path], folder: Path) -> list[Photo]:
 
 def save_image(image: object, path: Path) -> None:
     """A PIL RGB image to JPEG (by its suffix) or PNG."""
-    lossy = path.suffix.lower() in (".jpg", ".jpeg")
-    options = {"format": "JPEG", "quality": QUALITY, "subsampling": 0} if lossy else {"format": "PNG"}
+    jpeg = {"format": "JPEG", "quality": QUALITY, "subsampling": 0}
+    options = jpeg if path.suffix.lower() in LOSSY else {"format": "PNG"}
     image.save(path, **options)  # type: ignore[attr-defined]
 
 

@@ -58,12 +58,9 @@ class Data:
 
 def open_data(dataset: DataSet, question: Question, frame_list: Path | None = None) -> Data:
     """The sequences of an evaluation, with the stored frame list if that file exists; else it is written there."""
-    if frame_list is None:
-        return Data(dataset.answer(question), None)
-    if frame_list.exists():
-        frames = load_frame_list(frame_list)
-        return Data(dataset.answer(question, frames), frames.sha256)
-    sequences = dataset.answer(question)
-    frames = dataset.frame_list(question, sequences)
-    save_frame_list(frame_list, frames)
-    return Data(sequences, frames.sha256)
+    stored = load_frame_list(frame_list) if frame_list is not None and frame_list.exists() else None
+    sequences = dataset.answer(question, stored)
+    if frame_list is not None and stored is None:
+        stored = dataset.frame_list(question, sequences)
+        save_frame_list(frame_list, stored)
+    return Data(sequences, None if stored is None else stored.sha256)

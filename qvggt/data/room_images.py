@@ -30,11 +30,11 @@ def load_room_images(
     resizes = []
     for slot, path, matrix in zip(batch, paths, intrinsics, strict=True):
         image = read_rgb(path)
-        left, top, right, bottom = _window(path, image.width, image.height, matrix)
-        window_width, window_height = right - left, bottom - top
+        left, top, window_width, window_height = _window(path, image.width, image.height, matrix)
         scale = max(width / window_width, height / window_height) + COVER
         size = math.floor(window_width * scale), math.floor(window_height * scale)
-        resized = image.crop((left, top, right, bottom)).resize(size, Resampling.LANCZOS)
+        window = image.crop((left, top, left + window_width, top + window_height))
+        resized = window.resize(size, Resampling.LANCZOS)
         x, y = (size[0] - width) // 2, (size[1] - height) // 2
         pixels = np.asarray(resized.crop((x, y, x + width, y + height)), np.float32)
         slot[:] = pixels.transpose(2, 0, 1) / 255
@@ -44,7 +44,7 @@ def load_room_images(
 
 
 def _window(path: Path, width: int, height: int, intrinsics: NDArray[np.float64]) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of the largest window whose centre is the principal point."""
+    """(left, top, width, height) of the largest window whose centre is the principal point."""
     centre_x, centre_y = round(float(intrinsics[0, 2])), round(float(intrinsics[1, 2]))
     half_x, half_y = min(centre_x, width - centre_x), min(centre_y, height - centre_y)
     if half_x < 1 or half_y < 1:
@@ -52,4 +52,4 @@ def _window(path: Path, width: int, height: int, intrinsics: NDArray[np.float64]
             f"{path}: expected an image around its principal point ({centre_x}, {centre_y}), got {width}x{height}; "
             "restore the original image"
         )
-    return centre_x - half_x, centre_y - half_y, centre_x + half_x, centre_y + half_y
+    return centre_x - half_x, centre_y - half_y, 2 * half_x, 2 * half_y

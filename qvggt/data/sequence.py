@@ -54,14 +54,8 @@ class Sequence(Frames):
 
     def first(self, count: int) -> Sequence:
         """The same sequence with only its first `count` frames."""
-        return replace(
-            self,
-            image_paths=self.image_paths[:count],
-            extrinsics=self.extrinsics[:count],
-            intrinsics=self.intrinsics[:count],
-            depth_paths=self.depth_paths[:count],
-            frame_indices=self.frame_indices[:count],
-        )
+        per_frame = ("image_paths", "extrinsics", "intrinsics", "depth_paths", "frame_indices")
+        return replace(self, **{name: getattr(self, name)[:count] for name in per_frame})
 
 
 @dataclass(frozen=True)

@@ -39,15 +39,12 @@ def read_seven_scenes(question: Question, frame_list: FrameList | None = None) -
                 skipped.append(Skipped(folder.name, name, "folder missing"))
     result = rooms.answer(question, recordings, frame_list, FOCAL, skipped)
     proj = sum(str(s.depth_paths[0]).endswith(SUFFIX["proj"]) for s in result)
-    raw, notes = len(result) - proj, [*result.notes]
-    if proj:
-        notes.append(f"7-Scenes depth: depth.proj.png (registered to colour) for {proj} sequences")
-    if raw:
-        notes.append(
-            f"7-Scenes depth: raw depth.png (not registered to colour) for {raw} sequences: not comparable "
-            "with numbers from depth.proj.png"
-        )
-    return replace(result, notes=tuple(notes))
+    notes = {
+        f"7-Scenes depth: depth.proj.png (registered to colour) for {proj} sequences": proj,
+        f"7-Scenes depth: raw depth.png (not registered to colour) for {len(result) - proj} sequences: not comparable "
+        "with numbers from depth.proj.png": len(result) - proj,
+    }
+    return replace(result, notes=(*result.notes, *(note for note, count in notes.items() if count)))
 
 
 def split_sequences(path: Path) -> list[str]:

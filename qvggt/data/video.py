@@ -9,6 +9,7 @@ from typing import Any
 from qvggt.data.photos import Photo, save_image
 from qvggt.errors import QvggtError
 from qvggt.files import line
+from qvggt.lazy import optional
 from qvggt.progress import bar
 
 QUARTER_TURNS = {90: "ROTATE_90", 180: "ROTATE_180", 270: "ROTATE_270"}  # both count anticlockwise
@@ -40,8 +41,6 @@ def stage_video(path: Path, folder: Path, rate: float, limit: int | None = None)
                 if limit is not None and len(photos) >= limit:
                     break
                 photos.append(_store(frame, folder, len(photos), shown - start, path))
-    except QvggtError:
-        raise
     except (av.FFmpegError, IndexError, ValueError) as error:
         raise QvggtError(f"{path}: cannot be decoded as a video ({line(error)}); convert it to H.264 MP4") from error
     if not photos:
@@ -50,11 +49,7 @@ def stage_video(path: Path, folder: Path, rate: float, limit: int | None = None)
 
 
 def import_av() -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise QvggtError("reading videos needs PyAV: pip install 'qvggt[reconstruct]'") from error
-    return av
+    return optional("av", "reading videos needs PyAV: pip install 'qvggt[reconstruct]'")
 
 
 def _store(frame: Any, folder: Path, index: int, time: float, source: Path) -> Photo:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from qvggt.errors import QvggtError
 from qvggt.onnx_view.graph import Model
@@ -60,15 +60,11 @@ def cut_linear(model: Model, path: str, dims: Dims = (1, "rows", None)) -> Cut:
     start, end, type = inputs[0], outputs[0], scope.dtype(inputs[0])
     if type in HALF:
         start = f"{inputs[0]}/fp32"
-        nodes.insert(0, _cast(start, inputs[0], inputs[0], type))
+        nodes.insert(0, helper.make_node("Cast", [start], inputs, name=inputs[0], to=type))
     if scope.dtype(outputs[0]) in HALF:
         end = f"{outputs[0]}/fp32"
-        nodes.append(_cast(outputs[0], end, end, TensorProto.FLOAT))
+        nodes.append(helper.make_node("Cast", outputs, [end], name=end, to=TensorProto.FLOAT))
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, list(dims)) for name in (start, end))
     graph = helper.make_graph(nodes, path, [x], [y], weights)
     cut = helper.make_model(graph, opset_imports=list(model.proto.opset_import), ir_version=model.proto.ir_version)
     return Cut(cut, start, type)
-
-
-def _cast(source: str, result: str, name: str, type: int) -> NodeProto:
-    return helper.make_node("Cast", [source], [result], name=name, to=type)

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -152,16 +153,13 @@ def check_spans(path: Path, tensors: Iterable[ExternalTensor]) -> tuple[list[Spa
 
     Two tensors may share a range (tied weights); ranges that cut each other are a fault of the later one.
     """
-    folder = DataFolder(path)
-    spans: list[Span] = []
-    faults: list[Fault] = []
+    folder, spans, faults = DataFolder(path), list[Span](), list[Fault]()
     for tensor in tensors:
         try:
             spans.append(folder.span(tensor))
         except QvggtError as error:
             faults.append((tensor.name, error))
-    kept: list[Span] = []
-    last: Span | None = None
+    kept, last = list[Span](), None
     for span in sorted(spans, key=lambda span: (span.file, span.offset, span.length)):
         cuts = last is not None and span.length > 0 and span.file == last.file and span.offset < last.end
         if last is not None and cuts and (span.offset, span.length) != (last.offset, last.length):
@@ -170,45 +168,28 @@ def check_spans(path: Path, tensors: Iterable[ExternalTensor]) -> tuple[list[Spa
                 f"tensor {last.tensor} ({last.offset} to {last.end}); {EXPORT_AGAIN}"
             )
             faults.append((span.tensor, QvggtError(text)))
-            continue
-        kept.append(span)
-        if span.length > 0:
-            last = span
+        else:
+            kept.append(span)
+            last = span if span.length > 0 else last
     return kept, faults
 
 
-def external_tensors(model: Any) -> Iterator[Any]:
-    """Every TensorProto of a ModelProto's graph, subgraphs and functions whose bytes lie in another file."""
-    graphs = [model.graph]
-    nodes = [node for function in model.functions for node in function.node]
-    for training in model.training_info:
-        graphs += [training.initialization, training.algorithm]
-    while graphs or nodes:
-        if graphs:
-            graph = graphs.pop()
-            nodes.extend(graph.node)
-            tensors = list(graph.initializer)
-            tensors += [part for sparse in graph.sparse_initializer for part in (sparse.values, sparse.indices)]
-        else:
-            tensors = []
-            for attribute in nodes.pop().attribute:
-                graphs += [attribute.g] if attribute.HasField("g") else []
-                graphs += attribute.graphs
-                tensors += [attribute.t] if attribute.HasField("t") else []
-                tensors += attribute.tensors
-                for sparse in (*attribute.sparse_tensors, attribute.sparse_tensor):
-                    tensors += [sparse.values, sparse.indices]
-        yield from (tensor for tensor in tensors if tensor.data_location == EXTERNAL)
+def external_tensors(message: Any) -> Iterator[Any]:
+    """Every TensorProto in a ModelProto, wherever it stands, whose bytes lie in another file."""
+    for field, value in message.ListFields():  # messages nest 100 deep at most: protobuf parses no more
+        for part in () if field.message_type is None else [value] if hasattr(value, "DESCRIPTOR") else value:
+            if field.message_type.name != "TensorProto":
+                yield from external_tensors(part)
+            elif part.data_location == EXTERNAL:
+                yield part
 
 
 def described(tensor: Any) -> ExternalTensor:
     """An external TensorProto as plain values."""
     entries = tuple((_text(entry.key), _text(entry.value)) for entry in tensor.external_data)
-    bits, count = BITS.get(tensor.data_type), 1
-    for dim in tensor.dims:
-        count *= dim
+    bits = BITS.get(tensor.data_type)
     known = bits is not None and all(dim >= 0 for dim in tensor.dims)
-    return ExternalTensor(tensor.name, entries, -(-count * (bits or 0) // 8) if known else None)
+    return ExternalTensor(tensor.name, entries, -(-prod(tensor.dims) * (bits or 0) // 8) if known else None)
 
 
 def _text(value: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 
 from qvggt.errors import QvggtError
-from qvggt.files import line, reason, sniff
+from qvggt.files import check_file, line, reason, sniff
 from qvggt.onnx_view.external_data import EXPORT_AGAIN
 from qvggt.onnx_view.graph import Model
 
@@ -19,9 +19,7 @@ def open_onnx(path: str | Path, strict: bool = True) -> Model:
     `values.faults` of the result, and the tensors concerned have no value.
     """
     path = Path(path)
-    if not path.is_file():
-        found = "a directory" if path.is_dir() else "nothing" if not path.exists() else "no regular file"
-        raise QvggtError(f"{path}: {found} there, expected an ONNX file; check the path")
+    check_file(path, "an ONNX file")
     try:
         if impostor := sniff(path):
             raise QvggtError(f"{path}: {impostor.replace('weights', 'an ONNX file')}")

@@ -18,9 +18,9 @@ from qvggt.onnx_view.metadata import Metadata
 from qvggt.onnx_view.values import OUTLINE, Values
 
 INLINE_LIMIT = 1024  # bytes: shape inference reads small constants, larger ones are replaced by their outline
-VARYING = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
+_VARYING = "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli"
+VARYING = frozenset(_VARYING.split())
+NUMBERS = {"value_float": "f", "value_floats": "floats", "value_int": "i", "value_ints": "ints"}
 
 Shape = tuple["int | None", ...]
 T = TypeVar("T")
@@ -62,22 +62,20 @@ class Node:
     def is_op(self, *names: str) -> bool:
         return self.domain == "" and self.op in names
 
-    def _attribute(self, name: str, kind: int) -> AttributeProto | None:
-        """None as well for one of another type, as damaged files have it."""
-        return next((a for a in self.proto.attribute if a.name == name and a.type == kind), None)
+    def _attribute(self, name: str, kind: int, default: Any) -> Any:
+        """The default as well for one of another type, as damaged files have it."""
+        values = (onnx.helper.get_attribute_value(a) for a in self.proto.attribute if (a.name, a.type) == (name, kind))
+        return next(values, default)
 
     def integer(self, name: str, default: int = 0) -> int:
-        found = self._attribute(name, AttributeProto.INT)
-        return default if found is None else found.i
+        return int(self._attribute(name, AttributeProto.INT, default))
 
     def integers(self, name: str) -> list[int]:
         """Empty where there are none."""
-        found = self._attribute(name, AttributeProto.INTS)
-        return [] if found is None else list(found.ints)
+        return list(self._attribute(name, AttributeProto.INTS, ()))
 
     def text(self, name: str, default: str = "") -> str:
-        found = self._attribute(name, AttributeProto.STRING)
-        return default if found is None else found.s.decode(errors="replace")
+        return str(self._attribute(name, AttributeProto.STRING, default.encode()).decode(errors="replace"))
 
 
 @dataclass(frozen=True)
@@ -117,12 +115,9 @@ class Scope:
                     owner._readers.setdefault(name, []).append(node)
 
     def _owner(self, name: str) -> Scope | None:
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope._producers or name in scope.initializers or name in scope.inputs:
-                return scope
-            scope = scope.outer
-        return None
+        if name in self._producers or name in self.initializers or name in self.inputs:
+            return self
+        return None if self.outer is None else self.outer._owner(name)
 
     def producer(self, name: str) -> Node | None:
         owner = self._owner(name)
@@ -139,12 +134,8 @@ class Scope:
             if name in owner.initializers:
                 return owner.initializers[name]
             node = owner._producers.get(name)
-            if node is None:
-                return None
-            if node.is_op("Constant"):
-                return _constant_node(node)
-            if not node.is_op("Identity"):
-                return None
+            if node is None or not node.is_op("Identity"):
+                return _constant_node(node) if node is not None and node.is_op("Constant") else None
             name = node.input(0)
         return None
 
@@ -175,30 +166,25 @@ class Scope:
         tensor = self.constant(name)
         return None if tensor is None else self.values.array(tensor)
 
-    def dtype(self, name: str) -> int:
-        """TensorProto.DataType, 0 when unknown."""
+    def _stated(self, name: str) -> tuple[ValueInfoProto | None, TensorProto | None]:
+        """What the graph says of a tensor, and the constant behind it: an initializer itself is never described."""
         owner = self._owner(name)
         if owner is None:
-            return 0
-        if name in owner.initializers:
-            return owner.initializers[name].data_type
-        info = owner._infos.get(name)
+            return None, None
+        return None if name in owner.initializers else owner._infos.get(name), owner.constant(name)
+
+    def dtype(self, name: str) -> int:
+        """TensorProto.DataType, 0 when unknown."""
+        info, tensor = self._stated(name)
         if info is not None and info.type.HasField("tensor_type"):
             return info.type.tensor_type.elem_type
-        tensor = owner.constant(name)
         return 0 if tensor is None else tensor.data_type
 
     def shape(self, name: str) -> Shape | None:
         """Dimensions, None for a symbolic one; None when the rank is unknown."""
-        owner = self._owner(name)
-        if owner is None:
-            return None
-        if name in owner.initializers:
-            return tuple(owner.initializers[name].dims)
-        info = owner._infos.get(name)
+        info, tensor = self._stated(name)
         if info is not None and info.type.tensor_type.HasField("shape"):
             return dims(info)
-        tensor = owner.constant(name)
         return None if tensor is None else tuple(tensor.dims)
 
     def rank(self, name: str) -> int | None:
@@ -290,10 +276,8 @@ def _outline(proto: ModelProto) -> ModelProto:
     light.functions.extend(proto.functions)
     graph = light.graph
     graph.name = "graph"
-    graph.node.extend(proto.graph.node)
-    graph.input.extend(proto.graph.input)
-    graph.output.extend(proto.graph.output)
-    graph.value_info.extend(proto.graph.value_info)
+    for part in ("node", "input", "output", "value_info"):
+        getattr(graph, part).extend(getattr(proto.graph, part))
     for tensor in proto.graph.initializer:
         if tensor.ByteSize() <= INLINE_LIMIT:
             graph.initializer.append(tensor)
@@ -331,10 +315,7 @@ def _constant_node(node: Node) -> TensorProto | None:
     for attribute in node.proto.attribute:
         if attribute.name == "value":
             return attribute.t
-        if attribute.name in ("value_float", "value_floats"):
-            value: Any = attribute.f if attribute.name == "value_float" else list(attribute.floats)
-            return onnx.numpy_helper.from_array(np.array(value, np.float32))
-        if attribute.name in ("value_int", "value_ints"):
-            value = attribute.i if attribute.name == "value_int" else list(attribute.ints)
-            return onnx.numpy_helper.from_array(np.array(value, np.int64))
+        if (value := getattr(attribute, NUMBERS.get(attribute.name, ""), None)) is not None:
+            dtype = np.float32 if "float" in attribute.name else np.int64
+            return onnx.numpy_helper.from_array(np.array(value, dtype))
     return None

@@ -92,16 +92,16 @@ class Metadata:
     @cached_property
     def linears(self) -> dict[str, str] | None:
         """Module path -> name of the number format of every quantized linear and convolution in the file."""
-        found = self._object("linears")
-        if found is not None and not all(isinstance(name, str) for name in found.values()):
+        formats = self._object("linears")
+        if not all(isinstance(name, str) for name in (formats or {}).values()):
             raise self.damaged("linears", ": expected the name of a format for every module path")
-        return found
+        return formats
 
     @property
     def frames(self) -> tuple[int, int, int] | None:
         """(min, opt, max) frames the file was made for; None as well for no such numbers, since any will do."""
-        found = FRAMES.fullmatch(self.text("frames") or "0:0:0")
-        low, opt, high = map(int, found.groups()) if found else (0, 0, 0)
+        match = FRAMES.fullmatch(self.text("frames") or "")
+        low, opt, high = map(int, match.groups()) if match else (0, 0, 0)
         return (low, opt, high) if 1 <= low <= opt <= high else None
 
     def module_of(self, node: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from onnx import TensorProto
@@ -73,10 +73,8 @@ class NetworkFacts:
     def float_type(self) -> str:
         """The half type of any product with constant weights (half-precision networks keep fp32 islands), else fp32;
         "unknown" without such a product."""
-        halves = {name: count for name, count in self.products.items() if name in ("fp16", "bf16")}
-        if halves:
-            return max(halves, key=lambda name: halves[name])
-        return "fp32" if "fp32" in self.products else "unknown"
+        halves = [name for name in self.products if name in ("fp16", "bf16")]
+        return max(halves, key=self.products.__getitem__, default="fp32" if "fp32" in self.products else "unknown")
 
 
 def wanted_kernel(weight: str, activation: str | None, product: str = GEMM) -> str:
@@ -123,36 +121,25 @@ def _linear(path: str, uses: list[Product]) -> QuantizedLinear:
         inner = prod(shape) // max(outer, 1)
     container, dq = first.weight.container, first.weight.dq
     activation = None if first.data.constant else first.data.container
-    return QuantizedLinear(
-        path,
-        tuple(use.label for use in uses),
-        tuple(node.label for use in uses for node in stored_chain(use.weight)),
-        inner,
-        outer,
-        container or _float_type(first),
-        activation,
-        None if dq is None else dq.block_size or None,
-        "" if container is None else wanted_kernel(container, activation, product),
-        product,
-    )
+    nodes = tuple(use.label for use in uses)
+    stored = tuple(node.label for use in uses for node in stored_chain(use.weight))
+    types = container or _float_type(first), activation, None if dq is None else dq.block_size or None
+    wanted = "" if container is None else wanted_kernel(container, activation, product)
+    return QuantizedLinear(path, nodes, stored, inner, outer, *types, wanted, product)
 
 
 def _wanted(linears: list[QuantizedLinear], formats: Mapping[str, str]) -> Iterator[QuantizedLinear]:
     """With what is wanted of those that are floats: the kernel of others of their format, else the format's name."""
-    kernels = {(formats.get(linear.path), linear.product): linear.wanted for linear in linears if linear.wanted}
-    for linear in linears:
-        format = formats.get(linear.path)
-        wanted = linear.wanted or kernels.get((format, linear.product), f"{format} {linear.product}")
-        yield QuantizedLinear(**{**vars(linear), "wanted": wanted})
+    keys = [(formats.get(linear.path), linear.product) for linear in linears]
+    kernels = {key: linear.wanted for key, linear in zip(keys, linears, strict=True) if linear.wanted}
+    for key, linear in zip(keys, linears, strict=True):
+        yield replace(linear, wanted=linear.wanted or kernels.get(key, f"{key[0]} {key[1]}"))
 
 
 def _attentions(model: Model) -> Iterator[Attention]:
     """Every Softmax between two products."""
     for node in model.nodes:
-        if not node.is_op("Softmax"):
-            continue
-        scores, context = _scores(node), _context(node)
-        if scores is not None and context is not None:
+        if node.is_op("Softmax") and (scores := _scores(node)) is not None and (context := _context(node)) is not None:
             yield Attention(scores.label, node.label, context.label)
 
 

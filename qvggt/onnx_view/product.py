@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 from qvggt.onnx_view.graph import Model, Node, OfNode, Scope, once
 from qvggt.onnx_view.quantizer import CONTAINERS, FLOATS, QUANTIZE, Quantizer, as_quantizer
@@ -102,8 +103,7 @@ def _operand(node: Node, index: int) -> Operand:
 def _reduced_axis(node: Node, index: int) -> int | None:
     rank = node.scope.rank(node.input(index))
     if node.op == "Gemm":
-        transposed = bool(node.integer("transA" if index == 0 else "transB"))
-        return (0 if transposed else 1) if index == 0 else (1 if transposed else 0)
+        return int(bool(node.integer("transB"))) if index else int(not node.integer("transA"))
     if node.op == "MatMul":
         return None if rank is None else rank - 1 if index == 0 or rank == 1 else rank - 2
     if index == 0 or node.op == "Conv":
@@ -125,19 +125,14 @@ def find_dq(scope: Scope, name: str) -> tuple[Quantizer | None, int | None]:
         if (dq := as_quantizer(node)) is not None:
             fused = not dq.quantizes and all(_fused_factor(dq, node) for node in moves if node.is_op("Mul", "Div"))
             return (dq, _moved_axis(dq, moves)) if fused else (None, None)
-        if node.is_op(*MOVES) or _is_float_cast(node):
-            moves.append(node)
-            name = node.input(0)
-        elif node.is_op("Mul", "Div") and scope.is_constant(name) and (read := _scaled_input(node)) is not None:
-            moves.append(node)
-            name = read
+        if node.is_op(*MOVES) or (node.is_op("Cast") and node.integer("to") in FLOATS):
+            read: str | None = node.input(0)
         else:
+            read = _scaled_input(node) if node.is_op("Mul", "Div") and scope.is_constant(name) else None
+        if read is None:
             return None, None
-        scope = node.scope
-
-
-def _is_float_cast(node: Node) -> bool:
-    return node.is_op("Cast") and node.integer("to") in FLOATS
+        moves.append(node)
+        name, scope = read, node.scope
 
 
 def _scaled_input(node: Node) -> str | None:
@@ -156,9 +151,7 @@ def factor_shape(node: Node) -> tuple[int | None, ...]:
 
 def _fused_factor(dq: Quantizer, node: Node) -> bool:
     """Whether TensorRT takes a factor into the scale: one number, or one for every scale per channel."""
-    count = 1
-    for dim in factor_shape(node):
-        count *= dim or 0
+    count = prod(dim or 0 for dim in factor_shape(node))
     return count == 1 or (count == dq.scale_count() and not dq.blocked)
 
 
@@ -210,8 +203,8 @@ def distant_dq(scope: Scope, name: str) -> tuple[Quantizer, Node] | None:
         if node is None or steps == 0 or node.op not in POINTWISE:
             continue
         for read in node.inputs:
-            found = as_quantizer(node.scope.producer(read)) if read else None
-            if found is not None and not found.quantizes:
-                return found, node
+            quantizer = as_quantizer(node.scope.producer(read)) if read else None
+            if quantizer is not None and not quantizer.quantizes:
+                return quantizer, node
             frontier.append((read, steps - 1, node.scope))
     return None

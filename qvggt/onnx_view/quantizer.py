@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 from onnx import TensorProto
 
@@ -65,14 +66,7 @@ class Quantizer(OfNode):
     def scale_count(self) -> int | None:
         """Number of elements of the scale, None when unknown."""
         shape = self.scope.shape(self.scale)
-        if shape is None:
-            return None
-        count = 1
-        for dim in shape:
-            if dim is None:
-                return None
-            count *= dim
-        return count
+        return None if shape is None or None in shape else prod(dim or 0 for dim in shape)
 
     @property
     def per_tensor(self) -> bool:
@@ -99,24 +93,18 @@ class Quantizer(OfNode):
 
 def as_quantizer(node: Node | None) -> Quantizer | None:
     """The Q or DQ a node is, else None."""
-    if node is None or node.op not in (QUANTIZE, DEQUANTIZE) or node.domain not in DOMAINS:
-        return None
-    if len(node.inputs) < 2:
+    if node is None or node.op not in (QUANTIZE, DEQUANTIZE) or node.domain not in DOMAINS or len(node.inputs) < 2:
         return None
     if node.op == DEQUANTIZE:
         maker = node.scope.producer(node.input(0))
         if maker is not None and maker.op == FP4_QUANTIZE:  # a TensorRT operator, unknown to shape inference
             return Quantizer(node, FP4 if node.input(0) == maker.outputs[0] else FP8)
         return Quantizer(node, node.scope.dtype(node.input(0)))
-    codes = node.integer("output_dtype")
-    if not codes and node.input(2):
-        codes = node.scope.dtype(node.input(2))
+    codes = node.integer("output_dtype") or (node.scope.dtype(node.input(2)) if node.input(2) else 0)
     return Quantizer(node, codes if codes or node.input(2) else UINT8)  # ONNX: uint8 where nothing says otherwise
 
 
 @once
 def quantizers(model: Model) -> Iterator[Quantizer]:
     """Every Q and DQ node of a model."""
-    for node in model.nodes:
-        if (found := as_quantizer(node)) is not None:
-            yield found
+    return (quantizer for node in model.nodes if (quantizer := as_quantizer(node)) is not None)

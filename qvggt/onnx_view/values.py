@@ -76,10 +76,6 @@ class Values:
         span = self.folder.span(described(tensor))
         with open(span.file, "rb") as file:
             file.seek(span.offset)
-            left = span.length
-            while left > 0:
-                data = file.read(min(CHUNK, left))
-                if not data:
-                    return
-                left -= len(data)
-                yield np.frombuffer(data, np.int8)
+            for left in range(span.length, 0, -CHUNK):
+                if data := file.read(min(CHUNK, left)):
+                    yield np.frombuffer(data, np.int8)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from qvggt.engines.cuda import Gpu
-from qvggt.engines.manifest import FileFact, Manifest, write_manifest
+from qvggt.engines.manifest import FileFact, Manifest, manifest_path
 from qvggt.quant.scheme import parse_scheme
 
 VERSION = "9.9.9"
@@ -174,5 +174,5 @@ def write(path, spec=SPEC, **changes):
         "report": {},
         "created": "2026-11-24T12:00:00Z",
     }
-    write_manifest(path, Manifest(**{**values, **changes}))
+    manifest_path(path).write_text(Manifest(**{**values, **changes}).to_json())
     return path

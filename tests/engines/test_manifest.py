@@ -19,7 +19,6 @@ from qvggt.engines.manifest import (
     check_onnx,
     manifest_path,
     read_manifest,
-    write_manifest,
 )
 
 
@@ -45,7 +44,7 @@ def manifest(engine: Path, **changes: Any) -> Manifest:
 def engine(tmp_path: Path) -> Path:
     path = tmp_path / "m.engine"
     path.write_bytes(b"engine bytes")
-    write_manifest(path, manifest(path))
+    manifest_path(path).write_text(manifest(path).to_json())
     return path
 
 
@@ -122,7 +121,7 @@ def test_a_huge_manifest_is_not_read(engine: Path) -> None:
 
 def test_equal_manifests_are_equal_bytes(engine: Path, tmp_path: Path) -> None:
     one = manifest_path(engine).read_bytes()
-    write_manifest(engine, dataclasses.replace(read_manifest(engine)))
+    manifest_path(engine).write_text(dataclasses.replace(read_manifest(engine)).to_json())
     assert manifest_path(engine).read_bytes() == one
 
 

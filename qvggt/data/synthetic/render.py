@@ -69,13 +69,8 @@ def render(scene: Scene, config: SceneConfig, stride_depth: int = 1) -> Views:
         colour = _shade(scene, geometry, eye, rays, distance, surface)
         images[f] = np.rint(255 * colour).astype(np.uint8).reshape(height, width, 3)
     half_fov = np.arctan(np.array([height / 2, width / 2]) / camera[0, 0])
-    return Views(
-        images=images,
-        depth=depth,
-        extrinsics=scene.extrinsics,
-        intrinsics=np.repeat(camera[None], frames, axis=0),
-        fov_hw=np.repeat(2 * half_fov[None], frames, axis=0),
-    )
+    intrinsics, fov_hw = (np.repeat(a[None], frames, axis=0) for a in (camera, 2 * half_fov))
+    return Views(images, depth, scene.extrinsics, intrinsics, fov_hw)
 
 
 def _geometry(scene: Scene) -> _Geometry:
@@ -83,25 +78,16 @@ def _geometry(scene: Scene) -> _Geometry:
     yaw = np.where(scene.is_box, scene.yaw, 0.0)[order]
     cos, sin, zero, one = np.cos(yaw), np.sin(yaw), np.zeros_like(yaw), np.ones_like(yaw)
     turn = np.stack([cos, sin, zero, -sin, cos, zero, zero, zero, one], axis=1).reshape(-1, 3, 3)
-    return _Geometry(
-        order=order,
-        spheres=int(np.sum(~scene.is_box)),
-        centres=scene.centres[order].astype(np.float32),
-        half=scene.half[order].astype(np.float32),
-        turn=turn.astype(np.float32),
-    )
+    solids = (values.astype(np.float32) for values in (scene.centres[order], scene.half[order], turn))
+    return _Geometry(order, int(np.sum(~scene.is_box)), *solids)
 
 
 def _rays(camera: Array, extrinsic: Array, height: int, width: int) -> Array:
     """World directions float32 [3, H*W] whose camera z component is 1, so that ray length = z-depth."""
     u = (np.arange(width) - camera[0, 2]) / camera[0, 0]
     v = (np.arange(height) - camera[1, 2]) / camera[1, 1]
-    rotation = extrinsic[:, :3]
-    grid = (
-        rotation[0][:, None, None] * u[None, None, :]
-        + rotation[1][:, None, None] * v[None, :, None]
-        + rotation[2][:, None, None]
-    )
+    x, y, z = extrinsic[:, :3, None, None]
+    grid = x * u + y * v[:, None] + z
     return grid.astype(np.float32).reshape(3, -1)
 
 
@@ -198,12 +184,7 @@ def _texture(texture: Texture, points: Array) -> Array:
     a, b, c = waves[3:]
     if texture.pattern == "none":
         return colour + texture.colours[0]
-    if texture.pattern == "stripes":
-        second = a > 0
-    elif texture.pattern == "checker":
-        second = a * b * c > 0
-    else:
-        second = a + b + c > 0.6
+    second = {"stripes": a > 0, "checker": a * b * c > 0, "blobs": a + b + c > 0.6}[texture.pattern]
     return colour + texture.colours[second.astype(np.intp)]
 
 

@@ -6,19 +6,22 @@ A scene depends on the seed, the family and the ranges, never on the image size,
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import json
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvggt.errors import QvggtError
+from qvggt.mapping import from_mapping
 
 Range = tuple[float, float]
 Family = Literal["random", "room"]
 Pattern = Literal["none", "checker", "stripes", "blobs"]
 Array = NDArray[Any]
 
+WINDOWS = {"random": 110.0, "room": 140.0}
 PATTERNS: tuple[Pattern, ...] = ("none", "checker", "stripes", "blobs")
 GENERATOR_VERSION = 1  # part of every stored config: raise it when the same seed gives another picture
 _ROOM_GROUND_SEED = 77
@@ -63,7 +66,7 @@ class SceneConfig:
     target: tuple[float, float, float] = (0.0, 0.0, 0.35)
     target_std: tuple[float, float, float] = (0.15, 0.15, 0.08)
     roll_std: float = 3.0
-    window: float | None = None  # None: 110 for "random", 140 for "room"
+    window: float | None = None  # None: that of the family
     light_elevation: Range = (30.0, 65.0)
     ambient: Range = (0.35, 0.55)
     diffuse_gain: float = 1.15
@@ -72,7 +75,7 @@ class SceneConfig:
     dome_texture: TextureRanges = TextureRanges((0.03, 0.1), 0.3, (0.1, 0.25))
 
     def __post_init__(self) -> None:
-        if self.family not in ("random", "room"):
+        if self.family not in WINDOWS:
             raise QvggtError(f"scene family: expected random or room, got {self.family!r}")
         if min(self.height, self.width) < 2 or self.frames < 1:
             raise QvggtError(
@@ -85,15 +88,12 @@ class SceneConfig:
     @property
     def azimuth_window(self) -> float:
         """Degrees of the arc that holds all cameras of a scene."""
-        if self.window is not None:
-            return self.window
-        return 110.0 if self.family == "random" else 140.0
+        return WINDOWS[self.family] if self.window is None else self.window
 
 
 def config_to_json(config: SceneConfig) -> dict[str, Any]:
     """JSON-ready dict with the generator version; tuples become lists."""
-    plain = {k: _listed(v) for k, v in asdict(config).items()}
-    return {"generator_version": GENERATOR_VERSION, **plain}
+    return {"generator_version": GENERATOR_VERSION, **json.loads(json.dumps(asdict(config)))}
 
 
 def config_from_json(data: dict[str, Any]) -> SceneConfig:
@@ -104,21 +104,7 @@ def config_from_json(data: dict[str, Any]) -> SceneConfig:
             "render the scenes again"
         )
     values = {k: v for k, v in data.items() if k != "generator_version"}
-    unknown = sorted(set(values) - {f.name for f in fields(SceneConfig)})
-    if unknown:
-        raise QvggtError(f"scene config: unknown key {unknown[0]!r}; remove it or render the scenes again")
-    for key, value in values.items():
-        if key.endswith("_texture"):
-            values[key] = TextureRanges(tuple(value["low"]), value["amplitude"], tuple(value["pattern"]))
-        elif isinstance(value, list):
-            values[key] = tuple(value)
-    return SceneConfig(**values)
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _listed(v) for k, v in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return from_mapping(SceneConfig, values, "scene config", advice="remove it or render the scenes again")
 
 
 @dataclass(frozen=True)
@@ -166,33 +152,17 @@ def sample_scene(config: SceneConfig, seed: int) -> Scene:
     """The scene of `seed`: the same on every call, independent of the image size (spec/tiny_model.md section 1)."""
     rng = np.random.default_rng([GENERATOR_VERSION, seed])
     room = config.family == "room"
-    is_box, centres, half, yaw = _sample_objects(config, rng)
-    textures = tuple(_sample_texture(config.object_texture, rng) for _ in is_box)
-    if room:
-        ground_rng = np.random.default_rng(_ROOM_GROUND_SEED)
-        ground = _sample_texture(config.ground_texture, ground_rng, planar=True, pattern="checker")
-        dome = None
-    else:
-        ground = _sample_texture(config.ground_texture, rng, planar=True)
-        dome = _sample_texture(config.dome_texture, rng)
+    objects = _sample_objects(config, rng)
+    textures = tuple(_sample_texture(config.object_texture, rng) for _ in objects[0])
+    ground_rng = np.random.default_rng(_ROOM_GROUND_SEED) if room else rng
+    ground = _sample_texture(config.ground_texture, ground_rng, planar=True, pattern="checker" if room else None)
+    dome = None if room else _sample_texture(config.dome_texture, rng)
     azimuth = _ROOM_LIGHT_AZIMUTH if room else rng.uniform(0, 2 * np.pi)
-    elevation = np.radians(rng.uniform(*config.light_elevation))
-    return Scene(
-        seed=seed,
-        is_box=is_box,
-        centres=centres,
-        half=half,
-        yaw=yaw,
-        textures=textures,
-        ground=ground,
-        dome=dome,
-        dome_radius=config.dome_radius,
-        light=_spherical(azimuth, elevation),
-        ambient=float(rng.uniform(*config.ambient)),
-        diffuse_gain=config.diffuse_gain,
-        fov=float(rng.uniform(*config.fov)),
-        extrinsics=_sample_cameras(config, rng),
-    )
+    light = _spherical(azimuth, np.radians(rng.uniform(*config.light_elevation)))
+    ambient, fov = (float(rng.uniform(*ends)) for ends in (config.ambient, config.fov))
+    lamp = light, ambient, config.diffuse_gain
+    cameras = _sample_cameras(config, rng)
+    return Scene(seed, *objects, textures, ground, dome, config.dome_radius, *lamp, fov, cameras)
 
 
 def _sample_objects(config: SceneConfig, rng: np.random.Generator) -> tuple[Array, Array, Array, Array]:
@@ -200,10 +170,8 @@ def _sample_objects(config: SceneConfig, rng: np.random.Generator) -> tuple[Arra
     is_box = rng.random(count) < 0.5
     size = rng.uniform(*config.size, count)
     half = np.repeat(size[:, None], 3, axis=1)
-    sides = size[:, None] * rng.uniform(*config.box_side, (count, 2))
-    heights = size * rng.uniform(*config.box_height, count)
-    half[is_box, :2] = sides[is_box]
-    half[is_box, 2] = heights[is_box] / 2
+    half[is_box, :2] = (size[:, None] * rng.uniform(*config.box_side, (count, 2)))[is_box]
+    half[is_box, 2] = (size * rng.uniform(*config.box_height, count))[is_box] / 2
     yaw = rng.uniform(0, 2 * np.pi, count)
     ground_xy = np.zeros((count, 2))
     for k in range(count):
@@ -224,8 +192,7 @@ def _sample_texture(
     waves = rng.standard_normal((3, 3))
     axes = rng.standard_normal((3, 3))
     if planar:  # a wave along z would be one flat colour on the ground
-        waves[:, 2] = 0
-        axes[:, 2] = 0
+        waves[:, 2] = axes[:, 2] = 0
         axes[2] = 0, 0, 1
     waves *= (rng.uniform(*ranges.low, 3) / np.linalg.norm(waves, axis=1))[:, None]
     axes = np.linalg.qr(axes.T)[0].T * rng.uniform(*ranges.pattern)
@@ -244,9 +211,8 @@ def _sample_texture(
 def _sample_colour(rng: np.random.Generator) -> Array:
     """RGB of a random hue with saturation and value in U(0.35, 1)."""
     hue, saturation, value = rng.random(), rng.uniform(0.35, 1), rng.uniform(0.35, 1)
-    ramp = (
-        np.abs((hue * 6 + np.array([3.0, 1.0, 5.0])) % 6 - 3) - 1
-    )  # piecewise-linear hue wheel, one phase per channel
+    # piecewise-linear hue wheel, one phase per channel
+    ramp = np.abs((hue * 6 + np.array([3.0, 1.0, 5.0])) % 6 - 3) - 1
     return np.asarray(value * (1 - saturation + saturation * np.clip(ramp, 0, 1)))
 
 

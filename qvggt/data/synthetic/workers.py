@@ -21,8 +21,7 @@ def run_jobs(function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], w
     and the jobs that have not started are dropped.
     """
     if workers <= 1 or len(jobs) <= 1:
-        for job in jobs:
-            yield function(*job)
+        yield from (function(*job) for job in jobs)
         return
     # spawn, not fork: the caller may have started torch threads, which do not survive a fork
     with _single_threaded(), ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
@@ -37,13 +36,11 @@ def run_jobs(function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], w
 @contextmanager
 def _single_threaded() -> Iterator[None]:
     """Processes started inside see one BLAS thread each: `workers` is then the number of busy cores."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    before = {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in _THREAD_VARIABLES:
+            os.environ.pop(name, None)
+        os.environ.update(before)

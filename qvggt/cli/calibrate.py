@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from qvggt.cli.common import check_place, run
+from qvggt.cli.common import application, check_place
 from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
     from qvggt.calib.recipe import Recipe
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app, main = application()
 
 EPILOG = """
 \b
@@ -31,62 +32,54 @@ An interrupted run goes on where it was when the same command is given again.
 @app.command(epilog=EPILOG)
 def calibrate(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Argument(help="tiny, vggt-1b, a .safetensors/.pt file, a folder with one, or a Hub id.")
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint directory to write.")],
-    bits: Annotated[str, typer.Option(help="w8a8, w4a8, w6a6, w4a4, w4a16, fp32, fp16 or bf16.")] = "w8a8",
-    act: Annotated[str, typer.Option(help="dynamic: one scale per token. static: one per tensor.")] = "dynamic",
+    model: Annotated[str, Argument(help="tiny, vggt-1b, a .safetensors/.pt file, a folder with one, or a Hub id.")],
+    output: Annotated[Path, Option("-o", "--output", help="Checkpoint directory to write.")],
+    bits: Annotated[str, Option(help="w8a8, w4a8, w6a6, w4a4, w4a16, fp32, fp16 or bf16.")] = "w8a8",
+    act: Annotated[str, Option(help="dynamic: one scale per token. static: one per tensor.")] = "dynamic",
     data: Annotated[
         Path | None,
-        typer.Option(help="Co3D-format folder (its train split is used), or one folder of images per sequence."),
+        Option(help="Co3D-format folder (its train split is used), or one folder of images per sequence."),
     ] = None,
-    recipe: Annotated[
-        str, typer.Option(help="qvggt (ours), or a baseline: rtn, smoothquant, quarot, quantvggt.")
-    ] = "qvggt",
-    annotations: Annotated[Path | None, typer.Option(help="Folder of the .jgz files. [DATA/annotations]")] = None,
-    sequences: Annotated[int, typer.Option(min=1, help="Training sequences to use.")] = 64,
-    frames: Annotated[int, typer.Option(min=1, help="Frames per sequence.")] = 4,
+    recipe: Annotated[str, Option(help="qvggt (ours), or a baseline: rtn, smoothquant, quarot, quantvggt.")] = "qvggt",
+    annotations: Annotated[Path | None, Option(help="Folder of the .jgz files. [DATA/annotations]")] = None,
+    sequences: Annotated[int, Option(min=1, help="Training sequences to use.")] = 64,
+    frames: Annotated[int, Option(min=1, help="Frames per sequence.")] = 4,
     select: Annotated[
-        bool, typer.Option("--select", help="Choose the sequences: no noise, diverse; needs a pass over the pool.")
+        bool, Option("--select", help="Choose the sequences: no noise, diverse; needs a pass over the pool.")
     ] = False,
-    clusters: Annotated[int, typer.Option(min=1, help="--select: clusters that the sequences are spread over.")] = 8,
-    class_mode: Annotated[str, typer.Option(help="Categories to draw from: apple, five, more or all.")] = "all",
-    pool: Annotated[
-        int | None, typer.Option(min=1, help="--select: sequences of each category to look at. [all]")
-    ] = None,
+    clusters: Annotated[int, Option(min=1, help="--select: clusters that the sequences are spread over.")] = 8,
+    class_mode: Annotated[str, Option(help="Categories to draw from: apple, five, more or all.")] = "all",
+    pool: Annotated[int | None, Option(min=1, help="--select: sequences of each category to look at. [all]")] = None,
     scheme: Annotated[
         Path | None,
-        typer.Option(help="A saved scheme, or a checkpoint with one; instead of --bits and --parts."),
+        Option(help="A saved scheme, or a checkpoint with one; instead of --bits and --parts."),
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Largest drop, e.g. 0.5%: parts get more bits than --bits until it holds."),
+        Option(help="Largest drop, e.g. 0.5%: parts get more bits than --bits until it holds."),
     ] = None,
-    budget_by: Annotated[str, typer.Option(help="--budget: bits per part or per block.")] = "part",
-    size: Annotated[str | None, typer.Option(help="HxW of the images in pixels. [model's own]")] = None,
-    parts: Annotated[str, typer.Option(help="Parts to quantize: dino, aggregator, camera, dpt.")] = "dino,aggregator",
+    budget_by: Annotated[str, Option(help="--budget: bits per part or per block.")] = "part",
+    size: Annotated[str | None, Option(help="HxW of the images in pixels. [model's own]")] = None,
+    parts: Annotated[str, Option(help="Parts to quantize: dino, aggregator, camera, dpt.")] = "dino,aggregator",
     override: Annotated[
         list[str] | None,
-        typer.Option(help="PATTERN=BITS for modules whose path matches, e.g. 'camera_head.trunk.*=w4a16'; repeatable."),
+        Option(help="PATTERN=BITS for modules whose path matches, e.g. 'camera_head.trunk.*=w4a16'; repeatable."),
     ] = None,
-    rounding: Annotated[str | None, typer.Option(help="rtn or gptq. [the recipe's]")] = None,
+    rounding: Annotated[str | None, Option(help="rtn or gptq. [the recipe's]")] = None,
     propagation: Annotated[
-        str | None, typer.Option(help="Inputs a block is calibrated on: float or quantized. [the recipe's]")
+        str | None, Option(help="Inputs a block is calibrated on: float or quantized. [the recipe's]")
     ] = None,
-    fc2: Annotated[str | None, typer.Option(help="Online rotation of fc2: none or kronecker. [the recipe's]")] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=0, help="Learning passes; 0 = none. [the recipe's; 0 at 8 bits]")
-    ] = None,
-    memory: Annotated[float, typer.Option(min=0.1, help="GB of tokens kept in RAM before they spill to disk.")] = 2.0,
+    fc2: Annotated[str | None, Option(help="Online rotation of fc2: none or kronecker. [the recipe's]")] = None,
+    epochs: Annotated[int | None, Option(min=0, help="Learning passes; 0 = none. [the recipe's; 0 at 8 bits]")] = None,
+    memory: Annotated[float, Option(min=0.1, help="GB of tokens kept in RAM before they spill to disk.")] = 2.0,
     import_quantvggt: Annotated[
-        Path | None, typer.Option(help="Folder of released QuantVGGT parameters to import instead (with --bits).")
+        Path | None, Option(help="Folder of released QuantVGGT parameters to import instead (with --bits).")
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Measure a dry run, print time and memory, and stop.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of frames, rotations and batches.")] = 0,
-    revision: Annotated[str | None, typer.Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
-    offline: Annotated[bool, typer.Option(help="Never use the network.")] = False,
-    force: Annotated[bool, typer.Option(help="Replace an existing calibrated checkpoint.")] = False,
+    plan: Annotated[bool, Option("--plan", help="Measure a dry run, print time and memory, and stop.")] = False,
+    seed: Annotated[int, Option(min=0, help="Seed of frames, rotations and batches.")] = 0,
+    revision: Annotated[str | None, Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
+    offline: Annotated[bool, Option(help="Never use the network.")] = False,
+    force: Annotated[bool, Option(help="Replace an existing calibrated checkpoint.")] = False,
 ) -> None:
     """Quantize a checkpoint: fold rotations and smoothing, learn clips block by block, round the weights."""
     from qvggt.cli.imports import given_options, import_released
@@ -247,7 +240,3 @@ def _print_plan(
         typer.echo(line)
     typer.echo("multiply-adds of the calibrated network, per block:")
     typer.echo(CostTable(config, recipe.online != "none").to_markdown(height, width))
-
-
-def main() -> None:
-    run(app)

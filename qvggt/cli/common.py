@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -21,6 +22,12 @@ INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
 
 # typer carries its own click since 0.16 and uses the separate package before; both name the base class so
 ClickException: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+def application() -> tuple[typer.Typer, Callable[[], NoReturn]]:
+    """A command to be, and the function that its script calls."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    return app, partial(run, app)
 
 
 def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:

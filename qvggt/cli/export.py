@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from qvggt.cli.common import check_writable, run
+from qvggt.cli.common import application, check_writable
 from qvggt.errors import QvggtError
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app, main = application()
 
 LARGE = 100_000_000  # parameters: above, 4 frames take minutes a sequence on a CPU
 GATE_SEQUENCES = 48
@@ -20,65 +21,61 @@ GATE_SEQUENCES = 48
 def export(
     model: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="tiny, vggt-1b, a .safetensors/.pt file, a folder with one, a Hub id, or a calibrated checkpoint."
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, ending in .onnx.")],
+    output: Annotated[Path, Option("-o", "--output", help="File to write, ending in .onnx.")],
     bits: Annotated[
         str | None,
-        typer.Option(
-            help="w8a8, w4a8, w6a6, w4a4, w4a16, fp32, fp16 or bf16. [that of a calibrated checkpoint, else w8a8]"
-        ),
+        Option(help="w8a8, w4a8, w6a6, w4a4, w4a16, fp32, fp16 or bf16. [that of a calibrated checkpoint, else w8a8]"),
     ] = None,
     act: Annotated[
-        str | None, typer.Option(help="dynamic (one scale per token) or static (per tensor; needs --calib). [dynamic]")
+        str | None, Option(help="dynamic (one scale per token) or static (per tensor; needs --calib). [dynamic]")
     ] = None,
-    frames: Annotated[str, typer.Option(help="min:opt:max frame counts for engine builders.")] = "1:8:32",
-    size: Annotated[str | None, typer.Option(help="HxW in pixels, multiples of 14. [model's own square]")] = None,
-    outputs: Annotated[str, typer.Option(help="Any of pose, depth, points.")] = "pose,depth,points",
+    frames: Annotated[str, Option(help="min:opt:max frame counts for engine builders.")] = "1:8:32",
+    size: Annotated[str | None, Option(help="HxW in pixels, multiples of 14. [model's own square]")] = None,
+    outputs: Annotated[str, Option(help="Any of pose, depth, points.")] = "pose,depth,points",
     target: Annotated[
         str,
-        typer.Option(
-            help="cpu: row scales inside the products. tensorrt: overflow-safe products, fp16 (docs/storage.md)."
-        ),
+        Option(help="cpu: row scales inside the products. tensorrt: overflow-safe products, fp16 (docs/storage.md)."),
     ] = "cpu",
     precision: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Float type of what is not quantized: fp32, fp16 or bf16; inputs and outputs stay fp32. "
             "[that of --bits if it is one, else fp32 for cpu and fp16 for tensorrt]"
         ),
     ] = None,
-    parts: Annotated[str, typer.Option(help="Parts to quantize: dino, aggregator, camera, dpt.")] = "dino,aggregator",
+    parts: Annotated[str, Option(help="Parts to quantize: dino, aggregator, camera, dpt.")] = "dino,aggregator",
     override: Annotated[
         list[str] | None,
-        typer.Option(help="PATTERN=BITS for modules whose path matches, e.g. 'camera_head.trunk.*=w4a16'; repeatable."),
+        Option(help="PATTERN=BITS for modules whose path matches, e.g. 'camera_head.trunk.*=w4a16'; repeatable."),
     ] = None,
     calib: Annotated[
-        Path | None, typer.Option(help="Co3D-format folder whose train split gives --act static its ranges.")
+        Path | None, Option(help="Co3D-format folder whose train split gives --act static its ranges.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Co3D-format folder for the accuracy gate (test split). [generated scenes]")
+        Path | None, Option(help="Co3D-format folder for the accuracy gate (test split). [generated scenes]")
     ] = None,
     fused_attention: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--fused-attention", help="ONNX Runtime's and OpenVINO's attention operator: less memory, cpu target, fp32."
         ),
     ] = False,
     parity_sequences: Annotated[
         int | None,
-        typer.Option(min=0, help="Sequences of the accuracy gate; 0 skips it. [48, or 0 above 100 M parameters]"),
+        Option(min=0, help="Sequences of the accuracy gate; 0 skips it. [48, or 0 above 100 M parameters]"),
     ] = None,
     parity_frames: Annotated[
-        str, typer.Option(help="Frame counts of the end-to-end comparison, comma-separated.")
+        str, Option(help="Frame counts of the end-to-end comparison, comma-separated.")
     ] = "1,2,5,8",
-    check: Annotated[bool, typer.Option("--check/--no-check", help="Run the parity gate after writing.")] = True,
-    report: Annotated[Path | None, typer.Option(help="Where to write the parity report. [OUTPUT.parity.json]")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the frames drawn.")] = 0,
-    revision: Annotated[str | None, typer.Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
-    offline: Annotated[bool, typer.Option(help="Never use the network.")] = False,
+    check: Annotated[bool, Option("--check/--no-check", help="Run the parity gate after writing.")] = True,
+    report: Annotated[Path | None, Option(help="Where to write the parity report. [OUTPUT.parity.json]")] = None,
+    seed: Annotated[int, Option(help="Seed of the frames drawn.")] = 0,
+    revision: Annotated[str | None, Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
+    offline: Annotated[bool, Option(help="Never use the network.")] = False,
 ) -> None:
     """Write a checkpoint as ONNX with Q/DQ and prove that it computes what the PyTorch fake-quant reference computes.
 
@@ -154,7 +151,3 @@ def _counts(text: str) -> tuple[int, ...]:
     if not all(p.isdigit() and int(p) > 0 for p in parts):
         raise QvggtError(f"--parity-frames {text!r}: expected positive frame counts such as 1,2,5,8")
     return tuple(int(p) for p in parts)
-
-
-def main() -> None:
-    run(app)

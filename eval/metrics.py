@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt.eval.pose import THRESHOLDS, accuracy, auc
+from qvggt.eval.pose import THRESHOLDS, PoseErrors, accuracy, auc
 
 if TYPE_CHECKING:
     from qvggt.eval.result import SequenceRecord
@@ -57,7 +57,8 @@ class Column:
         """The figure when record n is taken counts[d, n] times, counts [D, N] -> [D]; empty groups are left out."""
         member = np.eye(int(self.groups.max()) + 1)[self.groups]  # [N, G]
         weight = counts @ (member * self.weights[:, None])
-        total = counts @ (member * (self.weights * self.values)[:, None])
+        # no product: an infinite value is infinite in its own group alone
+        total = counts @ np.where(member, (self.weights * self.values)[:, None], 0)
         present = weight > 0
         means = np.where(present, total / np.where(present, weight, 1), 0)
         return np.asarray(means.sum(1) / present.sum(1))
@@ -77,6 +78,12 @@ def column(metric: Metric, records: Sequence[SequenceRecord]) -> Column | None:
     )
 
 
+def figure(name: str, records: Sequence[SequenceRecord]) -> float | None:
+    """A metric by name over records; None when no record has it."""
+    own = column(BY_NAME[name], records)
+    return None if own is None else own.figure()
+
+
 def _pairs(record: SequenceRecord) -> float:
     return float(len(record.pose.rotation_deg))
 
@@ -85,16 +92,8 @@ def _one(record: SequenceRecord) -> float:
     return 1.0
 
 
-def _auc(threshold: int, record: SequenceRecord) -> float:
-    return 100 * auc(record.pose.worst_deg, threshold)
-
-
-def _rotation(threshold: int, record: SequenceRecord) -> float:
-    return 100 * accuracy(record.pose.rotation_deg, threshold)
-
-
-def _translation(threshold: int, record: SequenceRecord) -> float:
-    return 100 * accuracy(record.pose.translation_deg, threshold)
+def _pose(figure: Callable[[PoseErrors, int], float], threshold: int, record: SequenceRecord) -> float:
+    return 100 * figure(record.pose, threshold)
 
 
 def _depth(name: str, record: SequenceRecord) -> float | None:
@@ -107,10 +106,14 @@ def _points(source: str, name: str, record: SequenceRecord) -> float | None:
 
 
 def _pose_metrics() -> list[Metric]:
-    kinds = (("auc", "AUC", _auc), ("rra", "RRA", _rotation), ("rta", "RTA", _translation))
+    kinds: tuple[tuple[str, Callable[[PoseErrors, int], float]], ...] = (
+        ("AUC", lambda pose, t: auc(pose.worst_deg, t)),
+        ("RRA", lambda pose, t: accuracy(pose.rotation_deg, t)),
+        ("RTA", lambda pose, t: accuracy(pose.translation_deg, t)),
+    )
     return [
-        Metric(f"{name}{t}", f"{title}@{t}", "points 0-100", "higher", 2, partial(value, t), _pairs)
-        for name, title, value in kinds
+        Metric(f"{title.lower()}{t}", f"{title}@{t}", "points 0-100", "higher", 2, partial(_pose, value, t), _pairs)
+        for title, value in kinds
         for t in THRESHOLDS
     ]
 
@@ -136,3 +139,4 @@ METRICS: tuple[Metric, ...] = (
     *_point_metrics("head", "point head"),
     *_point_metrics("unproj", "depth"),
 )
+BY_NAME = {metric.name: metric for metric in METRICS}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from qvggt.cli.common import application, check_place
+from qvggt.cli.common import application, check_output
+from qvggt.cli.options import Offline, Overrides, Parts, Revision
 from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
@@ -60,11 +61,8 @@ def calibrate(
     ] = None,
     budget_by: Annotated[str, Option(help="--budget: bits per part or per block.")] = "part",
     size: Annotated[str | None, Option(help="HxW of the images in pixels. [model's own]")] = None,
-    parts: Annotated[str, Option(help="Parts to quantize: dino, aggregator, camera, dpt.")] = "dino,aggregator",
-    override: Annotated[
-        list[str] | None,
-        Option(help="PATTERN=BITS for modules whose path matches, e.g. 'camera_head.trunk.*=w4a16'; repeatable."),
-    ] = None,
+    parts: Parts = "dino,aggregator",
+    override: Overrides = None,
     rounding: Annotated[str | None, Option(help="rtn or gptq. [the recipe's]")] = None,
     propagation: Annotated[
         str | None, Option(help="Inputs a block is calibrated on: float or quantized. [the recipe's]")
@@ -77,8 +75,8 @@ def calibrate(
     ] = None,
     plan: Annotated[bool, Option("--plan", help="Measure a dry run, print time and memory, and stop.")] = False,
     seed: Annotated[int, Option(min=0, help="Seed of frames, rotations and batches.")] = 0,
-    revision: Annotated[str | None, Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
-    offline: Annotated[bool, Option(help="Never use the network.")] = False,
+    revision: Revision = None,
+    offline: Offline = False,
     force: Annotated[bool, Option(help="Replace an existing calibrated checkpoint.")] = False,
 ) -> None:
     """Quantize a checkpoint: fold rotations and smoothing, learn clips block by block, round the weights."""
@@ -91,34 +89,22 @@ def calibrate(
     from qvggt.calib.calibrate import calibrate_, report_table
     from qvggt.calib.recipe import RECIPES, find_recipe
     from qvggt.calib.rtn import quantize_rtn_
-    from qvggt.cli.budget import (
-        NOTE,
-        SCORED,
-        BudgetSearch,
-        check_options,
-        read_scheme,
-        search_budget,
-    )
-    from qvggt.cli.overrides import with_overrides
+    from qvggt.cli.budget import NOTE, SCORED, BudgetSearch, check_options, read_scheme, search_budget
     from qvggt.cli.pool import selection_config, training_images
-    from qvggt.cli.source import load_source, parse_size
-    from qvggt.cli.versions import versions
+    from qvggt.cli.source import load_source, parse_size, scheme_of
     from qvggt.data.class_modes import check_mode
     from qvggt.data.registry import Question
     from qvggt.quant.checkpoint import DESCRIPTION, Provenance, save_calibrated
     from qvggt.quant.model import check_overrides
-    from qvggt.quant.scheme import parse_scheme
+    from qvggt.versions import versions
 
     given = given_options(context)
     check_options(scheme, budget, bits, act, given)
     limit = None if budget is None else parse_budget(budget)
-    wanted = read_scheme(scheme) if scheme is not None else parse_scheme(bits, act, [p for p in parts.split(",") if p])
-    wanted = with_overrides(wanted, override or [])
+    wanted = read_scheme(scheme) if scheme is not None else scheme_of(bits, act, parts, override or [])
     chosen = adjusted(find_recipe(recipe), rounding, propagation, fc2, epochs)
     plain = chosen == RECIPES["rtn"]
-    check_place(output)
-    if output.exists() and any(output.iterdir() if output.is_dir() else [output]) and not force:
-        raise QvggtError(f"{output}: exists already; choose another directory, or --force to replace a checkpoint")
+    check_output(output, force)
     needs_data = wanted.needs_ranges or not plain or limit is not None
     if needs_data and data is None:
         raise QvggtError(
@@ -127,16 +113,15 @@ def calibrate(
         )
     check_mode(class_mode)
     check_selection(select, needs_data, given)
-    source = load_source(model, revision=revision, offline=offline)
-    if source.scheme is not None:
-        raise QvggtError(f"{model}: is calibrated already ({source.scheme.label}); give the float checkpoint")
-    check_overrides(source.model, wanted)
-    height, width = parse_size(size, source.model)
+    source = load_source(model, revision, offline, calibrated=False)
+    network = source.network
+    check_overrides(network, wanted)
+    height, width = parse_size(size, network)
     chooser = None
     if select:
-        chooser = selection_config(sequences, clusters, class_mode, seed, source.model.config.aa_depth)
+        chooser = selection_config(sequences, clusters, class_mode, seed, network.config.aa_depth)
     if plan:
-        _print_plan(source.model.config, wanted, chosen, sequences, frames, height, width, memory)
+        _print_plan(network.config, wanted, chosen, sequences, frames, height, width, memory)
         return
     measured, tried = (output.with_name(f".{output.name}.{kind}.jsonl") for kind in ("pool", "budget"))
     job: dict[str, Any] = {"source": source.sha256, "versions": versions()}
@@ -144,16 +129,9 @@ def calibrate(
     training, notes = None, dict[str, str]()
     if data is not None and needs_data:
         count = pool if select else sequences + (SCORED if limit is not None else 0)
-        asked = Question(  # of the training split: never what an evaluation sees
-            data,
-            "train",
-            frames=frames,
-            max_sequences=count,
-            seed=seed,
-            annotations=annotations,
-            class_mode=class_mode,
-        )
-        training = training_images(asked, (height, width), sequences, source.model, chooser, measured, job)
+        # of the training split: never what an evaluation sees
+        asked = Question(data, "train", frames, None, count, seed=seed, annotations=annotations, class_mode=class_mode)
+        training = training_images(asked, (height, width), sequences, network, chooser, measured, job)
         listing, notes = training.record()
         calibration |= listing
     images, searched, store = None if training is None else training.images, None, None
@@ -161,21 +139,21 @@ def calibrate(
         assert training is not None
         about = {**job, **calibration}
         search = BudgetSearch(limit, budget_by, wanted, chosen, seed, int(memory * 1e9), tried, about)
-        searched = search_budget(search, source.model, training.images, training.pool)
+        searched = search_budget(search, network, training.images, training.pool)
         wanted = searched.scheme
     if plain:
-        layers = quantize_rtn_(source.model, wanted, images, None if images is None else len(images))
+        layers = quantize_rtn_(network, wanted, images, None if images is None else len(images))
     else:
         assert images is not None
         whole = {**job, "scheme": wanted.to_dict(), **calibration}
         store = BlockStore(output.with_name(f".{output.name}.unfinished"), whole)
         if store.finished():
             typer.echo(f"going on after {store.finished()} finished blocks ({store.folder})")
-        reports = calibrate_(source.model, wanted, chosen, images, seed, store=store, memory=int(memory * 1e9))
+        reports = calibrate_(network, wanted, chosen, images, seed, store=store, memory=int(memory * 1e9))
         layers = report_table(reports)
     drop = None
     if searched is not None:
-        drop = searched.metric.drop(source.model)
+        drop = searched.metric.drop(network)
         calibration["budget"], notes[NOTE] = searched.note(drop)
     provenance = Provenance(
         source={"name": source.name, "sha256": source.sha256},
@@ -183,7 +161,7 @@ def calibrate(
         versions=versions(),
         layers=layers,
     )
-    save_calibrated(output, source.model, wanted, provenance, replace=force, notes=notes)
+    save_calibrated(output, network, wanted, provenance, replace=force, notes=notes)
     for file in (measured, tried):
         file.unlink(missing_ok=True)
     if store is not None:

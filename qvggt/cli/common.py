@@ -99,6 +99,13 @@ def check_writable(path: Path) -> None:
     check_place(path)
 
 
+def check_output(path: Path, force: bool) -> None:
+    """As `check_place`, for a checkpoint's directory: what is there already is replaced with `force` alone."""
+    check_place(path)
+    if path.exists() and any(path.iterdir() if path.is_dir() else [path]) and not force:
+        raise QvggtError(f"{path}: exists already; choose another directory, or --force to replace a checkpoint")
+
+
 def check_place(path: Path) -> None:
     """As `check_writable`, for a file or a folder."""
     folder = path.parent

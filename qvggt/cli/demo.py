@@ -12,6 +12,7 @@ import typer
 from typer import Option
 
 from qvggt.cli.common import application
+from qvggt.cli.options import Device, Models, Offline, Show, Threads
 from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
@@ -32,12 +33,7 @@ results when the command ends (Ctrl-C). --share opens Gradio's public tunnel: an
 
 @app.command(epilog=EPILOG)
 def demo(
-    model: Annotated[
-        list[str] | None,
-        Option(
-            metavar="NAME", help="tiny, vggt-1b, a weights file, a Hub id or a calibrated checkpoint; may be repeated."
-        ),
-    ] = None,
+    model: Models = None,
     engine: Annotated[
         list[Path] | None, Option(metavar="FILE", help="An exported model or engine; may be repeated.")
     ] = None,
@@ -45,10 +41,10 @@ def demo(
     max_images: Annotated[int, Option(min=1, help="Per reconstruction.")] = 32,
     max_mb: Annotated[int, Option(min=1, help="Per image file.")] = 30,
     share: Annotated[bool, Option("--share", help="Also serve it to the internet, through Gradio.")] = False,
-    open_page: Annotated[bool, Option("--open", help="Open the page in a browser.")] = False,
-    threads: Annotated[int | None, Option(min=1, help="CPU threads. [all cores]")] = None,
-    device: Annotated[str | None, Option(help="cpu or cuda. [cpu; of engine files cuda]")] = None,
-    offline: Annotated[bool, Option(help="Never use the network.")] = False,
+    open_page: Show = False,
+    threads: Threads = None,
+    device: Device = None,
+    offline: Offline = False,
 ) -> None:
     """Serve a page: drop images, see points and cameras, compare two networks, download GLB and COLMAP files."""
     from qvggt.eval.demo.page import HOST, build_page, import_gradio, launch

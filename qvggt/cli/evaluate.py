@@ -11,6 +11,7 @@ from typer import Argument, Option
 from qvggt.cli.common import application, check_place, check_writable
 from qvggt.cli.evaluation import Candidates, Outputs, merge, page, run_evaluation
 from qvggt.cli.evaluation_data import data_request
+from qvggt.cli.options import Device, FrameSeed, Models, Offline, Revision, Show, Threads
 from qvggt.data.registry import Question, dataset_names
 from qvggt.errors import QvggtError
 
@@ -34,12 +35,7 @@ The first row is the baseline of the deltas. Protocols and the format of the fil
 @app.callback(invoke_without_command=True, epilog=EPILOG)
 def evaluate(
     context: typer.Context,
-    model: Annotated[
-        list[str] | None,
-        Option(
-            metavar="NAME", help="tiny, vggt-1b, a weights file, a Hub id or a calibrated checkpoint; may be repeated."
-        ),
-    ] = None,
+    model: Models = None,
     engine: Annotated[
         list[str] | None,
         Option(metavar="FILE", help="An .onnx file, openvino:FILE.onnx, or an engine; may be repeated."),
@@ -67,7 +63,7 @@ def evaluate(
         Option(help="7-Scenes depth maps: depth.proj.png, raw depth.png, or proj where it is there."),
     ] = "auto",
     fast: Annotated[bool, Option("--fast", help="Fewer sequences; see docs/evaluation.md.")] = False,
-    seed: Annotated[int, Option(help="Seed of the frames drawn.")] = 0,
+    seed: FrameSeed = 0,
     frame_list: Annotated[
         Path | None, Option(help="Frames to use again if the file exists; else they are drawn and stored there.")
     ] = None,
@@ -88,20 +84,20 @@ def evaluate(
     html: Annotated[
         Path | None, Option(help="Where to write the report as one HTML page; pictures need --store.")
     ] = None,
-    show: Annotated[bool, Option("--open", help="Open the page in a browser.")] = False,
+    show: Show = False,
     records: Annotated[
         Path | None, Option(help="Write every finished sequence there (.jsonl) and go on where it stopped.")
     ] = None,
     shard: Annotated[str | None, Option(metavar="I/N", help="Only every N-th sequence; merge them later.")] = None,
     store: Annotated[Path | None, Option(help="Folder for the predictions of the worst sequences.")] = None,
     worst: Annotated[int, Option(min=1, help="How many sequences --store keeps.")] = 6,
-    threads: Annotated[int | None, Option(min=1, help="CPU threads. [all cores]")] = None,
-    device: Annotated[str | None, Option(help="cpu or cuda. [cpu; of engine files cuda]")] = None,
+    threads: Threads = None,
+    device: Device = None,
     provider: Annotated[
         list[str] | None, Option(help="ONNX Runtime: cpu, cuda, tensorrt or a provider's name; may be repeated.")
     ] = None,
-    revision: Annotated[str | None, Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
-    offline: Annotated[bool, Option(help="Never use the network.")] = False,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
     """Evaluate models and engines on the same frames: cameras, depth, points, output SQNR, time, memory and size."""
     if context.invoked_subcommand is not None:
@@ -158,7 +154,7 @@ def merge_command(
     files: Annotated[list[Path], Argument(help="Record files (--records) of all shards of one run.")],
     json: Annotated[Path | None, Option(help="Where to write the report.")] = None,
     html: Annotated[Path | None, Option(help="Where to write the report as one HTML page.")] = None,
-    show: Annotated[bool, Option("--open", help="Open the page in a browser.")] = False,
+    show: Show = False,
 ) -> None:
     """Put the record files of an evaluation together: its tables and its report."""
     _check_page(html, show)
@@ -172,7 +168,7 @@ def merge_command(
 def report_command(
     json: Annotated[Path, Argument(help="What qvggt-eval --json wrote.")],
     html: Annotated[Path | None, Option(help="Where to write the page. [beside the JSON, as .html]")] = None,
-    show: Annotated[bool, Option("--open", help="Open the page in a browser.")] = False,
+    show: Show = False,
 ) -> None:
     """The report of a finished evaluation as one HTML page that needs no network."""
     place = json.with_suffix(".html") if html is None else html

@@ -137,9 +137,9 @@ def _header(
     shard: tuple[int, int],
 ) -> dict[str, Any]:
     """What a record file starts with, and what a report needs beside the records."""
-    from qvggt.cli.versions import versions
     from qvggt.data.sequence import list_config
     from qvggt.eval.records import config_sha256
+    from qvggt.versions import versions
 
     sequences = data.sequences
     frame_list = sequences.frame_list()
@@ -225,15 +225,7 @@ def _report(
         return
     from qvggt.eval.report import make_report, write_report
 
-    report = make_report(
-        results,
-        config=header["config"],
-        frame_list=header["frame_list"],
-        versions=header["versions"],
-        sequences=header["sequences"],
-        notes=header["notes"],
-        config_sha256=header["config_sha256"],
-    )
+    report = make_report(results, header)
     worst = header.get("worst", [])
     if json is not None:
         write_report(json, {**report, "worst": _beside(worst, json)})

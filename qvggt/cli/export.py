@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from qvggt.cli.common import application, check_writable
+from qvggt.cli.options import FrameSeed, Offline, Overrides, Parts, Revision
 from qvggt.errors import QvggtError
 
 app, main = application()
@@ -47,11 +48,8 @@ def export(
             "[that of --bits if it is one, else fp32 for cpu and fp16 for tensorrt]"
         ),
     ] = None,
-    parts: Annotated[str, Option(help="Parts to quantize: dino, aggregator, camera, dpt.")] = "dino,aggregator",
-    override: Annotated[
-        list[str] | None,
-        Option(help="PATTERN=BITS for modules whose path matches, e.g. 'camera_head.trunk.*=w4a16'; repeatable."),
-    ] = None,
+    parts: Parts = "dino,aggregator",
+    override: Overrides = None,
     calib: Annotated[
         Path | None, Option(help="Co3D-format folder whose train split gives --act static its ranges.")
     ] = None,
@@ -73,9 +71,9 @@ def export(
     ] = "1,2,5,8",
     check: Annotated[bool, Option("--check/--no-check", help="Run the parity gate after writing.")] = True,
     report: Annotated[Path | None, Option(help="Where to write the parity report. [OUTPUT.parity.json]")] = None,
-    seed: Annotated[int, Option(help="Seed of the frames drawn.")] = 0,
-    revision: Annotated[str | None, Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
-    offline: Annotated[bool, Option(help="Never use the network.")] = False,
+    seed: FrameSeed = 0,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
     """Write a checkpoint as ONNX with Q/DQ and prove that it computes what the PyTorch fake-quant reference computes.
 
@@ -86,13 +84,11 @@ def export(
     from qvggt.calib.rtn import quantize_rtn_
     from qvggt.cli.gate import Gate, run_gate
     from qvggt.cli.lint import lint_file
-    from qvggt.cli.overrides import with_overrides
-    from qvggt.cli.source import load_source, parse_frames, parse_size
+    from qvggt.cli.source import load_source, parse_frames, parse_size, scheme_of
     from qvggt.data.reading import read_images
     from qvggt.data.registry import Question
     from qvggt.export.exporter import ExportConfig, export_onnx
     from qvggt.export.precision import float_type
-    from qvggt.quant.scheme import parse_scheme
     from qvggt.target import Target
 
     if output.suffix != ".onnx":
@@ -105,10 +101,10 @@ def export(
     profile = parse_frames(frames)
     counts = _counts(parity_frames)
     chosen = tuple(dict.fromkeys(p for p in outputs.split(",") if p))
-    asked = parse_scheme(bits or "w8a8", act or "dynamic", [p for p in parts.split(",") if p])
-    asked = with_overrides(asked, override or [])
-    source = load_source(model, revision=revision, offline=offline)
-    height, width = parse_size(size, source.model)
+    scheme = scheme_of(bits or "w8a8", act or "dynamic", parts, override or [])
+    source = load_source(model, revision, offline)
+    network = source.network
+    height, width = parse_size(size, network)
     if source.scheme is not None:
         scheme = source.scheme
         if bits not in (None, scheme.bits) or act not in (None, scheme.activation) or override:
@@ -116,7 +112,6 @@ def export(
                 f"{model}: is calibrated as {scheme.label}; leave out --bits, --act and --override, or calibrate anew"
             )
     else:
-        scheme = asked
         images = None
         if scheme.needs_ranges:
             if calib is None:
@@ -124,10 +119,10 @@ def export(
                     "--act static and the part dpt need --calib: a Co3D-format folder to observe activation ranges on"
                 )
             images = read_images(Question(calib, "train", frames=4, max_sequences=16, seed=seed), height, width)
-        quantize_rtn_(source.model, scheme, images, None if images is None else len(images))
+        quantize_rtn_(network, scheme, images, None if images is None else len(images))
     floats = float_type(precision, scheme, target)
     config = ExportConfig(height, width, chosen, profile, Target(target), floats, fused_attention)
-    written = export_onnx(source.model, scheme, config, output, {"name": source.name, "sha256": source.sha256})
+    written = export_onnx(network, scheme, config, output, {"name": source.name, "sha256": source.sha256})
     typer.echo(
         f"{output}: {scheme.label}, target {target}, {config.precision.value}, {height}x{width}, "
         f"{written.bytes / 1e6:.2f} MB"
@@ -139,10 +134,10 @@ def export(
             raise typer.Exit(1)
         return
     if parity_sequences is None:
-        large = sum(p.numel() for p in source.model.state_dict().values()) > LARGE
+        large = sum(p.numel() for p in network.state_dict().values()) > LARGE
         parity_sequences = 0 if large else GATE_SEQUENCES
     gate = Gate(output, report, height, width, counts, data, parity_sequences, seed, config.precision)
-    if not run_gate(gate, source.model, scheme) or not legal:
+    if not run_gate(gate, network, scheme) or not legal:
         raise typer.Exit(1)
 
 

@@ -51,7 +51,6 @@ class Gate:
 
 def run_gate(gate: Gate, reference: VGGT, scheme: Scheme) -> bool:
     """Run every check, print the figures, write the JSON report; False when one fails."""
-    from qvggt.cli.versions import versions
     from qvggt.engines.onnx_runner import OnnxRunner
     from qvggt.engines.torch_runner import TorchRunner
     from qvggt.eval.harness import evaluate
@@ -59,6 +58,7 @@ def run_gate(gate: Gate, reference: VGGT, scheme: Scheme) -> bool:
     from qvggt.export.conv_parity import check_convs
     from qvggt.export.emulation import measurable
     from qvggt.export.parity import ParityReport, check_linears, check_outputs
+    from qvggt.versions import versions
 
     longest = max(gate.frames, default=1)
     with gate_images(gate, longest) as images, measurable(gate.onnx) as runnable, OnnxRunner(runnable) as runner:
@@ -86,7 +86,7 @@ def run_gate(gate: Gate, reference: VGGT, scheme: Scheme) -> bool:
         if gate.sequences and "pose_enc" in runner.outputs:
             short = ImageSet(tuple(s.first(AUC_FRAMES) for s in images.sequences), gate.height, gate.width)
             results = evaluate([TorchRunner(reference, "fake quant"), runner], short.sequences, warmup=0)
-            auc = {name: 100 * r.auc[30] for name, r in zip(("reference", "onnx"), results, strict=True)}
+            auc = {name: r.auc()[30] for name, r in zip(("reference", "onnx"), results, strict=True)}
             auc["delta"] = auc["onnx"] - auc["reference"]
             typer.echo(
                 f"AUC@30 on {len(short)} sequences of {AUC_FRAMES} frames: fake quant {auc['reference']:.2f}, "

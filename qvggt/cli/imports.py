@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from qvggt.cli.common import check_place
+from qvggt.cli.common import check_output
 from qvggt.errors import QvggtError
 
 TAKEN = ("model", "output", "bits", "import_quantvggt", "revision", "offline", "force")
@@ -37,10 +37,10 @@ def import_released(
     from qvggt.calib.import_quantvggt import PART, check_scheme, import_quantvggt_, read_released
     from qvggt.calib.quantvggt_release import FILES
     from qvggt.cli.source import load_source
-    from qvggt.cli.versions import versions
     from qvggt.files import file_sha256
     from qvggt.quant.checkpoint import DESCRIPTION, Provenance, save_calibrated
     from qvggt.quant.scheme import parse_scheme
+    from qvggt.versions import versions
 
     others = [f"--{name.replace('_', '-')}" for name in given if name not in TAKEN]
     if others:
@@ -49,20 +49,16 @@ def import_released(
         raise QvggtError("--import-quantvggt needs --bits: the released files do not tell theirs (e.g. --bits w4a4)")
     scheme = parse_scheme(bits, "dynamic", (PART,))
     check_scheme(scheme)
-    check_place(output)
-    if output.exists() and any(output.iterdir() if output.is_dir() else [output]) and not force:
-        raise QvggtError(f"{output}: exists already; choose another directory, or --force to replace a checkpoint")
+    check_output(output, force)
     named = [part for part in folder.resolve().parts if re.fullmatch(r"w\d+a\d+", part)]
     if named and named[-1] != bits:
         typer.echo(f"note: {folder} lies in a folder {named[-1]}, imported as {bits}", err=True)
-    source = load_source(model, revision=revision, offline=offline)
-    if source.scheme is not None:
-        raise QvggtError(f"{model}: is calibrated already ({source.scheme.label}); give the float checkpoint")
+    source = load_source(model, revision, offline, calibrated=False)
     released = read_released(folder)
     if released.ignored:
         shown = ", ".join(released.ignored[:3]) + (", ..." if len(released.ignored) > 3 else "")
         typer.echo(f"note: {folder}: {len(released.ignored)} unknown tensors ignored ({shown})", err=True)
-    layers = import_quantvggt_(source.model, released, scheme)
+    layers = import_quantvggt_(source.network, released, scheme)
     files = {name: file_sha256(folder / name) for name in FILES.values()}
     provenance = Provenance(
         source={"name": source.name, "sha256": source.sha256},
@@ -70,6 +66,6 @@ def import_released(
         versions=versions(),
         layers=layers,
     )
-    save_calibrated(output, source.model, scheme, provenance, replace=force)
+    save_calibrated(output, source.network, scheme, provenance, replace=force)
     held = ", ".join(("rotation", *released.groups))
     typer.echo(f"{output}: {scheme.label}, {len(layers)} linears by the release in {folder} ({held}; {DESCRIPTION})")

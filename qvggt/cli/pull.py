@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from qvggt.cli.common import application, check_place
+from qvggt.cli.options import Revision
 
 app, main = application()
 
@@ -24,7 +25,7 @@ Examples:
 def pull(
     repository: Annotated[str, Argument(help="Hub id OWNER/NAME.")],
     output: Annotated[Path, Option("-o", "--output", help="Directory to write.")],
-    revision: Annotated[str | None, Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
+    revision: Revision = None,
     offline: Annotated[bool, Option(help="Never use the network: the Hub cache only.")] = False,
     force: Annotated[bool, Option(help="Replace an earlier pull of the same kind.")] = False,
 ) -> None:

@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from qvggt.cli.common import application, check_place
+from qvggt.cli.options import Device, Offline, Revision, Threads
 from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
@@ -102,11 +103,11 @@ def reconstruct(
     ] = None,
     query_grid: Annotated[int | None, Option(min=1, help="Track N x N points instead.")] = None,
     overwrite: Annotated[bool, Option(help="Replace OUT if it is a reconstruction.")] = False,
-    threads: Annotated[int | None, Option(min=1, help="CPU threads. [all cores]")] = None,
-    device: Annotated[str | None, Option(help="cpu or cuda. [cpu; of engine files cuda]")] = None,
+    threads: Threads = None,
+    device: Device = None,
     runtime: Annotated[str | None, Option(help="Of an .onnx file: onnxruntime or openvino. [onnxruntime]")] = None,
-    revision: Annotated[str | None, Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
-    offline: Annotated[bool, Option(help="Never use the network.")] = False,
+    revision: Revision = None,
+    offline: Offline = False,
     seed: Annotated[int, Option(help="Of the points drawn.")] = 0,
 ) -> None:
     """Reconstruct a scene: cameras, points and depth of images or a video, in files that other programs open."""

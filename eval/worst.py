@@ -87,9 +87,9 @@ def thinned(
         "gt_extrinsics": in_first_camera(torch.from_numpy(sequence.extrinsics)).numpy(),
         "gt_intrinsics": _thin_intrinsics(truth.intrinsics, step),
     }
-    if truth.depth is not None:
+    if truth.depth is not None and truth.points is not None:
         arrays["gt_depth"] = truth.depth[:, ::step, ::step]
-        arrays |= _cloud("gt", truth.points(), colours, truth.depth > 0, None)
+        arrays |= _cloud("gt", truth.points, colours, truth.depth > 0, None)
     for index, predicted in enumerate(predictions):
         name = f"c{index}"
         extrinsics, intrinsics = decode_pose(torch.from_numpy(predicted.pose_enc).double(), height, width)

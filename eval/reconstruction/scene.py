@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -22,6 +22,7 @@ from qvggt.progress import bar
 Array = NDArray[Any]
 PointSource = Literal["depth", "head"]
 
+ARRAYS = ("extrinsics", "intrinsics", "points", "confidence", "depth")  # of a scene, by frame
 SAMPLES = 20_000  # pixels of a shared frame that an alignment uses
 
 
@@ -142,8 +143,7 @@ def moved(scene: Scene, motion: Similarity) -> Scene:
     for slot, frame in zip(points, scene.points, strict=True):
         slot[:] = motion.points(frame)
     depth = None if scene.depth is None else scene.depth * np.float32(motion.scale)
-    extrinsics = motion.extrinsics(scene.extrinsics)
-    return Scene(extrinsics, scene.intrinsics, points, scene.confidence, depth, scene.source)
+    return replace(scene, extrinsics=motion.extrinsics(scene.extrinsics), points=points, depth=depth)
 
 
 def fit_pass(scene: Scene, part: Scene, one: Pass, inside: Array) -> tuple[Similarity, Join]:
@@ -155,7 +155,7 @@ def fit_pass(scene: Scene, part: Scene, one: Pass, inside: Array) -> tuple[Simil
     before, here = scene.points[shared], part.points[: one.shared]
     weights = np.sqrt(np.clip(scene.confidence[shared] * part.confidence[: one.shared], 0, None))
     good = inside & np.isfinite(before).all(-1) & np.isfinite(here).all(-1) & np.isfinite(weights)
-    picked = np.concatenate([_spread(frame, offset) for frame, offset in _flat(good)])
+    picked = np.concatenate([_spread(frame, i * frame.size) for i, frame in enumerate(good)])
     if len(picked) < 3:
         raise QvggtError(
             f"images {one.start + 1} to {one.start + one.shared}: hold no finite point shared by two passes, "
@@ -194,32 +194,20 @@ def _unprojected(depth: Array, extrinsics: torch.Tensor, intrinsics: torch.Tenso
 
 
 def _empty(part: Scene, count: int) -> Scene:
-    def room(like: Array) -> Array:
-        return np.zeros((count, *like.shape[1:]), like.dtype)
-
-    depth = None if part.depth is None else room(part.depth)
-    return Scene(
-        room(part.extrinsics), room(part.intrinsics), room(part.points), room(part.confidence), depth, part.source
-    )
+    arrays: Any = {name: like for name in ARRAYS if (like := getattr(part, name)) is not None}
+    empty: Any = {name: np.zeros((count, *like.shape[1:]), like.dtype) for name, like in arrays.items()}
+    return replace(part, **empty)
 
 
 def _put(scene: Scene, part: Scene, one: Pass) -> None:
     """Fill in the images of `part` that no pass before has seen."""
-    fresh, new = slice(one.start + one.shared, one.stop), slice(one.shared, None)
-    scene.extrinsics[fresh], scene.intrinsics[fresh] = part.extrinsics[new], part.intrinsics[new]
-    scene.points[fresh], scene.confidence[fresh] = part.points[new], part.confidence[new]
-    if scene.depth is not None and part.depth is not None:
-        scene.depth[fresh] = part.depth[new]
-
-
-def _flat(good: Array) -> list[tuple[Array, int]]:
-    """Per frame: mask [H * W], and the index of its first pixel in the flattened stack."""
-    size = good[0].size
-    return [(frame.reshape(-1), index * size) for index, frame in enumerate(good)]
+    for name in ARRAYS:
+        if (whole := getattr(scene, name)) is not None:
+            whole[one.start + one.shared : one.stop] = getattr(part, name)[one.shared :]
 
 
 def _spread(mask: Array, offset: int) -> Array:
-    """Up to SAMPLES indices of true pixels, evenly spread."""
+    """Up to SAMPLES indices of true pixels [H, W], evenly spread; counted from `offset` in a flat stack."""
     indices = np.flatnonzero(mask)
     return indices[:: max(1, -(-len(indices) // SAMPLES))] + offset
 

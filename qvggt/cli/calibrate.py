@@ -187,20 +187,17 @@ def adjusted(
     recipe: Recipe, rounding: str | None, propagation: str | None, fc2: str | None, epochs: int | None
 ) -> Recipe:
     """The recipe with the options the user gave; QvggtError for a word that is none."""
-    changes: dict[str, Any] = {}
-    for option, value, allowed in (
-        ("rounding", rounding, ("rtn", "gptq")),
-        ("propagation", propagation, ("float", "quantized")),
-        ("fc2", fc2, ("none", "kronecker")),
-    ):
+    words = {
+        "rounding": (rounding, ("rtn", "gptq")),
+        "propagation": (propagation, ("float", "quantized")),
+        "fc2": (fc2, ("none", "kronecker")),
+    }
+    for option, (value, allowed) in words.items():
         if value is not None and value not in allowed:
             raise QvggtError(f"--{option} {value!r}: expected {' or '.join(allowed)}")
-    if rounding is not None:
-        changes["rounding"] = rounding
-    if propagation is not None:
-        changes["propagation"] = propagation
-    if fc2 is not None:
-        changes["online"] = "fc2" if fc2 == "kronecker" else "none"
+    online = None if fc2 is None else "fc2" if fc2 == "kronecker" else "none"
+    given = {"rounding": rounding, "propagation": propagation, "online": online}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if epochs is not None:
         changes |= {"epochs": epochs, "learn": epochs > 0, "learn_bits": 16}
     return recipe.replace(**changes)

@@ -120,10 +120,7 @@ def evaluate(
         depth=depth,
     )
     request = data_request(dataset, root, scenes, fast, question, frame_list)
-    _check_page(html, show)
-    for place in (json, html, frame_list, records):
-        if place is not None:
-            check_writable(place)
+    _check_files(html, show, json, frame_list, records)
     if store is not None:
         if store.exists() and not store.is_dir():
             raise QvggtError(f"{store}: is a file, expected a folder for --store")
@@ -157,11 +154,8 @@ def merge_command(
     show: Show = False,
 ) -> None:
     """Put the record files of an evaluation together: its tables and its report."""
-    _check_page(html, show)
-    for place in (json, html):
-        if place is not None:
-            check_writable(place)
-    merge(files, json, html, show)
+    _check_files(html, show, json)
+    merge(files, Outputs(json, html=html, show=show))
 
 
 @app.command("report")
@@ -178,9 +172,12 @@ def report_command(
     page(json, place, show)
 
 
-def _check_page(html: Path | None, show: bool) -> None:
+def _check_files(html: Path | None, show: bool, *others: Path | None) -> None:
     if show and html is None:
         raise QvggtError("--open: give --html FILE, which it opens")
+    for place in (html, *others):
+        if place is not None:
+            check_writable(place)
 
 
 def _check_candidates(models: tuple[str, ...], engines: tuple[str, ...]) -> None:

@@ -45,12 +45,13 @@ def push(
     force: Annotated[bool, Option(help="Write to a repository that holds other files too.")] = False,
 ) -> None:
     """Upload a calibrated checkpoint (quant.json, model.safetensors) or an ONNX file, with a generated model card."""
+    from qvggt.files import read_object
     from qvggt.hub.card import model_card
     from qvggt.hub.sharing import check_repository, checkpoint_bundle
     from qvggt.hub.sharing import push as push_bundle
 
     check_repository(repository)
-    report = None if metrics is None else read_metrics(metrics)
+    report = None if metrics is None else read_object(metrics, "a report of qvggt-eval --json")
     if checkpoint.suffix.lower() == ".onnx":
         bundle = onnx_bundle(checkpoint, repository, report, licence)
     else:
@@ -62,23 +63,6 @@ def push(
     total = sum(path.stat().st_size for path in bundle.files.values())
     typer.echo(f"{pushed.repository}: {', '.join(pushed.files)} ({total / 1e6:.2f} MB)")
     typer.echo(f"commit {pushed.commit.id}: {pushed.commit.url}")
-
-
-def read_metrics(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; QvggtError when there is none."""
-    import json
-
-    from qvggt.files import reason
-
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise QvggtError(f"{path}: cannot be read ({reason(error)}); expected a report of qvggt-eval --json") from error
-    except (ValueError, RecursionError) as error:
-        raise QvggtError(f"{path}: is no JSON, expected a report of qvggt-eval --json") from error
-    if not isinstance(values, dict):
-        raise QvggtError(f"{path}: holds no JSON object, expected a report of qvggt-eval --json")
-    return values
 
 
 def onnx_bundle(path: Path, repository: str, metrics: Mapping[str, Any] | None, licence: str | None) -> Bundle:

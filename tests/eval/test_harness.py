@@ -234,7 +234,7 @@ def test_a_room_through_the_harness(tmp_path):
             true = Truth.of(found[0], resizes, 56, 70)
             encoding = encode_pose(torch.from_numpy(true.extrinsics), torch.from_numpy(true.intrinsics), 56, 70)
             return Predictions(
-                encoding.numpy().astype(np.float32), true.depth, world_points=true.points().astype(np.float32)
+                encoding.numpy().astype(np.float32), true.depth, world_points=true.points.astype(np.float32)
             )
 
     (result,) = evaluate([Oracle([])], found, plan=plan, protocol=POINTS, progress=False)

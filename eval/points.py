@@ -83,10 +83,9 @@ def point_errors(
         seen, scale = similarity.points(seen), scale * similarity.scale
     true, seen = true[true_finite], seen[seen_finite]
     true, seen = _subsample(true, config, f"{key}/truth"), _subsample(seen, config, f"{key}/predicted")
-    if min(len(true), len(seen)) < MIN_POINTS:
-        nothing = CloudDistances(*[math.nan] * len(fields(CloudDistances)))
-        return PointErrors(**vars(nothing), scale=scale, predicted=len(seen), truth=len(true))
-    errors = distances(register(seen, true, config.icp, config.backend), true, config.backend)
+    errors = CloudDistances(*[math.nan] * len(fields(CloudDistances)))
+    if min(len(true), len(seen)) >= MIN_POINTS:
+        errors = distances(register(seen, true, config.icp, config.backend), true, config.backend)
     return PointErrors(**vars(errors), scale=scale, predicted=len(seen), truth=len(true))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from qvggt.data.images import Mode
 from qvggt.errors import QvggtError
@@ -64,7 +64,3 @@ class ReconstructionConfig:
     @property
     def tracking(self) -> bool:
         return self.queries is not None or self.query_grid is not None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ def reconstruct_folder(
             "version": 1,
             "qvggt": __version__,
             "network": runner.describe(),
-            "options": config.to_dict(),
+            "options": asdict(config),
             "conventions": {**CONVENTIONS, "scene.glb": "glTF axes (x, -y, -z): y up, first camera looks along -z"},
             "images": len(photos),
             "network_size": {"width": width, "height": height},
@@ -116,7 +116,7 @@ def reconstruct_folder(
                 "estimated_pass_bytes": budget.pass_bytes,
                 "estimated_result_bytes": budget.results_bytes,
             },
-            "joins": [join.describe() for join in joins],
+            "joins": [asdict(join) for join in joins],
             "points": selection.counts(),
         }
         cloud = whole.at_most(config.max_points, config.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -71,10 +71,6 @@ class Join:
     residual_rms: float
     camera_deg: float
     camera_shift: float
-
-    def describe(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
 
 
 def reconstruct(

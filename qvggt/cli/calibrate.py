@@ -155,12 +155,7 @@ def calibrate(
     if searched is not None:
         drop = searched.metric.drop(network)
         calibration["budget"], notes[NOTE] = searched.note(drop)
-    provenance = Provenance(
-        source={"name": source.name, "sha256": source.sha256},
-        calibration=calibration,
-        versions=versions(),
-        layers=layers,
-    )
+    provenance = Provenance({"name": source.name, "sha256": source.sha256}, calibration, versions(), layers)
     save_calibrated(output, network, wanted, provenance, replace=force, notes=notes)
     for file in (measured, tried):
         file.unlink(missing_ok=True)

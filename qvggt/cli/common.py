@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from typer.main import get_command
@@ -15,6 +16,8 @@ from typer.main import get_command
 from qvggt import __version__
 from qvggt.errors import QvggtError
 from qvggt.files import reason
+
+T = TypeVar("T")
 
 USER_ERROR = 2
 LONGEST = 900  # characters of an error
@@ -90,6 +93,12 @@ def show_version(value: bool) -> None:
     if value:
         typer.echo(f"qvggt {__version__}")
         raise typer.Exit
+
+
+def filled(cls: type[T], options: Mapping[str, Any], **others: Any) -> T:
+    """A dataclass made of the options named as its fields, and of `others`; options: the locals of a command."""
+    names = {field.name for field in fields(cls)} & options.keys()  # type: ignore[arg-type]
+    return cls(**{name: options[name] for name in names} | others)
 
 
 def check_writable(path: Path) -> None:

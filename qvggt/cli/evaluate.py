@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from qvggt.cli.common import application, check_place, check_writable
+from qvggt.cli.common import application, check_place, check_writable, filled
 from qvggt.cli.evaluation import Candidates, Outputs, merge, page, run_evaluation
 from qvggt.cli.evaluation_data import data_request
 from qvggt.cli.options import Device, FrameSeed, Models, Offline, Revision, Show, Threads
@@ -108,17 +108,8 @@ def evaluate(
         return
     models, engines = tuple(model or ()), tuple(engine or ())
     _check_candidates(models, engines)
-    question = Question(
-        split=split,
-        frames=frames,
-        min_frames=min_frames,
-        max_sequences=max_sequences,
-        seed=seed,
-        annotations=annotations,
-        categories=tuple(c for c in (categories or "").split(",") if c),
-        stride=stride,
-        depth=depth,
-    )
+    names = tuple(c for c in (categories or "").split(",") if c)
+    question = filled(Question, locals(), root=Path(), categories=names)
     request = data_request(dataset, root, scenes, fast, question, frame_list)
     _check_files(html, show, json, frame_list, records)
     if store is not None:

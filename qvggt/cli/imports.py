@@ -60,12 +60,8 @@ def import_released(
         typer.echo(f"note: {folder}: {len(released.ignored)} unknown tensors ignored ({shown})", err=True)
     layers = import_quantvggt_(source.network, released, scheme)
     files = {name: file_sha256(folder / name) for name in FILES.values()}
-    provenance = Provenance(
-        source={"name": source.name, "sha256": source.sha256},
-        calibration={"import": "quantvggt", "files": files, "groups": list(released.groups)},
-        versions=versions(),
-        layers=layers,
-    )
+    calibration = {"import": "quantvggt", "files": files, "groups": list(released.groups)}
+    provenance = Provenance({"name": source.name, "sha256": source.sha256}, calibration, versions(), layers)
     save_calibrated(output, source.network, scheme, provenance, replace=force)
     held = ", ".join(("rotation", *released.groups))
     typer.echo(f"{output}: {scheme.label}, {len(layers)} linears by the release in {folder} ({held}; {DESCRIPTION})")

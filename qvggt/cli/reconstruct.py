@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from qvggt.cli.common import application, check_place
+from qvggt.cli.common import application, check_place, filled
 from qvggt.cli.options import Device, Offline, Revision, Threads
 from qvggt.errors import QvggtError
 
@@ -120,31 +120,23 @@ def reconstruct(
     from qvggt.eval.reconstruction.config import ReconstructionConfig
     from qvggt.eval.reconstruction.folder import check_libraries, reconstruct_folder
 
-    config = ReconstructionConfig(
-        size=size,
-        fit=fit,  # type: ignore[arg-type]
-        every=every,
+    config = filled(
+        ReconstructionConfig,
+        locals(),
         limit=max_images,
         rate=fps,
-        points=points,  # type: ignore[arg-type]
         percentile=conf_percentile,
         masks=_words(mask),
         mask_folder=None if masks is None else str(masks),
-        max_points=max_points,
-        colmap_points=colmap_points,
         formats=_words(formats),
-        depth_size=depth_size,  # type: ignore[arg-type]
         frames_per_pass=max_frames_per_pass,
-        overlap=overlap,
         memory_limit=None if memory_limit is None else int(memory_limit * GIB),
         queries=None if query_points is None else str(query_points),
-        query_grid=query_grid,
-        seed=seed,
     )
     check_libraries(config, inputs)
     if not (len(inputs) == 1 and is_video(inputs[0])):
         find_images(inputs)  # before a model is loaded, or downloaded
-    options = RunnerOptions(runtime=runtime, device=device, threads=threads, revision=revision, offline=offline)
+    options = filled(RunnerOptions, locals())
     with _open(engine, model, config.tracking, options) as runner:
         result = reconstruct_folder(runner, inputs, output, config, device=device, overwrite=overwrite, say=typer.echo)
     typer.echo(_summary(output, result))

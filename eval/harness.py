@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from qvggt.data.images import Resize
@@ -19,11 +18,10 @@ from qvggt.eval.clouds import check_backend
 from qvggt.eval.depth import depth_errors
 from qvggt.eval.ground_truth import ImagePlan, network_intrinsics, plan_images, sequence_depth
 from qvggt.eval.noise import Noise, compare
-from qvggt.eval.points import PointConfig, PointErrors, point_errors, predicted_points, true_points
+from qvggt.eval.points import PointConfig, PointErrors, point_errors, predicted_cameras, predicted_points, true_points
 from qvggt.eval.pose import pairwise_errors
 from qvggt.eval.records import Row
 from qvggt.eval.result import CandidateResult, SequenceRecord
-from qvggt.geometry import decode_pose
 from qvggt.progress import bar
 
 METRIC_GROUPS = ("pose", "depth", "points")
@@ -184,7 +182,7 @@ def _record(
     timings: tuple[float, ...],
 ) -> SequenceRecord:
     height, width = shape[2:]
-    extrinsics, _ = decode_pose(torch.from_numpy(predictions.pose_enc).double(), height, width)
+    extrinsics, _ = predicted_cameras(predictions, height, width)
     depth = None
     if "depth" in protocol.metrics and truth.depth is not None and predictions.depth is not None:
         depth = depth_errors(predictions.depth, truth.depth, "median")

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from qvggt.data.images import Resize
 from qvggt.engines.runner import Predictions, Runner
 from qvggt.errors import QvggtError
+from qvggt.eval.points import predicted_cameras
 from qvggt.eval.reconstruction.frames import Frames
 from qvggt.eval.reconstruction.passes import Pass
 from qvggt.eval.similarity import Similarity, fit_robust
-from qvggt.geometry import decode_pose, unproject
+from qvggt.geometry import unproject
 from qvggt.progress import bar
 
 Array = NDArray[Any]
@@ -113,7 +114,7 @@ def check_outputs(runner: Runner, source: PointSource) -> None:
 
 def interpret(predictions: Predictions, size: tuple[int, int], source: PointSource, label: str) -> Scene:
     """Predictions of one pass -> a scene in the pass's own world and unit."""
-    extrinsics, intrinsics = decode_pose(torch.from_numpy(predictions.pose_enc).double(), *size)
+    extrinsics, intrinsics = predicted_cameras(predictions, *size)
     finite = torch.isfinite(torch.cat([extrinsics.flatten(1), intrinsics.flatten(1)], 1)).all(1)
     if not finite.all():
         bad = int((~finite).nonzero()[0])
@@ -122,14 +123,12 @@ def interpret(predictions: Predictions, size: tuple[int, int], source: PointSour
             "check the model with qvggt-eval"
         )
     depth = predictions.depth
+    points, confidence = predictions.world_points, predictions.world_points_conf
     if source == "depth":
         assert depth is not None
-        assert predictions.depth_conf is not None
         points, confidence = _unprojected(depth, extrinsics, intrinsics), predictions.depth_conf
-    else:
-        assert predictions.world_points is not None
-        assert predictions.world_points_conf is not None
-        points, confidence = predictions.world_points, predictions.world_points_conf
+    assert points is not None
+    assert confidence is not None
     return Scene(extrinsics.numpy(), intrinsics.numpy(), points, confidence, depth, source)
 
 

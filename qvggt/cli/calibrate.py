@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from qvggt.cli.common import application, check_output
+from qvggt.cli.common import application, check_output, given_options
 from qvggt.cli.options import Offline, Overrides, Parts, Revision
 from qvggt.errors import QvggtError
 
@@ -80,7 +80,7 @@ def calibrate(
     force: Annotated[bool, Option(help="Replace an existing calibrated checkpoint.")] = False,
 ) -> None:
     """Quantize a checkpoint: fold rotations and smoothing, learn clips block by block, round the weights."""
-    from qvggt.cli.imports import given_options, import_released
+    from qvggt.cli.imports import import_released
 
     if import_quantvggt is not None:
         return import_released(import_quantvggt, model, output, bits, given_options(context), revision, offline, force)

@@ -95,6 +95,12 @@ def show_version(value: bool) -> None:
         raise typer.Exit
 
 
+def given_options(context: typer.Context) -> tuple[str, ...]:
+    """Names of the parameters the user wrote on the command line, rather than left at their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return tuple(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
+
+
 def filled(cls: type[T], options: Mapping[str, Any], **others: Any) -> T:
     """A dataclass made of the options named as its fields, and of `others`; options: the locals of a command."""
     names = {field.name for field in fields(cls)} & options.keys()  # type: ignore[arg-type]

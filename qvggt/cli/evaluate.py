@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from qvggt.cli.common import application, check_place, check_writable, filled
+from qvggt.cli.common import application, check_place, check_writable, filled, given_options
 from qvggt.cli.evaluation import Candidates, Outputs, merge, page, run_evaluation
 from qvggt.cli.evaluation_data import data_request
 from qvggt.cli.options import Device, FrameSeed, Models, Offline, Revision, Show, Threads
@@ -101,10 +101,9 @@ def evaluate(
 ) -> None:
     """Evaluate models and engines on the same frames: cameras, depth, points, output SQNR, time, memory and size."""
     if context.invoked_subcommand is not None:
-        for name in context.params:
-            if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
-                option = "open" if name == "show" else name.replace("_", "-")
-                raise QvggtError(f"--{option}: has no use before {context.invoked_subcommand}; leave it out")
+        for name in given_options(context):
+            option = "open" if name == "show" else name.replace("_", "-")
+            raise QvggtError(f"--{option}: has no use before {context.invoked_subcommand}; leave it out")
         return
     models, engines = tuple(model or ()), tuple(engine or ())
     _check_candidates(models, engines)

@@ -13,12 +13,6 @@ from qvggt.errors import QvggtError
 TAKEN = ("model", "output", "bits", "import_quantvggt", "revision", "offline", "force")
 
 
-def given_options(context: typer.Context) -> tuple[str, ...]:
-    """Names of the parameters the user wrote on the command line, rather than left at their defaults."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return tuple(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
-
-
 def import_released(
     folder: Path,
     model: str,

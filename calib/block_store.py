@@ -17,9 +17,9 @@ from torch import Tensor
 from qvggt.calib.reconstruct import BlockReport
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, line
+from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.scheme import LinearFormat
 from qvggt.quant.transform import TransformSpec
 from qvggt.tensor_file import TensorFile, open_tensors, write_tensors
 
@@ -51,7 +51,7 @@ class BlockStore:
 
     def _file(self, path: str) -> Path:
         digest = hashlib.sha256(path.encode()).hexdigest()[:8]
-        return self.folder / f"{path.rpartition('patch_embed.')[2]}-{digest}.safetensors"
+        return self.folder / f"{path}-{digest}.safetensors"
 
     def save(self, path: str, block: Block, report: BlockReport) -> None:
         """Store a finished block; atomic."""

@@ -1,4 +1,4 @@
-"""Which part of the network gets how many bits so that a drop stays in budget: the cheapest mixture that fits."""
+"""Which part of the network gets which format so that a drop stays in budget: the cheapest mixture that fits."""
 
 from __future__ import annotations
 
@@ -7,33 +7,25 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from qvggt.errors import QvggtError
-from qvggt.quant.scheme import Activation, Scheme
-
-LADDERS = {
-    "w4a4": ("w4a4", "w4a8", "w8a8", "fp32"),
-    "w4a8": ("w4a8", "w8a8", "fp32"),
-    "w6a6": ("w6a6", "w8a8", "fp32"),
-    "w8a8": ("w8a8", "fp32"),
-    "w4a16": ("w4a16", "fp32"),
-}
-"""--bits, the least a unit may get -> what it may get, from cheap to exact."""
+from qvggt.formats.linear_format import Activation
+from qvggt.models.family import find_family
+from qvggt.quant.scheme import Scheme
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A part of the network that gets one number of bits. `patterns`: its module paths, for a scheme's overrides."""
+    """A part of the network that gets one format. `patterns`: its module paths, for a scheme's overrides.
+    `family`: of the network."""
 
     name: str
     patterns: tuple[str, ...]
+    family: str = find_family().name
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One unit at one number of bits: bytes of its weights and scales, its cost, and the damage it does alone.
-
-    cost: bit operations per token, weights x weight bits x activation bits. Bytes alone would never choose 4-bit
-    activations, which store nothing less.
-    """
+    """One unit in one format (`bits`, as schemes write it): bytes of its weights and scales, bit operations per token
+    (`Format.cost`), and the damage it does alone."""
 
     bits: str
     bytes: int
@@ -91,17 +83,17 @@ def cheapest_within(
 def mixed_scheme(
     units: Sequence[Unit], assignment: Assignment, bits: str, activation: Activation, parts: tuple[str, ...]
 ) -> Scheme:
-    """The scheme of an assignment: one number of bits for all, or `bits` and an override per unit that differs."""
+    """The scheme of an assignment: one format for all, or `bits` and an override per unit that differs."""
     given = {assignment[unit.name].bits for unit in units}
     if len(given) == 1:
-        return Scheme(given.pop(), activation, parts)
+        return Scheme(given.pop(), activation, parts, family=units[0].family)
     overrides = [
         (pattern, assignment[unit.name].bits)
         for unit in units
         if assignment[unit.name].bits != bits
         for pattern in unit.patterns
     ]
-    return Scheme(bits, activation, parts, tuple(overrides))
+    return Scheme(bits, activation, parts, tuple(overrides), family=units[0].family)
 
 
 def parse_budget(text: str) -> float:

@@ -11,13 +11,14 @@ from qvggt.calib.block_store import BlockStore
 from qvggt.calib.convs import observe_convs
 from qvggt.calib.ranges import observe_ranges
 from qvggt.calib.recipe import Recipe
-from qvggt.calib.reconstruct import LINEARS, BlockReport, calibrate_block
-from qvggt.calib.stream import Stream, stages
+from qvggt.calib.reconstruct import BlockReport, calibrate_block
+from qvggt.calib.stream import Stream
 from qvggt.models.block import Block
+from qvggt.models.family import LINEARS, family_of
 from qvggt.models.fold_config import FoldConfig
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.progress import bar
-from qvggt.quant.model import check_overrides, quantize_, scheme_convs, scheme_linears
+from qvggt.quant.model import check_overrides, quantize_, scheme_convs, scheme_linears, tell_centers_
 from qvggt.quant.scheme import Scheme
 from qvggt.rotation.fold import fold_
 
@@ -32,7 +33,7 @@ def fold_config(recipe: Recipe, seed: int) -> FoldConfig | None:
 
 
 def calibrate_(
-    model: VGGT,
+    model: Network,
     scheme: Scheme,
     recipe: Recipe,
     batches: Iterable[Tensor],
@@ -46,8 +47,8 @@ def calibrate_(
 
     `batches`: image sequences [S, 3, H, W] in [0, 1]. Deterministic for a seed. Blocks without a quantized linear
     are only passed through. `store`: finished blocks go there and are taken from there. `memory`: bytes of tokens
-    held in RAM before they spill to disk. What is quantized outside the blocks (the camera trunk, the convolutions of
-    the dense heads) is rounded to nearest at the end; static activations read `batches` again for their ranges.
+    held in RAM before they spill to disk. What is quantized outside the stages (in a camera head, the convolutions
+    of dense heads) is rounded to nearest at the end; static activations read `batches` again for their ranges.
     QvggtError for an override that matches nothing.
     """
     check_overrides(model, scheme)
@@ -57,11 +58,11 @@ def calibrate_(
     target = Stream.start(model, batches, memory)
     source = target if recipe.propagation == "float" else target.copy()
     reports: dict[str, BlockReport] = {}
-    plan = stages(model)
+    plan = family_of(model).stages(model.config)
     for stage in bar(plan, desc=f"calibrate {recipe.name}", unit="block", shown=progress):
-        if stage.enters_aggregator:
+        if stage.enters:
             for stream in {id(s): s for s in (target, source)}.values():
-                stream.enter_aggregator(model)
+                stream.enter(model, stage)
         block = model.get_submodule(stage.path)
         assert isinstance(block, Block)
         final = block
@@ -77,7 +78,8 @@ def calibrate_(
         target.advance(stage, block, recipe.frame_shapes)
         if source is not target:
             source.advance(stage, final, recipe.frame_shapes)
-    rest = [path for path, _, format in scheme_linears(model, scheme) if format.activation == "static"]
+    tell_centers_(model)
+    rest = [path for path, _, format in scheme_linears(model, scheme) if format.mode == "static"]
     ranges = observe_ranges(model, batches, rest, progress=progress) if rest else None
     convs = [path for path, _, _ in scheme_convs(model, scheme)]
     quantize_(model, scheme, ranges, observe_convs(model, batches, convs, progress=progress) if convs else None)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qvggt.errors import QvggtError
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.family import family_of
+from qvggt.models.network import Network
 from qvggt.watching import watching
 
 STATISTICS = ("mean", "std", "lowest frame std")
@@ -32,17 +33,17 @@ class SequenceFeatures:
     similarity: NDArray[np.float64]
 
 
-def deep_layers(model: VGGT, rounds: int) -> tuple[str, ...]:
-    """Paths of the frame and global blocks of the aggregator's last `rounds` rounds, in the order they run."""
-    depth = model.config.aa_depth
-    if not 1 <= rounds <= depth:
-        raise QvggtError(f"selection: deep_rounds {rounds}, expected 1 to {depth}, the rounds of this model")
-    return tuple(f"aggregator.{kind}_blocks.{i}" for i in range(depth - rounds, depth) for kind in ("frame", "global"))
+def deep_layers(model: Network, rounds: int) -> tuple[str, ...]:
+    """Paths of the frame and global blocks of the last `rounds` rounds, in the order they run."""
+    pairs = family_of(model).rounds(model.config)
+    if not 1 <= rounds <= len(pairs):
+        raise QvggtError(f"selection: deep_rounds {rounds}, expected 1 to {len(pairs)}, the rounds of this model")
+    return tuple(stage.path for pair in pairs[-rounds:] for stage in pair)
 
 
 @torch.no_grad()
-def sequence_features(model: VGGT, images: Tensor, rounds: int = 4) -> SequenceFeatures:
-    """Features of one sequence [S, 3, H, W] in [0, 1], S >= 2, from one pass through the aggregator.
+def sequence_features(model: Network, images: Tensor, rounds: int = 4) -> SequenceFeatures:
+    """Features of one sequence [S, 3, H, W] in [0, 1], S >= 2, from one pass without the heads.
 
     Statistics: of the input of `norm1` in every block of the last `rounds` rounds, over all frames, tokens and
     channels; the lowest std of a single frame finds a sequence with one bad frame. Similarity: mean over the tokens of
@@ -54,8 +55,8 @@ def sequence_features(model: VGGT, images: Tensor, rounds: int = 4) -> SequenceF
     layers = deep_layers(model, rounds)
     device = next(model.parameters()).device
     with _observed(model, layers, frames=len(images)) as found:
-        kept = model.aggregator(images[None].to(device))
-    return SequenceFeatures(layers, np.array([found[layer] for layer in layers]), frame_similarity(kept[max(kept)][0]))
+        tokens = family_of(model).last_tokens(model, images.to(device))
+    return SequenceFeatures(layers, np.array([found[layer] for layer in layers]), frame_similarity(tokens))
 
 
 def frame_similarity(tokens: Tensor) -> NDArray[np.float64]:
@@ -78,7 +79,7 @@ def token_statistics(tokens: Tensor) -> tuple[float, float, float]:
 
 
 @contextmanager
-def _observed(model: VGGT, layers: tuple[str, ...], frames: int) -> Iterator[dict[str, tuple[float, float, float]]]:
+def _observed(model: Network, layers: tuple[str, ...], frames: int) -> Iterator[dict[str, tuple[float, float, float]]]:
     """While open, a forward pass fills the mapping layer -> statistics of what its `norm1` reads."""
     found: dict[str, tuple[float, float, float]] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qvggt.formats.rounding import qmax
+from qvggt.formats.grid import Grid
 
 LAZY = 128  # input channels rounded before their errors reach the channels after them
 
@@ -22,13 +22,12 @@ class InputMoments:
         self.matrix += x.T @ x
 
 
-def gptq_codes(weight: Tensor, scale: Tensor, bits: int, moments: InputMoments, damping: float = 0.01) -> Tensor:
-    """Integer codes [out, in] for weight [out, in] on a fixed grid of step `scale`, [out, 1] or [out, in].
+def gptq_codes(weight: Tensor, scale: Tensor, grid: Grid, moments: InputMoments, damping: float = 0.01) -> Tensor:
+    """Codes [out, in] for weight [out, in] on a grid of fixed `scale`, [out, 1] or [out, in].
 
-    Columns are rounded in order of falling input energy; the rounding error of each is spread over those still to
+    Columns are rounded in order of falling input energy; the rounding error of each is moved to those still to
     come through the inverse second moment, damped by `damping` of its mean diagonal. Deterministic.
     """
-    q = qmax(bits)
     diagonal = moments.matrix.diagonal()
     order = torch.argsort(diagonal, descending=True, stable=True)
     hessian = moments.matrix[order][:, order].clone()
@@ -37,15 +36,15 @@ def gptq_codes(weight: Tensor, scale: Tensor, bits: int, moments: InputMoments, 
     # upper Cholesky factor of the inverse: row i holds how column i's error moves to the columns after it
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
     upper = torch.linalg.cholesky(inverse, upper=True)
-    # transposed: a row is an input channel. Within a block of channels errors spread at once, beyond it in one product
-    rest, steps = (t.double().expand_as(weight).T[order].contiguous() for t in (weight, scale))
+    # transposed: a row is an input channel. Within a block of channels errors move at once, beyond it in one product
+    rest, scales = (t.double().expand_as(weight).T[order].contiguous() for t in (weight, scale))
     codes = torch.empty_like(rest)
     for start in range(0, len(rest), LAZY):
         inner = upper[start : start + LAZY, start : start + LAZY]
         block, errors = rest[start : start + LAZY], torch.empty_like(rest[start : start + LAZY])
-        for i, (row, step) in enumerate(zip(block, steps[start : start + LAZY], strict=True)):
-            codes[start + i] = (row / step).round().clamp(-q, q)
-            errors[i] = (row - codes[start + i] * step) / inner[i, i]
+        for i, (row, s) in enumerate(zip(block, scales[start : start + LAZY], strict=True)):
+            codes[start + i] = grid.round(row, s)
+            errors[i] = (row - codes[start + i] * s) / inner[i, i]
             block[i + 1 :].addr_(inner[i, i + 1 :], errors[i], alpha=-1)
         rest[start + LAZY :].addmm_(upper[start : start + LAZY, start + LAZY :].T, errors, alpha=-1)
     return codes[torch.argsort(order)].T.contiguous()

@@ -6,31 +6,33 @@ products where the released code multiplies by a dense matrix, at the same integ
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from qvggt.calib.quantvggt_release import PART, LinearParameters, ReleasedParameters, read_released
 from qvggt.calib.rtn import weight_sqnr
 from qvggt.errors import QvggtError
-from qvggt.formats.rounding import clip_weight, weight_codes, weight_scale
+from qvggt.formats.granularity import ROW
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.formats.table import FORMATS
 from qvggt.models.folded import applied_fold
+from qvggt.models.network import Network
 from qvggt.models.vggt.network import VGGT
 from qvggt.progress import bar
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.scheme import LinearFormat, Scheme
+from qvggt.quant.scheme import Scheme
 from qvggt.quant.transform import InputTransform, TransformSpec
 
-__all__ = ["BITS", "PART", "LinearParameters", "ReleasedParameters", "import_quantvggt_", "read_released"]
-
-BITS = ("w4a4", "w6a6", "w4a8", "w8a8")
+__all__ = ["PART", "LinearParameters", "ReleasedParameters", "import_quantvggt_", "read_released"]
 
 
 def import_quantvggt_(
-    model: VGGT, released: ReleasedParameters, scheme: Scheme, progress: bool = True
+    model: Network, released: ReleasedParameters, scheme: Scheme, progress: bool = True
 ) -> dict[str, dict[str, float]]:
     """Quantize the linears of the frame and global blocks in place as the release says; returns path -> figures.
 
     model: the float checkpoint the release was calibrated for (the files do not say which, nor the bits: only shapes
-    can be checked). scheme: dynamic activations, the part "aggregator" alone, bits one of BITS, no overrides.
+    can be checked). scheme: dynamic activations per token, weights per row, the part "aggregator" alone, no overrides.
     Per linear (section 2.2): W R, times s, clipped per row, rounded to its grid; input: x R, times 1/s, ranges clipped
     per side. Integer weights equal the released code's but for values on a rounding tie, since that adds W R up in
     fp32 and this in fp64. Figures: "weight_sqnr_db", of the weight with s taken out again. Raises QvggtError, with
@@ -50,16 +52,20 @@ def import_quantvggt_(
 
 def check_scheme(scheme: Scheme) -> None:
     """QvggtError for a scheme that the released parameters cannot serve."""
-    allowed = f"one of {', '.join(BITS)} with dynamic activations on the part {PART} alone"
-    if scheme.bits not in BITS or scheme.activation != "dynamic" or scheme.parts != (PART,) or scheme.overrides:
+    formats = [f for f in FORMATS.values() if isinstance(f, LinearFormat) and f.mode == "dynamic"]
+    names = [format.bits for format in formats if format.weight.granularity == ROW]
+    allowed = f"one of {', '.join(names)} with dynamic activations on the part {PART} alone"
+    if scheme.bits not in names or scheme.activation != "dynamic" or scheme.parts != (PART,) or scheme.overrides:
         got = f"{scheme.bits} {scheme.activation} on {','.join(scheme.parts)}"
         got += f" with {len(scheme.overrides)} overrides" if scheme.overrides else ""
         raise QvggtError(f"QuantVGGT import: expected bits {allowed}, got {got}")
 
 
-def matching_linears(model: VGGT, released: ReleasedParameters) -> dict[str, nn.Linear]:
+def matching_linears(model: Network, released: ReleasedParameters) -> dict[str, nn.Linear]:
     """path -> float linear for every linear of the release; QvggtError for a model it was not made for."""
     other = "give the float checkpoint the release was calibrated for"
+    if not isinstance(model, VGGT):
+        raise QvggtError(f"model: it is of the family {model.config.family}, expected a VGGT; {other}")
     if applied_fold(model) is not None:
         raise QvggtError(f"model: its rotations are folded, expected it as published; {other}")
     depth = model.config.aa_depth
@@ -84,6 +90,13 @@ def matching_linears(model: VGGT, released: ReleasedParameters) -> dict[str, nn.
     return found
 
 
+def clip_weight(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Clamp each row to [low * rowmin, high * rowmax]; low and high in (0, 1], [out, 1] (learned clip ratios)."""
+    floor = weight.amin(dim=1, keepdim=True) * low
+    ceiling = weight.amax(dim=1, keepdim=True) * high
+    return torch.maximum(torch.minimum(weight, ceiling), floor)
+
+
 def import_linear(linear: nn.Linear, parameters: LinearParameters, format: LinearFormat) -> tuple[QuantLinear, float]:
     """The quantized linear, and the SQNR of its weight in dB."""
     spec = TransformSpec(rotation=True, scale=parameters.scale is not None)
@@ -97,9 +110,8 @@ def import_linear(linear: nn.Linear, parameters: LinearParameters, format: Linea
         weight = rotated * parameters.scale
     if parameters.weight_clip is not None:
         weight = clip_weight(weight, *parameters.weight_clip)
-    scale = weight_scale(weight, format.weight_bits)
-    codes = weight_codes(weight, scale, format.weight_bits)
-    module = QuantLinear.from_codes(codes, scale, linear.bias, format, transform)
+    scale = format.weight.scale(weight)
+    module = QuantLinear.from_codes(format.weight.codes(weight, scale), scale, linear.bias, format, transform)
     if parameters.act_clip is not None:
         module.act_clip = parameters.act_clip
     approximation = module.weight_dequantized()

@@ -9,26 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qvggt.formats.rounding import (
-    EPS,
-    WEIGHT_FLOOR,
-    qmax,
-    spread,
-    step,
-    token_range,
-    weight_codes,
-)
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.formats.tensor_format import EPS, WEIGHT_FLOOR
+from qvggt.models.token_types import current_types
 from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.scheme import LinearFormat
 from qvggt.quant.transform import InputTransform, TransformSpec
 
 START = 4.0  # logit of the clips at the start: 0.982 of the observed extremes
-
-
-def round_ste(x: Tensor) -> Tensor:
-    """Round half to even; the gradient passes straight through."""
-    return x + (x.round() - x).detach()
 
 
 class LearnableLinear(nn.Module):
@@ -37,9 +25,9 @@ class LearnableLinear(nn.Module):
     Weight clips are ratios of each row's extremes, [out, blocks, 1] for the blocks of input channels that share a
     scale (one block where the format has none).
 
-    The input loses the mean of its token's kind (where `start_center` gave some), is rotated (if the linear has an
+    The input loses the mean of its token's type (where `start_center` gave some), is rotated (if the linear has an
     online rotation) and divided by s; the weight carries the inverse.
-    Same arithmetic as `QuantLinear`, with straight-through rounding; scales and clips are not detached.
+    The rounding is `QuantLinear`'s own, passed straight through; scales and clips are not detached.
     """
 
     def __init__(
@@ -56,8 +44,7 @@ class LearnableLinear(nn.Module):
         self.kind_bias: nn.Parameter | None = None
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().float().clone())
         self.log_scale = nn.Parameter(torch.zeros(linear.in_features))
-        self.block = format.block or linear.in_features
-        blocks = -(-linear.in_features // self.block)
+        blocks = format.weight.granularity.groups(linear.in_features)
         self.clip_low = nn.Parameter(torch.full((linear.out_features, blocks, 1), START))
         self.clip_high = nn.Parameter(torch.full((linear.out_features, blocks, 1), START))
         self.act_clip = nn.Parameter(torch.full((2,), START))  # negative side, positive side
@@ -65,13 +52,13 @@ class LearnableLinear(nn.Module):
         self.codes: Tensor | None = None  # weights rounded by other means, once learning is over
 
     @property
-    def kinds(self) -> int:
-        """Kinds of tokens it treats apart."""
+    def types(self) -> int:
+        """Types of tokens it treats apart."""
         return 0 if self.center is None else len(self.center)
 
-    def centered(self, x: Tensor, kinds: Tensor | None = None) -> Tensor:
-        """x without the center of each token's kind."""
-        return x if self.center is None else x - self.center[kinds]
+    def centered(self, x: Tensor) -> Tensor:
+        """x without the center of each token's type."""
+        return x if self.center is None else x - self.center[current_types()]
 
     def transformed(self, x: Tensor) -> Tensor:
         """The (centered) input after rotation and smoothing."""
@@ -84,67 +71,45 @@ class LearnableLinear(nn.Module):
 
     @torch.no_grad()
     def start_center(self, means: Tensor) -> None:
-        """Take `means` [kinds, in] off the tokens; their product with the weight becomes a bias per kind: exact."""
+        """Take `means` [types, in] off the tokens; their product with the weight becomes a bias per type: exact."""
         self.center = means.clone()
         rotated = means if self.rotation is None else self.rotation(means)
         self.kind_bias = nn.Parameter(rotated @ self.weight.T)
 
-    def blocked(self, weight: Tensor) -> Tensor:
-        """[out, in] -> [out, blocks, block], a partial last block filled with zeros (they move no extreme)."""
-        out, width = weight.shape
-        missing = -width % self.block
-        return F.pad(weight, (0, missing)).view(out, -1, self.block)
-
     def clipped_weight(self) -> Tensor:
-        """The weight the integer grid is laid over, [out, in]."""
-        smoothed = self.blocked(self.smoothed_weight())
+        """The weight the grid is laid over, [out, in]."""
+        smoothed = self.format.weight.granularity.split(self.smoothed_weight())
         low = smoothed.amin(-1, keepdim=True).clamp_max(0) * self.clip_low.sigmoid()
         high = smoothed.amax(-1, keepdim=True).clamp_min(0) * self.clip_high.sigmoid()
         return torch.maximum(torch.minimum(smoothed, high), low).flatten(1)[:, : self.weight.shape[1]]
 
-    def weight_step(self) -> Tensor:
-        """Grid step of each block of each row, [out, blocks]."""
-        amax = self.blocked(self.clipped_weight()).abs().amax(-1)
-        return amax.clamp_min(WEIGHT_FLOOR) / qmax(self.format.weight_bits)
-
-    def column_step(self) -> Tensor:
-        """Grid step of every weight, [out, in]."""
-        return spread(self.weight_step(), self.weight.shape[1], self.block)
-
     def quantized_weight(self) -> Tensor:
-        q = qmax(self.format.weight_bits)
-        s = self.column_step()
-        codes = round_ste(self.clipped_weight() / s).clamp(-q, q) if self.codes is None else self.codes.to(s.dtype)
-        return codes * s
+        format, weight = self.format.weight, self.clipped_weight()
+        scale = format.scale(weight)
+        return format.dequantize(format.round(weight, scale, True) if self.codes is None else self.codes, scale)
+
+    @property
+    def act_ranges(self) -> Tensor:
+        """Clip ratios [2] or the range of the tensor [], whichever the format has."""
+        return self.act_clip.sigmoid() if self.format.mode == "dynamic" else self.log_amax.exp()
 
     def quantized_input(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(transformed input on its grid, the token ranges to multiply back or None); x is centered already."""
-        x = self.transformed(x)
-        if self.format.activation is None:
-            return x, None
-        q = qmax(self.format.act_bits)
-        if self.format.activation == "dynamic":
-            low, high = self.act_clip.sigmoid()
-            a = token_range(x, low, high)
-            return round_ste(x / a * q).clamp(-q - 1, q) * step(self.format.act_bits), a
-        s = self.log_amax.exp() / q
-        return round_ste((x / s).clamp(-q - 1, q)) * s, None
+        x, activation = self.transformed(x), self.format.activation
+        return (x, None) if activation is None else activation.quantize(x, self.act_ranges, straight_through=True)
 
     def quantized_product(self, x: Tensor) -> Tensor:
         """The values the weight is multiplied with for a centered x, token ranges included [..., in]."""
         x, a = self.quantized_input(x)
         return x if a is None else x * a
 
-    def forward(self, x: Tensor, kinds: Tensor | None = None) -> Tensor:
-        x, a = self.quantized_input(self.centered(x, kinds))
+    def forward(self, x: Tensor) -> Tensor:
+        x, a = self.quantized_input(self.centered(x))
         y = F.linear(x, self.quantized_weight())
         y = y if a is None else y * a
         y = y if self.bias is None else y + self.bias
-        if self.kind_bias is None:
-            return y
-        assert kinds is not None
-        # self.kind_bias[kinds] would add its gradients up in whatever order the threads come
-        return y + F.embedding(kinds, self.kind_bias)
+        # self.kind_bias[types] would add its gradients up in whatever order the threads come
+        return y if self.kind_bias is None else y + F.embedding(current_types(), self.kind_bias)
 
     @torch.no_grad()
     def start_scale(self, amax_x: Tensor, alpha: float, weight: Tensor | None = None) -> None:
@@ -161,12 +126,12 @@ class LearnableLinear(nn.Module):
         """Start each row's clips where the rounding error is least, both sides alike, on a grid of ratios."""
         best = torch.full_like(self.clip_low, math.inf)
         chosen = torch.full_like(self.clip_low, START)
-        weight = self.smoothed_weight()
+        weight, split = self.smoothed_weight(), self.format.weight.granularity.split
         for ratio in torch.linspace(0.5, 0.995, 34).tolist():
             logit = math.log(ratio / (1 - ratio))
             self.clip_low.fill_(logit)
             self.clip_high.fill_(logit)
-            error = self.blocked(self.quantized_weight() - weight).square().sum(-1, keepdim=True)
+            error = split(self.quantized_weight() - weight).square().sum(-1, keepdim=True)
             better = error < best
             best, chosen = torch.where(better, error, best), torch.where(better, logit, chosen)
         self.clip_low.copy_(chosen)
@@ -180,7 +145,7 @@ class LearnableLinear(nn.Module):
         target = self.transformed(x)
         best, chosen = math.inf, 1.0
         amax = float(target.abs().max())
-        for ratio in torch.linspace(0.4 if self.format.activation == "dynamic" else 0.1, 0.995, 40).tolist():
+        for ratio in torch.linspace(0.4 if self.format.activation.dynamic else 0.1, 0.995, 40).tolist():
             self._set_act(ratio, amax)
             quantized, a = self.quantized_input(x)
             error = float(((quantized if a is None else quantized * a) - target).square().sum())
@@ -207,10 +172,9 @@ class LearnableLinear(nn.Module):
         `keep_scale`: divide the input by s at run time; False where s was folded into the layer before. `row_scale`
         [out]: factor of each output row (codes do not change: a row's grid scales with it).
         """
-        scale = self.weight_step()
-        codes = self.codes
-        if codes is None:
-            codes = weight_codes(self.clipped_weight(), scale, self.format.weight_bits, self.block)
+        format, weight = self.format.weight, self.clipped_weight()
+        scale = format.scale(weight)
+        codes = format.codes(weight, scale) if self.codes is None else self.codes.to(format.grid.dtype)
         bias: Tensor | None = self.bias
         kind_bias = None
         if self.kind_bias is not None:
@@ -220,17 +184,17 @@ class LearnableLinear(nn.Module):
             bias = None if bias is None else bias * row_scale
             kind_bias = None if kind_bias is None else kind_bias * row_scale
         transform = self._input_transform(keep_scale)
-        module = QuantLinear.from_codes(codes.to(torch.int8), scale, bias, self.format, transform, kind_bias)
-        if self.format.activation == "dynamic":
-            module.act_clip = self.act_clip.sigmoid()
-        elif self.format.activation == "static":
-            module.act_amax = self.log_amax.exp()
+        module = QuantLinear.from_codes(codes, scale, bias, self.format, transform, kind_bias)
+        if self.format.mode == "dynamic":
+            module.act_clip = self.act_ranges
+        elif self.format.mode == "static":
+            module.act_amax = self.act_ranges
         return module
 
     def _input_transform(self, keep_scale: bool) -> InputTransform | None:
         """What is left to do to the input at run time."""
         smooth = keep_scale and bool((self.log_scale != 0).any())
-        spec = TransformSpec(self.rotation is not None, smooth, self.kinds)
+        spec = TransformSpec(self.rotation is not None, smooth, self.types)
         if not spec:
             return None
         transform = InputTransform(self.weight.shape[1], spec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,19 +11,13 @@ from torch import Tensor
 
 from qvggt.calib.calibrate import fold_config
 from qvggt.calib.recipe import Recipe
-from qvggt.calib.reconstruct import LINEARS, STEP_TOKENS, calibrate_block
-from qvggt.calib.stream import Kind, Stage, Stream, TokenStore
-from qvggt.models.block import Block
-from qvggt.models.rope import rope_tables
-from qvggt.models.vggt.config import VGGTConfig
+from qvggt.calib.reconstruct import STEP_TOKENS, calibrate_block
+from qvggt.calib.stream import Stream, TokenStore
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.models.block import Block, Rope
+from qvggt.models.family import LINEARS, ModelConfig, Stage, find_family
 from qvggt.progress import bar
-from qvggt.quant.scheme import LinearFormat, Scheme
-
-PATHS: dict[Kind, str] = {
-    "dino": "aggregator.patch_embed.blocks.0",
-    "frame": "aggregator.frame_blocks.0",
-    "global": "aggregator.global_blocks.0",
-}
+from qvggt.quant.scheme import Scheme
 
 
 @dataclass(frozen=True)
@@ -44,12 +39,13 @@ class Cost:
 class Plan:
     """Estimates for a whole calibration.
 
-    seconds: per kind of block, for all sequences and epochs, extrapolated from a dry run. token_bytes: of all token
-    streams. block_bytes: of one float block. step_bytes: what a learning step keeps for its gradients.
+    blocks: stages in each group. seconds: per group, of one stage for all sequences and epochs, extrapolated from a dry
+    run. token_bytes: of all token streams. block_bytes: of one float block. step_bytes: what a learning step keeps for
+    its gradients.
     """
 
-    blocks: dict[Kind, int]
-    seconds: dict[Kind, float]
+    blocks: dict[str, int]
+    seconds: dict[str, float]
     token_bytes: int
     block_bytes: int
     step_bytes: int
@@ -57,16 +53,16 @@ class Plan:
 
     @property
     def total_seconds(self) -> float:
-        return sum(self.blocks[kind] * self.seconds[kind] for kind in self.blocks)
+        return sum(count * self.seconds[group] for group, count in self.blocks.items())
 
     def lines(self, memory: int) -> list[str]:
         """Text for a terminal; `memory` is the bytes of tokens that may stay in RAM."""
         spilled = max(0, self.token_bytes - memory)
         # beside the model: the block's learnable copy, its gradients, two moments of AdamW, moments of the inputs
         peak = self.model_bytes + 6 * self.block_bytes + self.step_bytes + min(self.token_bytes, memory)
-        per_kind = ", ".join(f"{self.blocks[k]} {k} blocks at {self.seconds[k]:.1f} s" for k in self.blocks)
+        groups = ", ".join(f"{count} {g} blocks at {self.seconds[g]:.1f} s" for g, count in self.blocks.items())
         return [
-            f"time: about {self.total_seconds / 60:.1f} min ({per_kind}; dry run with random weights on this machine)",
+            f"time: about {self.total_seconds / 60:.1f} min ({groups}; dry run with random weights on this machine)",
             f"memory: about {peak / 1e9:.2f} GB (model {self.model_bytes / 1e9:.2f}, a learning step "
             f"{self.step_bytes / 1e9:.2f}, tokens in RAM up to {min(self.token_bytes, memory) / 1e9:.2f})",
             f"disk: {spilled / 1e9:.2f} GB of spilled tokens, and the checkpoint",
@@ -74,7 +70,7 @@ class Plan:
 
 
 def make_plan(
-    config: VGGTConfig,
+    config: ModelConfig,
     scheme: Scheme,
     recipe: Recipe,
     sequences: int,
@@ -83,56 +79,57 @@ def make_plan(
     width: int,
     progress: bool = True,
 ) -> Plan:
-    """Dry-run a block of each kind with random weights on one and on two random sequences, and extrapolate."""
-    rows, cols = height // config.patch_size, width // config.patch_size
-    tokens = config.patch_start + rows * cols
-    dim = config.embed_dim
-    count: dict[Kind, int] = {"dino": config.vit_depth, "frame": config.aa_depth, "global": config.aa_depth}
-    blocks = {kind: _float_block(config, recipe, kind) for kind in PATHS}
+    """Dry-run a block of each group with random weights on one and on two random sequences, and extrapolate."""
+    family = find_family(config.family)
+    stages = family.stages(config)
+    tokens, dim = family.tokens(config, height, width), config.embed_dim
+    firsts = {stage.group: stage for stage in reversed(stages)}
+    firsts = {stage.group: firsts[stage.group] for stage in stages}  # in the order they run
     formats = {
-        kind: {n: f for n in LINEARS if (f := scheme.format(f"{path}.{n}")) is not None} for kind, path in PATHS.items()
+        g: {n: f for n in LINEARS if (f := scheme.format(f"{s.path}.{n}")) is not None} for g, s in firsts.items()
     }
-    measured: dict[Kind, Cost] = {}
-    kinds = [kind for kind in ("frame", "global", "dino") if formats[kind]]
-    for kind in bar(kinds, desc="dry run", unit="block", shown=progress):
-        if kind == "dino" and formats[kind] == formats["frame"]:
-            measured[kind] = measured["frame"]  # the same shapes
+    blocks = {group: _float_block(config, recipe, stage) for group, stage in firsts.items()}
+    ropes = family.positions(config, height, width)
+    first, *others = firsts.values()
+    # blocks with positions before those without, for whose cost they stand where shapes and formats are the same
+    todo = [stage for stage in (*others, first) if formats[stage.group]]
+    measured: dict[str, Cost] = {}
+    for stage in bar(todo, desc="dry run", unit="block", shown=progress):
+        same = [
+            s for s in todo if s.group in measured and s.view == stage.view and formats[s.group] == formats[stage.group]
+        ]
+        if same:
+            measured[stage.group] = measured[same[0].group]
             continue
-        stage = Stage(PATHS[kind], kind)
-        streams = [_noise(n, frames, tokens, dim, (rows, cols), config) for n in (1, 2)]
-        measured[kind] = _measure(blocks[kind], stage, formats[kind], streams, recipe)
-    seconds = {kind: measured[kind].total(sequences, recipe.epochs) if kind in measured else 0.0 for kind in PATHS}
-    block_bytes = sum(p.numel() * p.element_size() for p in blocks["frame"].parameters())
+        streams = [_noise(n, (frames, tokens, dim), ropes) for n in (1, 2)]
+        measured[stage.group] = _measure(blocks[stage.group], stage, formats[stage.group], streams, recipe)
+    seconds = {g: measured[g].total(sequences, recipe.epochs) if g in measured else 0.0 for g in firsts}
+    block_bytes = sum(p.numel() * p.element_size() for p in blocks[stages[-1].group].parameters())
     copies = 1 if recipe.propagation == "float" else 2
-    parameters = (config.vit_depth + 2 * config.aa_depth) * block_bytes
     return Plan(
-        blocks=count,
+        blocks={group: sum(stage.group == group for stage in stages) for group in firsts},
         seconds=seconds,
         token_bytes=copies * sequences * frames * tokens * dim * 4,
         block_bytes=block_bytes,
         step_bytes=min(recipe.batch, sequences, max(1, STEP_TOKENS // (frames * tokens)))
         * max((m.step_bytes for m in measured.values()), default=0),
-        model_bytes=parameters,
+        model_bytes=len(stages) * block_bytes,
     )
 
 
-def _float_block(config: VGGTConfig, recipe: Recipe, kind: Kind) -> Block:
+def _float_block(config: ModelConfig, recipe: Recipe, stage: Stage) -> Block:
     """A block of random weights as the calibration meets it, its LayerScale folded or not."""
-    block = Block(config.embed_dim, config.num_heads, config.mlp_ratio, 1.0, qk_norm=kind != "dino")
+    block = find_family(config.family).block(config, stage)
     if fold_config(recipe, 0) is not None:
         block.ls1, block.ls2 = torch.nn.Identity(), torch.nn.Identity()
     return block.requires_grad_(False)
 
 
-def _noise(sequences: int, frames: int, tokens: int, dim: int, grid: tuple[int, int], config: VGGTConfig) -> Stream:
-    """Random tokens of some sequences."""
-    generator = torch.Generator().manual_seed(0)
-    stream = Stream(TokenStore(), [], [])
-    rope = rope_tables(*grid, dim // config.num_heads, config.patch_start, config.rope_base)
+def _noise(sequences: int, shape: tuple[int, int, int], ropes: Mapping[str, Rope]) -> Stream:
+    """Random tokens [S, P, C] of some sequences."""
+    generator, stream = torch.Generator().manual_seed(0), Stream(TokenStore(), [], [])
     for _ in range(sequences):
-        stream.tokens.append(torch.randn(frames, tokens, dim, generator=generator))
-        stream.ropes.append(rope)
-        stream.frames.append(frames)
+        stream.append(torch.randn(shape, generator=generator), ropes)
     return stream
 
 

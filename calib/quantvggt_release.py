@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qvggt.calib.reconstruct import LINEARS
 from qvggt.errors import QvggtError
 from qvggt.files import line, reason, sniff
+from qvggt.models.family import LINEARS
 from qvggt.quant.hadamard import power
 from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.tensor_file import FLOATS

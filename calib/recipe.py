@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from qvggt.errors import QvggtError
-from qvggt.quant.scheme import LinearFormat
+from qvggt.formats.linear_format import LinearFormat
 
 Propagation = Literal["float", "quantized"]
 Rounding = Literal["rtn", "gptq"]
@@ -29,9 +29,9 @@ class Recipe:
     the unrotated ones as the released code does. learn: block-wise
     learning of scales and clips for `epochs` passes (AdamW, rates `scale_rate` and `clip_rate`; with `weight_rate` the
     weights too; `weight_decay` on everything, 0 in ours); special_weight: what special tokens count against patches in
-    it and in the rounding, 0 = as many as they are; learn_bits: blocks whose grids all have more bits do not learn, as
-    what they could gain is less than what they lose on other images than the calibration's; search_clips: start the
-    clips at their least-squares optimum instead of 0.982.
+    it and in the rounding, 0 = as many as they are; learn_all: blocks learn whatever their formats, also those where it
+    loses more on other images than the calibration's than it gains; search_clips: start the clips at their
+    least-squares optimum instead of 0.982.
     propagation: whether a block sees float or quantized inputs. rounding: of the weights.
     frame_shapes: feed global blocks frame by frame, a fault of the released code kept for its baseline.
     """
@@ -46,7 +46,7 @@ class Recipe:
     alpha: float = 0.5
     scale_init: ScaleInit = "rotated"
     learn: bool = False
-    learn_bits: int = 16
+    learn_all: bool = True
     search_clips: bool = False
     epochs: int = 15
     scale_rate: float = 5e-3
@@ -64,7 +64,7 @@ class Recipe:
 
     def learns(self, formats: Iterable[LinearFormat]) -> bool:
         """Whether a block with linears of these formats learns."""
-        return self.learn and any(min(f.weight_bits, f.act_bits) <= self.learn_bits for f in formats)
+        return self.learn and any(self.learn_all or f.learnable for f in formats)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -97,7 +97,7 @@ RECIPES = {
             center=True,
             smooth=True,
             learn=True,
-            learn_bits=6,
+            learn_all=False,
             epochs=8,
             weight_rate=1e-4,
             special_weight=4.0,

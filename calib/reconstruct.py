@@ -12,19 +12,19 @@ from torch import Tensor, nn
 
 from qvggt.calib.balance import balanced_basis
 from qvggt.calib.gptq import InputMoments, gptq_codes
-from qvggt.calib.kind_means import KindMeans
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import Recipe
-from qvggt.calib.stream import Stage, Stream, kinds_of
+from qvggt.calib.stream import Stream
+from qvggt.calib.type_means import TypeMeans
+from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
+from qvggt.models.family import LINEARS, Stage
 from qvggt.quant.hadamard import named_seed
 from qvggt.quant.kronecker import KroneckerHadamard
-from qvggt.quant.scheme import LinearFormat
 from qvggt.rotation.precision import in_float64
 from qvggt.rotation.smoothing import fold_smoothing_
 from qvggt.rotation.value import rotate_values_
 
-LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 STEP_TOKENS = 8192  # of which a learning step keeps activations; larger batches are summed up in pieces
 SAMPLE_ROWS = 2048  # tokens kept per linear to start scales and clips from
 
@@ -59,7 +59,7 @@ def calibrate_block(
     learnables = _attach(quantized, formats, stage, recipe, seed)
     if recipe.center:
         names = [name for name, format in formats.items() if format.activation is not None]
-        for name, means in _kind_means(block, names, stage, source, recipe).items():
+        for name, means in _type_means(block, names, stage, source, recipe).items():
             learnables[name].start_center(means)
     inputs = _record(block, learnables, stage, source, recipe)
     for name, learnable in learnables.items():
@@ -80,10 +80,10 @@ def _balance_values(block: Block, stage: Stage, source: Stream, recipe: Recipe, 
     """A copy of the block whose value channels, head by head, are in the balanced basis of proj's input."""
     attention = block.attn
     covariance = torch.zeros(attention.num_heads, attention.head_dim, attention.head_dim, dtype=torch.float64)
-    means = _kind_means(block, ("attn.proj",), stage, source, recipe)["attn.proj"] if recipe.center else None
+    means = _type_means(block, ("attn.proj",), stage, source, recipe)["attn.proj"] if recipe.center else None
 
-    def keep(x: Tensor, kinds: Tensor) -> None:
-        x = x if means is None else x - means[kinds]
+    def keep(x: Tensor, types: Tensor) -> None:
+        x = x if means is None else x - means[types]
         x = x.double().flatten(0, -2).unflatten(-1, (attention.num_heads, attention.head_dim))
         covariance.add_(torch.einsum("thi,thj->hij", x, x))
 
@@ -100,13 +100,13 @@ def _balance_values(block: Block, stage: Stage, source: Stream, recipe: Recipe, 
     return final
 
 
-def token_weights(kinds: Tensor, special: float) -> Tensor:
+def token_weights(types: Tensor, special: float) -> Tensor:
     """Weights of mean 1 that give all special tokens together `special` times the weight of all patches; 0: none."""
-    patch = kinds == kinds.max()
+    patch = types == types.max()
     count = int(patch.sum())
-    if special == 0 or count == kinds.numel():
-        return torch.ones(kinds.shape)
-    each = special * count / (kinds.numel() - count)
+    if special == 0 or count == types.numel():
+        return torch.ones(types.shape)
+    each = special * count / (types.numel() - count)
     weights = torch.where(patch, 1.0, each)
     return weights / weights.mean()
 
@@ -130,14 +130,13 @@ def _attach(
 
 
 @torch.no_grad()
-def _kind_means(block: Block, names: Sequence[str], stage: Stage, source: Stream, recipe: Recipe) -> dict[str, Tensor]:
-    """Mean input of each of these linears per kind of token, fp32 [kinds, in]; 0 for kinds no sequence has."""
-    count = kinds_of(stage, source.special)
+def _type_means(block: Block, names: Sequence[str], stage: Stage, source: Stream, recipe: Recipe) -> dict[str, Tensor]:
+    """Mean input of each of these linears per type of token, fp32 [types, in]; 0 for types no sequence has."""
     found = {}
     for name in names:
         linear = block.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        found[name] = KindMeans(count, linear.in_features)
+        found[name] = TypeMeans(stage.layout.types, linear.in_features)
     source.visit(stage, block, {name: means.add for name, means in found.items()}, recipe.frame_shapes)
     return {name: means.means().float() for name, means in found.items()}
 
@@ -154,9 +153,9 @@ def _record(
     samples: dict[str, list[Tensor]] = {name: [] for name in learnables}
     per_sequence = max(1, SAMPLE_ROWS // len(source.tokens))
 
-    def keep(name: str, x: Tensor, kinds: Tensor) -> None:
+    def keep(name: str, x: Tensor, _types: Tensor) -> None:
         learnable = learnables[name]
-        x = learnable.centered(x, kinds)
+        x = learnable.centered(x)
         rotated = x if learnable.rotation is None else learnable.rotation(x)
         largest = rotated.abs().flatten(0, -2).amax(0)
         amax[name] = largest if name not in amax else torch.maximum(amax[name], largest)
@@ -208,14 +207,14 @@ def _learn(
             pieces = [group[i : i + count] for i in range(0, len(group), count)]
             shares = [len(piece) / len(group) for piece in pieces]
             with torch.no_grad():
-                wanted = [block(*target.batch(stage, piece, recipe.frame_shapes)) for piece in pieces]
+                wanted = [target.batch(stage, piece, recipe.frame_shapes).run(block) for piece in pieces]
                 sizes = [share * w.square().mean() for share, w in zip(shares, wanted, strict=True)]
                 size = torch.stack(sizes).sum().clamp_min(1e-12)
             optimizer.zero_grad(set_to_none=True)
             for piece, share, goal in zip(pieces, shares, wanted, strict=True):
-                tokens, rope, kinds = source.batch(stage, piece, recipe.frame_shapes)
-                error = (quantized(tokens, rope, kinds) - goal).square().mean(-1)
-                loss = (error * token_weights(kinds, recipe.special_weight)).mean() / size
+                batch = source.batch(stage, piece, recipe.frame_shapes)
+                error = (batch.run(quantized) - goal).square().mean(-1)
+                loss = (error * token_weights(batch.types, recipe.special_weight)).mean() / size
                 (share * loss).backward()
             optimizer.step()
             schedule.step()
@@ -227,8 +226,8 @@ def _error(quantized: Block, block: Block, stage: Stage, target: Stream, source:
     """Squared error of the block's output over its squared size."""
     noise = signal = 0.0
     for index in range(len(target.tokens)):
-        wanted = block(*target.batch(stage, [index], recipe.frame_shapes))
-        got = quantized(*source.batch(stage, [index], recipe.frame_shapes))
+        wanted = target.batch(stage, [index], recipe.frame_shapes).run(block)
+        got = source.batch(stage, [index], recipe.frame_shapes).run(quantized)
         noise += float((got - wanted).double().square().sum())
         signal += float(wanted.double().square().sum())
     return noise / max(signal, 1e-30)
@@ -242,13 +241,14 @@ def _round(
     for name, learnable in learnables.items():
         moments = InputMoments(learnable.weight.shape[1])
 
-        def add(x: Tensor, kinds: Tensor, learnable: LearnableLinear = learnable, to: InputMoments = moments) -> None:
-            weight = token_weights(kinds, recipe.special_weight).sqrt()[..., None]
-            to.update(learnable.quantized_product(learnable.centered(x, kinds)) * weight)
+        def add(x: Tensor, types: Tensor, learnable: LearnableLinear = learnable, to: InputMoments = moments) -> None:
+            weight = token_weights(types, recipe.special_weight).sqrt()[..., None]
+            to.update(learnable.quantized_product(learnable.centered(x)) * weight)
 
         source.visit(stage, quantized, {name: add}, recipe.frame_shapes)
-        bits, step = learnable.format.weight_bits, learnable.column_step()
-        learnable.codes = gptq_codes(learnable.clipped_weight(), step, bits, moments)
+        format, weight = learnable.format.weight, learnable.clipped_weight()
+        scale = format.granularity.expand(format.scale(weight), weight.shape[1])
+        learnable.codes = gptq_codes(weight, scale, format.grid, moments)
 
 
 @torch.no_grad()

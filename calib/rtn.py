@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qvggt.calib.convs import observe_convs
 from qvggt.calib.ranges import observe_ranges
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.quant.conv import ConvRange, QuantConv2d, conv_rows
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import Conv, check_overrides, quantize_, scheme_convs, scheme_linears
@@ -23,7 +23,7 @@ def weight_sqnr(weight: Tensor, approximation: Tensor) -> float:
 
 
 def quantize_rtn_(
-    model: VGGT,
+    model: Network,
     scheme: Scheme,
     batches: Iterable[Tensor] | None = None,
     total: int | None = None,
@@ -36,7 +36,7 @@ def quantize_rtn_(
     QvggtError without, with the model untouched.
     """
     check_overrides(model, scheme)
-    static = [path for path, _, format in scheme_linears(model, scheme) if format.activation == "static"]
+    static = [path for path, _, format in scheme_linears(model, scheme) if format.mode == "static"]
     ranges: dict[str, float] = {}
     if static and batches is not None:
         ranges = observe_ranges(model, batches, static, total, progress)

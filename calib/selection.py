@@ -21,7 +21,7 @@ from qvggt.calib.selection_list import (
     save_selection,
 )
 from qvggt.errors import QvggtError
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.progress import bar
 
 __all__ = [
@@ -46,7 +46,7 @@ class Record:
 
 
 def select_pool(
-    model: VGGT,
+    model: Network,
     pool: Iterable[tuple[str, str, Tensor]],
     config: SelectionConfig | None = None,
     *,
@@ -64,7 +64,7 @@ def select_pool(
 
 
 def measure_pool(
-    model: VGGT,
+    model: Network,
     pool: Iterable[tuple[str, str, Tensor]],
     deep_rounds: int = 4,
     *,

@@ -23,9 +23,9 @@ Status = Literal["chosen", "left", "rejected"]
 class SelectionConfig:
     """clusters of the frame similarities, sequences per cluster, and how they are picked (`calib/diversity.py`).
 
-    deep_rounds: the last rounds of the aggregator whose statistics are judged. false_alarm: share of good sequences the
-    noise filter may lose; with 0 it only looks for what is no finite number. min_judges: a category with fewer
-    sequences is judged by the whole pool.
+    deep_rounds: the last rounds of frame and global blocks whose statistics are judged. false_alarm: share of good
+    sequences the noise filter may lose; with 0 it only looks for what is no finite number. min_judges: a category with
+    fewer sequences is judged by the whole pool.
     class_mode: categories the pool is drawn from (`qvggt/data/class_modes.py`).
     """
 

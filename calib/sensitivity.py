@@ -1,9 +1,10 @@
-"""How much each part of the network suffers from few bits, alone: what a bit budget is spent by."""
+"""How much each part of the network suffers from a coarse format, alone: what a bit budget is spent by."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,69 +14,60 @@ from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.memo import Memo
 from qvggt.calib.recipe import Recipe
 from qvggt.errors import QvggtError
-from qvggt.models.vggt.network import VGGT
+from qvggt.formats.linear_format import Activation, Format, LinearFormat
+from qvggt.formats.table import DEFAULT, FLOAT32
+from qvggt.models.family import family_of
+from qvggt.models.network import Network, module_at
+from qvggt.predictions import VALUES
 from qvggt.progress import bar
 from qvggt.quant.model import scheme_convs, scheme_linears
-from qvggt.quant.scheme import Activation, LinearFormat, Scheme
-
-VALUES = ("pose_enc", "depth", "world_points")
-SCALE_BYTES = 4
+from qvggt.quant.scheme import Scheme
 
 Outputs = list[dict[str, Tensor]]
 
 
-def find_units(model: VGGT, parts: tuple[str, ...], by: str) -> list[Unit]:
+def find_units(model: Network, parts: tuple[str, ...], by: str) -> list[Unit]:
     """The units of `parts`, in the order they run: one per part, or one per transformer block and per dense head."""
-    depth, vit = model.config.aa_depth, model.config.vit_depth
-    trunk = [] if model.camera_head is None else [f"camera_head.trunk.{i}" for i in range(len(model.camera_head.trunk))]
-    heads = [head for head in ("depth_head", "point_head") if getattr(model, head) is not None]
-    blocks = {
-        "dino": [f"aggregator.patch_embed.blocks.{i}" for i in range(vit)],
-        "aggregator": [f"aggregator.{kind}_blocks.{i}" for i in range(depth) for kind in ("frame", "global")],
-        "camera": trunk,
-        "dpt": heads,
-    }
-    whole = {
-        "dino": ["aggregator.patch_embed.blocks"],
-        "aggregator": ["aggregator.frame_blocks", "aggregator.global_blocks"],
-        "camera": ["camera_head.trunk"] if trunk else [],
-        "dpt": heads,
-    }
     if by not in ("part", "block"):
         raise QvggtError(f"--budget-by {by!r}: expected part or block")
-    found: list[Unit] = []
-    for part in parts:
-        if by == "block":
-            found += [Unit(path, (f"{path}.*",)) for path in blocks[part]]
-        elif whole[part]:
-            found.append(Unit(part, tuple(f"{path}.*" for path in whole[part])))
+    family, found = family_of(model), list[Unit]()
+    for part in map(family.part, parts):
+        roots = {path: root for path in part.roots if (root := module_at(model, path)) is not None}
+        if by == "part":
+            found += [Unit(part.name, tuple(f"{path}.*" for path in roots), family.name)] if roots else []
+            continue
+        paths = list(roots)
+        if not part.convs:  # lists of blocks, which take turns
+            lengths = {path: len(list(root.children())) for path, root in roots.items()}
+            paths = [f"{p}.{i}" for i in range(max(lengths.values(), default=0)) for p in roots if i < lengths[p]]
+        found += [Unit(path, (f"{path}.*",), family.name) for path in paths]
     return found
 
 
 def unit_scheme(unit: Unit, bits: str, activation: Activation) -> Scheme:
     """Everything float but one unit."""
-    return Scheme("fp32", activation, (), tuple((pattern, bits) for pattern in unit.patterns))
+    overrides = tuple((pattern, bits) for pattern in unit.patterns)
+    return Scheme(FLOAT32.name, activation, (), overrides, family=unit.family)
 
 
 def weight_bytes(model: nn.Module, scheme: Scheme) -> int:
-    """Bytes of the weights a scheme quantizes and of their scales, as INT4 or int8 codes; what stays float counts
-    nothing."""
-    return sum(_stored(weight, format) for weight, format in _layers(model, scheme))
+    """Bytes of the weights a scheme quantizes and of their scales, in an exported file; what stays float
+    counts nothing."""
+    return sum(format.stored_bytes(weight.shape) for weight, format in _layers(model, scheme))
 
 
 def unit_choice(model: nn.Module, unit: Unit, bits: str, activation: Activation, damage: float) -> Choice:
-    """The choice with its bytes and cost; fp32 is four bytes a weight, and 32 x 32 bit operations."""
-    layers = _layers(model, unit_scheme(unit, bits, activation))
+    """The choice with its bytes and cost; where the format leaves the unit alone, those of fp32."""
+    layers: list[tuple[Tensor, Format]] = [*_layers(model, unit_scheme(unit, bits, activation))]
     if not layers:
-        weights = sum(weight.numel() for weight, _ in _layers(model, unit_scheme(unit, "w8a8", activation)))
-        return Choice(bits, 4 * weights, 32.0 * 32 * weights, damage)
-    cost = sum(float(weight.numel()) * format.weight_bits * format.act_bits for weight, format in layers)
-    return Choice(bits, sum(_stored(weight, format) for weight, format in layers), cost, damage)
+        layers = [(weight, FLOAT32) for weight, _ in _layers(model, unit_scheme(unit, DEFAULT, activation))]
+    cost = sum((weight.numel() * format.cost for weight, format in layers), 0.0)
+    return Choice(bits, sum(format.stored_bytes(weight.shape) for weight, format in layers), cost, damage)
 
 
 def unit_layers(model: nn.Module, unit: Unit) -> int:
     """Linears and convolutions of a unit."""
-    return len(_layers(model, unit_scheme(unit, "w8a8", "dynamic")))
+    return len(_layers(model, unit_scheme(unit, DEFAULT, "dynamic")))
 
 
 def quick(recipe: Recipe) -> Recipe:
@@ -84,7 +76,7 @@ def quick(recipe: Recipe) -> Recipe:
 
 
 @torch.no_grad()
-def network_outputs(model: VGGT, batches: Sequence[Tensor]) -> Outputs:
+def network_outputs(model: Network, batches: Sequence[Tensor]) -> Outputs:
     """Camera, depth and point outputs of each sequence."""
     return [{name: value for name, value in model(images).items() if name in VALUES} for images in batches]
 
@@ -99,32 +91,40 @@ def output_error(reference: Outputs, outputs: Outputs) -> float:
     return sum(ratios) / len(ratios)
 
 
-def quantized_copy(
-    model: VGGT, scheme: Scheme, recipe: Recipe, batches: Sequence[Tensor], seed: int, memory: int
-) -> VGGT:
+@dataclass(frozen=True)
+class Trial:
+    """How copies of a model are calibrated to see what a scheme does to them.
+
+    batches: image sequences [S, 3, H, W] in [0, 1]. memory: bytes of tokens held in RAM.
+    """
+
+    recipe: Recipe
+    batches: Sequence[Tensor]
+    seed: int = 0
+    memory: int = 2 << 30
+
+
+def quantized_copy(model: Network, scheme: Scheme, trial: Trial) -> Network:
     """A copy of a float model under a scheme; the model itself stays as it is."""
     network = copy.deepcopy(model)
-    calibrate_(network, scheme, recipe, batches, seed, memory=memory, progress=False)
+    calibrate_(network, scheme, trial.recipe, trial.batches, trial.seed, memory=trial.memory, progress=False)
     return network
 
 
 def measure_units(
-    model: VGGT,
+    model: Network,
     units: Sequence[Unit],
     ladder: Sequence[str],
     activation: Activation,
-    recipe: Recipe,
-    batches: Sequence[Tensor],
-    seed: int = 0,
+    trial: Trial,
     *,
     memo: Memo | None = None,
-    memory: int = 2 << 30,
     progress: bool = True,
 ) -> dict[str, list[Choice]]:
     """Unit name -> its choices on the `ladder`, with the error of the network's outputs when it alone is quantized.
 
-    `batches`: image sequences [S, 3, H, W] in [0, 1], calibrated and measured on. `memo` keeps every figure and gives
-    back those it has. Choices with equal formats (convolutions have 8-bit activations in all) are measured once.
+    The trial's `batches` are calibrated and measured on. `memo` keeps every figure and gives back those it has. Choices
+    with equal formats (convolutions have 8-bit activations in all) are measured once.
     """
     memo = memo or Memo(None, {}, "search")
     reference: Outputs | None = None
@@ -144,9 +144,9 @@ def measure_units(
                 if formats:
                     key = f"{unit.name} {bits}"
                     if key not in memo.values:
-                        reference = reference or network_outputs(model, batches)
-                        network = quantized_copy(model, scheme, recipe, batches, seed, memory)
-                        memo.add(key, output_error(reference, network_outputs(network, batches)))
+                        reference = reference or network_outputs(model, trial.batches)
+                        network = quantized_copy(model, scheme, trial)
+                        memo.add(key, output_error(reference, network_outputs(network, trial.batches)))
                     damage = memo.values[key]
                 choices.append(unit_choice(model, unit, bits, activation, damage))
             table[unit.name] = choices
@@ -154,14 +154,11 @@ def measure_units(
 
 
 def make_drop(
-    model: VGGT,
+    model: Network,
     scheme_of: Callable[[dict[str, Choice]], Scheme],
-    recipe: Recipe,
-    batches: Sequence[Tensor],
-    score: Callable[[VGGT], float],
-    seed: int,
+    trial: Trial,
+    score: Callable[[Network], float],
     memo: Memo,
-    memory: int,
 ) -> Callable[[dict[str, Choice]], float]:
     """What `cheapest_within` measures: `score` of the model quantized as an assignment says; kept in `memo`."""
 
@@ -170,7 +167,7 @@ def make_drop(
         key = scheme.to_json()
         if key not in memo.values:
             quantizes = bool(_formats(model, scheme))
-            network = quantized_copy(model, scheme, recipe, batches, seed, memory) if quantizes else model
+            network = quantized_copy(model, scheme, trial) if quantizes else model
             memo.add(key, score(network))
         return float(memo.values[key])
 
@@ -185,10 +182,3 @@ def _layers(model: nn.Module, scheme: Scheme) -> list[tuple[Tensor, LinearFormat
 
 def _formats(model: nn.Module, scheme: Scheme) -> tuple[LinearFormat, ...]:
     return tuple(format for _, format in _layers(model, scheme))
-
-
-def _stored(weight: Tensor, format: LinearFormat) -> int:
-    codes = -(-weight.numel() // 2) if format.weight_bits == 4 else weight.numel()
-    inputs = weight.shape[1]
-    blocks = 1 if format.block is None else -(-inputs // format.block)
-    return codes + SCALE_BYTES * weight.shape[0] * blocks

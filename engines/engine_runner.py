@@ -15,9 +15,10 @@ from qvggt.engines.cuda import Gpu, open_gpu
 from qvggt.engines.manifest import Manifest, check_engine, manifest_path
 from qvggt.engines.network_file import INPUT
 from qvggt.engines.registry import RunnerOptions
-from qvggt.engines.runner import OUTPUTS, Array, ModelFile, Runner
+from qvggt.engines.runner import Array, ModelFile, Runner
 from qvggt.engines.tensorrt_module import import_tensorrt, logger_of
 from qvggt.errors import QvggtError
+from qvggt.predictions import OUTPUTS
 from qvggt.quant.scheme import Scheme
 
 
@@ -221,7 +222,7 @@ def _deserialize(trt: Any, runtime: Any, path: Path) -> Any:
 
 
 def _interface(trt: Any, engine: Any, path: Path) -> tuple[tuple[str, ...], dict[str, torch.dtype]]:
-    """(known outputs in the order of VGGT.forward, tensor -> type); QvggtError for another interface."""
+    """(known outputs in the order of OUTPUTS, tensor -> type); QvggtError for another interface."""
     types = {trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16, trt.DataType.BF16: torch.bfloat16}
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
-
 from qvggt.engines.network_file import read_network
 from qvggt.engines.runner import NetworkSizes, Runner
-from qvggt.models.vggt.config import VGGT_1B
+from qvggt.models.family import DEFAULT, find_family
 
 
 class FileRunner(Runner):
@@ -20,14 +18,10 @@ class FileRunner(Runner):
         self.frames, self.size = self.network.frames, self.network.size
         self.outputs, self.files = self.network.outputs, self.network.files
 
-    def network_sizes(self) -> NetworkSizes:
-        """Read off the initializers that qvggt-export names; VGGT-1B's where they do not tell."""
-        graph = onnx.load(str(self.path), load_external_data=False).graph
-        shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-        width, features, channels = VGGT_1B.embed_dim, VGGT_1B.dpt_features, VGGT_1B.dpt_head_channels
-        if "camera_head.token_norm.weight" in shapes:
-            width = shapes["camera_head.token_norm.weight"][0] // 2
-        tail = shapes.get("depth_head.scratch.output_conv2.0.weight")
-        if tail is not None and len(tail) == 4:
-            channels, features = tail[0], 2 * tail[1]
-        return NetworkSizes(width, features, channels)
+    def network_sizes(self) -> NetworkSizes | None:
+        """Those in the metadata of qvggt-export; None where the file does not tell."""
+        config = self.metadata.config
+        if config is None:
+            return None
+        family = find_family(self.metadata.text("family") or DEFAULT)
+        return NetworkSizes(family.memory(family.config(config)))

@@ -9,13 +9,14 @@ from typing import Any
 
 from onnx import TensorProto, ValueInfoProto
 
-from qvggt.engines.runner import TRAILING, ModelFile
+from qvggt.engines.runner import ModelFile
 from qvggt.errors import QvggtError
 from qvggt.files import line
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Shape, dims
 from qvggt.onnx_view.metadata import Metadata
 from qvggt.onnx_view.quantizer import type_name
+from qvggt.predictions import TRAILING
 from qvggt.quant.scheme import Scheme
 
 INPUT = "images"
@@ -23,7 +24,7 @@ INPUT = "images"
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """An ONNX file with input `images` [1, S, 3, H, W] float32 and outputs named as those of VGGT.forward.
+    """An ONNX file with input `images` [1, S, 3, H, W] float32 and outputs named as in qvggt.predictions.
 
     frames, size: the only frame count and (H, W) it takes, None where any works. outputs: names among OUTPUTS, in the
     order of the graph. files: the model, then its external data.

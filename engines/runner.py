@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,40 +13,11 @@ from numpy.typing import NDArray
 
 from qvggt.errors import QvggtError
 from qvggt.files import file_sha256
+from qvggt.models.family import MemoryFacts
+from qvggt.predictions import CAMERAS, DEPTH, OUTPUTS, TRAILING, Predictions
 
 Array = NDArray[np.float32]
 Self = TypeVar("Self", bound="Runner")
-
-TRAILING: dict[str, tuple[int | str, ...]] = {
-    "pose_enc": (9,),
-    "depth": ("H", "W", 1),
-    "depth_conf": ("H", "W"),
-    "world_points": ("H", "W", 3),
-    "world_points_conf": ("H", "W"),
-}
-"""Network outputs and their shape after the leading [1, S] (VGGT.forward; the exporter keeps it)."""
-
-OUTPUTS = tuple(TRAILING)
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a runner computes for S frames of H x W pixels, float32, without the batch axis; None: no such output.
-
-    pose_enc [S, 9]: see `qvggt.geometry.decode_pose`. depth [S, H, W]: along the camera z axis, scene units.
-    world_points [S, H, W, 3]: in the frame of the first camera. The confidences [S, H, W] are >= 1.
-    """
-
-    pose_enc: Array
-    depth: Array | None = None
-    depth_conf: Array | None = None
-    world_points: Array | None = None
-    world_points_conf: Array | None = None
-
-    def named(self) -> dict[str, Array]:
-        """Output name -> array, of those that are there."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -67,13 +38,10 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class NetworkSizes:
-    """The sizes that decide how much memory a pass takes. width: of a token; features, head_channels: of the dense
-    heads. fused: attention never holds its score matrix; chunk: most frames a dense head works on at once (None:
-    all)."""
+    """What decides how much memory a pass takes. fused: attention never holds its score matrix; chunk: most frames a
+    dense head works on at once (None: all)."""
 
-    width: int
-    features: int
-    head_channels: int
+    sizes: MemoryFacts
     fused: bool = False
     chunk: int | None = None
 
@@ -102,8 +70,10 @@ class Runner(ABC):
         QvggtError for a wrong shape or type, a size or frame count the network was not built for, or a network
         without poses.
         """
-        if "pose_enc" not in self.outputs:
-            raise QvggtError(f"{self.label}: computes no pose_enc, only {', '.join(self.outputs)}; export it with pose")
+        if CAMERAS not in self.outputs:
+            raise QvggtError(
+                f"{self.label}: computes no {CAMERAS}, only {', '.join(self.outputs)}; export it with pose"
+            )
         return strip_batch(self.run_named(images), images.shape, self.label)
 
     def run_named(self, images: Array) -> dict[str, Array]:
@@ -178,6 +148,6 @@ def strip_batch(outputs: Mapping[str, Array], images_shape: tuple[int, ...], lab
         expected = (1, images_shape[0], *(sides.get(str(side), side) for side in TRAILING[name]))
         if value.shape != expected:
             raise QvggtError(f"{label}: output {name}: expected shape {list(expected)}, got {list(value.shape)}")
-        stripped = value[0, ..., 0] if name == "depth" else value[0]
+        stripped = value[0, ..., 0] if name == DEPTH else value[0]
         named[name] = np.ascontiguousarray(stripped, dtype=np.float32)
     return Predictions(**named)

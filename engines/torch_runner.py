@@ -11,35 +11,28 @@ import torch
 
 from qvggt import __version__
 from qvggt.engines.registry import RunnerOptions
-from qvggt.engines.runner import OUTPUTS, Array, ModelFile, NetworkSizes, Runner
+from qvggt.engines.runner import Array, ModelFile, NetworkSizes, Runner
 from qvggt.errors import QvggtError
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
 from qvggt.models.dpt import FRAMES_PER_CHUNK
-from qvggt.models.loading import stored_config
-from qvggt.models.vggt.config import VGGT_1B, check_size
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.family import check_size, family_of
+from qvggt.models.network import Network
 from qvggt.quant.checkpoint import DESCRIPTION, WEIGHTS, is_calibrated, load_calibrated
-from qvggt.quant.scheme import INTEGERS, Scheme
-from qvggt.tensor_file import open_tensors
+from qvggt.quant.scheme import Scheme
 
 DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
-HEAD_OUTPUTS = {
-    "camera": ("pose_enc",),
-    "depth": ("depth", "depth_conf"),
-    "point": ("world_points", "world_points_conf"),
-}
 
 
 class TorchRunner(Runner):
-    """Runs a VGGT on `device`. float_type "fp16" or "bf16": the aggregator under autocast, heads stay fp32.
+    """Runs a network on `device`. float_type "fp16" or "bf16": under autocast, but for the heads, which stay fp32.
 
     scheme: that of a fake-quant model, None for a float one. files: where the weights came from, for `describe`.
     """
 
     def __init__(
         self,
-        model: VGGT,
+        model: Network,
         label: str,
         float_type: str = "fp32",
         *,
@@ -51,10 +44,9 @@ class TorchRunner(Runner):
             raise QvggtError(f"float type: expected one of {', '.join(DTYPES)}, got {float_type!r}")
         self.label, self.float_type, self.scheme, self.files = label, float_type, scheme, files
         self.device = str(check_device(device))
-        self.model: VGGT | None = model.eval().to(self.device)
+        self.model: Network | None = model.eval().to(self.device)
         self.native_size = model.config.img_size
-        computed = [name for head in model.config.heads for name in HEAD_OUTPUTS.get(head, ())]
-        self.outputs = tuple(name for name in OUTPUTS if name in computed)
+        self.outputs = family_of(model).outputs(model.config)
 
     @property
     def closed(self) -> bool:
@@ -77,8 +69,7 @@ class TorchRunner(Runner):
     def network_sizes(self) -> NetworkSizes | None:
         if self.model is None:
             return None
-        config = self.model.config
-        return NetworkSizes(config.embed_dim, config.dpt_features, config.dpt_head_channels, True, FRAMES_PER_CHUNK)
+        return NetworkSizes(family_of(self.model).memory(self.model.config), True, FRAMES_PER_CHUNK)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -140,15 +131,14 @@ def open_model(
         weights = ModelFile(str(folder / WEIGHTS), loaded.sha256, (folder / WEIGHTS).stat().st_size)
         return TorchRunner(
             loaded.model,
-            label or f"{'fake-quant' if scheme.bits in INTEGERS else 'torch'} {scheme.label} {name}",
+            label or f"{'fake-quant' if scheme.quantizes else 'torch'} {scheme.label} {name}",
             scheme.float_type,
             scheme=scheme,
             files=(weights, ModelFile.of(folder / DESCRIPTION)),
             device=device,
         )
     path = find_weights(source, revision=revision, offline=offline)
-    config = stored_config(open_tensors(path)) or VGGT_1B
-    model = load_model(path, heads=tuple(head for head in config.heads if head in HEAD_OUTPUTS))
+    model = load_model(path, heads="predicting")
     float_type = float_type or "fp32"
     label = label or f"torch {float_type} {name}"
     return TorchRunner(model, label, float_type, files=(ModelFile.of(path),), device=device)

@@ -15,9 +15,10 @@ from qvggt.data.room_images import load_room_images
 from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.engines.runner import Runner
 from qvggt.errors import QvggtError
+from qvggt.models.family import find_family
 
-DEFAULT_SIZE = 518
-PATCH = 14  # pixels; of every published VGGT
+DEFAULT_SIZE = find_family().assumed[1].img_size
+PATCH = find_family().patch_size
 ROOM_ASPECT = 3 / 4
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qvggt.data.images import Resize
 from qvggt.data.sequence import Sequence as EvalSequence
-from qvggt.engines.runner import Predictions, Runner
+from qvggt.engines.runner import Runner
 from qvggt.errors import QvggtError
 from qvggt.eval.clouds import check_backend
 from qvggt.eval.depth import depth_errors
@@ -22,6 +22,7 @@ from qvggt.eval.points import PointConfig, PointErrors, point_errors, predicted_
 from qvggt.eval.pose import pairwise_errors
 from qvggt.eval.records import Row
 from qvggt.eval.result import CandidateResult, SequenceRecord
+from qvggt.predictions import CAMERAS, Predictions
 from qvggt.progress import bar
 
 METRIC_GROUPS = ("pose", "depth", "points")
@@ -142,9 +143,9 @@ def check(runners: Sequence[Runner], sequences: Sequence[EvalSequence], protocol
     if not sequences:
         raise QvggtError("evaluation: expected at least one sequence, got none")
     for runner in runners:
-        if "pose_enc" not in runner.outputs:
+        if CAMERAS not in runner.outputs:
             raise QvggtError(
-                f"{runner.label}: computes no pose_enc, only {', '.join(runner.outputs)}; export it with pose"
+                f"{runner.label}: computes no {CAMERAS}, only {', '.join(runner.outputs)}; export it with pose"
             )
     for sequence in sequences:
         count = len(sequence.image_paths)

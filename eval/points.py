@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qvggt.engines.runner import Predictions
 from qvggt.errors import QvggtError
 from qvggt.eval.alignment import Points, align
 from qvggt.eval.clouds import BACKENDS, MIN_POINTS, Backend, CloudDistances, distances, register
 from qvggt.eval.similarity import fit_similarity
 from qvggt.geometry import decode_pose, invert_extrinsics, to_homogeneous, unproject
+from qvggt.predictions import Predictions
 
 PointSource = Literal["head", "unproj"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from qvggt.engines.runner import OUTPUTS
 from qvggt.eval.bootstrap import Bootstrap
 from qvggt.eval.metrics import METRICS, column
 from qvggt.eval.result import CandidateResult
+from qvggt.predictions import OUTPUTS
 
 KINDS = {"acc": "Acc", "comp": "Comp", "nc": "NC"}
 POINTS = {name + end: title + word for end, word in (("", ""), ("_median", " med")) for name, title in KINDS.items()}

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from qvggt.data.sequence import Sequence as EvalSequence
-from qvggt.engines.runner import Predictions, Runner
+from qvggt.engines.runner import Runner
 from qvggt.eval.depth import depth_errors
 from qvggt.eval.ground_truth import ImagePlan
 from qvggt.eval.harness import Truth
@@ -19,6 +19,7 @@ from qvggt.eval.metrics import METRICS
 from qvggt.eval.points import in_first_camera, predicted_cameras, predicted_points
 from qvggt.eval.records import Row
 from qvggt.files import atomic_write
+from qvggt.predictions import DEPTH, DEPTH_CONFIDENCE, Predictions
 from qvggt.progress import bar
 
 METRIC = "auc30"
@@ -94,7 +95,7 @@ def thinned(
         extrinsics, intrinsics = predicted_cameras(predicted, height, width)
         arrays[f"{name}_extrinsics"] = in_first_camera(extrinsics).numpy()
         arrays[f"{name}_intrinsics"] = _thin_intrinsics(intrinsics.numpy(), step)
-        for output in ("depth", "depth_conf"):
+        for output in (DEPTH, DEPTH_CONFIDENCE):
             if (values := getattr(predicted, output)) is not None:
                 arrays[f"{name}_{output}"] = values[:, ::step, ::step]
         maps = predicted_points(predicted, height, width)

@@ -7,22 +7,32 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from qvggt.export.graph import GraphBuilder
-from qvggt.export.kinds import TokenKinds
 from qvggt.export.linear import array, emit_linear
 from qvggt.export.precision import Precision
+from qvggt.export.token_types import TokenTypes
 from qvggt.models.block import Attention, Block, LayerScale, Mlp
 from qvggt.target import Target
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Baked rotation tables of one frame, fp32 [P, 1, head_dim]: they broadcast over frames and heads."""
+    """Baked rotation tables of one frame, fp32 [P, 1, head_dim]: they broadcast over frames and heads.
+
+    name: tells tables of one size apart.
+    """
 
     cos: NDArray[np.float32]
     sin: NDArray[np.float32]
+    name: str = "rope"
+
+    @classmethod
+    def of(cls, tables: tuple[Tensor, Tensor], name: str = "rope") -> Rope:
+        """From the tables [P, head_dim] of a family's `positions`."""
+        cos, sin = (table.cpu().numpy()[:, None] for table in tables)
+        return cls(cos, sin, name)
 
     @property
     def tokens(self) -> int:
@@ -34,7 +44,7 @@ class BlockEmitter:
 
     Blocks over frames: batch (-1, P), N is the symbolic frame count; with `together` their attention goes over the
     tokens of all frames at once, everything else stays frame by frame (so TensorRT sees the same products). Blocks
-    over one vector per frame: batch (1, -1). `kinds`: of the tokens. `precision` is the
+    over one vector per frame: batch (1, -1). `types`: of the tokens. `precision` is the
     type of the tokens, the attention products and the float linears, by default the network's; norms, rotations and
     the scales after integer products are fp32.
     """
@@ -47,10 +57,10 @@ class BlockEmitter:
         rope: Rope | None = None,
         precision: Precision | None = None,
         together: bool = False,
-        kinds: TokenKinds | None = None,
+        types: TokenTypes | None = None,
     ) -> None:
         self.builder, self.target, self.batch, self.rope, self.together = builder, target, batch, rope, together
-        self.kinds = kinds
+        self.types = types
         self.precision = precision or builder.precision
 
     def block(self, path: str, block: Block, x: str, parameters: str = "") -> str:
@@ -69,7 +79,7 @@ class BlockEmitter:
         return b.cast(b.op("Add", [b.cast(x, wide, path), b.cast(branch, wide, path)], path), self.precision, path)
 
     def linear(self, path: str, module: nn.Module, x: str, parameters: str) -> str:
-        return emit_linear(self.builder, path, module, x, self.target, parameters, self.precision, self.kinds)
+        return emit_linear(self.builder, path, module, x, self.target, parameters, self.precision, self.types)
 
     def norm(self, path: str, norm: nn.Module, x: str, parameters: str = "") -> str:
         return emit_norm(self.builder, path, norm, x, parameters)
@@ -142,7 +152,7 @@ class BlockEmitter:
         b, rope = self.builder, self.rope
         precision, root = b.precision_of(x), rope.cos.shape[-1] ** -0.25
         cos, sin = (
-            b.real(f"rope_{name}_{rope.tokens}", (table.astype(np.float64) * root).astype(np.float32), precision)
+            b.real(f"{rope.name}_{name}_{rope.tokens}", (table.astype(np.float64) * root).astype(np.float32), precision)
             for name, table in (("cos", rope.cos), ("sin", rope.sin))
         )
         ya, yb, xa, xb = b.ops("Split", [x], path, 4, axis=-1, num_outputs=4)

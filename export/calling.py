@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qvggt.errors import QvggtError
 from qvggt.quant.handle import Model
-from qvggt.quant.scheme import Scheme
+from qvggt.quant.scheme import Scheme, parse_scheme
 
 if TYPE_CHECKING:
     from qvggt.export.parity import ParityReport
@@ -37,7 +37,7 @@ def export(
     *,
     size: tuple[int, int] | None = None,
     frames: tuple[int, int, int] = (1, 8, 32),
-    outputs: Sequence[str] = ("pose", "depth", "points"),
+    outputs: Sequence[str] | None = None,
     target: str = "cpu",
     precision: str | None = None,
     check: Tensor | None = None,
@@ -45,10 +45,11 @@ def export(
 ) -> ExportedModel:
     """Write a model as ONNX with standard Q/DQ nodes; atomic, passes onnx.checker.
 
-    size: (H, W) in pixels, multiples of 14; the model's own square by default. frames: (min, opt, max), a profile for
-    engine builders; the file takes any count. outputs: any of pose, depth, points. target: "cpu" or "tensorrt".
-    precision: "fp32", "fp16" or "bf16", the float type of what is not quantized; by default that of the scheme's bits
-    where they name one, else fp16 for tensorrt and fp32 for cpu. Inputs and outputs of the file are fp32.
+    size: (H, W) in pixels, multiples of the patch size; the model's own square by default. frames: (min, opt, max), a
+    profile for engine builders; the file takes any count. outputs: any of pose, depth, points; all by default. target:
+    "cpu" or "tensorrt". precision: "fp32", "fp16" or "bf16", the float type of what is not quantized; by default that
+    of the scheme's bits where they name one, else fp16 for tensorrt and fp32 for cpu. Inputs and outputs of the file
+    are fp32.
 
     check: images float32 [S, 3, H, W] in [0, 1], of the export size, on which ONNX Runtime runs the file against
     `model`: every quantized linear alone, then every output. The result's `parity` is true when all agree, and lists
@@ -57,6 +58,7 @@ def export(
     """
     from qvggt.export.exporter import ExportConfig, export_onnx
     from qvggt.export.precision import float_type
+    from qvggt.models.family import family_of
     from qvggt.target import Target
 
     if target not in [t.value for t in Target]:
@@ -66,9 +68,10 @@ def export(
         raise QvggtError(f"check: expected images [S, 3, {height}, {width}], got {list(check.shape)}")
     if check is not None and not bool(check.isfinite().all()):
         raise QvggtError("check: the images hold NaN or infinity, expected values in [0, 1]")
-    scheme = model.scheme or Scheme("fp32")
+    scheme = model.scheme or parse_scheme("fp32", family=model.network.config.family)
     kind = float_type(precision, scheme, target)
-    config = ExportConfig(height, width, tuple(outputs), frames, Target(target), kind)
+    words = tuple(family_of(model.network).exportable) if outputs is None else tuple(outputs)
+    config = ExportConfig(height, width, words, frames, Target(target), kind)
     written = export_onnx(model.network, scheme, config, path, {"name": model.name, "sha256": model.sha256})
     parity = None if check is None else measure_parity(written.path, model, scheme, check, progress, kind)
     return ExportedModel(written.path, written.data, written.bytes, parity)

@@ -12,22 +12,20 @@ from torch import Tensor
 
 from qvggt.export.parity import LINEAR_TOLERANCE, TIE_WIDTH, LinearParity, verdict
 from qvggt.export.subgraph import run_cut
-from qvggt.formats.rounding import qmax, tensor_step
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.onnx_view.cut import HALF, cut_linear, expected_in
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model
 from qvggt.progress import bar
 from qvggt.quant.conv import QuantConv2d
 from qvggt.quant.model import quantized_convs
-from qvggt.quant.scheme import CONV_BITS
 from qvggt.watching import watching
 
 HALF_OUTPUT = 0.07  # steps that fp16 may move the value of the largest code
 HALF_TIE_WIDTH = 0.25  # of an output step: 2^-11 of a sum that fills its 8-bit grid, four times over
 
 
-def check_convs(onnx_path: Path, reference: VGGT, images: Tensor, progress: bool = True) -> tuple[LinearParity, ...]:
+def check_convs(onnx_path: Path, reference: Network, images: Tensor, progress: bool = True) -> tuple[LinearParity, ...]:
     """Compare every quantized convolution of the file on the first frame of images [S, 3, H, W].
 
     `tokens` counts output values. Both sides end on an 8-bit grid, so a value differs by whole steps or not at all:
@@ -55,17 +53,16 @@ def _compare(file: Model, path: str, module: QuantConv2d, x: Tensor) -> LinearPa
     cut = cut_linear(file, path, (1, None, None, None))
     if cut.type == TensorProto.FLOAT16:
         x = x.half().float()  # as it arrives in the network
-    spacing = tensor_step(module.out_amax, CONV_BITS)
-    exact = module.product(x.float()).double() / spacing.double()
+    grid = module.maps.grid
+    scale = grid.scale(module.out_amax)
+    exact = module.product(x.float()).double() / scale.double()
     if module.shape.shuffle > 1:
         exact = F.pixel_shuffle(exact, module.shape.shuffle)
-    q = qmax(CONV_BITS)
-    expected = exact.round().clamp(-q - 1, q)[0].numpy()
-    got = run_cut(cut, x[0].float().numpy()).astype(np.float64) / float(spacing)
+    expected = grid.round(exact, 1.0)[0].numpy()
+    got = run_cut(cut, x[0].float().numpy()).astype(np.float64) / float(scale)
     if cut.type in HALF:
         got = np.where(np.abs(got - got.round()) < HALF_OUTPUT, got.round(), got)  # the code, which left in fp16
     errors = np.abs(got - expected) / max(np.abs(expected).max(), 1e-30)
-    fraction = (exact - exact.floor() - 0.5).abs()[0].numpy()
-    width = HALF_TIE_WIDTH if cut.type in HALF else TIE_WIDTH
+    near = grid.near_boundary(exact, HALF_TIE_WIDTH if cut.type in HALF else TIE_WIDTH)[0].numpy()
     one_step = np.abs(got - expected) < 1.01
-    return verdict(path, errors, (fraction < width) & one_step, LINEAR_TOLERANCE)
+    return verdict(path, errors, near & one_step, LINEAR_TOLERANCE)

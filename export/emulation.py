@@ -9,7 +9,6 @@ The PyTorch reference can round in the same way, which says how much noise the t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,8 @@ from torch import Tensor, nn
 from qvggt.export.precision import Precision
 from qvggt.files import sibling
 from qvggt.models.block import Block, LayerScale
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.family import family_of
+from qvggt.models.network import Network
 from qvggt.onnx_view.cut import HALF
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import tensor_types
@@ -86,21 +86,13 @@ def measurable(path: Path) -> Iterator[Path]:
         copy.unlink(missing_ok=True)
 
 
-def fp32_parts(precision: Precision) -> re.Pattern[str]:
-    """Module paths that stay fp32 in a half-precision export, as a pattern to match at their start."""
-    heads = r"|(depth|point)_head\." if precision is Precision.BF16 else ""
-    return re.compile(
-        r"camera_head\.|aggregator\.patch_embed\.patch_embed\.|\w+_head\.scratch\.output_conv2\.2" + heads
-    )
-
-
 @contextmanager
-def rounding(model: VGGT, precision: Precision) -> Iterator[None]:
+def rounding(model: Network, precision: Precision) -> Iterator[None]:
     """Inside the block the fp32 `model` rounds weights and results of its modules as an export in `precision` does.
 
     One module's rounded weights exist at a time. What happens between modules (softmax, GELU) is not rounded.
     """
-    wide, handles = fp32_parts(precision), []
+    wide, handles = family_of(model).island(precision.value), []
     try:
         for path, module in model.named_modules():
             if wide.match(path):

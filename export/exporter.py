@@ -15,21 +15,13 @@ from qvggt.export.graph import GraphBuilder
 from qvggt.export.network import emit_network
 from qvggt.export.precision import Precision
 from qvggt.export.storage import EXTERNAL_ABOVE, model_files
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.family import find_family
+from qvggt.models.network import Network
 from qvggt.onnx_view.metadata import module_path, written
+from qvggt.predictions import SEMANTICS
 from qvggt.quant.model import quantized_convs, quantized_linears
-from qvggt.quant.scheme import LinearFormat, Scheme
+from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
-
-FAMILY = "vggt"
-OUTPUTS = ("pose", "depth", "points")
-SEMANTICS = {
-    "images": "RGB in [0, 1], [1, frames, 3, H, W], un-normalised",
-    "pose_enc": "translation xyz, quaternion xyzw, vertical and horizontal field of view (rad); "
-    "camera-from-world, OpenCV axes",
-    "depth": "z-depth in scene units, [1, frames, H, W, 1]",
-    "world_points": "xyz in the frame of the first camera, scene units",
-}
 
 
 @dataclass(frozen=True)
@@ -38,7 +30,7 @@ class ExportConfig:
 
     height: int
     width: int
-    outputs: tuple[str, ...] = OUTPUTS
+    outputs: tuple[str, ...] = tuple(find_family().exportable)
     frames: tuple[int, int, int] = (1, 8, 32)
     target: Target = Target.CPU
     precision: Precision = Precision.FP32  # of everything that is not quantized; see qvggt.export.precision
@@ -58,7 +50,7 @@ class Exported:
 
 
 def export_onnx(
-    model: VGGT, scheme: Scheme, config: ExportConfig, path: str | Path, source: dict[str, str] | None = None
+    model: Network, scheme: Scheme, config: ExportConfig, path: str | Path, source: dict[str, str] | None = None
 ) -> Exported:
     """Write `model` (fake-quant or float, CPU, fp32) as ONNX; atomic, passes onnx.checker with shape inference.
 
@@ -78,7 +70,7 @@ def export_onnx(
         builder = GraphBuilder(storage, config.precision, config.fused_attention)
         emit_network(builder, model, config.height, config.width, config.outputs, config.target)
         metadata = _metadata(model, scheme, config, source or {}, builder.nodes)
-        proto = builder.model("vggt", metadata, __version__)
+        proto = builder.model(model.config.family, metadata, __version__)
         temporary.write_bytes(proto.SerializeToString())
         if storage.data is not None:
             storage.data.flush()
@@ -97,7 +89,7 @@ def check_file(path: Path) -> None:
 
 
 def _metadata(
-    model: VGGT, scheme: Scheme, config: ExportConfig, source: dict[str, str], nodes: Iterable[NodeProto]
+    model: Network, scheme: Scheme, config: ExportConfig, source: dict[str, str], nodes: Iterable[NodeProto]
 ) -> dict[str, str]:
     """What the file says of itself; `nodes` are those it has, as an export may leave out heads."""
     written_paths = {module_path(node.name) for node in nodes}
@@ -105,9 +97,9 @@ def _metadata(
     formats |= {path: module.format for path, module in quantized_convs(model)}
     return written(
         version=__version__,
-        family=FAMILY,
+        family=model.config.family,
         config=model.config.to_json(),
-        linears={path: format_name(format) for path, format in formats.items() if path in written_paths},
+        linears={path: format.name for path, format in formats.items() if path in written_paths},
         scheme=scheme.to_json(),
         source=source,
         size=f"{config.height}x{config.width}",
@@ -118,9 +110,3 @@ def _metadata(
         attention="com.microsoft.MultiHeadAttention" if config.fused_attention else None,
         semantics=SEMANTICS,
     )
-
-
-def format_name(format: LinearFormat) -> str:
-    """Such as "w4a8-static"; "w4a16" without an activation mode."""
-    name = f"w{format.weight_bits}a{format.act_bits}"
-    return name if format.activation is None else f"{name}-{format.activation}"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qvggt.export.emulation import fp32_parts
 from qvggt.export.precision import Precision
 from qvggt.models.block import Block
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.family import family_of
+from qvggt.models.network import Network
 from qvggt.quant.linear import QuantLinear
 from qvggt.watching import watching
 
@@ -36,7 +36,7 @@ class ModuleRange:
         return f"{self.side} of {self.path}: max |x| {self.amax:.4g}, headroom {self.headroom:.2g}x to {LIMIT:.0f}"
 
 
-def half_ranges(model: VGGT, batches: Iterable[Tensor]) -> tuple[ModuleRange, ...]:
+def half_ranges(model: Network, batches: Iterable[Tensor]) -> tuple[ModuleRange, ...]:
     """Ranges of every linear, convolution and block over image batches [S, 3, H, W], largest first; NaN counts as inf.
 
     `model` is the fp32 reference, so that values past the limit are seen as they are.
@@ -52,12 +52,12 @@ def half_ranges(model: VGGT, batches: Iterable[Tensor]) -> tuple[ModuleRange, ..
         record(path, "input", inputs[0])
         record(path, "output", out)
 
-    skipped = fp32_parts(Precision.FP16)
-    kinds = (nn.Linear, QuantLinear, nn.Conv2d, nn.ConvTranspose2d, Block)
+    skipped = family_of(model).island(Precision.FP16.value)
+    measured = (nn.Linear, QuantLinear, nn.Conv2d, nn.ConvTranspose2d, Block)
     watchers = [
         (module, lambda _m, inputs, out, path=path: both(path, inputs, out))
         for path, module in model.named_modules()
-        if isinstance(module, kinds) and not skipped.match(path)
+        if isinstance(module, measured) and not skipped.match(path)
     ]
     with torch.no_grad(), watching(watchers, outputs=True):
         for images in batches:

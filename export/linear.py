@@ -1,4 +1,4 @@
-"""Emission of linear layers: the one place that chooses between floating point and Q/DQ."""
+"""Emission of linear layers: centers and online transforms of the input, then the form its format asks for."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qvggt.export.forms import site as forms
+from qvggt.export.forms.integer_product import int4_product
+from qvggt.export.forms.site import FP32, Site
+from qvggt.export.forms.table import find_form
 from qvggt.export.graph import GraphBuilder
-from qvggt.export.kinds import TokenKinds
 from qvggt.export.precision import Precision
-from qvggt.export.qdq import emit_quant_linear
+from qvggt.export.token_types import TokenTypes
 from qvggt.quant.linear import QuantLinear
+from qvggt.quant.transform import InputTransform
 from qvggt.target import Target
 
 
@@ -27,23 +31,62 @@ def emit_linear(
     target: Target,
     parameters: str = "",
     precision: Precision | None = None,
-    kinds: TokenKinds | None = None,
+    types: TokenTypes | None = None,
 ) -> str:
     """x [..., K] of any float type -> [..., N] in `precision` (by default the network's), or in fp32 from a quantized
     linear whose scales are applied in fp32.
 
     `path` names the nodes; `parameters` the initializers when they are shared by several call sites of one module
-    (the unrolled camera iterations), by default the same. `kinds`: of the tokens, for linears that
-    treat them apart.
+    (the unrolled camera iterations), by default the same. `types`: of the tokens. Where a quantized linear centers its
+    input, that happens in nodes `<path>.center/...` before and `<path>.kind_bias/...` after, which leave the linear
+    itself as any other.
     """
-    precision = precision or builder.precision
-    if isinstance(module, QuantLinear):
-        return emit_quant_linear(builder, path, module, x, target, parameters or path, precision, kinds)
+    site = Site(builder, path, parameters or path, target, precision or builder.precision)
+    if not isinstance(module, QuantLinear):
+        return _float(site, module, x)
+    copies = int4_product(module.format, target)
+    if module.types:
+        if types is None or module.transform is None or module.transform.center is None:
+            raise TypeError(f"{path}: centers its input, and needs the types of its tokens")
+        before, table = site.at(f"{path}.center"), forms.array(module.transform.center)
+        center = types.spread(before.path, f"{site.parameters}.center", table, copies)
+        x = before.op("Sub", [before.cast(x, FP32), center])
+    if module.transform is not None:
+        x = _transformed(site, module.transform, x)
+    y = find_form(module.format)(site, module, x)
+    if module.kind_bias is not None and types is not None:
+        after, table = site.at(f"{path}.kind_bias"), forms.array(module.kind_bias)
+        bias = types.spread(after.path, f"{site.parameters}.kind_bias", table, copies)
+        return after.op("Add", [y, bias])
+    return site.biased(y, module.bias)
+
+
+def _float(site: Site, module: nn.Module, x: str) -> str:
     if not isinstance(module, nn.Linear):
-        raise TypeError(f"{path}: cannot export a {type(module).__name__} as a linear layer")
-    owner = parameters or path
-    weight = builder.real(f"{owner}.weight", array(module.weight).T, precision)
-    y = builder.op("MatMul", [builder.cast(x, precision, path), weight], path)
+        raise TypeError(f"{site.path}: cannot export a {type(module).__name__} as a linear layer")
+    weight = site.real("weight", array(module.weight).T)
+    y = site.op("MatMul", [site.cast(x, site.precision), weight])
     if module.bias is None:
         return y
-    return builder.op("Add", [y, builder.real(f"{owner}.bias", array(module.bias), precision)], path)
+    return site.op("Add", [y, site.real("bias", array(module.bias))])
+
+
+def _transformed(site: Site, transform: InputTransform, x: str) -> str:
+    """An online Kronecker Hadamard as two small products on [N, L, rows, cols], then a factor per channel.
+
+    The products run in the network's float type; what comes before and after them in fp32.
+    """
+    rotation, b = transform.rotation, site.builder
+    x = site.cast(x, FP32)
+    if rotation is not None:
+        if bool((rotation.signs != 1).any()):
+            x = site.op("Mul", [x, site.constant("transform.signs", forms.array(rotation.signs))])
+        rows, cols = rotation.factors
+        x = b.reshape(site.cast(x, site.precision), (0, 0, rows, cols), site.path)
+        left = site.real("transform.left", np.ascontiguousarray(forms.array(rotation.left).T))
+        right = site.real("transform.right", forms.array(rotation.right))
+        x = site.op("MatMul", [site.op("MatMul", [left, x]), right])
+        x = site.cast(b.reshape(x, (0, 0, rows * cols), site.path), FP32)
+    if transform.scale is not None:
+        x = site.op("Mul", [x, site.constant("transform.scale", forms.array(transform.scale))])
+    return x

@@ -30,8 +30,10 @@ from torch import Tensor, nn
 from qvggt.export.emulation import rounding
 from qvggt.export.precision import Precision
 from qvggt.export.subgraph import run_cut
-from qvggt.formats.rounding import step, token_range
-from qvggt.models.vggt.network import VGGT
+from qvggt.formats.table import find_format
+from qvggt.formats.tensor_format import token_range
+from qvggt.models.family import family_of
+from qvggt.models.network import Network
 from qvggt.onnx_view.cut import cut_linear, expected_in
 from qvggt.onnx_view.file import open_onnx
 from qvggt.progress import bar
@@ -42,13 +44,11 @@ from qvggt.sqnr import decibels
 from qvggt.watching import watching
 
 LINEAR_TOLERANCE = 1e-5  # of the largest output
-TIE_WIDTH = 1e-4  # distance from a half-integer code, in steps, that float rounding may cross
+TIE_WIDTH = 1e-4  # distance from where a code changes, in units of the scale, that float rounding may cross
 MAX_TIES = 0.05  # of the tokens: more than that is no accident
 MAX_ROWS = 4096  # tokens per linear: enough to see every failure, bounded at 1B scale
 NUDGE = 1e-5  # relative change of the input that stands for float noise
 SELF_MARGIN_DB = 6.0  # two realisations of the same noise, and their spread over a few sequences
-FLOORS_DB = {"w8a8": 45.0, "w6a6": 36.0, "w4a8": 45.0, "w4a4": 30.0, "w4a16": 60.0}
-FLOORS_DB |= {"fp32": 80.0, "fp16": 60.0, "bf16": 45.0}
 KINDS = {p.onnx: p for p in Precision}
 
 
@@ -122,7 +122,7 @@ def sqnr_db(reference: NDArray[Any], other: NDArray[Any]) -> float:
     return pool.sqnr_db
 
 
-def record_inputs(model: VGGT, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
+def record_inputs(model: Network, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
     """Inputs [rows, K] of the named linears in one forward pass over images [S, 3, H, W], at most MAX_ROWS each.
 
     Centered where the linear centers them, which the file does before the linear's own nodes. Rows are spread evenly
@@ -131,7 +131,7 @@ def record_inputs(model: VGGT, images: Tensor, paths: Sequence[str]) -> dict[str
     recorded: dict[str, Tensor] = {}
 
     def keep(path: str, module: QuantLinear, inputs: tuple[Tensor, ...]) -> None:
-        x = module.centered(*inputs)
+        x = module.centered(inputs[0])
         rows = x.detach().reshape(-1, x.shape[-1])
         stride = -(-len(rows) // MAX_ROWS)
         recorded[path] = rows[::stride].clone()
@@ -143,24 +143,23 @@ def record_inputs(model: VGGT, images: Tensor, paths: Sequence[str]) -> dict[str
 
 
 def tie_rows(module: QuantLinear, x: Tensor) -> Tensor:
-    """bool [rows]: tokens with a value closer than TIE_WIDTH steps to a rounding boundary inside the grid."""
-    format = module.format
-    if format.activation is None:
+    """bool [rows]: tokens with a value closer than TIE_WIDTH scales to a rounding boundary inside the grid."""
+    activation = module.format.activation
+    if activation is None:
         return torch.zeros(len(x), dtype=torch.bool)
     if module.transform is not None:
         x = module.transform(x)
-    if format.activation == "dynamic":
-        scaled = x.double() / token_range(x, module.act_clip[0], module.act_clip[1]).double() / step(format.act_bits)
+    if activation.dynamic:
+        ranges = token_range(x, module.act_clip[0], module.act_clip[1]).double()
+        scaled = x.double() / ranges / activation.grid.unit_scale
     else:
-        scaled = x.double() / (module.act_amax.double() / (2 ** (format.act_bits - 1) - 1))
-    near = ((scaled - scaled.floor()) - 0.5).abs() < TIE_WIDTH
-    inside = scaled.abs() < 2 ** (format.act_bits - 1)
-    return (near & inside).any(-1)
+        scaled = x.double() / activation.grid.scale(module.act_amax.double())
+    return activation.grid.near_boundary(scaled, TIE_WIDTH).any(-1)
 
 
 def check_linears(
     onnx_path: Path,
-    reference: VGGT,
+    reference: Network,
     images: Tensor,
     progress: bool = True,
     precision: Precision = Precision.FP32,
@@ -172,18 +171,21 @@ def check_linears(
     file = open_onnx(onnx_path)
     linears = {path: module for path, module in quantized_linears(reference) if expected_in(file, path)}
     inputs = record_inputs(reference, images, list(linears))
+    island = None if precision is Precision.FP32 else family_of(reference).island(precision.value)
     results = []
     for path, module in bar(linears.items(), desc="parity of linears", unit="linear", shown=progress):
         cut = cut_linear(file, path)
         x = inputs.pop(path).to(KINDS[cut.type].torch).float()
         with torch.no_grad():
-            results.append(_compare(path, module, x, run_cut(cut, x.numpy()), precision))
+            own = Precision.FP32 if island is not None and island.match(path) else precision
+            results.append(_compare(path, module, x, run_cut(cut, x.numpy()), own))
     return tuple(results)
 
 
 def _compare(path: str, module: QuantLinear, x: Tensor, got: NDArray[np.float32], precision: Precision) -> LinearParity:
+    """precision: of the network around the linear."""
     expected = module.product(x).numpy()
-    half = precision is not Precision.FP32 and not path.startswith("camera_head.")
+    half = precision is not Precision.FP32
     if half and module.transform is not None and module.transform.rotation is not None:
         # the rotated values are rounded before they are quantized: the energy of that, not the largest error
         energy = max(float(np.square(expected, dtype=np.float64).sum()), 1e-30)
@@ -214,7 +216,7 @@ def _rotated_half(module: QuantLinear, rotation: nn.Module, x: Tensor, precision
 
 def check_outputs(
     run: Any,
-    reference: VGGT,
+    reference: Network,
     batches: Iterable[Tensor],
     scheme: Scheme,
     floor_db: float | None = None,
@@ -225,7 +227,7 @@ def check_outputs(
     One result per output and frame count; batches of one frame count are pooled (energies added up). `precision` is
     the float type of the network in the file.
     """
-    floor = min(FLOORS_DB[scheme.bits], FLOORS_DB[precision.value]) if floor_db is None else floor_db
+    floor = min(scheme.base.floor_db, find_format(precision.value).floor_db) if floor_db is None else floor_db
     pools: dict[tuple[str, int], _Pool] = {}
     own: dict[tuple[str, int], _Pool] = {}
     for images in batches:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from qvggt.errors import QvggtError
-from qvggt.export.int4 import pack_int4
 from qvggt.files import atomic_write, sibling, sync
+from qvggt.formats.packing import pack
 
 EXTERNAL_ABOVE = 500_000_000  # bytes: a protobuf ends at 2 GiB, and is held four times over while it is checked
 ALIGNMENT = 4096  # so that a runtime can map tensors; Windows wants 64 KiB only for the file's start
@@ -34,7 +34,7 @@ class Storage:
         proto = TensorProto(name=name, dims=list(array.shape))
         if int4:
             proto.data_type = TensorProto.INT4
-            payload = pack_int4(array.astype(np.int8))
+            payload = pack(array.astype(np.int8), 4).tobytes()
         else:
             proto.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
             payload = np.ascontiguousarray(array).tobytes()

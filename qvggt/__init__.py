@@ -15,7 +15,8 @@ __all__ = ["QvggtError", "__version__"]
 # attribute -> module it comes from; "export" is a package that can be called
 PUBLIC = {
     **dict.fromkeys(("Model", "Scheme", "decode_pose", "load", "load_images", "open_runner", "quantize"), "qvggt.api"),
-    **dict.fromkeys(("Predictions", "Runner"), "qvggt.engines.runner"),
+    "Predictions": "qvggt.predictions",
+    "Runner": "qvggt.engines.runner",
     "export": "qvggt.export",
 }
 

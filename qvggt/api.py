@@ -17,11 +17,12 @@ from torch import Tensor
 from qvggt.data.image_set import ImageSet
 from qvggt.data.images import load_images
 from qvggt.errors import QvggtError
+from qvggt.formats.table import DEFAULT
 from qvggt.geometry import decode_pose
 from qvggt.hub.loading import load
 from qvggt.quant.checkpoint import Provenance
 from qvggt.quant.handle import Model
-from qvggt.quant.scheme import DEFAULT_PARTS, Scheme, parse_scheme
+from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.versions import versions
 
 if TYPE_CHECKING:
@@ -35,23 +36,24 @@ PACKAGES = ("qvggt", "torch", "numpy", "safetensors")
 
 def quantize(
     model: Model,
-    bits: str = "w8a8",
+    bits: str = DEFAULT,
     *,
     act: str = "dynamic",
     recipe: str | Recipe = "rtn",
     data: str | Path | Sequence[Tensor] | None = None,
     sequences: int = 64,
     frames: int = 4,
-    parts: Sequence[str] = DEFAULT_PARTS,
+    parts: Sequence[str] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Model:
     """A quantized copy of a float model; the model itself is not touched (so the peak is two copies).
 
-    bits: w8a8, w4a8, w6a6, w4a4 or w4a16. act: "dynamic" (a scale per token) or "static" (one per tensor). recipe:
-    "rtn" rounds to nearest; "qvggt" calibrates block by block (docs/method.md); or a `qvggt.calib.recipe.Recipe`.
-    data: calibration images for every recipe but dynamic "rtn": a Co3D-format folder, of whose training split the first
-    `sequences` with `frames` seeded frames each are used, or a list of image sequences float32 [S, 3, H, W] in [0, 1].
+    bits: a format such as w8a8 (qvggt/formats/table.py). act: "dynamic" (a scale per token) or "static" (one per
+    tensor). recipe: "rtn" rounds to nearest; "qvggt" calibrates block by block (docs/method.md); or a
+    `qvggt.calib.recipe.Recipe`. data: calibration images for every recipe but dynamic "rtn": a Co3D-format folder, of
+    whose training split the first `sequences` with `frames` seeded frames each are used, or a list of image sequences
+    float32 [S, 3, H, W] in [0, 1]. parts: by default those the model family's description names.
     Deterministic for a seed. QvggtError for an unknown word, missing data or a model that is quantized already.
     """
     from qvggt.calib.calibrate import calibrate_, report_table
@@ -60,7 +62,7 @@ def quantize(
 
     if model.scheme is not None:
         raise QvggtError(f"{model.name}: is quantized already ({model.scheme.label}); give the float model")
-    scheme = parse_scheme(bits, act, parts)
+    scheme = parse_scheme(bits, act, parts, model.network.config.family)
     chosen = find_recipe(recipe) if isinstance(recipe, str) else recipe
     plain = chosen == RECIPES["rtn"]
     if data is None and (scheme.needs_ranges or not plain):

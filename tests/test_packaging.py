@@ -45,13 +45,13 @@ MAY_IMPORT = {  # DESIGN section 2; "base" is what lies in qvggt/ itself
 BASE_PACKAGES = {"torch", "numpy", "safetensors", "tqdm"}
 PACKAGES = {  # of others; where it is not here, a room may import what the project depends on
     "base": BASE_PACKAGES,
-    "formats": {"torch"},
+    "formats": {"torch", "numpy"},
     "models": {"torch"},
     "quant": {"torch", "numpy", "safetensors"},
     "rotation": {"torch", "numpy"},
     "onnx_view": {"onnx", "numpy"},
     "data": {"numpy", "PIL", "torch", "av"},
-    "hub": {"torch", "huggingface_hub"},
+    "hub": {"torch", "huggingface_hub", "jinja2"},
 }
 RUNTIMES = {"onnx", "onnxruntime", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}
 OPTIONAL = {"matplotlib", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx", "trimesh", "pycolmap", "av"}
@@ -280,4 +280,5 @@ def test_wheel_holds_one_package_with_its_data(tmp_path: Path) -> None:
     for folder in ("html", "demo"):  # templates, style and script of the pages
         data = {path.name for path in (ROOT / "eval" / folder).iterdir() if path.suffix in (".jinja", ".css", ".js")}
         assert {f"qvggt/eval/{folder}/{name}" for name in data} <= names
+    assert "qvggt/hub/card.md.jinja" in names
     assert {Path(name).name for name in names if ".dist-info/" in name} >= {"LICENSE", "NOTICE", "entry_points.txt"}

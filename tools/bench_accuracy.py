@@ -22,7 +22,7 @@ import torch
 import typer
 from held_out import CALIBRATION_SEED, FRAMES, HELD_OUT_SEED, Yardstick, images_of, scenes_in
 from outlier_injection import inject_outliers_, pca_basis_
-from reporting import change_text, markdown, start, write_json
+from reporting import Columns, change_text, columns, start, write_json
 from torch import Tensor
 
 from qvggt.calib.calibrate import calibrate_
@@ -30,7 +30,7 @@ from qvggt.calib.recipe import Recipe, find_recipe
 from qvggt.files import atomic_write, file_sha256
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.progress import bar
 from qvggt.quant import parse_scheme
 from qvggt.versions import versions
@@ -38,15 +38,15 @@ from qvggt.versions import versions
 SCHEMES = "w8a8-dynamic,w8a8-static,w4a8-dynamic,w4a8-static,w4a4-dynamic,w4a4-static,w4a16-dynamic"
 
 
-def model_makers(name: str, calibration: list[Tensor]) -> dict[str, Callable[[], VGGT]]:
+def model_makers(name: str, calibration: list[Tensor]) -> dict[str, Callable[[], Network]]:
     """The models to quantize, each function-preserving copies of the first."""
 
-    def channels() -> VGGT:
+    def channels() -> Network:
         model = load_model(name)
         inject_outliers_(model, factor=30, fraction=0.02, seed=0)
         return model
 
-    def pca() -> VGGT:
+    def pca() -> Network:
         model = load_model(name)
         pca_basis_(model, torch.stack(calibration[:16]), seed=0)
         return model
@@ -55,20 +55,14 @@ def model_makers(name: str, calibration: list[Tensor]) -> dict[str, Callable[[],
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    header = ["model", "scheme", "recipe", "calibration", "AUC@30", "@15", "@5", "@3", "change @30 (95 %)", "% of FP"]
     floats = {row["model"]: row["auc30"] for row in rows if row["recipe"] == "float"}
-    lines = []
-    for row in rows:
-        is_float = row["recipe"] == "float"
-        cells = [row["model"], row["scheme"], row["recipe"], str(row.get("calibration_scenes", ""))]
-        cells += [f"{row[f'auc{t}']:.2f}" for t in (30, 15, 5, 3)]
-        cells += [
-            "" if is_float else change_text(row),
-            f"{100 * row['auc30'] / floats.get(row['model'], math.nan):.1f}",
-        ]
-        cells += ["" if is_float else f"{row['sqnr_db']['pose_enc']:.1f}", f"{row['abs_rel']:.4f}"]
-        lines.append(cells)
-    return markdown([*header, "pose dB", "depth abs-rel"], lines)
+    spec: Columns = {name: name for name in ("model", "scheme", "recipe")}
+    spec |= {"calibration": "calibration_scenes or ", "AUC@30": "auc30 {:.2f}"}
+    spec |= {f"@{t}": f"auc{t} {{:.2f}}" for t in (15, 5, 3)}
+    spec["change @30 (95 %)"] = lambda row: "" if row["recipe"] == "float" else change_text(row)
+    spec["% of FP"] = lambda row: f"{100 * row['auc30'] / floats.get(row['model'], math.nan):.1f}"
+    spec["pose dB"] = lambda row: "" if row["recipe"] == "float" else f"{row['sqnr_db']['pose_enc']:.1f}"
+    return columns(rows, spec | {"depth abs-rel": "abs_rel {:.4f}"}, aligned=False)
 
 
 def main(

@@ -25,15 +25,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from cpu_candidates import (
-    Array,
-    Candidate,
-    Timing,
-    Worker,
-    make_input,
-    parse_spec,
-    write_file,
-)
+from cpu_candidates import Array, Candidate, Timing, Worker, make_input, parse_spec, write_file
 from reporting import sqnr_db, start, write_json
 
 from qvggt.progress import bar

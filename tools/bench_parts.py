@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from held_out import CALIBRATION_SEED, HELD_OUT_SEED, SIZE, Yardstick, images_of, scenes_in
-from reporting import change_text, markdown, start, write_json
+from reporting import Columns, change_text, columns, start, write_json
 
 from qvggt.calib.block_store import BlockStore
 from qvggt.calib.calibrate import calibrate_
@@ -28,7 +28,7 @@ from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.files import file_sha256
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.quant import parse_scheme
 from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
@@ -51,21 +51,17 @@ def schemes() -> list[Scheme]:
     return [*plain, Scheme("w4a4", "dynamic", CHOICES[-1], MIXED)]
 
 
-def file_bytes(model: VGGT, scheme: Scheme, target: Target) -> int:
+def file_bytes(model: Network, scheme: Scheme, target: Target) -> int:
     with tempfile.TemporaryDirectory() as folder:
         return export_onnx(model, scheme, ExportConfig(SIZE, SIZE, target=target), Path(folder) / "m.onnx").bytes
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    header = ["bits", "parts", "AUC@30", "@5", "change @30 (95 %)", "depth abs-rel", "pose dB", "depth dB"]
-    lines = []
-    for row in rows:
-        is_float = row["bits"] == "fp32"
-        noise = ["" if is_float else f"{row['sqnr_db'][name]:.1f}" for name in ("pose_enc", "depth")]
-        cells = [row["bits"], row["parts"], f"{row['auc30']:.2f}", f"{row['auc5']:.2f}"]
-        cells += ["" if is_float else change_text(row), f"{row['abs_rel']:.4f}", *noise]
-        lines.append([*cells, f"{row['bytes'] / 1e6:.2f}", f"{row['bytes_cpu'] / 1e6:.2f}"])
-    return markdown([*header, "MB", "MB cpu"], lines)
+    spec: Columns = {"bits": "bits", "parts": "parts", "AUC@30": "auc30 {:.2f}", "@5": "auc5 {:.2f}"}
+    spec["change @30 (95 %)"] = lambda row: "" if row["bits"] == "fp32" else change_text(row)
+    spec |= {"depth abs-rel": "abs_rel {:.4f}", "pose dB": "sqnr_db.pose_enc {:.1f} or "}
+    spec |= {"depth dB": "sqnr_db.depth {:.1f} or ", "MB": "bytes/1e6 {:.2f}", "MB cpu": "bytes_cpu/1e6 {:.2f}"}
+    return columns(rows, spec, aligned=False)
 
 
 def bench(

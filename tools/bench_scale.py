@@ -12,11 +12,11 @@ Nothing is run on a GPU.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import resource
-import subprocess
-import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -157,7 +157,6 @@ def main(
     folder: Annotated[Path, typer.Option(help="For the files, up to 6 GB.")] = Path("outputs/scale"),
     keep: Annotated[bool, typer.Option(help="Keep the files.")] = False,
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write.")] = Path("outputs/scale.json"),
-    worker: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the steps one after the other and write their figures."""
     names, chosen = (only or ",".join(FORMS)).split(","), steps.split(",")
@@ -165,21 +164,16 @@ def main(
         if word not in known:
             raise QvggtError(f"{word!r}: expected some of {', '.join(known)}")
     folder.mkdir(parents=True, exist_ok=True)
-    if worker is not None:
-        side = parity_size if worker == "parity" else size
-        height, width = (int(n) for n in side.split("x"))
-        print(json.dumps(run_step(worker, model, names[0], folder / f"{names[0]}.onnx", (height, width))))
-        return
     rows = []
     for name in names:
         for step in chosen:
-            call = [sys.executable, __file__, "--worker", step, "--only", name, "--model", model, "--folder", folder]
-            call += ["--size", size, "--parity-size", parity_size]
-            done = subprocess.run([str(part) for part in call], capture_output=True, text=True, check=False)
-            if done.returncode:
-                row: dict[str, Any] = {"step": step, "form": name, "failed": done.stderr.strip().splitlines()[-1:]}
-            else:
-                row = json.loads(done.stdout.strip().splitlines()[-1])
+            height, width = (int(n) for n in (parity_size if step == "parity" else size).split("x"))
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                try:
+                    call = (step, model, name, folder / f"{name}.onnx", (height, width))
+                    row: dict[str, Any] = pool.submit(run_step, *call).result()
+                except Exception as error:  # a killed process too: the other steps go on
+                    row = {"step": step, "form": name, "failed": [f"error: {error}".splitlines()[0]]}
             rows.append(row)
             print(json.dumps(row), flush=True)
             report = {"model": model, "size": size, "versions": versions(), "rows": rows}

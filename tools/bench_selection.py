@@ -31,6 +31,7 @@ from qvggt.calib.selection import Record, SelectionConfig, cluster_points, measu
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.errors import QvggtError
 from qvggt.hub.loading import load_model
+from qvggt.models.family import family_of
 from qvggt.versions import versions
 
 FIRST_SEED = 80_000_000  # no scene used to train, to evaluate, or (60_000_000 on) to settle the filter's defaults
@@ -58,20 +59,17 @@ def shuffled(index: int, scene: Scene, draw: torch.Generator) -> Tensor:
     return torch.stack([scene(index * frames + f)[f] for f in range(frames)])
 
 
-def one_blank(index: int, scene: Scene, draw: torch.Generator) -> Tensor:
-    images = scene(index).clone()
-    images[-1] = float(index % 2)
-    return images
-
-
-def one_foreign(index: int, scene: Scene, draw: torch.Generator) -> Tensor:
-    images = scene(index).clone()
-    images[-1] = scene(index + 1)[-1]
-    return images
+def with_last(images: Tensor, frame: Tensor | float) -> Tensor:
+    changed = images.clone()
+    changed[-1] = frame
+    return changed
 
 
 WHOLE = {"blank": blank, "noise": noise, "shuffled": shuffled}
-PARTIAL = {"one blank frame": one_blank, "one foreign frame": one_foreign}
+PARTIAL: dict[str, Callable[[int, Scene, torch.Generator], Tensor]] = {
+    "one blank frame": lambda index, scene, _: with_last(scene(index), float(index % 2)),
+    "one foreign frame": lambda index, scene, _: with_last(scene(index), scene(index + 1)[-1]),
+}
 
 
 def pool_sequences(
@@ -122,17 +120,12 @@ def compare_picks(records: list[Record], config: SelectionConfig, draws: int) ->
 
 def count_kinds(keys: set[str], records: list[Record]) -> dict[str, list[int]]:
     """Kind -> [rejected, all]."""
-    return added([{record.key.split("/")[0]: [int(record.key in keys), 1]} for record in records])
-
-
-def added(counts: list[dict[str, list[int]]]) -> dict[str, list[int]]:
-    """Counts of all of them together."""
-    sums: dict[str, list[int]] = {}
-    for part in counts:
-        for kind, (rejected, count) in part.items():
-            before = sums.get(kind, [0, 0])
-            sums[kind] = [before[0] + rejected, before[1] + count]
-    return sums
+    counts: dict[str, list[int]] = {}
+    for record in records:
+        count = counts.setdefault(record.key.split("/")[0], [0, 0])
+        count[0] += record.key in keys
+        count[1] += 1
+    return counts
 
 
 def mean_rows(pools: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -172,9 +165,9 @@ def bench(
     """Print and save both tables; an error when a whole planted sequence gets through."""
     torch.set_num_threads(threads)
     network = load_model(model, heads=("camera",))
-    size = network.config.img_size
+    size, rounds = network.config.img_size, len(family_of(network).rounds(network.config))
     scenes = SceneConfig(height=size, width=size, frames=max(8, frames))
-    config = SelectionConfig(clusters=clusters, per_cluster=per_cluster, deep_rounds=min(4, network.config.aa_depth))
+    config = SelectionConfig(clusters=clusters, per_cluster=per_cluster, deep_rounds=min(4, rounds))
     results: list[dict[str, Any]] = []
     began = time.perf_counter()
     for number in range(pools):
@@ -195,7 +188,12 @@ def bench(
                 "sha256": selection.sha256,
             }
         )
-    counts = {name: added([pool[name] for pool in results]) for name in ("ours", "published")}
+    counts = {
+        name: {
+            kind: [sum(pool[name][kind][i] for pool in results) for i in (0, 1)] for kind in (GOOD, *WHOLE, *PARTIAL)
+        }
+        for name in ("ours", "published")
+    }
     rows = mean_rows(results)
     print(f"{model}: {pools} pools of {good} scenes and {planted} of each planted kind, {frames} frames")
     print_report(counts, rows, draws)

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
-from activation_statistics import ActivationStatistics, measure_activations
+from activation_statistics import LinearStatistics, measure_activations, summary
 from held_out import BATCH, HELD_OUT_SEED, drawn
 from numpy.typing import NDArray
 from outlier_injection import inject_outliers_, pca_basis_
@@ -31,7 +31,7 @@ from qvggt.errors import QvggtError
 from qvggt.eval.pose import pairwise_errors, pose_auc
 from qvggt.geometry import decode_pose
 from qvggt.hub.loading import load_model
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.progress import bar
 from qvggt.quant.scheme import parse_scheme
 from qvggt.versions import versions
@@ -50,57 +50,53 @@ FIGURES = {
 }
 
 
-@dataclass(frozen=True)
-class View:
-    """A sequence: images [S, 3, H, W] in [0, 1]; extrinsics float64 [S, 3, 4], camera from world, OpenCV axes."""
-
-    images: Tensor
-    extrinsics: NDArray[np.float64]
+View = tuple[Tensor, NDArray[np.float64]]  # images [S, 3, H, W] in [0, 1]; extrinsics [S, 3, 4], OpenCV axes
 
 
 def views(first: int, count: int, frames: int, size: int) -> list[View]:
     """The first `frames` frames of the scenes with seeds first, first + 1, ..."""
     config = SceneConfig(height=size, width=size, frames=max(8, frames))
-    seeds = bar(range(first, first + count), desc="render", unit="scene")
-    return [View(*drawn(config, frames, seed)) for seed in seeds]
+    return [drawn(config, frames, seed) for seed in bar(range(first, first + count), desc="render", unit="scene")]
 
 
-def stressed(model: VGGT, variant: str, calibration: Sequence[View], factor: float, fraction: float, seed: int) -> VGGT:
+def stressed(
+    model: Network, variant: str, seen: Sequence[Tensor], factor: float, fraction: float, seed: int
+) -> Network:
     """A stressed copy."""
     out = deepcopy(model)
     if variant == "inject":
         inject_outliers_(out, factor, fraction, seed)
     elif variant == "pca":
-        pca_basis_(out, (view.images for view in calibration), seed)
+        pca_basis_(out, seen, seed)
     return out
 
 
 @torch.no_grad()
-def score(model: VGGT, held_out: Sequence[View], desc: str) -> dict[str, float]:
+def score(model: Network, held_out: Sequence[View], desc: str) -> dict[str, float]:
     """AUC@30/15/5/3 over all pairs of views, percent."""
     errors = []
     for first in bar(range(0, len(held_out), BATCH), desc=desc, unit="batch"):
         part = held_out[first : first + BATCH]
-        images = torch.stack([view.images for view in part])
+        images = torch.stack([images for images, _ in part])
         extrinsics, _ = decode_pose(model(images)["pose_enc"].double(), *images.shape[-2:])
-        errors += [pairwise_errors(e, view.extrinsics) for e, view in zip(extrinsics, part, strict=True)]
+        errors += [pairwise_errors(found, true) for found, (_, true) in zip(extrinsics, part, strict=True)]
     return {f"auc{t}": round(100 * value, 2) for t, value in pose_auc(errors).items()}
 
 
 @torch.no_grad()
-def deviation(model: VGGT, reference: VGGT, images: Tensor) -> float:
+def deviation(model: Network, reference: Network, images: Tensor) -> float:
     """Largest difference of any output, relative to the output's largest value."""
     got, expected = model(images), reference(images)
     return max(float((got[k] - v).abs().max() / v.abs().max()) for k, v in expected.items())
 
 
-def print_statistics(tables: dict[str, ActivationStatistics]) -> None:
+def print_statistics(tables: dict[str, list[LinearStatistics]]) -> None:
     print("\nKurtosis (3 = Gaussian) and max|x| / median|x| at the input of every linear:")
-    lines = zip(*(table.rows for table in tables.values()), strict=True)
+    lines = zip(*tables.values(), strict=True)
     cells = [[rows[0].path, *(f"{row.kurtosis:.1f}, {row.max_over_median:.1f}" for row in rows)] for rows in lines]
     print(markdown(["linear", *tables], cells))
     print("Medians over the layers of a kind; *_max: over them the largest:")
-    summaries = [(name, kind, figures) for name, table in tables.items() for kind, figures in table.summary().items()]
+    summaries = [(name, kind, figures) for name, table in tables.items() for kind, figures in summary(table).items()]
     cells = [
         [name, kind, *(f"{figures[key]:.2f}" if key in figures else "-" for key in FIGURES)]
         for name, kind, figures in summaries
@@ -132,18 +128,19 @@ def bench(
         raise QvggtError(f"--variants: unknown {unknown[0]!r}, expected a subset of {','.join(VARIANTS)}")
     network = load_model(model, heads=("camera", "depth"))
     size = network.config.img_size
-    seen, held_out = views(CALIBRATION_SEED, calibration, frames, size), views(HELD_OUT_SEED, scenes, frames, size)
-    tables: dict[str, ActivationStatistics] = {}
+    seen = [images for images, _ in views(CALIBRATION_SEED, calibration, frames, size)]
+    held_out = views(HELD_OUT_SEED, scenes, frames, size)
+    tables: dict[str, list[LinearStatistics]] = {}
     rows: list[dict[str, Any]] = []
     deviations = {}
     for name in names:
         changed = stressed(network, name, seen, factor, fraction, seed)
-        deviations[name] = deviation(changed, network, held_out[0].images)
-        tables[name] = measure_activations(changed, (view.images for view in seen), total=len(seen))
+        deviations[name] = deviation(changed, network, held_out[0][0])
+        tables[name] = measure_activations(changed, seen)
         rows.append({"variant": name, "setting": "fp32", **score(changed, held_out, f"{name} fp32")})
         for bits, mode in SETTINGS:
             scheme, rounded = parse_scheme(bits, mode), deepcopy(changed)
-            quantize_rtn_(rounded, scheme, (view.images for view in seen), len(seen))
+            quantize_rtn_(rounded, scheme, seen, len(seen))
             figures = score(rounded, held_out, f"{name} {scheme.label}")
             rows.append({"variant": name, "setting": scheme.label, **figures})
     print(
@@ -154,7 +151,9 @@ def bench(
     print_scores(rows)
     call = {"model": model, "scenes": scenes, "calibration": calibration, "frames": frames}
     call |= {"factor": factor, "fraction": fraction, "seed": seed}
-    tails = {name: {**table.to_dict(), "summary": table.summary()} for name, table in tables.items()}
+    tails = {
+        name: {"rows": [asdict(row) for row in table], "summary": summary(table)} for name, table in tables.items()
+    }
     report = {"call": call, "versions": versions(), "deviation": deviations, "tails": tails, "scores": rows}
     write_json(output, report)
 

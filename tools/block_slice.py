@@ -16,11 +16,12 @@ from qvggt.engines.onnx_runner import import_onnxruntime, session_options
 from qvggt.engines.openvino_runner import compile_cpu, import_openvino
 from qvggt.export.blocks import BlockEmitter, Rope
 from qvggt.export.graph import GraphBuilder
+from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.models.rope import rope_tables
 from qvggt.models.vggt.config import VGGT_1B
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.scheme import linear_format, parse_scheme
+from qvggt.quant.scheme import parse_scheme
 from qvggt.target import Target
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def rotation(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def write(spec: Spec, height: int, width: int, path: Path) -> int:
     """`tokens` [1, S P, 1024] -> `out` of that shape; bytes of the file."""
-    pair, format = blocks(), linear_format(spec.bits, parse_scheme(spec.bits, spec.activation).activation)
-    if format is not None:
+    pair, format = blocks(), parse_scheme(spec.bits, spec.activation).base
+    if isinstance(format, LinearFormat):
         for block in pair:
             for owner, name in ((block.attn, "qkv"), (block.attn, "proj"), (block.mlp, "fc1"), (block.mlp, "fc2")):
                 setattr(owner, name, QuantLinear.from_float(getattr(owner, name), format, RANGE))  # type: ignore[arg-type]

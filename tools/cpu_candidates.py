@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing as mp
+import multiprocessing
 import re
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,19 +98,19 @@ def write_file(model: str, spec: Spec, height: int, width: int, path: Path) -> i
 
     from qvggt.calib.rtn import quantize_rtn_
     from qvggt.export.exporter import ExportConfig, export_onnx
-    from qvggt.export.network import HEAD_OF
-    from qvggt.quant.scheme import DEFAULT_PARTS, parse_scheme
+    from qvggt.models.family import find_family
+    from qvggt.quant.scheme import parse_scheme
 
     if model == SLICE_1B:
         import block_slice
 
         return block_slice.write(spec, height, width, path)
     network = load_float(model)
-    scheme = parse_scheme(spec.bits, spec.activation, (*DEFAULT_PARTS, *spec.parts))
+    scheme = parse_scheme(spec.bits, spec.activation, (*find_family().default_parts, *spec.parts))
     images = torch.from_numpy(np.random.default_rng(1).random((1, 3, height, width), np.float32))
     needs_data = spec.activation == "static" or "dpt" in spec.parts
     quantize_rtn_(network, scheme, [images] if needs_data else None)
-    outputs = tuple(output for output, head in HEAD_OF.items() if head in network.config.heads)
+    outputs = tuple(word for word, head in find_family().exportable.items() if head.name in network.config.heads)
     config = ExportConfig(height, width, outputs, fused_attention=spec.fused)
     return export_onnx(network, scheme, config, path).bytes
 
@@ -160,57 +161,50 @@ class Timing:
 
 
 class Worker:
-    """A candidate in a process of its own, so that peak memory is its own."""
+    """A candidate in a process of its own, so that peak memory is its own; the first call opens it."""
 
     def __init__(self, candidate: Candidate) -> None:
-        self.timing = Timing()
-        context = mp.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(candidate, theirs), daemon=True)
-        self.process.start()
-        theirs.close()
-        self._receive()
+        self.candidate, self.timing = candidate, Timing()
+        self.pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
     def call(self, images: Array, counts: bool = True) -> None:
         """One forward pass."""
-        self.pipe.send(images)
-        wall, cpu = self._receive()
+        wall, cpu = self._ask(timed, images)
         if counts:
             self.timing.wall.append(wall)
             self.timing.cpu.append(cpu)
 
     def finish(self) -> Timing:
-        self.pipe.send(None)
-        self.timing.outputs, self.timing.peak_rss = self._receive()
-        self.process.join()
+        self.timing.outputs, self.timing.peak_rss = self._ask(outcome)
+        self.pool.shutdown()
         return self.timing
 
-    def _receive(self) -> Any:
+    def _ask(self, work: Callable[..., Any], *args: Any) -> Any:
         try:
-            answer = self.pipe.recv()
-        except EOFError as error:
-            raise QvggtError(
-                f"a candidate's process ended with code {self.process.exitcode}; out of memory?"
-            ) from error
-        if isinstance(answer, QvggtError):
-            raise answer
-        return answer
+            return self.pool.submit(work, self.candidate, *args).result()
+        except BrokenProcessPool as error:
+            raise QvggtError(f"{self.candidate.label}: its process ended by itself; out of memory?") from error
 
 
-def _serve(candidate: Candidate, pipe: Connection) -> None:
-    """Worker process: open, then one forward pass per message until None comes."""
-    try:
-        call = open_candidate(candidate)
-        pipe.send("ready")
-        outputs: dict[str, Array] = {}
-        while (images := pipe.recv()) is not None:
-            start, cpu = time.perf_counter(), time.process_time()
-            outputs = call(images)
-            pipe.send((time.perf_counter() - start, time.process_time() - cpu))
-        pipe.send((outputs, peak_rss()))
-    except QvggtError as error:
-        with contextlib.suppress(OSError):
-            pipe.send(error)
+@cache
+def opened(candidate: Candidate) -> tuple[Call, dict[str, Array]]:
+    """In the candidate's process: what computes it, and its last outputs."""
+    return open_candidate(candidate), {}
+
+
+def timed(candidate: Candidate, images: Array) -> tuple[float, float]:
+    """Wall-clock and processor seconds of one forward pass."""
+    call, outputs = opened(candidate)
+    start, cpu = time.perf_counter(), time.process_time()
+    found = call(images)
+    seconds = time.perf_counter() - start, time.process_time() - cpu
+    outputs.update(found)
+    return seconds
+
+
+def outcome(candidate: Candidate) -> tuple[dict[str, Array], int]:
+    """The last outputs, and the peak memory of this process."""
+    return opened(candidate)[1], peak_rss()
 
 
 def peak_rss() -> int:

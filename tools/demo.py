@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from steps import INTERRUPTED, Step, StepFailed, digest, run_step
+from reporting import start
+from steps import Step, StepFailed, digest, run_step
 
-from qvggt.cli.common import fail
 from qvggt.errors import QvggtError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,13 +44,20 @@ def demo(
     test: Annotated[int, typer.Option(min=3, help="Test scenes (for the gate, the table and the picture).")] = 48,
 ) -> None:
     """Run every step that is not done yet, then show where the results are."""
-    start = time.monotonic()
+    began = time.monotonic()
     steps = plan(model, out, train, test)
     context = code_and_versions()
     reused = 0
     for number, step in enumerate(steps, start=1):
         print(f"[{number}/{len(steps)}] {step.name}: {shown(step.command)}", flush=True)
-        stamp, unchanged = run_step(step, out / "steps", context)
+        try:
+            stamp, unchanged = run_step(step, out / "steps", context)
+        except StepFailed as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(error.code) from error
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from here", file=sys.stderr)
+            raise
         reused += unchanged
         if unchanged:
             print("    unchanged, reused" + (":" if step.name == TABLE else ""))
@@ -58,7 +65,7 @@ def demo(
                 print("".join(f"    {line}\n" for line in stamp.printed.splitlines()), end="")
         else:
             print(f"    {stamp.seconds:.0f} s")
-    print(f"{len(steps) - reused} steps run, {reused} reused, {time.monotonic() - start:.0f} s")
+    print(f"{len(steps) - reused} steps run, {reused} reused, {time.monotonic() - began:.0f} s")
     print(f"results: {out / 'results.json'}, {out / 'depth.png'}, {out}/*.onnx")
 
 
@@ -143,18 +150,5 @@ def code_and_versions() -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def main() -> None:
-    try:
-        typer.run(demo)
-    except QvggtError as error:
-        fail(str(error))
-    except StepFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.code)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-
-
 if __name__ == "__main__":
-    main()
+    start(demo)

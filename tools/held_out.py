@@ -14,10 +14,10 @@ from torch import Tensor
 from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.eval.bootstrap import paired_interval
-from qvggt.eval.depth import depth_errors
-from qvggt.eval.pose import pairwise_errors, pose_auc
+from qvggt.eval.depth import DepthErrors, depth_errors
+from qvggt.eval.pose import PoseErrors, pairwise_errors, pose_auc
 from qvggt.geometry import decode_pose
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 
 HELD_OUT_SEED, CALIBRATION_SEED = 10_000_000, 50_000_000
 FRAMES, BATCH, SIZE = 4, 16, 70
@@ -31,9 +31,9 @@ def scenes_in(folder: Path, first_seed: int, count: int, workers: int = 2) -> Sc
     return load_split(render_split(config, range(first_seed, first_seed + count), folder, workers))
 
 
-def images_of(split: SceneSplit, index: int) -> Tensor:
-    """First FRAMES frames of a scene, [S, 3, H, W] in [0, 1]."""
-    return torch.from_numpy(np.array(split.images[index, :FRAMES])).permute(0, 3, 1, 2).float() / 255
+def images_of(split: SceneSplit, index: int, frames: int = FRAMES) -> Tensor:
+    """First frames of a scene, [S, 3, H, W] in [0, 1]."""
+    return torch.from_numpy(np.array(split.images[index, :frames])).permute(0, 3, 1, 2).float() / 255
 
 
 def drawn(config: SceneConfig, frames: int, seed: int) -> tuple[Tensor, Any]:
@@ -43,36 +43,52 @@ def drawn(config: SceneConfig, frames: int, seed: int) -> tuple[Tensor, Any]:
 
 
 @torch.no_grad()
-def predict(model: VGGT, split: SceneSplit) -> Predictions:
-    """Outputs of all scenes, [scenes, S, ...]."""
-    batches = torch.stack([images_of(split, index) for index in range(len(split))]).split(BATCH)
-    parts = [model(batch) for batch in batches]
+def predict(model: Network, split: SceneSplit, scenes: int | None = None, frames: int = FRAMES) -> Predictions:
+    """Outputs of the first scenes, [scenes, S, ...]."""
+    images = [images_of(split, index, frames) for index in range(scenes or len(split))]
+    parts = [model(batch) for batch in torch.stack(images).split(BATCH)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def errors_of(outputs: Predictions, split: SceneSplit) -> tuple[list[PoseErrors], list[DepthErrors]]:
+    """Of cameras and depth, one a scene."""
+    scenes, frames = outputs["depth"].shape[:2]
+    extrinsics, _ = decode_pose(outputs["pose_enc"].double(), *split.images.shape[2:4])
+    depths = outputs["depth"][:, :, ::2, ::2, 0].double().numpy()
+    true_cameras, true_depths = (x[:scenes, :frames].astype(np.float64) for x in (split.extrinsics, split.depth))
+    cameras = [pairwise_errors(*pair) for pair in zip(extrinsics, true_cameras, strict=True)]
+    return cameras, [depth_errors(*pair) for pair in zip(depths, true_depths, strict=True)]
+
+
+def score(model: Network, split: SceneSplit, scenes: int, frames: int) -> dict[str, float]:
+    """First `frames` frames of the first `scenes` scenes; AUC in percent, depth errors after median scaling."""
+    cameras, depths = errors_of(predict(model, split, scenes, frames), split)
+    return {
+        **{f"auc{t}": round(100 * value, 2) for t, value in pose_auc(cameras).items()},
+        "abs_rel": round(float(np.mean([d.abs_rel for d in depths])), 4),
+        "delta125": round(float(np.mean([d.delta1 for d in depths])), 4),
+        "scenes": scenes,
+        "frames": frames,
+    }
 
 
 def per_scene(outputs: Predictions, split: SceneSplit) -> Scores:
     """AUC (points) at every threshold and depth abs-rel of each scene."""
-    height, width = split.images.shape[2:4]
-    extrinsics, _ = decode_pose(outputs["pose_enc"].double(), height, width)
-    scores: Scores = {key: [] for key in ("auc30", "auc15", "auc5", "auc3", "abs_rel")}
-    for index, predicted in enumerate(extrinsics):
-        truth = split.extrinsics[index, :FRAMES].astype(np.float64)
-        for threshold, value in pose_auc([pairwise_errors(predicted, truth)]).items():
-            scores[f"auc{threshold}"].append(100 * value)
-        depth = outputs["depth"][index, :, ::2, ::2, 0].double().numpy()
-        scores["abs_rel"].append(depth_errors(depth, split.depth[index, :FRAMES].astype(np.float64)).abs_rel)
-    return scores
+    cameras, depths = errors_of(outputs, split)
+    aucs = [pose_auc([errors]) for errors in cameras]
+    scores = {f"auc{t}": [100 * auc[t] for auc in aucs] for t in (30, 15, 5, 3)}
+    return scores | {"abs_rel": [depth.abs_rel for depth in depths]}
 
 
 class Yardstick:
     """A float model's outputs and scores on held-out scenes, and other models against them."""
 
-    def __init__(self, model: VGGT, split: SceneSplit) -> None:
+    def __init__(self, model: Network, split: SceneSplit) -> None:
         self.split = split
         self.outputs = predict(model, split)
         self.scores = per_scene(self.outputs, split)
 
-    def row(self, model: VGGT, changes: tuple[str, ...] = ("auc30", "auc5")) -> dict[str, Any]:
+    def row(self, model: Network, changes: tuple[str, ...] = ("auc30", "auc5")) -> dict[str, Any]:
         """Mean scores, their `changes` with paired-bootstrap 95 % intervals, and SQNR of every output; JSON-ready."""
         outputs = predict(model, self.split)
         scores = per_scene(outputs, self.split)

@@ -16,23 +16,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qvggt.calib.stream import stages
 from qvggt.errors import QvggtError
 from qvggt.models.block import Block
+from qvggt.models.family import LINEARS, family_of
 from qvggt.models.folded import check_foldable
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.quant.hadamard import complement_of_ones, named_seed
 from qvggt.rotation.fold import rotate_streams_
 from qvggt.rotation.smoothing import fold_smoothing_
 from qvggt.watching import watching
 
-LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
-
-def inject_outliers_(model: VGGT, factor: float = 30.0, fraction: float = 0.02, seed: int = 0) -> None:
+def inject_outliers_(model: Network, factor: float = 30.0, fraction: float = 0.02, seed: int = 0) -> None:
     """Multiply random channels at the inputs of qkv, proj and fc1 by `factor`, and divide the weight columns by it.
 
-    In every block of the patch encoder and the aggregator, round(fraction * C) channels each: at qkv and fc1 through
+    In every block of the family's stages, round(fraction * C) channels each: at qkv and fc1 through
     weight and bias of the LayerNorm before, at proj through the v rows of qkv. fc2 follows a GELU, which takes no
     factor. This is smoothing run backwards, so smoothing is its natural remedy (caveat 1 of the spec).
 
@@ -45,7 +43,7 @@ def inject_outliers_(model: VGGT, factor: float = 30.0, fraction: float = 0.02, 
         raise QvggtError(f"outliers: fraction {fraction} gives {count} of {width} channels, expected 1 to {width}")
     if not (math.isfinite(factor) and factor > 0):
         raise QvggtError(f"outliers: factor {factor}, expected a positive finite number")
-    blocks = [(stage.path, float_block(model, stage.path)) for stage in stages(model)]
+    blocks = [(stage.path, float_block(model, stage.path)) for stage in family_of(model).stages(model.config)]
     for path, block in blocks:
         rng = np.random.default_rng(named_seed(seed, path))
         scales = torch.ones(3, width, dtype=torch.float64)
@@ -54,49 +52,53 @@ def inject_outliers_(model: VGGT, factor: float = 30.0, fraction: float = 0.02, 
         fold_smoothing_(block, *scales)
 
 
-def pca_basis_(model: VGGT, batches: Iterable[Tensor], seed: int = 0) -> None:
-    """Move both residual streams into bases where few channels hold most of the energy (DESIGN 3.1, `pca_rotation`).
+def pca_basis_(model: Network, batches: Iterable[Tensor], seed: int = 0) -> None:
+    """Move the residual streams into bases where few channels hold most of the energy (DESIGN 3.1, `pca_rotation`).
 
     batches: image sequences [S, 3, H, W] in [0, 1], at least one, each read once. seed: which channels become the
     strong ones. LayerScales and the affine of the LayerNorms go into the linears around them, and the model gains the
-    two linears of a fold; `fold_` still takes it. Deterministic. Raises QvggtError as `fold_` does.
+    linears of a fold; `fold_` still takes it. Deterministic. Raises QvggtError as `fold_` does.
     """
     check_foldable(model)
-    names = ("patch encoder", "aggregator")
-    rotations = [
-        pca_rotation(moment, named_seed(seed, name))
-        for moment, name in zip(stream_moments(model, batches), names, strict=True)
-    ]
-    rotate_streams_(model, *rotations)
+    moments = stream_moments(model, batches)
+    rotate_streams_(model, *(pca_rotation(moment, named_seed(seed, name)) for name, moment in moments.items()))
 
 
 @torch.no_grad()
-def stream_moments(model: VGGT, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean of n(x)^T n(x) over the tokens of the patch encoder's and of the aggregator's stream, float64 [D, D] each.
+def stream_moments(model: Network, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Mean of n(x)^T n(x) over the tokens of each residual stream, by its name, float64 [D, D].
 
-    n(x) is LayerNorm without affine, taken wherever a block (or the encoder's last norm) reads the stream: tokens and
-    depths count alike, whatever their scale. The mean token is part of it, as it is part of what gets quantized.
+    n(x) is LayerNorm without affine, taken wherever a block (or a norm after the last one, on a single stretch of the
+    stream) reads it: tokens and depths count alike, whatever their scale. The mean token is part of it, as it is part
+    of what gets quantized.
     """
-    width = model.config.embed_dim
-    sums, counts = torch.zeros(2, width, width, dtype=torch.float64), [0, 0]
+    width, family = model.config.embed_dim, family_of(model)
+    streams = family.streams(model.config)
+    sums = {stream.name: torch.zeros(width, width, dtype=torch.float64) for stream in streams}
+    counts = dict.fromkeys(sums, 0)
 
-    def add(stream: int, norm: nn.LayerNorm, x: Tensor) -> None:
+    def add(stream: str, norm: nn.LayerNorm, x: Tensor) -> None:
         tokens = F.layer_norm(x.double(), (width,), eps=norm.eps).flatten(0, -2)
         sums[stream] += (tokens.T @ tokens).cpu()
         counts[stream] += len(tokens)
 
-    norms = [(0, model.aggregator.patch_embed.norm)]
-    for stage in stages(model):
-        block = model.get_submodule(stage.path)
-        assert isinstance(block, Block)
-        norms += [(int(stage.kind != "dino"), norm) for norm in (block.norm1, block.norm2)]
-    watchers = [(norm, lambda module, inputs, stream=stream: add(stream, module, inputs[0])) for stream, norm in norms]
+    norms = [
+        (stream.name, reader.norm)
+        for stream in streams
+        for reader in stream.readers
+        if reader.norm is not None and len(reader.rotated) == 1
+    ]
+    norms += [(s.stream, f"{s.path}.{norm}") for s in family.stages(model.config) for norm in ("norm1", "norm2")]
+    watchers = [
+        (model.get_submodule(path), lambda module, inputs, stream=stream: add(stream, module, inputs[0]))
+        for stream, path in norms
+    ]
     with watching(watchers):
         for images in batches:
-            model.aggregator(images[None])
-    if not all(counts):
+            family.last_tokens(model, images)
+    if not all(counts.values()):
         raise QvggtError("outliers: expected at least one image sequence to find the strong directions, got none")
-    return sums[0] / counts[0], sums[1] / counts[1]
+    return {name: total / counts[name] for name, total in sums.items()}
 
 
 def pca_rotation(moment: Tensor, seed: int = 0) -> Tensor:
@@ -121,13 +123,12 @@ def gathered_basis(width: int) -> Tensor:
 
     w_i has all but 1 / (width - i) of its energy in entry i, nothing before it, the rest even over those after it.
     """
-    w = torch.tril(torch.full((width, width - 1), -1.0, dtype=torch.float64), -1)
-    rest = torch.arange(width - 1, 0, -1, dtype=torch.float64)  # entries after i
-    w.diagonal().copy_(rest)
-    return w / (rest * (rest + 1)).sqrt()
+    from scipy.linalg import helmert
+
+    return torch.from_numpy(-helmert(width)[::-1, ::-1].T.copy())  # scipy's grows from the other end
 
 
-def float_block(model: VGGT, path: str) -> Block:
+def float_block(model: Network, path: str) -> Block:
     """The block at `path`; QvggtError when one of its linears is quantized."""
     block = model.get_submodule(path)
     assert isinstance(block, Block)

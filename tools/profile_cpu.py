@@ -24,30 +24,27 @@ KINDS = (
     "linears", "around linears", "attention", "norms", "GELU", "DPT convolutions", "DPT rest", "camera head", "moves",
     "rest",
 )  # fmt: skip
-LINEAR = re.compile(r"\.(attn\.(qkv|proj)|mlp\.fc[12])$")
-ATTENTION = re.compile(r"\.attn(\.(scores|context))?$")
-PRODUCTS = re.compile(r"MatMul|Gemm|FullyConnected")
-MOVES = re.compile(r"Transpose|Reshape|Concat|Split|Slice|Reorder|Squeeze|Gather|Expand|Shape|Identity|Convert")
+LINEAR = r"\.(attn\.(qkv|proj)|mlp\.fc[12])$"
+RULES = (  # what is found in the module path and in the operator, kind; the first that fits
+    (r"^camera_head", "", "camera head"),
+    (r"_head\.", r"Conv(?!ert)", "DPT convolutions"),
+    ("", r"Conv(?!ert)", "rest"),
+    (r"^(depth|point)_head", "", "DPT rest"),
+    ("", r"Gelu", "GELU"),
+    (LINEAR, r"MatMul|Gemm|FullyConnected", "linears"),
+    (LINEAR, "", "around linears"),
+    ("", r"LayerNorm|^MVN$", "norms"),
+    (r"\.([qk]_)?norm\d?$", "", "norms"),
+    ("", r"Transpose|Reshape|Concat|Split|Slice|Reorder|Squeeze|Gather|Expand|Shape|Identity|Convert", "moves"),
+    (r"\.attn(\.(scores|context))?$", "", "attention"),
+    ("", "", "rest"),
+)
 
 
 def kind_of(name: str, op: str) -> str:
     """One of KINDS, from a node's name `<module path>/<operator>` and the operator the runtime ran."""
     path = name.split("/")[0]
-    if path.startswith("camera_head"):
-        return "camera head"
-    if "Conv" in op and "Convert" not in op:
-        return "DPT convolutions" if "_head." in path else "rest"
-    if path.startswith(("depth_head", "point_head")):
-        return "DPT rest"
-    if "Gelu" in op:
-        return "GELU"
-    if LINEAR.search(path):
-        return "linears" if PRODUCTS.search(op) else "around linears"
-    if "LayerNorm" in op or op == "MVN" or re.search(r"\.([qk]_)?norm\d?$", path):
-        return "norms"
-    if MOVES.search(op):
-        return "moves"
-    return "attention" if ATTENTION.search(path) else "rest"
+    return next(kind for in_path, in_op, kind in RULES if re.search(in_path, path) and re.search(in_op, op))
 
 
 def profile_onnxruntime(path: Path, feeds: dict[str, Any], rounds: int) -> dict[tuple[str, str], float]:
@@ -88,23 +85,16 @@ def profile_openvino(path: Path, feeds: dict[str, Any], rounds: int, precision: 
 
 def summary(times: dict[tuple[str, str], float]) -> list[dict[str, Any]]:
     """A row a kind: milliseconds, share, and its largest operators."""
-    totals = dict.fromkeys(KINDS, 0.0)
     operators: dict[str, dict[str, float]] = {kind: {} for kind in KINDS}
     for (name, op), ms in times.items():
-        kind = kind_of(name, op)
-        totals[kind] += ms
-        operators[kind][op] = operators[kind].get(op, 0.0) + ms
-    everything = sum(totals.values())
-    return [
-        {
-            "kind": kind,
-            "ms": totals[kind],
-            "share": totals[kind] / everything,
-            "operators": dict(sorted(operators[kind].items(), key=lambda item: -item[1])[:4]),
-        }
-        for kind in KINDS
-        if totals[kind] > 0
-    ]
+        found = operators[kind_of(name, op)]
+        found[op] = found.get(op, 0.0) + ms
+    rows = []
+    for kind, found in operators.items():
+        if (total := sum(found.values())) > 0:
+            largest = dict(sorted(found.items(), key=lambda item: -item[1])[:4])
+            rows.append({"kind": kind, "ms": total, "share": total / sum(times.values()), "operators": largest})
+    return rows
 
 
 def main(

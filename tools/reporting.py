@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ import typer
 
 from qvggt.cli.common import run
 from qvggt.files import atomic_write
+
+CELL = re.compile(r"([\w.]+)(?:/([\w.]+))?(?: (\S*\{\S*))?(?: or ?(.*))?")
+
+Row = dict[str, Any]
+Columns = dict[str, str | Callable[[Row], str]]  # heading -> text for `shown`, or a function of the row
 
 
 def start(command: Callable[..., None]) -> None:
@@ -34,6 +40,26 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], *, aligned: b
     rule = "| --- |" + " ---: |" * (len(header) - 1) if aligned else "|" + "---|" * len(header)
     first, *rest = ["| " + " | ".join(line) + " |" for line in (header, *rows)]
     return "\n".join((first, rule, *rest)) + "\n"
+
+
+def columns(rows: Iterable[Row], spec: Columns, *, aligned: bool = True) -> str:
+    """A table with one line a row."""
+    lines = [[text(row) if callable(text) else shown(row, text) for text in spec.values()] for row in rows]
+    return markdown(list(spec), lines, aligned=aligned)
+
+
+def shown(row: Row, text: str) -> str:
+    """`bytes/1e6 {:.1f} or -`: a key (`a.b`: b of the value of a), by what to divide, the format, and what stands for
+    a figure that is not there; all but the key may be left out."""
+    found = CELL.fullmatch(text)
+    assert found is not None, text
+    path, unit, form, none = found.groups()
+    value: Any = row
+    for key in path.split("."):
+        value = value[key] if none is None else (value or {}).get(key)
+    if value is None:
+        return none or ""
+    return (form or "{}").format(value if unit is None else value / float(unit))
 
 
 def change_text(row: dict[str, Any], name: str = "auc30") -> str:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from reporting import change_text, markdown
+from reporting import Columns, Row, change_text, columns, markdown, shown
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -25,82 +25,55 @@ PAGES = ("README.md", "docs/performance.md", "docs/method.md", "qvggt/weights/ti
 FILES = [ROOT / page for page in (*PAGES, "docs/tutorial.md")]
 MARKER = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-Row = dict[str, Any]
-Column = str | Callable[[Row], str]  # "key:format", or a function of the row
-
 
 def load(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def columns(rows: Iterable[Row], spec: dict[str, Column]) -> str:
-    """A table with one line a row; `spec`: heading -> column."""
-    lines = [[shown(row, column) for column in spec.values()] for row in rows]
-    return markdown(list(spec), lines, aligned=True)
+def worst(row: Row) -> str:
+    return f"{min(row['sqnr_db'].values()):.1f}" if "sqnr_db" in row else ""
 
 
-def shown(row: Row, column: Column) -> str:
-    if callable(column):
-        return column(row)
-    key, _, form = column.partition(":")
-    return format(row[key], form)
+def spread(row: Row) -> str:
+    return f"{(row['cpu_max_s'] - row['cpu_min_s']) / row['cpu_s']:.0%}"
 
 
-def mega(key: str, digits: int, unit: float = 1e6) -> Callable[[Row], str]:
-    """Of bytes; "-" where there are none."""
-    return lambda row: "-" if row.get(key) is None else f"{row[key] / unit:.{digits}f}"
+AUC: Columns = {f"AUC@{t}": f"auc{t} {{:.2f}}" for t in (30, 15, 5, 3)}
+NOISE: Columns = {"pose dB": "sqnr_db.pose_enc {:.1f} or "}
+SCORES: Columns = {"AUC@30": AUC["AUC@30"], "AUC@5": AUC["AUC@5"], **NOISE, "depth dB": "sqnr_db.depth {:.1f} or "}
+MEMORY: Columns = {"peak RSS MB": "peak_rss/1e6 {:.0f}"}
+WALL: Columns = {"candidate": "candidate", "median s": "median_s {:.4f}", "speed-up": "speed_up {:.2f}x", **MEMORY}
+WALL |= {"file MB": "file_bytes/1e6 {:.1f} or -"}
+PROCESSOR: Columns = {"candidate": "candidate", "processor s": "cpu_s {:.3f}", "ratio": "cpu_speed_up {:.2f}x"}
+PROCESSOR |= {"spread": spread, **MEMORY, "dB": worst}
+TINY: Columns = {"frames": "frames", **AUC, "depth abs-rel": "abs_rel {:.4f}", "delta<1.25": "delta125 {:.4f}"}
+TINY |= {"scenes": "scenes"}
+PASSES: Columns = {"run": "name", "AUC@30": AUC["AUC@30"], "rotation median deg": "rotation_deg_median {:.2f}"}
+PASSES |= {"p90": "rotation_deg_p90 {:.2f}", "translation median deg": "translation_deg_median {:.2f}"}
+PASSES |= {"join residual % of depth": "join_residual_median/0.01 {:.2f} or "}
+PARTS: Columns = {"scheme": "label", "AUC@30": AUC["AUC@30"], "AUC@5": AUC["AUC@5"]}
+PARTS |= {"depth abs-rel": "abs_rel {:.4f}", **NOISE, "MB": "bytes/1e6 {:.2f} or -"}
+PROCESSOR_RUNS = ("slice_1b", "slice_1b_266", "head_1b", "1b_1thread", "1b_518")
+SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of its rows, columns; one line a row
+    **{f"bench_{name}": (f"bench_cpu_{name}", "rows", WALL) for name in ("tiny", "1b")},
+    **{f"bench_{name}": (f"bench_cpu_{name}", "rows", PROCESSOR) for name in PROCESSOR_RUNS},
+    "tiny": ("tiny_metrics", "held_out", TINY),
+    "passes": ("passes", "rows", PASSES),
+    "parts": ("parts", "rows", PARTS),
+}
 
 
-def decibel(name: str, none: str = "") -> Callable[[Row], str]:
-    return lambda row: f"{row['sqnr_db'][name]:.1f}" if name in row["sqnr_db"] else none
-
-
-def auc(threshold: int) -> Callable[[Row], str]:
-    """Of a report of qvggt-eval."""
-    return lambda row: f"{row['auc'][str(threshold)]:.2f}"
+def simple(name: str) -> str:
+    file, key, spec = SIMPLE[name]
+    return columns(load(file)[key], spec)
 
 
 def demo() -> str:
     """Accuracy of every candidate of a qvggt-eval report."""
-    first, *_ = rows = load("demo")["candidates"]
-
-    def change(row: Row) -> str:
-        delta = row["delta"]["auc"]["30"] if row is not first else None
-        return "" if delta is None else f"{delta:+.2f}"
-
-    aucs = {f"AUC@{t}": auc(t) for t in (30, 15, 5, 3)}
-    rest = {
-        "change @30": change,
-        "depth abs-rel": lambda row: "-" if row["abs_rel"] is None else f"{row['abs_rel']:.4f}",
-        "pose dB": decibel("pose_enc"),
-        "MB": mega("bytes", 2),
-    }
-    return columns(rows, {"candidate": "label", **aucs, **rest})
-
-
-def bench(name: str) -> str:
-    """Latency ratios of a tools/bench_cpu.py run."""
-    spec: dict[str, Column] = {
-        "candidate": "candidate",
-        "median s": "median_s:.4f",
-        "speed-up": lambda row: f"{row['speed_up']:.2f}x",
-        "peak RSS MB": mega("peak_rss", 0),
-        "file MB": mega("file_bytes", 1),
-    }
-    return columns(load(name)["rows"], spec)
-
-
-def bench_processor(name: str) -> str:
-    """Ratios of processor seconds of a tools/bench_cpu.py run on one thread."""
-    spec: dict[str, Column] = {
-        "candidate": "candidate",
-        "processor s": "cpu_s:.3f",
-        "ratio": lambda row: f"{row['cpu_speed_up']:.2f}x",
-        "spread": lambda row: f"{(row['cpu_max_s'] - row['cpu_min_s']) / row['cpu_s']:.0%}",
-        "peak RSS MB": mega("peak_rss", 0),
-        "dB": lambda row: f"{min(row['sqnr_db'].values()):.1f}" if "sqnr_db" in row else "",
-    }
-    return columns(load(name)["rows"], spec)
+    first, *others = load("demo")["candidates"]
+    spec: Columns = {"candidate": "label", **{f"AUC@{t}": f"auc.{t} {{:.2f}}" for t in (30, 15, 5, 3)}}
+    spec |= {"change @30": "delta.auc.30 {:+.2f} or ", "depth abs-rel": "abs_rel {:.4f} or -"}
+    return columns([first | {"delta": None}, *others], {**spec, **NOISE, "MB": "bytes/1e6 {:.2f} or -"})
 
 
 GOAL_RUNS = {
@@ -132,56 +105,28 @@ def goals() -> str:
     return markdown(["goal", *runs], rows, aligned=True)
 
 
+PROFILES = {
+    "ONNX Runtime fp32": "ort_fp32",
+    "ONNX Runtime w8a8": "ort_w8a8",
+    "ONNX Runtime w8a8/fused": "ort_w8a8_fused",
+    "OpenVINO w8a8 bf16": "ov_w8a8",
+}
+
+
 def profile_slice() -> str:
     """Shares of the kinds of work, one column a file and runtime."""
-    names = {
-        "ONNX Runtime fp32": "ort_fp32",
-        "ONNX Runtime w8a8": "ort_w8a8",
-        "ONNX Runtime w8a8/fused": "ort_w8a8_fused",
-        "OpenVINO w8a8 bf16": "ov_w8a8",
-    }
-    runs = [load(f"profile_cpu_slice_{name}")["rows"] for name in names.values()]
-    shares = [{row["kind"]: row["share"] for row in rows} for rows in runs]
-    kinds = list(dict.fromkeys(kind for column in shares for kind in column))
-    cells = [[kind, *(f"{column[kind]:.1%}" if kind in column else "-" for column in shares)] for kind in kinds]
-    return markdown(["share of a pass", *names], cells, aligned=True)
-
-
-def tiny() -> str:
-    """Held-out scores of the shipped model by number of frames."""
-    aucs = {f"AUC@{t}": f"auc{t}:.2f" for t in (30, 15, 5, 3)}
-    depth = {"depth abs-rel": "abs_rel:.4f", "delta<1.25": "delta125:.4f", "scenes": "scenes"}
-    return columns(load("tiny_metrics")["held_out"], {"frames": "frames", **aucs, **depth})
-
-
-def passes() -> str:
-    """Camera errors of one pass and of several joined ones, by tools/bench_passes.py."""
-
-    def residual(row: Row) -> str:
-        value = row["join_residual_median"]
-        return "" if value is None else f"{100 * value:.2f}"
-
-    spec: dict[str, Column] = {
-        "run": "name",
-        "AUC@30": "auc30:.2f",
-        "rotation median deg": "rotation_deg_median:.2f",
-        "p90": "rotation_deg_p90:.2f",
-        "translation median deg": "translation_deg_median:.2f",
-        "join residual % of depth": residual,
-    }
-    return columns(load("passes")["rows"], spec)
+    shares: dict[str, Row] = {}
+    for run in PROFILES.values():
+        for row in load(f"profile_cpu_slice_{run}")["rows"]:
+            shares.setdefault(row["kind"], {"kind": row["kind"]})[run] = row["share"]
+    spec = {name: f"{run} {{:.1%}} or -" for name, run in PROFILES.items()}
+    return columns(shares.values(), {"share of a pass": "kind", **spec})
 
 
 RECIPES = ("rtn", "smoothquant", "quarot", "quantvggt", "qvggt")
 MODELS = ("plain", "channels", "pca")
 SCHEMES = ("w8a8-dynamic", "w8a8-static", "w4a8-dynamic", "w4a16-dynamic", "w4a4-dynamic", "w4a4-static")
 CALIBRATION_SCENES = 32  # of every table but `calibration`
-SCORES: dict[str, Column] = {
-    "AUC@30": "auc30:.2f",
-    "AUC@5": "auc5:.2f",
-    "pose dB": decibel("pose_enc"),
-    "depth dB": decibel("depth"),
-}
 
 
 def accuracy_rows() -> list[Row]:
@@ -196,7 +141,7 @@ def accuracy() -> str:
     rows = []
     for model, scheme in ((m, s) for m in MODELS for s in SCHEMES if (m, s) in measured):
         base, ours = found[model, "fp32", "float"], found.get((model, scheme, "qvggt"))
-        cells = [f"{r['auc30']:.2f}" if (r := found.get((model, scheme, name))) else "-" for name in RECIPES]
+        cells = [shown(found.get((model, scheme, name), {}), "auc30 {:.2f} or -") for name in RECIPES]
         change = ["-"] * 3
         if ours is not None:
             change = [change_text(ours), *(f"{ours[name] / base[name]:.1%}" for name in ("auc30", "auc5"))]
@@ -210,71 +155,46 @@ def ablation() -> str:
     rows = [r for r in accuracy_rows() if r["model"] == "plain" and r["scheme"] == "w4a4-dynamic"]
     ours = [r for r in rows if r["recipe"].startswith(("ours", "qvggt"))]
     ours.sort(key=lambda r: r["recipe"] != "qvggt")
-    name = {"w4a4-dynamic, plain model": lambda r: "ours" if r["recipe"] == "qvggt" else r["recipe"]}
-    return columns(ours, {**name, **SCORES})
+    name: Columns = {"w4a4-dynamic, plain model": lambda r: "ours" if r["recipe"] == "qvggt" else r["recipe"]}
+    return columns(ours, name | SCORES)
 
 
 def calibration() -> str:
     """Ours by the number of calibration scenes, by tools/bench_accuracy.py --calibration-scenes."""
     rows = sorted(load("accuracy")["rows"], key=lambda r: (r["scheme"], r.get("calibration_scenes", 0)))
     ours = [r for r in rows if r["model"] == "plain" and r["recipe"] == "qvggt" and r["scheme"].startswith("w4a4")]
-    first: dict[str, Column] = {"scheme": "scheme", "calibration scenes": "calibration_scenes"}
-    return columns(ours, {**first, **SCORES, "seconds": "calibration_seconds:.0f"})
+    first: Columns = {"scheme": "scheme", "calibration scenes": "calibration_scenes"}
+    return columns(ours, {**first, **SCORES, "seconds": "calibration_seconds {:.0f}"})
+
+
+def parity(row: Row) -> str:
+    facts = row.get("parity", {})
+    return f"{facts['linears']} linears" if facts.get("passed") else "failed" if facts else "-"
+
+
+SCALE: Columns = {
+    "form": "form",
+    "ONNX MB": "export.file_bytes/1e6 {:.0f} or -",
+    "export s": "export.seconds {:.0f} or -",
+    "export GB": "export.peak_rss/1e9 {:.1f} or -",
+    "parity": parity,
+    "engine MB": "build.engine_bytes/1e6 {:.0f} or -",
+    "build s": "build.seconds {:.0f} or -",
+    "build GB": "build.peak_rss_children/1e9 {:.1f} or -",
+    "layer report": "build.summary or -",
+}
 
 
 def scale() -> str:
     """VGGT-1B whole: export, parity and the TensorRT-RTX plan of each form, by tools/bench_scale.py."""
-    found = {(r["form"], r["step"]): r for r in load("scale")["rows"]}
-
-    def of(step: str, key: str, form: str = "", unit: float = 1) -> Callable[[Row], str]:
-        """A figure of a step that was done."""
-
-        def cell(row: Row) -> str:
-            value = found.get((row["form"], step), {}).get(key)
-            return "-" if value is None else format(value if unit == 1 else value / unit, form)
-
-        return cell
-
-    def parity(row: Row) -> str:
-        facts = found.get((row["form"], "parity"), {})
-        return f"{facts['linears']} linears" if facts.get("passed") else "failed" if facts else "-"
-
-    spec: dict[str, Column] = {
-        "form": "form",
-        "ONNX MB": of("export", "file_bytes", ".0f", 1e6),
-        "export s": of("export", "seconds", ".0f"),
-        "export GB": of("export", "peak_rss", ".1f", 1e9),
-        "parity": parity,
-        "engine MB": of("build", "engine_bytes", ".0f", 1e6),
-        "build s": of("build", "seconds", ".0f"),
-        "build GB": of("build", "peak_rss_children", ".1f", 1e9),
-        "layer report": of("build", "summary"),
-    }
-    return columns([{"form": form} for form in dict.fromkeys(form for form, _ in found)], spec)
+    forms: dict[str, Row] = {}
+    for row in load("scale")["rows"]:
+        forms.setdefault(row["form"], {"form": row["form"]})[row["step"]] = row
+    return columns(forms.values(), SCALE)
 
 
-def parts() -> str:
-    """Accuracy and bytes by the parts of the network that are quantized, by tools/bench_parts.py."""
-    spec: dict[str, Column] = {
-        "scheme": "label",
-        "AUC@30": "auc30:.2f",
-        "AUC@5": "auc5:.2f",
-        "depth abs-rel": "abs_rel:.4f",
-        "pose dB": decibel("pose_enc"),
-        "MB": mega("bytes", 2),
-    }
-    return columns(load("parts")["rows"], spec)
-
-
-PROCESSOR = ("slice_1b", "slice_1b_266", "head_1b", "1b_1thread", "1b_518")
-TABLES: dict[str, Callable[[], str]] = {
-    **{f"bench_{name}": partial(bench, f"bench_cpu_{name}") for name in ("tiny", "1b")},
-    **{f"bench_{name}": partial(bench_processor, f"bench_cpu_{name}") for name in PROCESSOR},
-    **{
-        table.__name__: table
-        for table in (parts, accuracy, ablation, calibration, scale, demo, tiny, goals, profile_slice, passes)
-    },
-}
+TABLES: dict[str, Callable[[], str]] = {name: partial(simple, name) for name in SIMPLE}
+TABLES |= {made.__name__: made for made in (accuracy, ablation, calibration, scale, demo, goals, profile_slice)}
 
 
 def filled(text: str) -> str:

@@ -17,8 +17,6 @@ from reporting import write_json
 from qvggt.errors import QvggtError
 from qvggt.files import file_sha256
 
-INTERRUPTED = 130
-
 
 class StepFailed(Exception):
     """A step's command ended with another code than 0; it has said why itself."""

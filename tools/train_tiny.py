@@ -17,20 +17,19 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import typer
-from held_out import HELD_OUT_SEED
+from held_out import HELD_OUT_SEED, score
 from reporting import start, write_json
 from scene_split import load_split, render_split
 from tiny_training.batches import sample_batch
 from tiny_training.forward import Taps, aggregate, cameras
 from tiny_training.losses import Auxiliary, attention_loss, camera_loss, dense_loss
 from tiny_training.optimizer import build, initialise, set_rate
-from tiny_training.scoring import score
 from torch import Tensor
 
 from qvggt.data.synthetic.scene import SceneConfig
@@ -97,17 +96,16 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
     initialise(auxiliary, generator)
     optimizers = build([model, auxiliary], recipe.rate)
     parameters = [p for m in (model, auxiliary) for p in m.parameters()]
-    state_file = out / "state.pt"
+    state_file, made_by = out / "state.pt", json.dumps(dataclasses.asdict(recipe))
+    stateful: list[Any] = [model, auxiliary, *optimizers]
     step, elapsed, samples = 0, 0.0, 0
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        if state["recipe"] != json.dumps(dataclasses.asdict(recipe)):
+        saved = torch.load(state_file, weights_only=True)
+        if saved["recipe"] != made_by:
             raise typer.BadParameter(f"{state_file} belongs to another recipe; choose another --out or delete it")
-        model.load_state_dict(state["model"])
-        auxiliary.load_state_dict(state["auxiliary"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        step, elapsed, samples = state["step"], state["elapsed"], state["samples"]
+        for each, state in zip(stateful, saved["states"], strict=True):
+            each.load_state_dict(state)
+        step, elapsed, samples = saved["step"], saved["elapsed"], saved["samples"]
     budget = recipe.minutes * 60
     last_log = last_score = last_save = last = time.monotonic()
     running: dict[str, float] = {}
@@ -161,19 +159,12 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
             print(json.dumps(line), flush=True)
         if rank == 0 and now - last_save > 180:
             last_save = now
-            state = {
-                "recipe": json.dumps(dataclasses.asdict(recipe)),
-                "model": model.state_dict(),
-                "auxiliary": auxiliary.state_dict(),
-                "optimizers": [o.state_dict() for o in optimizers],
-                "step": step,
-                "elapsed": elapsed,
-                "samples": samples,
-            }
+            saved = {"recipe": made_by, "states": [each.state_dict() for each in stateful]}
+            saved |= {"step": step, "elapsed": elapsed, "samples": samples}
             with atomic_write(state_file) as temporary:
-                torch.save(state, temporary)
+                torch.save(saved, temporary)
     if rank == 0:
-        provenance = {"recipe": json.dumps(dataclasses.asdict(recipe)), "steps": str(step), "samples": str(samples)}
+        provenance = {"recipe": made_by, "steps": str(step), "samples": str(samples)}
         save_model(model, out / "model.safetensors", provenance, dtype=torch.float16)
         print(f"wrote {out / 'model.safetensors'} after {step} steps, {samples} sequences", flush=True)
     dist.barrier()

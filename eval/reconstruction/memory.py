@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qvggt.engines.runner import NetworkSizes
-from qvggt.models.vggt.config import VGGT_1B
+from qvggt.models.family import find_family
 
 FLOAT = 4  # bytes
 SHARE = 0.7  # of the free memory that is used without --memory-limit: other programs need some, estimates err
@@ -21,21 +21,21 @@ SCORE_MAPS = 2.5  # attention score matrices that live together where attention 
 TOKEN_MAPS = 22  # token arrays of one width that live together: 4 kept levels of double width, residual, qkv, MLP
 
 
-UNKNOWN = NetworkSizes(VGGT_1B.embed_dim, VGGT_1B.dpt_features, VGGT_1B.dpt_head_channels)
-"""Assumed of a network that does not tell its sizes: VGGT-1B's."""
+UNKNOWN = NetworkSizes(find_family().memory(find_family().assumed[1]))
+"""Assumed of a network that does not tell its sizes: those of the network that its family takes files for."""
 
 
 def estimate(network: NetworkSizes, frames: int, height: int, width: int) -> int:
     """Bytes that one pass adds to a process that has the weights loaded."""
-    pixels, patches = height * width, height * width // 196
-    tokens = patches + 5
+    sizes, pixels = network.sizes, height * width
+    tokens = sizes.tokens(height, width)
     together = frames if network.chunk is None else min(frames, network.chunk)
-    tail = together * pixels * FLOAT * (TAIL_MAPS * network.features / 2 + 2 * network.head_channels)
-    stream = frames * tokens * network.width * FLOAT * TOKEN_MAPS
+    tail = together * pixels * FLOAT * (TAIL_MAPS * sizes.features / 2 + 2 * sizes.head_channels)
+    stream = frames * tokens * sizes.width * FLOAT * TOKEN_MAPS
     outputs = frames * pixels * (3 + 7) * FLOAT
     scores = 0.0
     if not network.fused:
-        heads = max(1, network.width // 64)
+        heads = max(1, sizes.width // sizes.head_width)
         scores = SCORE_MAPS * heads * (frames * tokens) ** 2 * FLOAT
     return int(max(tail, scores) + stream + outputs)
 

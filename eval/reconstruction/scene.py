@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from qvggt.data.images import Resize
-from qvggt.engines.runner import Predictions, Runner
+from qvggt.engines.runner import Runner
 from qvggt.errors import QvggtError
 from qvggt.eval.points import predicted_cameras
 from qvggt.eval.reconstruction.frames import Frames
 from qvggt.eval.reconstruction.passes import Pass
 from qvggt.eval.similarity import Similarity, fit_robust
 from qvggt.geometry import unproject
+from qvggt.predictions import CAMERAS, DEPTH, DEPTH_CONFIDENCE, POINTS, POINTS_CONFIDENCE, Predictions
 from qvggt.progress import bar
 
 Array = NDArray[Any]
@@ -104,7 +105,7 @@ def reconstruct(
 def check_outputs(runner: Runner, source: PointSource) -> None:
     if source not in get_args(PointSource):
         raise QvggtError(f"points: expected one of {', '.join(get_args(PointSource))}, got {source!r}")
-    needed = {"depth": ("pose_enc", "depth", "depth_conf"), "head": ("pose_enc", "world_points", "world_points_conf")}
+    needed = {"depth": (CAMERAS, DEPTH, DEPTH_CONFIDENCE), "head": (CAMERAS, POINTS, POINTS_CONFIDENCE)}
     missing = [name for name in needed[source] if name not in runner.outputs]
     if missing:
         raise QvggtError(

@@ -18,8 +18,8 @@ from qvggt.engines.torch_runner import TorchRunner
 from qvggt.errors import QvggtError
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
-from qvggt.models.loading import stored_config
-from qvggt.models.vggt.config import VGGT_1B
+from qvggt.models.loading import config_of
+from qvggt.predictions import TRACK_CONFIDENCE, TRACKS, VISIBILITY
 from qvggt.quant.checkpoint import is_calibrated
 from qvggt.tensor_file import open_tensors
 
@@ -52,7 +52,7 @@ class TrackingRunner(TorchRunner):
                 torch.from_numpy(self.queries).to(self.device),
             )
         arrays = {name: value.float().cpu().numpy() for name, value in outputs.items()}
-        self.tracks = Tracks(arrays["track"][0], arrays["vis"][0], arrays["conf"][0])
+        self.tracks = Tracks(arrays[TRACKS][0], arrays[VISIBILITY][0], arrays[TRACK_CONFIDENCE][0])
         return {name: arrays[name] for name in self.outputs}
 
 
@@ -63,7 +63,7 @@ def open_tracking(
     if is_calibrated(source):
         raise QvggtError(f"{source}: tracks need a float model with its track head, got a calibrated checkpoint")
     path = find_weights(source, revision=revision, offline=offline)
-    config = stored_config(open_tensors(path)) or VGGT_1B
+    config = config_of(open_tensors(path))
     if "track" not in config.heads:
         raise QvggtError(f"{source}: has no track head, only {', '.join(config.heads)}; leave the query points out")
     model = load_model(path, heads=config.heads)

@@ -1,4 +1,4 @@
-"""qvggt-calibrate --budget and --scheme: which part gets how many bits, searched or read from a file."""
+"""qvggt-calibrate --budget and --scheme: which part gets which format, searched or read from a file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from qvggt.data.image_set import ImageSet
 from qvggt.data.sequence import Frames, Sequence, first_sequences
 from qvggt.errors import QvggtError
 from qvggt.files import read_object
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.formats.table import FORMATS, find_format
+from qvggt.models.family import family_of
+from qvggt.predictions import CAMERAS
 from qvggt.quant.checkpoint import DESCRIPTION
 from qvggt.quant.scheme import Scheme
 
 if TYPE_CHECKING:
     from qvggt.calib.budget import Choice, Unit
     from qvggt.calib.recipe import Recipe
-    from qvggt.models.vggt.network import VGGT
+    from qvggt.models.network import Network
 
 NOTE = "budget.json"  # in the checkpoint folder
 MEASURED = 8  # calibration sequences the sensitivities are measured on
@@ -36,7 +40,7 @@ class Metric:
     name: str
     base: float | None
     sequences: int
-    drop: Callable[[VGGT], float]
+    drop: Callable[[Network], float]
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class BudgetResult:
 
 
 def search_budget(
-    search: BudgetSearch, model: VGGT, images: ImageSet[Frames], pool: tuple[Frames, ...]
+    search: BudgetSearch, model: Network, images: ImageSet[Frames], pool: tuple[Frames, ...]
 ) -> BudgetResult:
     """The cheapest mixture whose drop fits, printed; the float `model` is left as it is.
 
@@ -76,14 +80,16 @@ def search_budget(
     Sensitivities and drops are measured with the recipe's quick form (no learning, rounding to nearest) and kept in
     `search.store`, so that an interrupted search goes on. Deterministic. QvggtError when nothing fits.
     """
-    from qvggt.calib.budget import LADDERS, cheapest_within, frontier, mixed_scheme
+    from qvggt.calib.budget import cheapest_within, frontier, mixed_scheme
     from qvggt.calib.memo import Memo
-    from qvggt.calib.sensitivity import find_units, make_drop, measure_units, quick
+    from qvggt.calib.sensitivity import Trial, find_units, make_drop, measure_units, quick
 
     base = search.scheme
-    if base.bits not in LADDERS:
-        raise QvggtError(f"--budget: --bits {base.bits} has nothing to choose; expected one of {', '.join(LADDERS)}")
-    units, ladder = find_units(model, base.parts, search.by), LADDERS[base.bits]
+    ladder = base.base.ladder
+    if not ladder:
+        others = dict.fromkeys(format.bits for format in FORMATS.values() if format.ladder)
+        raise QvggtError(f"--budget: --bits {base.bits} has nothing to choose; expected one of {', '.join(others)}")
+    units = find_units(model, base.parts, search.by)
     if not units:
         raise QvggtError("--budget: no part of this model is to be quantized; name some with --parts")
     scored = score_images(pool, images, SCORED)
@@ -92,16 +98,14 @@ def search_budget(
     if memo.values:
         typer.echo(f"going on after {len(memo.values)} measured choices ({search.store})")
     metric = make_metric(model, scored)
-    recipe = quick(search.recipe)
     few = [batch for batch, _ in zip(images, range(MEASURED), strict=False)]
-    table = measure_units(
-        model, units, ladder, base.activation, recipe, few, search.seed, memo=memo, memory=search.memory
-    )
+    trial = Trial(quick(search.recipe), few, search.seed, search.memory)
+    table = measure_units(model, units, ladder, base.activation, trial, memo=memo)
 
     def scheme_of(assignment: dict[str, Choice]) -> Scheme:
         return mixed_scheme(units, assignment, base.bits, base.activation, base.parts)
 
-    drop = make_drop(model, scheme_of, recipe, few, metric.drop, search.seed, memo, search.memory)
+    drop = make_drop(model, scheme_of, trial, metric.drop, memo)
     chosen, fitting = cheapest_within(frontier(table), drop, search.limit)
     scheme = scheme_of(chosen)
     rows = [_row(model, unit, chosen[unit.name], table[unit.name]) for unit in units]
@@ -121,10 +125,10 @@ def search_budget(
     return result
 
 
-def make_metric(model: VGGT, images: ImageSet[Frames]) -> Metric:
+def make_metric(model: Network, images: ImageSet[Frames]) -> Metric:
     """AUC@30 where the sequences have poses and two frames, else the relative error of the network's outputs."""
     posed = [s for s in images.sequences if isinstance(s, Sequence) and len(s.frame_indices) > 1]
-    if posed and len(posed) == len(images) and model.camera_head is not None:
+    if posed and len(posed) == len(images) and CAMERAS in family_of(model).outputs(model.config):
         base = _auc(model, images, posed)
         if base > 0:
             return Metric("AUC@30", base, len(posed), lambda network: (base - _auc(network, images, posed)) / base)
@@ -134,7 +138,7 @@ def make_metric(model: VGGT, images: ImageSet[Frames]) -> Metric:
     batches = list(images)
     reference = network_outputs(model, batches)
 
-    def error(network: VGGT) -> float:
+    def error(network: Network) -> float:
         return math.sqrt(output_error(reference, network_outputs(network, batches)))
 
     return Metric("relative error of the outputs", None, len(batches), error)
@@ -193,11 +197,11 @@ def check_options(scheme: Path | None, budget: str | None, bits: str, act: str, 
         raise QvggtError("--budget-by belongs to --budget; add that or leave it out")
     if "override" in given and budget is not None:
         raise QvggtError("--override: --budget chooses the bits of every part itself; give one of the two")
-    if act == "static" and bits.endswith("a16"):
+    if act == "static" and isinstance(format := find_format(bits), LinearFormat) and format.activation is None:
         typer.echo(f"note: --act static does nothing with {bits}, whose activations stay in floating point", err=True)
 
 
-def _row(model: VGGT, unit: Unit, choice: Choice, choices: list[Choice]) -> dict[str, Any]:
+def _row(model: Network, unit: Unit, choice: Choice, choices: list[Choice]) -> dict[str, Any]:
     from qvggt.calib.sensitivity import unit_layers
 
     return {
@@ -212,7 +216,7 @@ def _row(model: VGGT, unit: Unit, choice: Choice, choices: list[Choice]) -> dict
     }
 
 
-def _auc(network: VGGT, images: ImageSet[Frames], posed: list[Sequence]) -> float:
+def _auc(network: Network, images: ImageSet[Frames], posed: list[Sequence]) -> float:
     """AUC@30 in points."""
     import torch
 
@@ -222,7 +226,7 @@ def _auc(network: VGGT, images: ImageSet[Frames], posed: list[Sequence]) -> floa
     errors = []
     with torch.no_grad():
         for sequence, batch in zip(posed, images, strict=True):
-            encoding = network(batch)["pose_enc"].double()
+            encoding = network(batch)[CAMERAS].double()
             extrinsics, _ = decode_pose(encoding, images.height, images.width)
             errors.append(pairwise_errors(extrinsics[0], sequence.extrinsics))
     return 100 * pose_auc(errors)[30]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from qvggt.cli.common import application, check_output, given_options
+from qvggt.cli.common import DEFAULT_PARTS, application, check_output, given_options
 from qvggt.cli.options import Offline, Overrides, Parts, Revision
 from qvggt.errors import QvggtError
+from qvggt.formats.table import DEFAULT, choices_text
 
 if TYPE_CHECKING:
     from qvggt.calib.recipe import Recipe
@@ -35,7 +36,7 @@ def calibrate(
     context: typer.Context,
     model: Annotated[str, Argument(help="tiny, vggt-1b, a .safetensors/.pt file, a folder with one, or a Hub id.")],
     output: Annotated[Path, Option("-o", "--output", help="Checkpoint directory to write.")],
-    bits: Annotated[str, Option(help="w8a8, w4a8, w6a6, w4a4, w4a16, fp32, fp16 or bf16.")] = "w8a8",
+    bits: Annotated[str, Option(help=f"{choices_text()}.")] = DEFAULT,
     act: Annotated[str, Option(help="dynamic: one scale per token. static: one per tensor.")] = "dynamic",
     data: Annotated[
         Path | None,
@@ -61,7 +62,7 @@ def calibrate(
     ] = None,
     budget_by: Annotated[str, Option(help="--budget: bits per part or per block.")] = "part",
     size: Annotated[str | None, Option(help="HxW of the images in pixels. [model's own]")] = None,
-    parts: Parts = "dino,aggregator",
+    parts: Parts = DEFAULT_PARTS,
     override: Overrides = None,
     rounding: Annotated[str | None, Option(help="rtn or gptq. [the recipe's]")] = None,
     propagation: Annotated[
@@ -94,6 +95,7 @@ def calibrate(
     from qvggt.cli.source import load_source, parse_size, scheme_of
     from qvggt.data.class_modes import check_mode
     from qvggt.data.registry import Question
+    from qvggt.models.family import family_of
     from qvggt.quant.checkpoint import DESCRIPTION, Provenance, save_calibrated
     from qvggt.quant.model import check_overrides
     from qvggt.versions import versions
@@ -119,7 +121,9 @@ def calibrate(
     height, width = parse_size(size, network)
     chooser = None
     if select:
-        chooser = selection_config(sequences, clusters, class_mode, seed, network.config.aa_depth)
+        chooser = selection_config(
+            sequences, clusters, class_mode, seed, len(family_of(network).rounds(network.config))
+        )
     if plan:
         _print_plan(network.config, wanted, chosen, sequences, frames, height, width, memory)
         return
@@ -194,7 +198,7 @@ def adjusted(
     given = {"rounding": rounding, "propagation": propagation, "online": online}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if epochs is not None:
-        changes |= {"epochs": epochs, "learn": epochs > 0, "learn_bits": 16}
+        changes |= {"epochs": epochs, "learn": epochs > 0, "learn_all": True}
     return recipe.replace(**changes)
 
 

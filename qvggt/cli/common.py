@@ -16,6 +16,14 @@ from typer.main import get_command
 from qvggt import __version__
 from qvggt.errors import QvggtError
 from qvggt.files import reason
+from qvggt.models.family import find_family
+
+FAMILY = find_family()  # whose words help texts name
+PATCH = FAMILY.patch_size
+WORDS = ",".join(FAMILY.exportable)
+DEFAULT_PARTS = ",".join(FAMILY.default_parts)
+PARTS_HELP = f"Parts to quantize: {', '.join(FAMILY.part_names)}."
+OVERRIDE_HELP = f"PATTERN=BITS for modules whose path matches, e.g. '{FAMILY.override_example}=w4a16'; repeatable."
 
 T = TypeVar("T")
 

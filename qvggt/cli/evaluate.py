@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from qvggt.cli.common import application, check_place, check_writable, filled, given_options
+from qvggt.cli.common import PATCH, application, check_place, check_writable, filled, given_options
 from qvggt.cli.evaluation import Candidates, Outputs, merge, page, run_evaluation
 from qvggt.cli.evaluation_data import data_request
 from qvggt.cli.options import Device, FrameSeed, Models, Offline, Revision, Show, Threads
@@ -69,7 +69,9 @@ def evaluate(
     ] = None,
     size: Annotated[
         int | None,
-        Option(min=14, help="Image width, multiple of 14. [the engine's, else the first model's own: 518 at 1B]"),
+        Option(
+            min=PATCH, help=f"Image width, multiple of {PATCH}. [the engine's, else the first model's own: 518 at 1B]"
+        ),
     ] = None,
     metrics: Annotated[str | None, Option(help="Of pose, depth, points. [co3d pose,depth; others all]")] = None,
     sim3: Annotated[bool, Option("--sim3", help="Points: fit a similarity before ICP.")] = False,

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from qvggt.cli.common import application, check_writable
+from qvggt.cli.common import DEFAULT_PARTS, PATCH, WORDS, application, check_writable
 from qvggt.cli.options import FrameSeed, Offline, Overrides, Parts, Revision
 from qvggt.errors import QvggtError
+from qvggt.formats.table import DEFAULT, choices_text
 
 app, main = application()
 
@@ -29,14 +30,14 @@ def export(
     output: Annotated[Path, Option("-o", "--output", help="File to write, ending in .onnx.")],
     bits: Annotated[
         str | None,
-        Option(help="w8a8, w4a8, w6a6, w4a4, w4a16, fp32, fp16 or bf16. [that of a calibrated checkpoint, else w8a8]"),
+        Option(help=f"{choices_text()}. [that of a calibrated checkpoint, else {DEFAULT}]"),
     ] = None,
     act: Annotated[
         str | None, Option(help="dynamic (one scale per token) or static (per tensor; needs --calib). [dynamic]")
     ] = None,
     frames: Annotated[str, Option(help="min:opt:max frame counts for engine builders.")] = "1:8:32",
-    size: Annotated[str | None, Option(help="HxW in pixels, multiples of 14. [model's own square]")] = None,
-    outputs: Annotated[str, Option(help="Any of pose, depth, points.")] = "pose,depth,points",
+    size: Annotated[str | None, Option(help=f"HxW in pixels, multiples of {PATCH}. [model's own square]")] = None,
+    outputs: Annotated[str, Option(help=f"Any of {WORDS.replace(',', ', ')}.")] = WORDS,
     target: Annotated[
         str,
         Option(help="cpu: row scales inside the products. tensorrt: overflow-safe products, fp16 (docs/storage.md)."),
@@ -48,7 +49,7 @@ def export(
             "[that of --bits if it is one, else fp32 for cpu and fp16 for tensorrt]"
         ),
     ] = None,
-    parts: Parts = "dino,aggregator",
+    parts: Parts = DEFAULT_PARTS,
     override: Overrides = None,
     calib: Annotated[
         Path | None, Option(help="Co3D-format folder whose train split gives --act static its ranges.")
@@ -101,7 +102,7 @@ def export(
     profile = parse_frames(frames)
     counts = _counts(parity_frames)
     chosen = tuple(dict.fromkeys(p for p in outputs.split(",") if p))
-    scheme = scheme_of(bits or "w8a8", act or "dynamic", parts, override or [])
+    scheme = scheme_of(bits or DEFAULT, act or "dynamic", parts, override or [])
     source = load_source(model, revision, offline)
     network = source.network
     height, width = parse_size(size, network)

@@ -16,7 +16,8 @@ from qvggt.data.reading import read_images
 from qvggt.data.registry import Question
 from qvggt.data.sequence import Sequence as Posed
 from qvggt.export.precision import Precision
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
+from qvggt.predictions import CAMERAS
 from qvggt.quant.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Gate:
     precision: Precision = Precision.FP32
 
 
-def run_gate(gate: Gate, reference: VGGT, scheme: Scheme) -> bool:
+def run_gate(gate: Gate, reference: Network, scheme: Scheme) -> bool:
     """Run every check, print the figures, write the JSON report; False when one fails."""
     from qvggt.engines.onnx_runner import OnnxRunner
     from qvggt.engines.torch_runner import TorchRunner
@@ -84,7 +85,7 @@ def run_gate(gate: Gate, reference: VGGT, scheme: Scheme) -> bool:
         failures = [f"{r}: overflows fp16; export with --precision bf16" for r in ranges if r.headroom < 1]
         failures += ParityReport(linears + convs, outputs).failures()
         auc: dict[str, float] | None = None
-        if gate.sequences and "pose_enc" in runner.outputs:
+        if gate.sequences and CAMERAS in runner.outputs:
             short = ImageSet(tuple(s.first(AUC_FRAMES) for s in images.sequences), gate.height, gate.width)
             results = evaluate([TorchRunner(reference, "fake quant"), runner], short.sequences, warmup=0)
             auc = {name: r.auc()[30] for name, r in zip(("reference", "onnx"), results, strict=True)}
@@ -147,7 +148,7 @@ def _delta_interval(first: CandidateResult, second: CandidateResult) -> tuple[fl
     return paired_interval(a, b)
 
 
-def _check_range(reference: VGGT, batches: list[Tensor]) -> tuple[ModuleRange, ...]:
+def _check_range(reference: Network, batches: list[Tensor]) -> tuple[ModuleRange, ...]:
     """Activations near the end of fp16 in the fp32 reference: printed, largest first."""
     from qvggt.export.half_range import WORRY, half_ranges
 

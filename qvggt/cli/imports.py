@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import typer
 
 from qvggt.cli.common import check_output
 from qvggt.errors import QvggtError
+from qvggt.formats.table import is_format
 
 TAKEN = ("model", "output", "bits", "import_quantvggt", "revision", "offline", "force")
 
@@ -44,7 +44,7 @@ def import_released(
     scheme = parse_scheme(bits, "dynamic", (PART,))
     check_scheme(scheme)
     check_output(output, force)
-    named = [part for part in folder.resolve().parts if re.fullmatch(r"w\d+a\d+", part)]
+    named = [part for part in folder.resolve().parts if is_format(part)]
     if named and named[-1] != bits:
         typer.echo(f"note: {folder} lies in a folder {named[-1]}, imported as {bits}", err=True)
     source = load_source(model, revision, offline, calibrated=False)

@@ -6,14 +6,16 @@ from typing import Annotated
 
 from typer import Option
 
+from qvggt.cli.common import OVERRIDE_HELP, PARTS_HELP
+
 Models = Annotated[
     list[str] | None,
     Option(metavar="NAME", help="tiny, vggt-1b, a weights file, a Hub id or a calibrated checkpoint; may be repeated."),
 ]
-Parts = Annotated[str, Option(help="Parts to quantize: dino, aggregator, camera, dpt.")]
+Parts = Annotated[str, Option(help=PARTS_HELP)]
 Overrides = Annotated[
     list[str] | None,
-    Option(help="PATTERN=BITS for modules whose path matches, e.g. 'camera_head.trunk.*=w4a16'; repeatable."),
+    Option(help=OVERRIDE_HELP),
 ]
 Threads = Annotated[int | None, Option(min=1, help="CPU threads. [all cores]")]
 Device = Annotated[str | None, Option(help="cpu or cuda. [cpu; of engine files cuda]")]

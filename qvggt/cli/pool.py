@@ -19,7 +19,7 @@ from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
     from qvggt.calib.selection import Record, Selection, SelectionConfig
-    from qvggt.models.vggt.network import VGGT
+    from qvggt.models.network import Network
 
 SELECTION = "selection.json"  # in the checkpoint folder
 
@@ -45,7 +45,7 @@ def training_images(
     question: Question,
     size: tuple[int, int],
     sequences: int,
-    model: VGGT,
+    model: Network,
     chooser: SelectionConfig | None,
     store: Path,
     job: Mapping[str, Any],
@@ -63,7 +63,7 @@ def training_images(
 
 def selection_config(sequences: int, clusters: int, class_mode: str, seed: int, rounds: int) -> SelectionConfig:
     """`sequences` from `clusters` clusters, equally many each; QvggtError when they do not split so. rounds: of the
-    model's aggregator, the last four of which are judged."""
+    model's frame and global blocks, the last four of which are judged."""
     from qvggt.calib.selection import SelectionConfig
 
     if sequences % clusters:
@@ -77,7 +77,7 @@ def selection_config(sequences: int, clusters: int, class_mode: str, seed: int, 
 
 
 def select_images(
-    model: VGGT, pool: ImageSet[Frames], config: SelectionConfig, store: Path, job: Mapping[str, Any]
+    model: Network, pool: ImageSet[Frames], config: SelectionConfig, store: Path, job: Mapping[str, Any]
 ) -> tuple[ImageSet[Frames], Selection]:
     """The chosen sequences of a pool and the list of reasons.
 

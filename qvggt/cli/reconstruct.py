@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from qvggt.cli.common import application, check_place, filled
+from qvggt.cli.common import PATCH, application, check_place, filled
 from qvggt.cli.options import Device, Offline, Revision, Threads
 from qvggt.errors import QvggtError
 
@@ -86,7 +86,7 @@ def reconstruct(
     every: Annotated[int, Option(min=1, help="Of images, take one in so many.")] = 1,
     max_images: Annotated[int | None, Option(min=1, help="Take the first so many images or frames.")] = None,
     size: Annotated[
-        int | None, Option(min=14, help="Image width, multiple of 14. [the engine's, the model's, or 518]")
+        int | None, Option(min=PATCH, help=f"Image width, multiple of {PATCH}. [the engine's, the model's, or 518]")
     ] = None,
     fit: Annotated[
         str, Option(help="Of images taller than wide: crop (as VGGT does by default) or pad to a white square.")

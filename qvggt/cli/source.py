@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from qvggt.errors import QvggtError
 from qvggt.hub.loading import load
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.family import check_size, find_family
+from qvggt.models.network import Network
 from qvggt.quant.checkpoint import is_calibrated
 from qvggt.quant.handle import Model
 from qvggt.quant.scheme import Scheme, parse_scheme
@@ -34,15 +35,13 @@ def with_overrides(scheme: Scheme, words: Sequence[str]) -> Scheme:
     for word in words:
         pattern, equals, bits = word.rpartition("=")
         if not (pattern and equals and bits):
-            raise QvggtError(f"--override {word!r}: expected PATTERN=BITS, e.g. camera_head.trunk.*=w4a16")
+            raise QvggtError(f"--override {word!r}: expected PATTERN=BITS, e.g. {find_family().override_example}=w4a16")
         pairs.append((pattern, bits))
     return dataclasses.replace(scheme, overrides=(*scheme.overrides, *pairs))
 
 
-def parse_size(text: str | None, model: VGGT) -> tuple[int, int]:
+def parse_size(text: str | None, model: Network) -> tuple[int, int]:
     """`HxW` in pixels, checked against the patch size; the model's native square without one."""
-    from qvggt.models.vggt.config import check_size
-
     patch = model.config.patch_size
     if text is None:
         return model.config.img_size, model.config.img_size

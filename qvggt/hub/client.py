@@ -123,6 +123,24 @@ def translated(
     errors = client(repository).errors
     at = f" at revision {revision!r}" if revision else ""
     right = "log in with `hf auth login` and a token that may write" if writing else "`hf auth login`"
+
+    def complaint(error: Exception) -> str:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        match error:
+            case errors.RevisionNotFoundError():
+                return f"no revision {revision!r} on the Hub; check the branch, tag or commit"
+            case errors.GatedRepoError():
+                return "access is restricted; accept its terms on its Hub page, then log in with `hf auth login`"
+            case errors.RepositoryNotFoundError():
+                return f"no such repository on the Hub{at}, or it is private; check the name, or {right}"
+            case errors.HFValidationError():
+                return f"no valid Hub id ({shown(error)}); expected owner/name"
+            case errors.HfHubHTTPError() if status in FORBIDDEN:
+                return f"{failed} (HTTP {status}, not allowed); {right}"
+            case errors.HfHubHTTPError() if status in CONFLICT and writing:
+                return f"{failed} (it was changed meanwhile); run the command again"
+        return f"{failed} ({shown(error)}); {remedy}"
+
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)  # its hints would break our one line
@@ -130,29 +148,8 @@ def translated(
         yield
     except QvggtError:
         raise
-    except errors.RevisionNotFoundError as error:
-        raise QvggtError(
-            f"{repository}: no revision {revision!r} on the Hub; check the branch, tag or commit"
-        ) from error
-    except errors.GatedRepoError as error:
-        raise QvggtError(
-            f"{repository}: access is restricted; accept its terms on its Hub page, then log in with `hf auth login`"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise QvggtError(
-            f"{repository}: no such repository on the Hub{at}, or it is private; check the name, or {right}"
-        ) from error
-    except errors.HFValidationError as error:
-        raise QvggtError(f"{repository}: no valid Hub id ({shown(error)}); expected owner/name") from error
-    except errors.HfHubHTTPError as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status in FORBIDDEN:
-            raise QvggtError(f"{repository}: {failed} (HTTP {status}, not allowed); {right}") from error
-        if status in CONFLICT and writing:
-            raise QvggtError(f"{repository}: {failed} (it was changed meanwhile); run the command again") from error
-        raise QvggtError(f"{repository}: {failed} ({shown(error)}); {remedy}") from error
     except Exception as error:  # the client's network errors have no common base across its versions
-        raise QvggtError(f"{repository}: {failed} ({shown(error)}); {remedy}") from error
+        raise QvggtError(f"{repository}: {complaint(error)}") from error
     finally:
         logger.setLevel(level)
 

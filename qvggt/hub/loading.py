@@ -7,13 +7,11 @@ from pathlib import Path
 from qvggt.errors import QvggtError
 from qvggt.files import file_sha256
 from qvggt.hub.names import find_weights
-from qvggt.models.loading import load_weights
-from qvggt.models.vggt.config import VGGTConfig
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.family import ModelConfig
+from qvggt.models.loading import Predicting, load_weights
+from qvggt.models.network import Network
 from qvggt.quant.checkpoint import is_calibrated, load_calibrated
 from qvggt.quant.handle import Model
-
-OURS = ("camera", "point", "depth")  # heads of what is quantized and exported
 
 
 def load(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Model:
@@ -28,25 +26,26 @@ def load(source: str | Path, *, revision: str | None = None, offline: bool = Fal
         loaded = load_calibrated(source)
         return Model(loaded.model, str(source), loaded.sha256, loaded.scheme, loaded.provenance)
     path = find_weights(source, revision=revision, offline=offline)
-    return Model(load_model(path, heads=OURS, check_finite=True), str(source), file_sha256(path))
+    return Model(load_model(path, heads="predicting", check_finite=True), str(source), file_sha256(path))
 
 
 def load_model(
     source: str | Path,
     *,
-    config: VGGTConfig | None = None,
-    heads: tuple[str, ...] | None = None,
+    config: ModelConfig | None = None,
+    heads: tuple[str, ...] | Predicting | None = None,
     revision: str | None = None,
     offline: bool = False,
     check_finite: bool = False,
-) -> VGGT:
-    """A VGGT on the CPU in fp32, in eval mode, without gradients.
+) -> Network:
+    """A network on the CPU in fp32, in eval mode, without gradients.
 
     source: "tiny", "vggt-1b", a .safetensors/.pt/.pth file, a directory holding model.safetensors or model.pt, or a
     Hub id (see `find_weights`, also for `revision` and `offline`).
     config: sizes of the model. By default those in the file's metadata, else those under "qvggt_config" in a
     config.json beside it, else VGGT-1B.
-    heads: the heads to build, default those of the config. Keys of other heads are ignored and never read.
+    heads: the heads to build, default those of the config; "predicting": all but the track head. Keys of
+    other heads are ignored and never read.
 
     fp32 weights stay memory-mapped, so do not change the file in place while the model lives; fp16, bf16 and fp64
     weights are converted to fp32 on load. Either way there is one copy in memory. `check_finite` reads every weight

@@ -1,4 +1,4 @@
-"""Transformer block shared by the ViT, the aggregator and the camera trunk (spec/vggt.md 1.4)."""
+"""Transformer block shared by the families' encoders and heads (spec/vggt.md 1.4)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ from qvggt.models.rope import rotate
 Rope = tuple[Tensor, Tensor]
 
 
-def project(linear: nn.Module, x: Tensor, kinds: Tensor | None) -> Tensor:
-    """linear(x), given the kinds of the tokens if it treats them apart (it then has `kinds` of them)."""
-    return linear(x, kinds) if getattr(linear, "kinds", 0) else linear(x)
-
-
 class Mlp(nn.Module):
     """fc1, exact (erf) GELU, fc2."""
 
@@ -24,8 +19,8 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim if out is None else out)
 
-    def forward(self, x: Tensor, kinds: Tensor | None = None) -> Tensor:
-        return project(self.fc2, F.gelu(project(self.fc1, x, kinds)), kinds)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class LayerScale(nn.Module):
@@ -54,11 +49,10 @@ class Attention(nn.Module):
         self.k_norm: nn.Module = nn.LayerNorm(self.head_dim, eps=1e-5) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
-    def heads(self, x: Tensor, rope: Rope | None, kinds: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, x: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v, each [N, heads, L, head_dim]; with RoPE, L is a whole number of frames of P tokens."""
         n, length, _ = x.shape
-        qkv = project(self.qkv, x, kinds)
-        q, k, v = qkv.view(n, length, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self.qkv(x).view(n, length, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
             cos, sin = rope  # [P, head_dim]; the same table turns every frame
@@ -67,17 +61,14 @@ class Attention(nn.Module):
             k = rotate(k.unflatten(2, (-1, tokens)), cos, sin).flatten(2, 3)
         return q, k, v
 
-    def forward(self, x: Tensor, rope: Rope | None = None, kinds: Tensor | None = None) -> Tensor:
-        q, k, v = self.heads(x, rope, kinds)
+    def forward(self, x: Tensor, rope: Rope | None = None) -> Tensor:
+        q, k, v = self.heads(x, rope)
         out = F.scaled_dot_product_attention(q, k, v.to(q.dtype))
-        return project(self.proj, out.transpose(1, 2).flatten(2), kinds)
+        return self.proj(out.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
-    """x + ls1 * attn(norm1 x), then x + ls2 * mlp(norm2 x).
-
-    `kinds` [L] or [N, L]: kinds of the tokens (qvggt.models.token_types), for linears that treat them apart.
-    """
+    """x + ls1 * attn(norm1 x), then x + ls2 * mlp(norm2 x)."""
 
     def __init__(
         self, dim: int, num_heads: int, mlp_ratio: int, layer_scale: float, qk_norm: bool = False, eps: float = 1e-5
@@ -90,6 +81,6 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, mlp_ratio * dim)
         self.ls2: nn.Module = LayerScale(dim, layer_scale)
 
-    def forward(self, x: Tensor, rope: Rope | None = None, kinds: Tensor | None = None) -> Tensor:
-        x = x + self.ls1(self.attn(self.norm1(x), rope, kinds))
-        return x + self.ls2(self.mlp(self.norm2(x), kinds))
+    def forward(self, x: Tensor, rope: Rope | None = None) -> Tensor:
+        x = x + self.ls1(self.attn(self.norm1(x), rope))
+        return x + self.ls2(self.mlp(self.norm2(x)))

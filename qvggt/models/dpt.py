@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -80,29 +81,34 @@ class FeatureFusion(nn.Module):
         return self.out_conv(resize(self.resConfUnit2(path), rows, cols))
 
 
-class DPTFeatures(nn.Module):
-    """Token levels -> position-encoded feature map [N, features_out, rows, cols]; the part all DPT heads share.
+@dataclass(frozen=True)
+class DPTConfig:
+    """Sizes of the part all DPT heads share.
 
-    `levels` maps an aggregator round to tokens [N, P, 2C]; `layers` names the four rounds to read.
+    dim: width of the tokens. features: channels of the fused map. out_channels: of the four levels, fine to coarse.
+    layers: keys of the four token levels read. patch_start: index of a frame's first patch token. patch_size: pixels.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        features: int,
-        out_channels: tuple[int, int, int, int],
-        layers: tuple[int, int, int, int],
-        patch_start: int,
-        patch_size: int,
-        out_features: int,
-    ) -> None:
+    dim: int
+    features: int
+    out_channels: tuple[int, int, int, int]
+    layers: tuple[int, int, int, int]
+    patch_start: int
+    patch_size: int
+
+
+class DPTFeatures(nn.Module):
+    """Token levels {layer: [N, P, dim]} -> position-encoded feature map [N, out_features, rows, cols]."""
+
+    def __init__(self, config: DPTConfig, out_features: int) -> None:
         super().__init__()
-        self.layers = layers
-        self.patch_start = patch_start
-        self.patch_size = patch_size
-        self.norm = nn.LayerNorm(dim, eps=1e-5)
-        self.projects = nn.ModuleList(nn.Conv2d(dim, c, 1) for c in out_channels)
-        c0, c1, _, c3 = out_channels
+        self.layers = config.layers
+        self.patch_start = config.patch_start
+        self.patch_size = config.patch_size
+        self.norm = nn.LayerNorm(config.dim, eps=1e-5)
+        self.projects = nn.ModuleList(nn.Conv2d(config.dim, c, 1) for c in config.out_channels)
+        c0, c1, _, c3 = config.out_channels
+        features = config.features
         self.resize_layers = nn.ModuleList(
             [
                 nn.ConvTranspose2d(c0, c0, 4, stride=4),
@@ -112,7 +118,7 @@ class DPTFeatures(nn.Module):
             ]
         )
         self.scratch = nn.Module()
-        for i, c in enumerate(out_channels, start=1):
+        for i, c in enumerate(config.out_channels, start=1):
             self.scratch.add_module(f"layer{i}_rn", nn.Conv2d(c, features, 3, padding=1, bias=False))
             self.scratch.add_module(f"refinenet{i}", FeatureFusion(features, lateral=i < 4))
         self.scratch.add_module("output_conv1", nn.Conv2d(features, out_features, 3, padding=1))
@@ -146,25 +152,13 @@ class DPTHead(DPTFeatures):
     `activation` is "exp" (depth = exp x, positive) or "inv_log" (points = sign(y) expm1 |y|).
     """
 
-    def __init__(
-        self,
-        dim: int,
-        features: int,
-        out_channels: tuple[int, int, int, int],
-        layers: tuple[int, int, int, int],
-        patch_start: int,
-        patch_size: int,
-        head_channels: int,
-        out: int,
-        activation: str,
-    ) -> None:
-        super().__init__(dim, features, out_channels, layers, patch_start, patch_size, features // 2)
+    def __init__(self, config: DPTConfig, head_channels: int, out: int, activation: str) -> None:
+        half = config.features // 2
+        super().__init__(config, half)
         self.activation = activation
         self.scratch.add_module(
             "output_conv2",
-            nn.Sequential(
-                nn.Conv2d(features // 2, head_channels, 3, padding=1), nn.ReLU(), nn.Conv2d(head_channels, out, 1)
-            ),
+            nn.Sequential(nn.Conv2d(half, head_channels, 3, padding=1), nn.ReLU(), nn.Conv2d(head_channels, out, 1)),
         )
 
     def activate(self, raw: Tensor) -> tuple[Tensor, Tensor]:

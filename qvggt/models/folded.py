@@ -10,20 +10,21 @@ from torch import nn
 
 from qvggt.errors import QvggtError
 from qvggt.models.block import Block, LayerScale
+from qvggt.models.family import LINEARS, family_of
 from qvggt.models.fold_config import FoldConfig
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network, module_at
 
 MARK = "_fold_config"  # beside the parameters, so that a deep copy keeps it
 REFOLDABLE = "_refoldable"  # the marked fold only changed the basis of the streams: another one may follow
 
 
-def applied_fold(model: VGGT) -> FoldConfig | None:
+def applied_fold(model: Network) -> FoldConfig | None:
     """How `fold_` or `fold_structure_` treated the model, None when neither did."""
     return model.__dict__.get(MARK)
 
 
-def mark_(model: VGGT, config: FoldConfig, refoldable: bool = False) -> None:
-    """Record a fold. The structure an earlier one left (its two linears, no LayerScales) stays part of the record."""
+def mark_(model: Network, config: FoldConfig, refoldable: bool = False) -> None:
+    """Record a fold. The structure an earlier one left (its linears, no LayerScales) stays part of the record."""
     earlier = applied_fold(model)
     if earlier is not None:
         residual, layer_scale = config.residual or earlier.residual, config.layer_scale or earlier.layer_scale
@@ -31,55 +32,48 @@ def mark_(model: VGGT, config: FoldConfig, refoldable: bool = False) -> None:
     model.__dict__[MARK], model.__dict__[REFOLDABLE] = config, refoldable
 
 
-def blocks(model: VGGT) -> Iterator[tuple[str, Block]]:
-    """(path, block) of every transformer block: patch encoder, aggregator, camera trunk."""
+def blocks(model: Network) -> Iterator[tuple[str, Block]]:
+    """(path, block) of every transformer block, those of the heads too."""
     for path, module in model.named_modules():
         if isinstance(module, Block):
             yield path, module
 
 
-def check_foldable(model: VGGT) -> None:
+def check_foldable(model: Network) -> None:
     """Raise QvggtError unless the model is as built, or as `rotate_streams_` left it, with float linears."""
     done, refoldable = applied_fold(model), model.__dict__.get(REFOLDABLE, False)
     if done is not None and not refoldable:
         raise QvggtError(f"model: already folded with {done.to_json()}, expected an unfolded one; load it again")
-    if model.aggregator.patch_rotation is not None and not refoldable:
-        raise QvggtError("model: aggregator.patch_rotation exists, expected an unfolded model; load it again")
+    for added in family_of(model).added(model.config):
+        if module_at(model, added.path) is not None and not refoldable:
+            raise QvggtError(f"model: {added.path} exists, expected an unfolded model; load it again")
     for path, block in blocks(model):
         for name in ("ls1", "ls2"):
             if not isinstance(block.get_submodule(name), LayerScale) and not refoldable:
                 raise QvggtError(f"model: {path}.{name} is no LayerScale, expected an unfolded model; load it again")
-        for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
-            kind = type(block.get_submodule(name))
-            if kind is not nn.Linear:
-                raise QvggtError(f"model: {path}.{name} is a {kind.__name__}, expected Linear; fold before quantizing")
+        for name in LINEARS:
+            linear = type(block.get_submodule(name)).__name__
+            if linear != "Linear":
+                raise QvggtError(f"model: {path}.{name} is a {linear}, expected Linear; fold before quantizing")
 
 
-def add_rotations_(model: VGGT) -> tuple[nn.Linear, nn.Linear | None]:
-    """The two matmuls a rotated model has, of the patch tokens and of the camera tokens; new ones are uninitialised."""
-    patch = add_linear_(model, model.aggregator, "patch_rotation", model.config.embed_dim)
-    if model.camera_head is None:
-        return patch, None
-    return patch, add_linear_(model, model.camera_head, "token_rotation", 2 * model.config.embed_dim)
+def add_rotations_(model: Network) -> list[nn.Linear]:
+    """Give the model the linears a rotated one has, where they are missing; returns the new ones, uninitialised."""
+    like, made = next(model.parameters()), []
+    for added in family_of(model).added(model.config):
+        if module_at(model, added.path) is None:
+            linear = nn.utils.skip_init(nn.Linear, added.width, added.width, device=like.device, dtype=like.dtype)
+            assert isinstance(linear, nn.Linear)
+            parent, _, name = added.path.rpartition(".")
+            setattr(model.get_submodule(parent), name, linear.requires_grad_(like.requires_grad).train(model.training))
+            made.append(linear)
+    return made
 
 
-def add_linear_(model: VGGT, parent: nn.Module, name: str, width: int) -> nn.Linear:
-    """The square linear `name` of `parent`, made where it is missing."""
-    present = getattr(parent, name)
-    if isinstance(present, nn.Linear):
-        return present
-    like = model.aggregator.camera_token
-    linear = nn.utils.skip_init(nn.Linear, width, width, device=like.device, dtype=like.dtype)
-    if not isinstance(linear, nn.Linear):
-        raise AssertionError("skip_init returns what it was given")
-    setattr(parent, name, linear.requires_grad_(like.requires_grad).train(model.training))
-    return linear
-
-
-def fold_structure_(model: VGGT, config: FoldConfig) -> None:
+def fold_structure_(model: Network, config: FoldConfig) -> None:
     """Give the model the modules of a folded one, to be filled from a state dict; works on the meta device.
 
-    LayerScales become identities and the two rotations appear, without values. Raises QvggtError as `fold_` does.
+    LayerScales become identities and the rotations' linears appear, without values. Raises QvggtError as `fold_` does.
     """
     check_foldable(model)
     if config.layer_scale:

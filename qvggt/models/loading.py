@@ -1,51 +1,54 @@
-"""Weights in and out of a VGGT: strict, lean loading and reproducible saving."""
+"""Weights in and out of a network: strict, lean loading and reproducible saving."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from qvggt.errors import QvggtError
-from qvggt.models.vggt.aggregator import IMAGE_MEAN, IMAGE_STD
-from qvggt.models.vggt.config import HEADS, VGGT_1B, VGGTConfig
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.family import DEFAULT, ModelConfig, find_family
+from qvggt.models.network import Network
 from qvggt.tensor_file import FLOATS, Entry, TensorFile, open_tensors, write_tensors
 
+Predicting = Literal["predicting"]  # in place of names of heads: those that compute some of `qvggt.predictions.OUTPUTS`
 SHOWN = 3  # keys listed of each kind of mismatch
 
 
 def load_weights(
     path: Path,
     *,
-    config: VGGTConfig | None = None,
-    heads: tuple[str, ...] | None = None,
+    config: ModelConfig | None = None,
+    heads: tuple[str, ...] | Predicting | None = None,
     check_finite: bool = False,
-) -> VGGT:
+) -> Network:
     """The model of a weights file; see `qvggt.hub.loading.load_model`."""
     file = open_tensors(path)
     known = config or stored_config(file)
-    chosen = known or VGGT_1B
+    chosen = known or config_of(file)
+    family = find_family(chosen.family)
     if heads is not None:
-        chosen = chosen.replace(heads=tuple(heads))  # refuses an unknown head
-        chosen = chosen.replace(heads=tuple(head for head in HEADS if head in heads))
+        predicting = tuple(name for name in family.predicting_heads if name in chosen.heads)
+        names = predicting if heads == "predicting" else tuple(heads)
+        chosen = chosen.replace(heads=names)  # refuses an unknown head
+        chosen = chosen.replace(heads=tuple(head.name for head in family.heads if head.name in names))
     with torch.device("meta"):
-        model = VGGT(chosen)
+        model = family.build(chosen)
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     check_entries(file, expected, chosen, assumed=known is None)
     state = dict(file.floats(expected))
     if check_finite:
         refuse_nonfinite(file.path, state)
     model.load_state_dict(state, assign=True)
-    restore_constants(model)
     return model.requires_grad_(False).eval()
 
 
 def save_model(
-    model: VGGT, path: str | Path, metadata: Mapping[str, str] | None = None, *, dtype: torch.dtype | None = None
+    model: Network, path: str | Path, metadata: Mapping[str, str] | None = None, *, dtype: torch.dtype | None = None
 ) -> None:
     """Write weights and config to a safetensors file that `load_model` reads back; atomic, reproducible bytes.
 
@@ -53,7 +56,7 @@ def save_model(
     torch.float16 to ship; by default each tensor's own. Raises QvggtError when a finite weight does not fit `dtype`
     or `path` cannot be written.
     """
-    taken = {"format": "pt", "config": model.config.to_json()}
+    taken = {"format": "pt", "family": model.config.family, "config": model.config.to_json()}
     if metadata is not None and taken.keys() & metadata.keys():
         raise ValueError(f"metadata must not hold the keys {', '.join(taken)}")
     if dtype is not None and dtype not in FLOATS:
@@ -65,10 +68,14 @@ def save_model(
     write_tensors(path, state, {**(metadata or {}), **taken})
 
 
-def stored_config(file: TensorFile) -> VGGTConfig | None:
-    """Config from the file's metadata, else from "qvggt_config" in a config.json beside it, else None."""
+def stored_config(file: TensorFile) -> ModelConfig | None:
+    """Config from the file's metadata, else from "qvggt_config" in a config.json beside it, else None.
+
+    "family" beside either says which model family's it is.
+    """
     if "config" in file.metadata:
-        return parse_config(f"{file.path} metadata key 'config'", file.metadata["config"])
+        family = file.metadata.get("family", DEFAULT)
+        return parse_config(f"{file.path} metadata key 'config'", file.metadata["config"], family)
     beside = file.path.with_name("config.json")
     if not beside.is_file():
         return None
@@ -80,24 +87,36 @@ def stored_config(file: TensorFile) -> VGGTConfig | None:
         ) from error
     if not isinstance(values, dict) or "qvggt_config" not in values:
         return None  # another library's description of the same weights
-    return parse_config(f"{beside} key 'qvggt_config'", json.dumps(values["qvggt_config"]))
+    family = str(values.get("qvggt_family", DEFAULT))
+    return parse_config(f"{beside} key 'qvggt_config'", json.dumps(values["qvggt_config"]), family)
 
 
-def parse_config(origin: str, text: str) -> VGGTConfig:
+def config_of(file: TensorFile) -> ModelConfig:
+    """The stored config, else that of the network a file without one is taken for."""
+    return stored_config(file) or find_family().assumed[1]
+
+
+def parse_config(origin: str, text: str, family: str) -> ModelConfig:
     try:
-        return VGGTConfig.from_dict(json.loads(text))
+        found = find_family(family)
+        return found.config(json.loads(text))
     except QvggtError as error:
         raise QvggtError(f"{origin}: {error}") from error
     except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise QvggtError(f"{origin}: not a VGGT config, expected VGGTConfig.to_json(); pass config=") from error
+        expected = f"expected {found.title}Config.to_json()"
+        raise QvggtError(f"{origin}: not a {found.title} config, {expected}; pass config=") from error
 
 
-def check_entries(file: TensorFile, expected: Mapping[str, tuple[int, ...]], config: VGGTConfig, assumed: bool) -> None:
+def check_entries(
+    file: TensorFile, expected: Mapping[str, tuple[int, ...]], config: ModelConfig, assumed: bool
+) -> None:
     """Raise one QvggtError unless the file holds exactly `expected`, apart from heads the config leaves out."""
-    others = tuple(f"{head}_head." for head in HEADS if head not in config.heads)
+    family = find_family(config.family)
+    prefix = {head.name: f"{head.path}." for head in family.heads}
+    others = tuple(path for head, path in prefix.items() if head not in config.heads)
     held: dict[str, Entry] = {key: entry for key, entry in file.entries.items() if not key.startswith(others)}
-    absent = [head for head in config.heads if not any(key.startswith(f"{head}_head.") for key in held)]
-    wanted = {key: shape for key, shape in expected.items() if not key.startswith(tuple(f"{h}_head." for h in absent))}
+    absent = [head for head in config.heads if not any(key.startswith(prefix[head]) for key in held)]
+    wanted = {key: shape for key, shape in expected.items() if not key.startswith(tuple(prefix[h] for h in absent))}
     missing = [key for key in wanted if key not in held]
     unexpected = [key for key in held if key not in expected]
     misshaped = [
@@ -111,9 +130,9 @@ def check_entries(file: TensorFile, expected: Mapping[str, tuple[int, ...]], con
         if items
     ]
     if faults:
-        remedy = (
-            "it carries no config, so VGGT-1B was assumed: pass config=" if assumed else "pass the matching config="
-        )
+        remedy = "pass the matching config="
+        if assumed:
+            remedy = f"it carries no config, so {family.assumed[0]} was assumed: pass config="
         raise QvggtError(f"{file.path}: keys do not match the model: {', '.join(faults)}; {remedy}, or another file")
     if absent:
         rest = tuple(head for head in config.heads if head not in absent)
@@ -138,12 +157,3 @@ def nonfinite(state: Mapping[str, Tensor]) -> Iterable[str]:
     for key, tensor in state.items():
         if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
             yield key
-
-
-def restore_constants(model: VGGT) -> None:
-    """Give the buffers that no checkpoint stores their values, in place of the meta tensors of construction."""
-    model.aggregator._mean = torch.tensor(IMAGE_MEAN).view(1, 1, 3, 1, 1)
-    model.aggregator._std = torch.tensor(IMAGE_STD).view(1, 1, 3, 1, 1)
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_meta:
-            raise AssertionError(f"{name} has no value after loading: restore_constants must set it")

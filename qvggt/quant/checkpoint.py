@@ -1,9 +1,12 @@
 """The calibrated checkpoint: a directory that rebuilds the fake-quant reference bit for bit (DESIGN section 4).
 
-`model.safetensors` holds the float tensors of the network, and for every quantized layer its integer codes, weight
-scales, clips or range, and bias. `quant.json` holds what they mean: format version, scheme, model config, source
-hash, calibration list, tool versions, per-layer errors, and the hash of the tensor file. The codes are stored
-rather than float weights to be rounded again: that is 4x smaller, and right for every way of rounding.
+`model.safetensors` holds the float tensors of the network, and for every quantized layer its codes, weight scales,
+clips or range, and bias. `quant.json` holds what they mean: format version, scheme, model config, source hash,
+calibration list, tool versions, per-layer errors, and the hash of the tensor file. The codes are stored rather than
+float weights to be rounded again: that is 4x to 8x smaller, and right for every way of rounding.
+
+Since format version 2 codes are packed where their grid has less than 8 bits (`Grid.pack`, a vector of bytes), and an
+fp32 tensor is stored in the half type that holds every one of its values, where there is one. Version 1 is read too.
 """
 
 from __future__ import annotations
@@ -16,22 +19,27 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_directory, file_sha256, line
+from qvggt.formats.grid import Grid
+from qvggt.models.family import ModelConfig, find_family
 from qvggt.models.fold_config import FoldConfig
 from qvggt.models.folded import applied_fold, fold_structure_
-from qvggt.models.loading import restore_constants
-from qvggt.models.vggt.config import VGGTConfig
-from qvggt.models.vggt.network import VGGT
-from qvggt.quant.model import prepare_, transform_specs
+from qvggt.models.network import Network
+from qvggt.quant.conv import QuantConv2d
+from qvggt.quant.linear import QuantLinear
+from qvggt.quant.model import prepare_, quantized_convs, quantized_linears, transform_specs
 from qvggt.quant.scheme import Scheme
 from qvggt.quant.transform import TransformSpec
 from qvggt.tensor_file import open_tensors, write_tensors
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE = (1, FORMAT_VERSION)
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "quant.json"
+HALF_TYPES = (torch.float16, torch.bfloat16)
 
 Part = TypeVar("Part")
 
@@ -55,8 +63,9 @@ class Provenance:
 class _Description:
     """What quant.json says, parsed."""
 
+    version: int
     scheme: Scheme
-    config: VGGTConfig
+    config: ModelConfig
     fold: FoldConfig | None
     transforms: Mapping[str, TransformSpec]
     weights_sha256: str
@@ -67,7 +76,7 @@ class _Description:
 class Calibrated:
     """A loaded checkpoint: the fake-quant model (eval mode), its scheme, provenance and the hash of its weights."""
 
-    model: VGGT
+    model: Network
     scheme: Scheme
     provenance: Provenance
     sha256: str
@@ -80,7 +89,7 @@ def is_calibrated(path: str | Path) -> bool:
 
 def save_calibrated(
     path: str | Path,
-    model: VGGT,
+    model: Network,
     scheme: Scheme,
     provenance: Provenance,
     replace: bool = False,
@@ -92,7 +101,7 @@ def save_calibrated(
     """
     fold = applied_fold(model)
     with atomic_directory(path, replace=replace, marker=DESCRIPTION) as folder:
-        write_tensors(folder / WEIGHTS, model.state_dict(), {"format": "pt"})
+        write_tensors(folder / WEIGHTS, _stored(model), {"format": "pt"})
         description = {
             "format_version": FORMAT_VERSION,
             "scheme": scheme.to_dict(),
@@ -124,7 +133,7 @@ def load_calibrated(path: str | Path) -> Calibrated:
     file = open_tensors(weights)
     try:
         with torch.device("meta"):
-            model = VGGT(description.config)
+            model = find_family(description.scheme.family).build(description.config)
             if description.fold is not None:
                 fold_structure_(model, description.fold)
             prepare_(model, description.scheme, description.transforms)
@@ -139,8 +148,11 @@ def load_calibrated(path: str | Path) -> Calibrated:
             f"{folder / DESCRIPTION}: describes no model that can be built ({line(error)}); calibrate again"
         ) from error
     expected = model.state_dict()
+    packed = packed_grids(model) if description.version > 1 else {}
     for key in (*expected, *file.entries):
-        shape = list(expected[key].shape) if key in expected else "absent"
+        shape: object = list(expected[key].shape) if key in expected else "absent"
+        if key in packed:
+            shape = [-(-expected[key].numel() * packed[key].storage_bits // 8)]
         got = list(file.entries[key].shape) if key in file.entries else "absent"
         if shape != got:
             raise QvggtError(f"{weights}: {key} expected {shape}, got {got}; calibrate again")
@@ -150,11 +162,41 @@ def load_calibrated(path: str | Path) -> Calibrated:
     except Exception as error:
         raise QvggtError(f"{weights}: cannot be read ({line(error)}); calibrate again") from error
     for key, tensor in expected.items():
-        if state[key].dtype != tensor.dtype:
-            raise QvggtError(f"{weights}: {key} expected {tensor.dtype}, got {state[key].dtype}; calibrate again")
+        wanted = torch.uint8 if key in packed else tensor.dtype
+        if description.version > 1 and wanted == torch.float32 and state[key].dtype in HALF_TYPES:
+            state[key] = state[key].float()
+        if state[key].dtype != wanted:
+            raise QvggtError(f"{weights}: {key} expected {wanted}, got {state[key].dtype}; calibrate again")
+        if key in packed:
+            state[key] = packed[key].unpack(state[key], tuple(tensor.shape))
     model.load_state_dict(state, assign=True)
-    restore_constants(model)
     return Calibrated(model.requires_grad_(False).eval(), description.scheme, description.provenance, digest)
+
+
+def packed_grids(model: nn.Module) -> dict[str, Grid]:
+    """State-dict key -> grid of the codes that are stored packed."""
+    layers: list[tuple[str, QuantLinear | QuantConv2d]] = [*quantized_linears(model), *quantized_convs(model)]
+    grids = {f"{path}.codes": layer.format.weight.grid for path, layer in layers}
+    return {key: grid for key, grid in grids.items() if grid.storage_bits < 8}
+
+
+def _stored(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict as it is written."""
+    packed = packed_grids(model)
+    return {
+        key: packed[key].pack(tensor) if key in packed else _narrowest(tensor)
+        for key, tensor in model.state_dict().items()
+    }
+
+
+def _narrowest(tensor: Tensor) -> Tensor:
+    """The tensor in the first half type that gives back every bit of it; itself where none does."""
+    if tensor.dtype == torch.float32:
+        for kind in HALF_TYPES:
+            half = tensor.to(kind)
+            if torch.equal(half.float().view(torch.int32), tensor.view(torch.int32)):
+                return half
+    return tensor
 
 
 def _finite(figures: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -170,7 +212,7 @@ def _read_description(path: Path) -> _Description:
     if not isinstance(values, dict):
         raise QvggtError(f"{path}: expected a JSON object, got {type(values).__name__}")
     version = values.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in READABLE:
         raise QvggtError(
             f"{path}: format_version {version}, expected {FORMAT_VERSION}; update qvggt or calibrate again"
         )
@@ -188,9 +230,11 @@ def _read_description(path: Path) -> _Description:
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise QvggtError(f"{path}: key {key!r} holds a value that does not fit; calibrate again") from error
 
+    scheme = part("scheme", Scheme.from_dict)  # it names the model family
     return _Description(
-        scheme=part("scheme", Scheme.from_dict),
-        config=part("config", VGGTConfig.from_dict),
+        version=version,
+        scheme=scheme,
+        config=part("config", find_family(scheme.family).config),
         fold=part("fold", lambda fold: None if fold is None else FoldConfig.from_dict(fold)),
         transforms=part("transforms", lambda specs: {name: TransformSpec(**spec) for name, spec in specs.items()}),
         weights_sha256=values["weights_sha256"],

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
-from qvggt.formats.rounding import EPS, dequantize_weight, round_to_grid, tensor_step, weight_codes, weight_scale
-from qvggt.quant.scheme import CONV_BITS, LinearFormat
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.formats.tensor_format import EPS, TensorFormat
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,11 @@ class ConvRange:
 
 
 class QuantConv2d(nn.Module):
-    """x [N, in, H, W] -> conv(codes_x * step_x, codes_w * scale_w) + b, on the grid of the output's range.
+    """x [N, in, H, W] -> conv(codes_x * scale_x, codes_w * scale_w) + b, on the grid of the output's range.
 
-    Buffers: `codes` int8 [rows, in, k, k]; `weight_scale` fp32 [rows, 1]; `bias` fp32 [rows], whole multiples of
-    step_x * scale_w as an integer kernel adds it; `act_amax`, `out_amax` fp32 [] = ranges of input and output.
+    Buffers: `codes` [rows, in, k, k] in the grid's dtype; `weight_scale` fp32 [rows, 1]; `bias` fp32 [rows], whole
+    multiples of scale_x * scale_w as an integer kernel adds it; `act_amax`, `out_amax` fp32 [] = ranges of input and
+    output.
     """
 
     codes: Tensor
@@ -75,8 +76,8 @@ class QuantConv2d(nn.Module):
     def __init__(self, shape: ConvShape, format: LinearFormat, bias: bool = True) -> None:
         super().__init__()
         self.shape, self.format = shape, format
-        kernel = (shape.kernel, shape.kernel)
-        self.register_buffer("codes", torch.zeros(shape.rows, shape.in_channels, *kernel, dtype=torch.int8))
+        codes = (shape.rows, shape.in_channels, shape.kernel, shape.kernel)
+        self.register_buffer("codes", torch.zeros(codes, dtype=format.weight.grid.dtype))
         self.register_buffer("weight_scale", torch.ones(shape.rows, 1))
         self.register_buffer("bias", torch.zeros(shape.rows) if bias else None)
         self.register_buffer("act_amax", torch.ones(()))
@@ -91,29 +92,34 @@ class QuantConv2d(nn.Module):
     ) -> QuantConv2d:
         """Round-to-nearest weights, a scale per row."""
         weight = conv_rows(conv)
-        scale = weight_scale(weight.flatten(1), format.weight_bits)
+        scale = format.weight.scale(weight.flatten(1))
         with torch.device(weight.device):
             module = cls(ConvShape.of(conv), format, conv.bias is not None)
-        module.codes = weight_codes(weight.flatten(1), scale, format.weight_bits).view_as(weight)
+        module.codes = format.weight.codes(weight.flatten(1), scale).view_as(weight)
         module.weight_scale = scale
         module.act_amax, module.out_amax = (
             torch.tensor(max(value, EPS), dtype=torch.float32, device=weight.device)
             for value in (ranges.input, ranges.output)
         )
         if conv.bias is not None:
-            unit = (tensor_step(module.act_amax, format.act_bits) * scale).squeeze(1)
+            unit = (module.maps.grid.scale(module.act_amax) * scale).squeeze(1)
             bias = conv.bias.detach().float().repeat_interleave(module.shape.shuffle**2)
             module.bias = (bias / unit).round() * unit
         return module
 
     def weight_dequantized(self) -> Tensor:
         """The weight the codes stand for, fp32 [rows, in, k, k]."""
-        return dequantize_weight(self.codes.flatten(1), self.weight_scale).view(self.codes.shape)
+        return self.format.weight.dequantize(self.codes.flatten(1), self.weight_scale).view(self.codes.shape)
+
+    @property
+    def maps(self) -> TensorFormat:
+        """Format of the input and of the output."""
+        assert self.format.activation is not None
+        return self.format.activation
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input on its grid."""
-        spacing = tensor_step(self.act_amax, self.format.act_bits)
-        return round_to_grid(x, spacing, self.format.act_bits) * spacing
+        return self.maps.quantize_tensor(x, self.act_amax)
 
     def product(self, x: Tensor) -> Tensor:
         """The rows before the output's rounding, [N, rows, H', W']."""
@@ -122,13 +128,12 @@ class QuantConv2d(nn.Module):
         return F.conv2d(self.quantized_input(x), weight, bias, self.shape.stride, self.shape.padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        spacing = tensor_step(self.out_amax, CONV_BITS)
-        y = round_to_grid(self.product(x), spacing, CONV_BITS) * spacing
+        y = self.maps.quantize_tensor(self.product(x), self.out_amax)
         return y if self.shape.shuffle == 1 else F.pixel_shuffle(y, self.shape.shuffle)
 
     def extra_repr(self) -> str:
-        s, f = self.shape, self.format
-        return f"{s.in_channels}, {s.out_channels}, kernel {s.kernel}, w{f.weight_bits}a{f.act_bits}, static"
+        s = self.shape
+        return f"{s.in_channels}, {s.out_channels}, kernel {s.kernel}, {self.format.name}"
 
 
 def conv_rows(conv: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:

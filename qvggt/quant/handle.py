@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qvggt.errors import QvggtError
 from qvggt.models.loading import save_model
-from qvggt.models.vggt.network import VGGT
+from qvggt.models.network import Network
 from qvggt.quant.checkpoint import Provenance, save_calibrated
 from qvggt.quant.scheme import Scheme
 
@@ -23,7 +23,7 @@ class Model:
     scheme: None for float weights. provenance: of a quantized model, what goes into its quant.json.
     """
 
-    network: VGGT
+    network: Network
     name: str
     sha256: str
     scheme: Scheme | None = None

@@ -7,29 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
-from qvggt.formats.rounding import (
-    EPS,
-    dequantize_weight,
-    quantize_tokens,
-    round_to_grid,
-    tensor_step,
-    weight_codes,
-    weight_scale,
-)
-from qvggt.quant.scheme import LinearFormat
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.formats.tensor_format import EPS
+from qvggt.models.token_types import current_types
 from qvggt.quant.transform import InputTransform, TransformSpec
 
 
 class QuantLinear(nn.Module):
-    """y = (codes_x * step) (codes_w * scale_w)^T * range_x + b, with codes_x of the (transformed) input.
+    """y = (codes_x * scale_x) (codes_w * scale_w)^T * range_x + b, with codes_x of the (transformed) input.
 
-    range_x is the range of each token with dynamic activations, absent with static ones, whose step has the range of
+    range_x is the range of each token with dynamic activations, absent with static ones, whose scale has the range of
     the tensor in it. x [..., in] -> y [..., out].
 
-    Buffers: `codes` int8 [out, in]; `weight_scale` fp32 [out, 1] or [out, blocks]; `bias` fp32 [out], or in its place,
-    where the transform centers its input, `kind_bias` fp32 [kinds, out]: bias plus the product of the float weight
-    with each center; with dynamic activations `act_clip` fp32 [2] = clip ratios of the negative and the positive
-    side; with static ones `act_amax` fp32 [] = range of the tensor.
+    Buffers: `codes` [out, in] in the grid's dtype; `weight_scale` fp32 [out, 1] or [out, blocks]; `bias` fp32 [out],
+    or in its place, where the transform centers its input, `kind_bias` fp32 [types, out]: bias plus the product of the
+    float weight with each center; with dynamic activations `act_clip` fp32 [2] = clip ratios of the negative and the
+    positive side; with static ones `act_amax` fp32 [] = range of the tensor.
     """
 
     codes: Tensor
@@ -49,28 +42,26 @@ class QuantLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.format = in_features, out_features, format
-        blocks = 1 if format.block is None else -(-in_features // format.block)
-        self.register_buffer("codes", torch.zeros(out_features, in_features, dtype=torch.int8))
-        self.register_buffer("weight_scale", torch.ones(out_features, blocks))
-        kinds = transform.kinds if transform else 0
-        self.register_buffer("bias", torch.zeros(out_features) if bias and not kinds else None)
-        self.register_buffer("kind_bias", torch.zeros(kinds, out_features) if kinds else None)
+        self.register_buffer("codes", torch.zeros(out_features, in_features, dtype=format.weight.grid.dtype))
+        self.register_buffer("weight_scale", torch.ones(out_features, format.weight.granularity.groups(in_features)))
+        types = transform.kinds if transform else 0
+        self.register_buffer("bias", torch.zeros(out_features) if bias and not types else None)
+        self.register_buffer("kind_bias", torch.zeros(types, out_features) if types else None)
         self.transform = InputTransform(in_features, transform) if transform else None
-        if format.activation == "dynamic":
+        if format.mode == "dynamic":
             self.register_buffer("act_clip", torch.ones(2))
-        elif format.activation == "static":
+        elif format.mode == "static":
             self.register_buffer("act_amax", torch.ones(()))
 
     @classmethod
     def from_float(cls, linear: nn.Linear, format: LinearFormat, amax: float | None = None) -> QuantLinear:
         """Round-to-nearest weights; `amax` is the observed activation range a static format needs."""
-        if format.activation == "static" and amax is None:
+        if format.mode == "static" and amax is None:
             raise QvggtError("static activations need calibration data: none was given for this linear")
         weight = linear.weight.detach().float()
-        scale = weight_scale(weight, format.weight_bits, format.block)
-        codes = weight_codes(weight, scale, format.weight_bits, format.block)
-        module = cls.from_codes(codes, scale, linear.bias, format)
-        if amax is not None and format.activation == "static":
+        scale = format.weight.scale(weight)
+        module = cls.from_codes(format.weight.codes(weight, scale), scale, linear.bias, format)
+        if amax is not None and format.mode == "static":
             module.act_amax = torch.tensor(max(amax, EPS), dtype=torch.float32)
         return module
 
@@ -84,9 +75,9 @@ class QuantLinear(nn.Module):
         transform: InputTransform | None = None,
         kind_bias: Tensor | None = None,
     ) -> QuantLinear:
-        """From integer weights [out, in] however they were rounded; clips at 1, range at 1.
+        """From weight codes [out, in] however they were rounded; clips at 1, range at 1.
 
-        `kind_bias` [kinds, out] goes with a transform that centers, and takes the place of `bias`.
+        `kind_bias` [types, out] goes with a transform that centers, and takes the place of `bias`.
         """
         with torch.device(codes.device):
             module = cls(codes.shape[1], codes.shape[0], format, bias is not None)
@@ -97,17 +88,22 @@ class QuantLinear(nn.Module):
         return module
 
     @property
-    def kinds(self) -> int:
-        """Kinds of tokens it treats apart; `forward` needs theirs when there are any."""
+    def types(self) -> int:
+        """Types of tokens it treats apart; where there are any, it runs inside `token_types` alone."""
         return self.transform.spec.kinds if self.transform is not None else 0
 
     def weight_dequantized(self) -> Tensor:
-        """The weight the integer codes stand for, fp32 [out, in]."""
-        return dequantize_weight(self.codes, self.weight_scale, self.format.block)
+        """The weight the codes stand for, fp32 [out, in]."""
+        return self.format.weight.dequantize(self.codes, self.weight_scale)
 
-    def centered(self, x: Tensor, kinds: Tensor | None = None) -> Tensor:
-        """The input without the centers of its tokens' kinds."""
-        return x if self.transform is None else self.transform.centered(x, kinds)
+    def centered(self, x: Tensor) -> Tensor:
+        """The input without the centers of its tokens' types."""
+        return x if self.transform is None else self.transform.centered(x)
+
+    @property
+    def act_ranges(self) -> Tensor:
+        """`act_clip` or `act_amax`, whichever the format has."""
+        return self.act_clip if self.format.mode == "dynamic" else self.act_amax
 
     def quantized_input(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(what the weight is multiplied with [..., in], the token ranges [..., 1] to multiply back or None).
@@ -116,17 +112,12 @@ class QuantLinear(nn.Module):
         """
         if self.transform is not None:
             x = self.transform(x)
-        if self.format.activation is None:
-            return x, None
-        if self.format.activation == "static":
-            spacing = tensor_step(self.act_amax, self.format.act_bits)
-            return round_to_grid(x, spacing, self.format.act_bits) * spacing, None
-        tokens = quantize_tokens(x, self.format.act_bits, self.act_clip[0], self.act_clip[1])
-        return tokens.normalised, tokens.range
+        activation = self.format.activation
+        return (x, None) if activation is None else activation.quantize(x, self.act_ranges)
 
-    def forward(self, x: Tensor, kinds: Tensor | None = None) -> Tensor:
-        y = self.product(self.centered(x, kinds))
-        return y if self.kind_bias is None else y + self.kind_bias[kinds].to(y.dtype)
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.product(self.centered(x))
+        return y if self.kind_bias is None else y + self.kind_bias[current_types()].to(y.dtype)
 
     def product(self, x: Tensor) -> Tensor:
         """Everything between the centers: the (centered) input quantized and multiplied, plus the bias."""
@@ -137,5 +128,4 @@ class QuantLinear(nn.Module):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
-        f = self.format
-        return f"{self.in_features}, {self.out_features}, w{f.weight_bits}a{f.act_bits}, {f.activation or 'float'}"
+        return f"{self.in_features}, {self.out_features}, {self.format.name}"

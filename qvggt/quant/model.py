@@ -9,9 +9,13 @@ import torch
 from torch import nn
 
 from qvggt.errors import QvggtError
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.models.family import LINEARS, family_of, find_family
+from qvggt.models.network import Network
+from qvggt.models.token_types import tell_token_types_
 from qvggt.quant.conv import ConvRange, ConvShape, QuantConv2d, check_range
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.scheme import DPT_CONVS, LinearFormat, Scheme
+from qvggt.quant.scheme import Scheme
 from qvggt.quant.transform import TransformSpec
 
 Conv = nn.Conv2d | nn.ConvTranspose2d
@@ -33,7 +37,7 @@ def scheme_linears(model: nn.Module, scheme: Scheme) -> Iterator[tuple[str, nn.L
 def scheme_convs(model: nn.Module, scheme: Scheme) -> Iterator[tuple[str, Conv, LinearFormat]]:
     """As `scheme_linears`, for the float convolutions of the dense heads."""
     present = {path for path, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)}
-    for path in DPT_CONVS:
+    for path in find_family(scheme.family).convs:
         format = scheme.format(path) if path in present else None
         if format is not None:
             conv = model.get_submodule(path)
@@ -43,8 +47,9 @@ def scheme_convs(model: nn.Module, scheme: Scheme) -> Iterator[tuple[str, Conv, 
 
 def check_overrides(model: nn.Module, scheme: Scheme) -> None:
     """QvggtError for an override that names no linear and no convolution of the model that can be quantized."""
-    kinds = (nn.Linear, QuantLinear)
-    paths = [path for path, module in model.named_modules() if isinstance(module, kinds) or path in DPT_CONVS]
+    convs = find_family(scheme.family).convs
+    linears = (nn.Linear, QuantLinear)
+    paths = [path for path, module in model.named_modules() if isinstance(module, linears) or path in convs]
     for pattern, bits in scheme.overrides:
         if not fnmatch.filter(paths, pattern):
             raise QvggtError(
@@ -90,7 +95,7 @@ def quantize_(
     visit = visit or (lambda *_: None)
     check_overrides(model, scheme)
     for path, _, format in scheme_linears(model, scheme):
-        if format.activation == "static" and path not in ranges:
+        if format.mode == "static" and path not in ranges:
             raise QvggtError(f"{path}: static activations need an observed range; calibrate with data first")
     for path, _, _ in scheme_convs(model, scheme):
         check_range(path, conv_ranges.get(path))
@@ -120,3 +125,17 @@ def prepare_(model: nn.Module, scheme: Scheme, transforms: Mapping[str, Transfor
     for path, conv, format in scheme_convs(model, scheme):
         with torch.device(conv.weight.device):
             model.set_submodule(path, QuantConv2d(ConvShape.of(conv), format, conv.bias is not None))
+    if isinstance(model, Network):
+        tell_centers_(model)
+
+
+def tell_centers_(model: Network) -> None:
+    """Let the network say the types of its tokens to the blocks with linears that center their input.
+
+    To be called once, when all those linears are there; costs nothing where there are none.
+    """
+    centering = {path for path, linear in quantized_linears(model) if linear.types}
+    stages = family_of(model).stages(model.config)
+    blocks = [stage for stage in stages if any(f"{stage.path}.{name}" in centering for name in LINEARS)]
+    if blocks:
+        tell_token_types_(model, blocks)

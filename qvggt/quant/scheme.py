@@ -1,72 +1,31 @@
-"""Which linear gets which number format: one frozen, JSON-serialisable object (DESIGN 3.6)."""
+"""Which part of a model gets which number format: one frozen, JSON-serialisable object (DESIGN 3.6)."""
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from qvggt.errors import QvggtError
+from qvggt.formats.linear_format import Activation, Format, LinearFormat
+from qvggt.formats.table import ACTIVATIONS, find_format, is_format
+from qvggt.models.family import DEFAULT, find_family
 
-Activation = Literal["dynamic", "static"]
-
-FLOATS = ("fp32", "fp16", "bf16")
-INTEGERS = ("w8a8", "w4a8", "w6a6", "w4a4", "w4a16")
-BITS = INTEGERS + FLOATS
-ACTIVATIONS: tuple[Activation, ...] = ("dynamic", "static")
-WEIGHT_ONLY_BLOCK = 128  # input channels per scale of a w4a16 weight: the group TensorRT has kernels for
-CONV_BITS = 8  # of the input and the output of a convolution (qvggt/quant/conv.py says why)
 VERSION = 1
-
-_DPT_NAMES = (
-    *(f"projects.{i}" for i in range(4)),
-    *(f"resize_layers.{i}" for i in (0, 1, 3)),
-    *(f"scratch.layer{i}_rn" for i in range(1, 5)),
-    *(f"scratch.refinenet{i}.resConfUnit{u}.conv{c}" for i in range(1, 5) for u in (1, 2) for c in (1, 2)),
-    *(f"scratch.refinenet{i}.out_conv" for i in range(1, 5)),
-    "scratch.output_conv1",
-    # output_conv2 stays float: 0.1 % of a head's weights, and what it returns is exponentiated; an 8-bit grid after its
-    # first convolution alone took depth from 49 to 32 dB
-)
-DPT_CONVS = tuple(f"{head}.{name}" for head in ("depth_head", "point_head") for name in _DPT_NAMES)
-"""Paths of the convolutions a scheme can quantize (refinenet4 has no resConfUnit1)."""
-
-_LINEAR = r"(attn\.(qkv|proj)|mlp\.fc[12])"
-PARTS = {
-    "dino": re.compile(rf"aggregator\.patch_embed\.blocks\.\d+\.{_LINEAR}"),
-    "aggregator": re.compile(rf"aggregator\.(frame|global)_blocks\.\d+\.{_LINEAR}"),
-    "camera": re.compile(rf"camera_head\.trunk\.\d+\.{_LINEAR}"),
-    "dpt": re.compile("|".join(re.escape(path) for path in DPT_CONVS)),
-}
-DEFAULT_PARTS = ("dino", "aggregator")
-
-
-@dataclass(frozen=True)
-class LinearFormat:
-    """Numbers of one linear or convolution. Grids are symmetric with zero point 0 (TensorRT accepts nothing else).
-
-    weight_bits: signed integer grid [-Q, Q], Q = 2^(bits-1) - 1, one scale per output row, or per `block` input
-    channels of a row. act_bits: grid [-Q-1, Q], or 16 for activations left in floating point. activation: "dynamic"
-    (one scale per token) or "static" (one per tensor); None with act_bits 16.
-    """
-
-    weight_bits: int
-    act_bits: int
-    activation: Activation | None
-    block: int | None = None
+DEFAULT_PARTS = find_family().default_parts
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """Bits and activation mode per part of the network.
+    """Format and activation mode per part of a network of the model family `family`, which says what its parts are.
 
-    `bits` applies to the layers of `parts`; an override (pattern, bits) replaces it for the module paths the
-    fnmatch pattern matches, the last match winning, and may also name layers outside `parts`. Convolutions (part
-    "dpt") have static 8-bit activations whatever the scheme's, and stay float with 16-bit ones.
+    `bits`, the name of a format, applies to the layers of `parts`; an override (pattern, bits) replaces it for the
+    module paths the fnmatch pattern matches, the last match winning, and may also name layers outside `parts`. A name
+    that does not say its activation mode ("w8a8", not "w8a8-static") takes the scheme's `activation`. Convolutions get
+    what goes with the format (`LinearFormat.convolution`).
     """
 
     bits: str
@@ -74,57 +33,67 @@ class Scheme:
     parts: tuple[str, ...] = DEFAULT_PARTS
     overrides: tuple[tuple[str, str], ...] = ()
     version: int = VERSION
+    family: str = DEFAULT
 
     def __post_init__(self) -> None:
-        for bits in self._all_bits:
-            if bits not in BITS:
-                raise QvggtError(f"unknown bits {bits!r}: expected one of {', '.join(BITS)}")
-        if self.activation not in ACTIVATIONS:
+        names = (self.bits, *(bits for _, bits in self.overrides))
+        if self.activation not in ACTIVATIONS and all(is_format(name) for name in names):
             raise QvggtError(f"unknown activation mode {self.activation!r}: expected {' or '.join(ACTIVATIONS)}")
-        unknown = [p for p in self.parts if p not in PARTS]
+        for name in names:
+            find_format(name, self.activation)
+        known = find_family(self.family).part_names
+        unknown = [p for p in self.parts if p not in known]
         if unknown:
-            raise QvggtError(f"unknown part {unknown[0]!r}: expected a subset of {', '.join(PARTS)}")
+            raise QvggtError(f"unknown part {unknown[0]!r}: expected a subset of {', '.join(known)}")
         if self.version != VERSION:
             raise QvggtError(f"scheme version {self.version} is not readable here, expected {VERSION}: update qvggt")
 
     @property
-    def _all_bits(self) -> tuple[str, ...]:
-        return self.bits, *(bits for _, bits in self.overrides)
+    def base(self) -> Format:
+        """What `bits` stands for."""
+        return find_format(self.bits, self.activation)
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether `bits` quantizes anything; overrides may where it does not."""
+        return isinstance(self.base, LinearFormat)
 
     @property
     def label(self) -> str:
         """Short name for tables and files: "w4a4-static", with parts other than the default ones
         "w8a8-dynamic+camera+dpt" or "w8a8-dynamic@aggregator", with overrides "w4a4-dynamic-mixed"."""
-        format = linear_format(self.bits, self.activation)
-        name = self.bits if format is None or format.activation is None else f"{self.bits}-{self.activation}"
-        if format is not None and set(self.parts) != set(DEFAULT_PARTS):
-            ordered = [part for part in PARTS if part in self.parts]
-            more = [part for part in ordered if part not in DEFAULT_PARTS]
-            whole = set(DEFAULT_PARTS) <= set(ordered)
+        name = self.base.name
+        usual = find_family(self.family).default_parts
+        if self.quantizes and set(self.parts) != set(usual):
+            ordered = [part for part in find_family(self.family).part_names if part in self.parts]
+            more = [part for part in ordered if part not in usual]
+            whole = set(usual) <= set(ordered)
             name += "".join(f"+{part}" for part in more) if whole else f"@{'+'.join(ordered)}"
         return f"{name}-mixed" if self.overrides else name
 
     @property
     def needs_ranges(self) -> bool:
         """Whether some layer has static activations, whose ranges must be observed on data."""
-        formats = [linear_format(bits, self.activation) for bits in self._all_bits]
-        static = any(format is not None and format.activation == "static" for format in formats)
-        return static or any(self.format(path) is not None for path in DPT_CONVS)
+        formats = [self.base, *(find_format(bits, self.activation) for _, bits in self.overrides)]
+        static = any(format.mode == "static" for format in formats)
+        return static or any(self.format(path) is not None for path in find_family(self.family).convs)
 
     @property
     def float_type(self) -> str:
         """Type of everything that is not quantized: fp32, unless `bits` itself names a float type."""
-        return self.bits if self.bits in FLOATS else "fp32"
+        return "fp32" if self.quantizes else self.bits
 
     def format(self, path: str) -> LinearFormat | None:
         """Format of the linear or convolution at a module path, None where it stays floating point."""
-        bits = self.bits if any(PARTS[p].fullmatch(path) for p in self.parts) else None
+        family = find_family(self.family)
+        bits = self.bits if any(family.part(name).pattern.fullmatch(path) for name in self.parts) else None
         for pattern, override in self.overrides:
             if fnmatch.fnmatchcase(path, pattern):
                 bits = override
-        if bits is None:
+        format = None if bits is None else find_format(bits, self.activation)
+        if not isinstance(format, LinearFormat):
             return None
-        return conv_format(bits) if path in DPT_CONVS else linear_format(bits, self.activation)
+        return format.convolution if path in family.convs else format
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -139,7 +108,9 @@ class Scheme:
         unknown = sorted(set(values) - known)
         if unknown or "bits" not in values:
             raise QvggtError(f"scheme: expected keys {', '.join(sorted(known))}, got {', '.join(sorted(values))}")
-        parts, overrides = values.get("parts", DEFAULT_PARTS), values.get("overrides", ())
+        parts, overrides = values.get("parts"), values.get("overrides", ())
+        if parts is None:
+            parts = find_family(values.get("family", DEFAULT)).default_parts
         if not _is_list(parts) or not all(isinstance(p, str) for p in parts):
             raise QvggtError(f"scheme: parts {parts!r}, expected a list of names")
         if not _is_list(overrides) or not all(_is_list(o) and [type(v) for v in o] == [str, str] for o in overrides):
@@ -161,25 +132,13 @@ def _is_list(value: object) -> bool:
     return isinstance(value, (list, tuple))
 
 
-def linear_format(bits: str, activation: Activation) -> LinearFormat | None:
-    """Format a bits name stands for; None for a float type."""
-    if bits in FLOATS:
-        return None
-    weight, act = (int(n) for n in bits[1:].split("a"))
-    if act == 16:
-        return LinearFormat(weight, 16, None, WEIGHT_ONLY_BLOCK)
-    return LinearFormat(weight, act, activation)
+def parse_scheme(
+    bits: str, activation: str = "dynamic", parts: Iterable[str] | None = None, family: str = DEFAULT
+) -> Scheme:
+    """The scheme for `--bits`, `--act` and `--parts`; QvggtError names the offending word and what is allowed.
 
-
-def conv_format(bits: str) -> LinearFormat | None:
-    """Format of a convolution: the weight bits, static activations of `CONV_BITS`; None for a float type and for
-    16-bit activations, as there is no weight-only convolution kernel to use one."""
-    format = linear_format(bits, "static")
-    return (
-        None if format is None or format.activation is None else LinearFormat(format.weight_bits, CONV_BITS, "static")
-    )
-
-
-def parse_scheme(bits: str, activation: str = "dynamic", parts: Iterable[str] = DEFAULT_PARTS) -> Scheme:
-    """The scheme for `--bits`, `--act` and `--parts`; QvggtError names the offending word and what is allowed."""
-    return Scheme(bits=bits, activation=activation, parts=tuple(parts))  # type: ignore[arg-type]
+    A full name such as "w4a4-static" is written as its two halves.
+    """
+    chosen = find_family(family).default_parts if parts is None else tuple(parts)
+    scheme = Scheme(bits=bits, activation=activation, parts=chosen, family=family)  # type: ignore[arg-type]
+    return dataclasses.replace(scheme, bits=scheme.base.bits, activation=scheme.base.mode or scheme.activation)

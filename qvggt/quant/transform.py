@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qvggt.models.token_types import current_types
 from qvggt.quant.kronecker import KroneckerHadamard
 
 
 @dataclass(frozen=True)
 class TransformSpec:
-    """Which parts an `InputTransform` has, and the kinds of tokens it centers; JSON-serialisable."""
+    """Which parts an `InputTransform` has, and the types of tokens it centers (`kinds` in files); JSON-serialisable."""
 
     rotation: bool = False
     scale: bool = False
@@ -27,11 +28,11 @@ class TransformSpec:
 
 
 class InputTransform(nn.Module):
-    """x [..., n] -> ((x - center of the token's kind) K) * scale.
+    """x [..., n] -> ((x - center of the token's type) K) * scale.
 
-    K is an online Kronecker Hadamard, `scale` a factor per channel, `center` [kinds, n] the mean token of each kind
+    K is an online Kronecker Hadamard, `scale` a factor per channel, `center` [types, n] the mean token of each type
     (qvggt.models.token_types). Any part may be absent; a smoothing that comes before K lives in K's `signs`. The linear
-    that follows carries the inverse of K and scale in its weight, the product with the center in a bias per kind.
+    that follows carries the inverse of K and scale in its weight, the product with the center in a bias per type.
     """
 
     scale: Tensor | None
@@ -44,13 +45,9 @@ class InputTransform(nn.Module):
         self.register_buffer("scale", torch.ones(width) if spec.scale else None)
         self.register_buffer("center", torch.zeros(spec.kinds, width) if spec.kinds else None)
 
-    def centered(self, x: Tensor, kinds: Tensor | None) -> Tensor:
-        """x without the center of each token's kind, int64 [..., L] (broadcast over x [..., L, n])."""
-        if self.center is None:
-            return x
-        if kinds is None:
-            raise ValueError("a linear with centers needs the kinds of its tokens")
-        return x - self.center[kinds].to(x.dtype)
+    def centered(self, x: Tensor) -> Tensor:
+        """x [..., L, n] without the center of each token's type; ValueError outside `token_types`."""
+        return x if self.center is None else x - self.center[current_types()].to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """What follows the centering."""

@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from qvggt.models.block import Block
-from qvggt.models.dpt import DPTFeatures
-from qvggt.models.vggt.aggregator import Aggregator
-from qvggt.models.vggt.camera_head import CameraHead
-from qvggt.models.vggt.vit import VisionTransformer
+from qvggt.models.family import ResidualStream
+from qvggt.models.network import Network
 
-Reader = nn.Linear | nn.Conv2d  # a 1x1 convolution reads tokens as a linear does
+Layer = nn.Linear | nn.Conv2d  # a 1x1 convolution reads tokens as a linear does, and patches write them
 
 
-def fold_affine_(norm: nn.LayerNorm, readers: Sequence[Reader]) -> None:
+def fold_affine_(norm: nn.LayerNorm, readers: Sequence[Layer]) -> None:
     """W' = W diag(gamma) and b' = b + W beta for all readers of a norm, whose own affine becomes 1, 0.
 
     The norm keeps its two parameters: smoothing puts 1/s there later, and the checkpoint's names stay the same.
@@ -35,12 +33,12 @@ def fold_affine_(norm: nn.LayerNorm, readers: Sequence[Reader]) -> None:
     norm.weight.data, norm.bias.data = torch.ones_like(gamma), torch.zeros_like(beta)
 
 
-def rotate_reader_(reader: Reader, q: Tensor) -> None:
+def rotate_reader_(reader: Layer, q: Tensor) -> None:
     """W' = W Q: reads x Q as it read x."""
     reader.weight.data = (reader.weight.data.flatten(1) @ q).view_as(reader.weight.data)
 
 
-def rotate_writer_(writer: Reader, q: Tensor) -> None:
+def rotate_writer_(writer: Layer, q: Tensor) -> None:
     """W' = Q^T W and b' = b Q: writes y Q instead of y."""
     writer.weight.data = (q.T @ writer.weight.data.flatten(1)).view_as(writer.weight.data)
     if writer.bias is not None:
@@ -63,43 +61,42 @@ def rotate_block_(block: Block, q: Tensor) -> None:
         rotate_writer_(writer, q)
 
 
-def rotate_patch_entry_(vit: VisionTransformer, q: Tensor) -> None:
-    """Everything that starts the patch encoder's stream. A bicubic resize of the positions acts on the grid alone."""
-    rotate_writer_(vit.patch_embed.proj, q)
-    for vectors in (vit.cls_token, vit.pos_embed, vit.register_tokens, vit.mask_token):
-        rotate_vectors_(vectors, q)
-
-
 def set_identity_(linear: nn.Linear) -> None:
     linear.weight.data = torch.eye(linear.in_features).to(linear.weight.data)
     linear.bias.data = torch.zeros_like(linear.bias.data)
 
 
-def rotate_aggregator_entry_(aggregator: Aggregator, rotation: nn.Linear, q_vit: Tensor, q: Tensor) -> None:
-    """The aggregator's own tokens, and `rotation`: patch tokens from the encoder's rotated basis to this one.
+def layer_at(network: Network, path: str) -> Layer:
+    layer = network.get_submodule(path)
+    assert isinstance(layer, nn.Linear | nn.Conv2d), f"{path}: neither a linear nor a convolution"
+    return layer
 
-    The encoder's last norm gives n(x) q_vit; the stream wants (n(x) * gamma + beta) q. Hence a dense matrix
-    q_vit^T diag(gamma) q, which also takes that norm's affine. `rotation` is the identity, or that of a fold before.
+
+def stream_ends(network: Network, stream: ResidualStream) -> list[nn.Module | nn.Parameter]:
+    """Everything outside the blocks that rotating the stream changes."""
+    paths = [*stream.writers, *(path for reader in stream.readers for path in (*reader.layers, reader.norm) if path)]
+    parts = [network.get_submodule(path) for path in dict.fromkeys(paths)]
+    return [*parts, *(network.get_parameter(path) for path in stream.vectors)]
+
+
+def rotate_ends_(network: Network, stream: ResidualStream, q: Tensor) -> None:
+    """Where the stream begins and where something other than its blocks reads it.
+
+    A reader gets n(x) with each stretch in the stream's basis rotated by q; blockdiag(q, q, ...) fixes the ones vector
+    as q does, so that LayerNorm over all stretches commutes with it. A linear from one stream to the next is a reader
+    of the first and a writer of the second: W' = q2^T W diag(gamma) q1. Positions that are resized over the grid of
+    patches rotate as any other vectors.
     """
-    fold_affine_(aggregator.patch_embed.norm, [rotation])
-    rotate_reader_(rotation, q_vit)
-    rotate_writer_(rotation, q)
-    rotate_vectors_(aggregator.camera_token, q)
-    rotate_vectors_(aggregator.register_token, q)
-
-
-def rotate_dpt_(features: DPTFeatures, q: Tensor) -> None:
-    """The projections of a DPT, which read cat(frame, global): blockdiag(q, q) fixes the ones vector as q does."""
-    projects = [project for project in features.projects if isinstance(project, nn.Conv2d)]
-    fold_affine_(features.norm, projects)
-    for project in projects:
-        rotate_reader_(project, torch.block_diag(q, q))
-
-
-def rotate_camera_(head: CameraHead, rotation: nn.Linear, q: Tensor) -> None:
-    """`rotation`: camera tokens from n(x) blockdiag(q, q) back to n(x) * gamma + beta, which the head goes on with.
-
-    As for the aggregator, it is the identity before a first fold.
-    """
-    fold_affine_(head.token_norm, [rotation])
-    rotate_reader_(rotation, torch.block_diag(q, q))
+    for path in stream.writers:
+        rotate_writer_(layer_at(network, path), q)
+    for path in stream.vectors:
+        rotate_vectors_(network.get_parameter(path), q)
+    for reader in stream.readers:
+        layers = [layer_at(network, path) for path in reader.layers]
+        if reader.norm is not None:
+            norm = network.get_submodule(reader.norm)
+            assert isinstance(norm, nn.LayerNorm)
+            fold_affine_(norm, layers)
+        basis = torch.block_diag(*(q if rotated else torch.eye(len(q)).to(q) for rotated in reader.rotated))
+        for layer in layers:
+            rotate_reader_(layer, basis)

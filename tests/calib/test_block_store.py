@@ -12,9 +12,9 @@ from small_network import small_model
 from qvggt.calib.block_store import JOB, BlockStore
 from qvggt.calib.reconstruct import BlockReport
 from qvggt.errors import QvggtError
+from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.quant import parse_scheme, quantize_
-from qvggt.quant.scheme import LinearFormat
 from qvggt.tensor_file import open_tensors, write_tensors
 
 PATH = "aggregator.frame_blocks.0"

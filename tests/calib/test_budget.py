@@ -83,8 +83,8 @@ def test_the_scheme_of_a_mixture() -> None:
     scheme = mixed_scheme(units, {"dino": low, "dpt": high}, "w4a4", "dynamic", ("dino", "dpt"))
     assert scheme.overrides == (("depth_head.*", "w8a8"), ("point_head.*", "w8a8"))
     assert scheme.label == "w4a4-dynamic@dino+dpt-mixed"
-    assert scheme.format("aggregator.patch_embed.blocks.0.attn.qkv").weight_bits == 4  # type: ignore[union-attr]
-    assert scheme.format("point_head.projects.1").weight_bits == 8  # type: ignore[union-attr]
+    assert scheme.format("aggregator.patch_embed.blocks.0.attn.qkv").weight.grid.storage_bits == 4  # type: ignore[union-attr]
+    assert scheme.format("point_head.projects.1").weight.grid.storage_bits == 8  # type: ignore[union-attr]
     same = mixed_scheme(units, {"dino": high, "dpt": high}, "w4a4", "dynamic", ("dino", "dpt"))
     assert (same.bits, same.overrides) == ("w8a8", ())
 

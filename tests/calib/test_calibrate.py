@@ -10,12 +10,14 @@ from qvggt.calib import reconstruct
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.recipe import RECIPES, Recipe, find_recipe
 from qvggt.calib.reconstruct import token_weights
-from qvggt.calib.stream import Stream, TokenStore, stages
+from qvggt.calib.stream import Stream, TokenStore
 from qvggt.errors import QvggtError
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.formats.table import choices
+from qvggt.models.family import family_of
 from qvggt.models.folded import applied_fold
 from qvggt.models.vggt.network import VGGT
-from qvggt.quant import parse_scheme, quantized_linears
-from qvggt.quant.scheme import INTEGERS, LinearFormat
+from qvggt.quant import Scheme, parse_scheme, quantized_linears
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +42,9 @@ def distance(model: VGGT, images: torch.Tensor) -> float:
 def test_streams_reproduce_the_network(batches: list[torch.Tensor]) -> None:
     model = small_model(seed=1)
     stream = Stream.start(model, batches, budget=0)
-    plan = stages(model)
-    for number, stage in enumerate(plan):
-        if stage.kind == "frame" and plan[number - 1].kind == "dino":
-            stream.enter_aggregator(model)
+    for stage in family_of(model).stages(model.config):
+        if stage.enters:
+            stream.enter(model, stage)
         stream.advance(stage, model.get_submodule(stage.path))  # type: ignore[arg-type]
     for index, images in enumerate(batches):
         with torch.no_grad():
@@ -65,12 +66,12 @@ def test_a_full_store_spills_and_returns_the_same_bytes() -> None:
 def test_global_blocks_see_all_frames(batches: list[torch.Tensor]) -> None:
     model = small_model(seed=1)
     stream = Stream.start(model, batches)
-    stream.enter_aggregator(model)
-    frame, everything = stages(model)[1:3]
+    frame, everything = family_of(model).stages(model.config)[1:3]
+    stream.enter(model, frame)
     tokens = 5 + (SIZE // 14) ** 2
-    assert stream.batch(frame, [0])[0].shape == (2, tokens, 64)
-    assert stream.batch(everything, [0, 2])[0].shape == (2, 2 * tokens, 64)
-    assert stream.batch(everything, [0, 2], frame_shapes=True)[0].shape == (4, tokens, 64)
+    assert stream.batch(frame, [0]).tokens.shape == (2, tokens, 64)
+    assert stream.batch(everything, [0, 2]).tokens.shape == (2, 2 * tokens, 64)
+    assert stream.batch(everything, [0, 2], frame_shapes=True).tokens.shape == (4, tokens, 64)
     assert [len(group) for group in stream.groups(4, [0, 2, 1, 3])] == [2, 2]
 
 
@@ -136,7 +137,7 @@ def test_ours_learns_where_a_grid_is_coarse(batches: list[torch.Tensor]) -> None
         return [f for b in bits if (f := parse_scheme(b).format(path)) is not None]
 
     ours = find_recipe("qvggt")
-    assert [bits for bits in INTEGERS if ours.learns(formats(bits))] == ["w4a8", "w6a6", "w4a4", "w4a16"]
+    assert [bits for bits in choices() if ours.learns(formats(bits))] == ["w4a8", "w6a6", "w4a4", "w4a16"]
     assert ours.learns(formats("w8a8", "w4a8"))
     assert not ours.replace(learn=False).learns(formats("w4a4"))
     assert find_recipe("quantvggt").learns(formats("w8a8"))  # as released
@@ -164,22 +165,34 @@ def test_variants_are_exact_but_for_rounding(basis: str, act: str, batches: list
     assert distance(run(recipe, batches, "w8a8", act), batches[0]) < 0.01
 
 
-def test_centers_follow_the_kinds(batches: list[torch.Tensor]) -> None:
+def test_centers_follow_the_types(batches: list[torch.Tensor]) -> None:
     model = run(find_recipe("qvggt").replace(learn=False), batches)
     special = model.config.patch_start
     for path, module in quantized_linears(model):
-        assert module.kinds == (special + 1 if "patch_embed" in path else 2 * special + 1)
+        assert module.types == (special + 1 if "patch_embed" in path else 2 * special + 1)
         assert module.bias is None
 
 
 def test_special_tokens_weigh_what_they_are_given() -> None:
-    kinds = torch.tensor([[0, 1, 2, 2, 2, 2, 2, 2]])
-    weights = token_weights(kinds, 4.0)
-    assert float(weights[kinds < 2].sum() / weights[kinds == 2].sum()) == pytest.approx(4)
+    types = torch.tensor([[0, 1, 2, 2, 2, 2, 2, 2]])
+    weights = token_weights(types, 4.0)
+    assert float(weights[types < 2].sum() / weights[types == 2].sum()) == pytest.approx(4)
     assert float(weights.mean()) == pytest.approx(1)
-    assert (token_weights(kinds, 0.0) == 1).all()
+    assert (token_weights(types, 0.0) == 1).all()
 
 
 def test_unknown_recipe_names_the_known() -> None:
     with pytest.raises(QvggtError, match="rtn, smoothquant, quarot, quantvggt, qvggt"):
         find_recipe("none")
+
+
+def test_activation_modes_can_differ_within_a_block(batches: list[torch.Tensor]) -> None:
+    model, scheme = small_model(seed=1), Scheme("w4a4", overrides=(("aggregator.*.mlp.fc1", "w8a8-static"),))
+    calibrate_(model, scheme, find_recipe("qvggt").replace(epochs=1), batches, progress=False)
+    linears = dict(quantized_linears(model))
+    for path, linear in linears.items():
+        static = path.endswith("fc1")
+        assert linear.format.name == ("w8a8-static" if static else "w4a4-dynamic")
+        assert (float(linear.act_amax) != 1) if static else (linear.act_clip < 1).all()
+    assert len(linears) == 4 * 9
+    assert distance(model, batches[0]) < 0.3

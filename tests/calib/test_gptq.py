@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from qvggt.calib.gptq import InputMoments, gptq_codes
-from qvggt.formats.rounding import weight_codes, weight_scale
+from qvggt.formats.granularity import ROW
+from qvggt.formats.grid import IntegerGrid
+from qvggt.formats.tensor_format import TensorFormat
+
+GRID = IntegerGrid(4, narrow=True)
+ROWS = TensorFormat(GRID, ROW)
 
 
 def moments_of(x: torch.Tensor) -> InputMoments:
@@ -23,38 +28,38 @@ def case() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(24, 32, generator=generator), x
 
 
-def output_error(x: torch.Tensor, weight: torch.Tensor, codes: torch.Tensor, step: torch.Tensor) -> float:
-    return float((x @ (weight - codes.float() * step).T).square().sum())
+def output_error(x: torch.Tensor, weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor) -> float:
+    return float((x @ (weight - codes.float() * scale).T).square().sum())
 
 
 def test_beats_nearest_on_correlated_inputs(case: tuple[torch.Tensor, torch.Tensor]) -> None:
     weight, x = case
-    step = weight_scale(weight, 4)
-    codes = gptq_codes(weight, step, 4, moments_of(x))
-    nearest = weight_codes(weight, step, 4)
+    scale = ROWS.scale(weight)
+    codes = gptq_codes(weight, scale, GRID, moments_of(x))
+    nearest = ROWS.codes(weight, scale)
     assert codes.abs().max() <= 7
     assert torch.equal(codes, codes.round())
-    assert output_error(x, weight, codes, step) < 0.5 * output_error(x, weight, nearest, step)
+    assert output_error(x, weight, codes, scale) < 0.5 * output_error(x, weight, nearest, scale)
 
 
 def test_equals_nearest_on_independent_inputs() -> None:
     weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
-    step = weight_scale(weight, 4)
+    scale = ROWS.scale(weight)
     moments = InputMoments(16)
     moments.update(torch.eye(16))
-    assert torch.equal(gptq_codes(weight, step, 4, moments), weight_codes(weight, step, 4).double())
+    assert torch.equal(gptq_codes(weight, scale, GRID, moments), ROWS.codes(weight, scale).double())
 
 
-def test_takes_a_step_per_weight(case: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_takes_a_scale_per_weight(case: tuple[torch.Tensor, torch.Tensor]) -> None:
     weight, x = case
-    rows = weight_scale(weight, 4)
+    rows = ROWS.scale(weight)
     blocks = rows.expand_as(weight)
-    assert torch.equal(gptq_codes(weight, rows, 4, moments_of(x)), gptq_codes(weight, blocks, 4, moments_of(x)))
+    assert torch.equal(gptq_codes(weight, rows, GRID, moments_of(x)), gptq_codes(weight, blocks, GRID, moments_of(x)))
 
 
 def test_dead_channels_do_no_harm(case: tuple[torch.Tensor, torch.Tensor]) -> None:
     weight, x = case
     x = x.clone()
     x[:, 3:9] = 0
-    assert gptq_codes(weight, weight_scale(weight, 4), 4, moments_of(x)).isfinite().all()
-    assert gptq_codes(weight, weight_scale(weight, 4), 4, moments_of(torch.zeros_like(x))).isfinite().all()
+    assert gptq_codes(weight, ROWS.scale(weight), GRID, moments_of(x)).isfinite().all()
+    assert gptq_codes(weight, ROWS.scale(weight), GRID, moments_of(torch.zeros_like(x))).isfinite().all()

@@ -31,6 +31,7 @@ from qvggt.cli.imports import import_released
 from qvggt.errors import QvggtError
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import check_linears
+from qvggt.formats.table import find_format
 from qvggt.models.fold_config import FoldConfig
 from qvggt.models.loading import save_model
 from qvggt.models.vggt.config import VGGTConfig
@@ -38,7 +39,6 @@ from qvggt.models.vggt.network import VGGT
 from qvggt.quant import QuantLinear, Scheme, parse_scheme, quantize_
 from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 from qvggt.quant.hadamard import sylvester_hadamard
-from qvggt.quant.scheme import linear_format
 from qvggt.rotation.fold import fold_
 
 DATA = Path(__file__).parents[1] / "data"
@@ -289,8 +289,7 @@ def test_parts_that_were_not_learned(groups: str, name: str, tmp_path: Path) -> 
     path = f"aggregator.global_blocks.1.{name}"
     linear = float_model().get_submodule(path)
     assert isinstance(linear, nn.Linear)
-    format = linear_format("w4a4", "dynamic")
-    assert format is not None
+    format = find_format("w4a4", "dynamic")
     ours, _ = import_linear(linear, released.linears[path], format)
     theirs = Literal(linear, torch.load(tmp_path / GLOBAL, weights_only=True)[1], name, groups)
     x = torch.randn(300, linear.in_features, generator=generator)

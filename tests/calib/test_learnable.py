@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
-from qvggt.calib.learnable import LearnableLinear, round_ste
+from qvggt.calib.learnable import LearnableLinear
+from qvggt.formats.grid import IntegerGrid
+from qvggt.formats.table import find_format
+from qvggt.models.token_types import token_types
 from qvggt.quant.kronecker import KroneckerHadamard
-from qvggt.quant.scheme import linear_format
 
 FORMS = [("w8a8", "dynamic"), ("w4a4", "dynamic"), ("w4a4", "static"), ("w4a16", "dynamic")]
 
@@ -20,18 +24,17 @@ def made(bits: str, activation: str, rotated: bool = False) -> tuple[LearnableLi
         linear.weight.copy_(torch.randn(24, 160, generator=generator))
         linear.bias.copy_(torch.randn(24, generator=generator))
     x = torch.randn(3, 20, 160, generator=generator) * torch.rand(160, generator=generator)
-    format = linear_format(bits, activation)  # type: ignore[arg-type]
-    assert format is not None
+    format = find_format(bits, activation)  # type: ignore[arg-type]
     rotation = KroneckerHadamard(160, 3) if rotated else None
     return LearnableLinear(linear, format, rotation), linear, x
 
 
-def test_rounding_passes_the_gradient() -> None:
-    x = torch.tensor([0.4, 0.5, 1.5], requires_grad=True)
-    round_ste(x).sum().backward()
-    assert round_ste(x).tolist() == [0, 0, 2]
-    assert x.grad is not None
-    assert x.grad.tolist() == [1, 1, 1]
+@pytest.fixture
+def without_rounding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    def clipped(grid: IntegerGrid, x: torch.Tensor, scale: torch.Tensor, _: bool = False) -> torch.Tensor:
+        return (x / scale).clamp(grid.lowest, grid.highest)
+
+    return lambda: monkeypatch.setattr(IntegerGrid, "round", clipped)
 
 
 @pytest.mark.parametrize("rotated", [False, True])
@@ -48,12 +51,12 @@ def test_finishes_as_what_it_was(bits: str, activation: str, rotated: bool) -> N
 
 
 @pytest.mark.parametrize(("bits", "activation"), FORMS)
-def test_without_rounding_it_is_the_linear(bits: str, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_rounding_it_is_the_linear(bits: str, activation: str, without_rounding: Callable[[], None]) -> None:
     """Scale and rotation cancel: only the rounding and the clips change a number."""
     learnable, linear, x = made(bits, activation, rotated=True)
     learnable.start_scale(x.abs().flatten(0, -2).amax(0), 0.5)
     learnable.start_at_extremes(x, 1 - 1e-7)
-    monkeypatch.setattr("qvggt.calib.learnable.round_ste", lambda value: value)
+    without_rounding()
     with torch.no_grad():
         assert torch.allclose(learnable(x), linear(x), atol=1e-4)
 
@@ -63,54 +66,57 @@ def test_without_rounding_it_is_the_linear(bits: str, activation: str, monkeypat
 def test_centered_it_finishes_as_what_it_was(bits: str, activation: str, rotated: bool) -> None:
     _, linear, x = made(bits, activation)
     rotation = KroneckerHadamard(160, 3) if rotated else None
-    format = linear_format(bits, activation)  # type: ignore[arg-type]
-    assert format is not None
+    format = find_format(bits, activation)  # type: ignore[arg-type]
     learnable = LearnableLinear(linear, format, rotation)
-    kinds = torch.arange(20) % 3
-    means = torch.stack([x[:, kinds == k].flatten(0, -2).mean(0) for k in range(3)])
+    types = torch.arange(20) % 3
+    means = torch.stack([x[:, types == t].flatten(0, -2).mean(0) for t in range(3)])
     learnable.start_center(means)
-    rows = learnable.centered(x, kinds)
-    assert rows[:, kinds == 1].flatten(0, -2).mean(0).abs().max() < 1e-5
+    with token_types(types):
+        rows = learnable.centered(x)
+    assert rows[:, types == 1].flatten(0, -2).mean(0).abs().max() < 1e-5
     learnable.start_scale(rows.abs().flatten(0, -2).amax(0), 0.5)
     learnable.search_weight_clips()
     learnable.search_act_clip(rows)
     rows_scale = torch.rand(24) + 0.5
     with torch.no_grad():
-        expected = learnable(x, kinds)
         final = learnable.finish(row_scale=rows_scale)
-        assert final.kinds == 3
-        assert (final(x, kinds) - expected * rows_scale).abs().max() < 1e-4 * expected.abs().max()
-        with pytest.raises(ValueError, match="kinds"):
-            final(x)
+        assert final.types == 3
+        with token_types(types):
+            expected = learnable(x)
+            assert (final(x) - expected * rows_scale).abs().max() < 1e-4 * expected.abs().max()
+        for linear in (learnable, final):
+            with pytest.raises(ValueError, match="types"):
+                linear(x)
 
 
-def test_centers_are_exact_without_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_centers_are_exact_without_rounding(without_rounding: Callable[[], None]) -> None:
     """What the means contribute is computed with the float weight, whatever the grid does to the rest."""
     learnable, linear, x = made("w4a4", "dynamic", rotated=True)
-    kinds = torch.arange(20) % 2
+    types = torch.arange(20) % 2
     learnable.start_center(torch.randn(2, 160))
-    with torch.no_grad():
-        constant = learnable.center[kinds].expand_as(x)
-        assert torch.allclose(learnable(constant, kinds), linear(constant), atol=1e-4)
-        monkeypatch.setattr("qvggt.calib.learnable.round_ste", lambda value: value)
-        learnable.start_at_extremes(learnable.centered(x, kinds), 1 - 1e-7)
-        assert torch.allclose(learnable(x, kinds), linear(x), atol=1e-4)
+    with torch.no_grad(), token_types(types):
+        constant = learnable.center[types].expand_as(x)
+        assert torch.allclose(learnable(constant), linear(constant), atol=1e-4)
+        without_rounding()
+        learnable.start_at_extremes(learnable.centered(x), 1 - 1e-7)
+        assert torch.allclose(learnable(x), linear(x), atol=1e-4)
 
 
-def test_gradients_of_kinds_are_the_same_on_every_run() -> None:
-    """With several threads: many tokens of few kinds, whose gradients one bias adds up."""
+def test_gradients_of_types_are_the_same_on_every_run() -> None:
+    """With several threads: many tokens of few types, whose gradients one bias adds up."""
     torch.set_num_threads(4)
     learnable, _, _ = made("w8a8", "dynamic")
     learnable.start_center(torch.zeros(3, 160))
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 2000, 160, generator=generator)
     wanted = torch.randn(4, 2000, 24, generator=generator)
-    kinds = torch.arange(8000).view(4, 2000) % 3
+    types = torch.arange(8000).view(4, 2000) % 3
     assert learnable.kind_bias is not None
     gradients = []
     for _ in range(6):
         learnable.kind_bias.grad = None
-        (learnable(x, kinds) * wanted).sum().backward()
+        with token_types(types):
+            (learnable(x) * wanted).sum().backward()
         assert learnable.kind_bias.grad is not None
         gradients.append(learnable.kind_bias.grad.clone())
     assert all(torch.equal(g, gradients[0]) for g in gradients)

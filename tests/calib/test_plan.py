@@ -29,7 +29,7 @@ def test_a_block_of_each_shape_is_tried(monkeypatch: pytest.MonkeyPatch) -> None
     real, calls = plan.calibrate_block, []
 
     def watched(block: Any, stage: Any, formats: Any, target: Any, source: Any, recipe: Recipe, seed: int) -> Any:
-        calls.append((stage.kind, len(target.tokens), recipe.learn))
+        calls.append((stage.group, len(target.tokens), recipe.learn))
         return real(block, stage, formats, target, source, recipe, seed)
 
     monkeypatch.setattr(plan, "calibrate_block", watched)

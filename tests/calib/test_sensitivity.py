@@ -12,6 +12,7 @@ from qvggt.calib import sensitivity
 from qvggt.calib.memo import Memo
 from qvggt.calib.recipe import find_recipe
 from qvggt.calib.sensitivity import (
+    Trial,
     find_units,
     measure_units,
     network_outputs,
@@ -22,9 +23,10 @@ from qvggt.calib.sensitivity import (
     weight_bytes,
 )
 from qvggt.errors import QvggtError
-from qvggt.quant.scheme import PARTS, parse_scheme
+from qvggt.models.family import find_family
+from qvggt.quant.scheme import parse_scheme
 
-ALL = tuple(PARTS)
+ALL = find_family().part_names
 
 
 BATCHES = [torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(s)) for s in (0, 1)]
@@ -47,9 +49,9 @@ def test_fewer_bits_do_more_damage_and_cost_less(tmp_path: Path, monkeypatch: py
     before = {name: value.clone() for name, value in model.state_dict().items()}
     units = find_units(model, ("aggregator", "dpt"), "part")
     ladder = ("w4a4", "w4a8", "w8a8", "fp32")
-    recipe = quick(find_recipe("smoothquant"))
+    trial = Trial(quick(find_recipe("smoothquant")), BATCHES)
     memo = Memo(tmp_path / "memo.jsonl", {"a": 1}, "search")
-    table = measure_units(model, units, ladder, "dynamic", recipe, BATCHES, memo=memo, progress=False)
+    table = measure_units(model, units, ladder, "dynamic", trial, memo=memo, progress=False)
     assert [c.bits for c in table["aggregator"]] == ["w4a4", "w4a8", "w8a8", "fp32"]
     assert [c.bits for c in table["dpt"]] == ["w4a4", "w8a8", "fp32"]  # activations have 8 bits anyway
     for choices in table.values():
@@ -61,7 +63,7 @@ def test_fewer_bits_do_more_damage_and_cost_less(tmp_path: Path, monkeypatch: py
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     monkeypatch.setattr(sensitivity, "quantized_copy", lambda *_: pytest.fail("measured twice"))
     again = Memo(tmp_path / "memo.jsonl", {"a": 1}, "search")
-    assert measure_units(model, units, ladder, "dynamic", recipe, BATCHES, memo=again, progress=False) == table
+    assert measure_units(model, units, ladder, "dynamic", trial, memo=again, progress=False) == table
     with pytest.raises(QvggtError, match="search of another kind"):
         Memo(tmp_path / "memo.jsonl", {"a": 2}, "search")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,9 @@ def test_a_failed_gate_ends_with_one(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from qvggt.export import parity
+    from qvggt.formats.table import FORMATS, find_format
 
-    monkeypatch.setitem(parity.FLOORS_DB, "w8a8", 500.0)
+    monkeypatch.setitem(FORMATS, "w8a8-dynamic", replace(find_format("w8a8"), floor_db=500.0))
     monkeypatch.setattr(parity, "SELF_MARGIN_DB", -500.0)
     line = (inputs / "float.safetensors", "-o", tmp_path / "m.onnx", "--parity-sequences", 0, "--parity-frames", "2")
     assert call(export.app, *line) == 1

@@ -12,8 +12,10 @@ from torch import nn
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import emit_linear
 from qvggt.export.precision import Precision
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.formats.table import find_format
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.scheme import linear_format, parse_scheme
+from qvggt.quant.scheme import parse_scheme
 from qvggt.target import Target
 
 LINEAR = "aggregator.frame_blocks.0.mlp.fc1"
@@ -22,11 +24,11 @@ SHARED = "camera_head.trunk.0.mlp.fc1"
 
 def module(bits: str, act: str, inner: int = 256, outer: int = 384) -> nn.Module:
     """A float or quantized linear of random weights."""
-    format = linear_format(bits, act)  # type: ignore[arg-type]
+    format = find_format(bits, act)  # type: ignore[arg-type]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         linear = nn.Linear(inner, outer)
-    return linear if format is None else QuantLinear.from_float(linear, format, 4.0)
+    return QuantLinear.from_float(linear, format, 4.0) if isinstance(format, LinearFormat) else linear
 
 
 def write_network(

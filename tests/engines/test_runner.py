@@ -7,7 +7,8 @@ import pytest
 
 from qvggt import QvggtError
 from qvggt.engines import Predictions, Runner
-from qvggt.engines.runner import TRAILING, ModelFile, strip_batch
+from qvggt.engines.runner import ModelFile, strip_batch
+from qvggt.predictions import TRAILING
 
 
 class Blank(Runner):

@@ -10,8 +10,8 @@ import torch
 from small_network import small_model
 
 from qvggt.export.parity import LinearParity, OutputParity, ParityReport, check_outputs, sqnr_db, tie_rows
+from qvggt.formats.table import find_format
 from qvggt.quant import QuantLinear, parse_scheme
-from qvggt.quant.scheme import linear_format
 
 
 def test_sqnr() -> None:
@@ -23,8 +23,7 @@ def test_sqnr() -> None:
 
 @pytest.mark.parametrize("activation", ["dynamic", "static"])
 def test_ties_are_found_where_a_code_sits_between_two_integers(activation: str) -> None:
-    format = linear_format("w8a8", activation)  # type: ignore[arg-type]
-    assert format is not None
+    format = find_format("w8a8", activation)  # type: ignore[arg-type]
     linear = torch.nn.Linear(4, 2)
     module = QuantLinear.from_float(linear, format, 1.0)
     x = torch.tensor([[1.0, 0.25, 0.1, 0.0], [1.0, 10.5 / 127, 0.1, 0.0], [1.0, 10.49 / 127, 0.1, 0.0]])
@@ -32,8 +31,7 @@ def test_ties_are_found_where_a_code_sits_between_two_integers(activation: str) 
 
 
 def test_weight_only_has_no_ties() -> None:
-    format = linear_format("w4a16", "dynamic")
-    assert format is not None
+    format = find_format("w4a16", "dynamic")
     assert not tie_rows(QuantLinear.from_float(torch.nn.Linear(4, 2), format), torch.rand(3, 4)).any()
 
 

@@ -18,15 +18,14 @@ from qvggt.errors import QvggtError
 from qvggt.export.emulation import measurable
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.graph import GraphBuilder
+from qvggt.export.linear import emit_linear
 from qvggt.export.parity import check_linears, check_outputs
 from qvggt.export.precision import Precision, float_type, rounded
-from qvggt.export.qdq import emit_quant_linear
-from qvggt.formats.rounding import weight_codes, weight_scale
+from qvggt.formats.table import find_format
 from qvggt.models.vggt.network import VGGT
 from qvggt.onnx_view.graph import tensor_types
 from qvggt.quant import QuantLinear, parse_scheme
 from qvggt.quant.model import scheme_linears
-from qvggt.quant.scheme import linear_format
 from qvggt.quant.transform import InputTransform, TransformSpec
 from qvggt.target import Target
 
@@ -103,8 +102,8 @@ def test_a_rotated_linear_is_held_to_a_rotated_reference(
         transform = InputTransform(linear.in_features, TransformSpec(rotation=True), seed=5)
         assert transform.rotation is not None
         weight = transform.rotation.rotate_weight(linear.weight)
-        scale = weight_scale(weight, 8)
-        codes = weight_codes(weight, scale, 8)
+        scale = format.weight.scale(weight)
+        codes = format.weight.codes(weight, scale)
         model.set_submodule(path, QuantLinear.from_codes(codes, scale, linear.bias, format, transform))
     file = write(model, "w8a8", precision, tmp_path / "m.onnx")
     assert all(check_linears(file, model, images, progress=False, precision=precision))
@@ -133,7 +132,7 @@ def test_whole_network(bits: str, precision: Precision, images: torch.Tensor, op
 def linear_file(module: QuantLinear, path: Path, precision: Precision = Precision.FP16) -> Path:
     builder = GraphBuilder(precision=precision)
     x = builder.cast(builder.input("x", [1, "n", module.in_features]), precision, "in")
-    y = emit_quant_linear(builder, "fc", module, x, Target.TENSORRT, "fc")
+    y = emit_linear(builder, "fc", module, x, Target.TENSORRT, "fc")
     builder.output(y, "y", [1, "n", module.out_features])
     path.write_bytes(builder.model("m", {}, "0").SerializeToString())
     return path
@@ -151,8 +150,7 @@ def run_linear(path: Path, x: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("magnitude", [0.0, 1e-7, 6e-5, 1.0, 6e4])
 def test_token_ranges_at_both_ends_of_fp16(magnitude: float, tmp_path: Path) -> None:
     """Ranges and their reciprocals are fp32: 1 / 6e-5 would be 16667 in fp16, 1 / 1e-7 infinite, 1.008 * 6.5e4 too."""
-    format = linear_format("w8a8", "dynamic")
-    assert format is not None
+    format = find_format("w8a8", "dynamic")
     torch.manual_seed(0)
     linear = torch.nn.Linear(64, 8, bias=False)
     module = QuantLinear.from_float(linear, format)
@@ -167,9 +165,8 @@ def test_token_ranges_at_both_ends_of_fp16(magnitude: float, tmp_path: Path) -> 
 @pytest.mark.parametrize("bits", ["w8a8", "w4a8"])
 def test_the_largest_products_do_not_overflow(bits: str, tmp_path: Path) -> None:
     """All codes at their limit, one sign, 4096 terms: 66 million as integers, 4064 as the fractions in the product."""
-    format = linear_format(bits, "dynamic")
-    assert format is not None
-    q = 2 ** (format.weight_bits - 1) - 1
+    format = find_format(bits, "dynamic")
+    q = int(format.weight.grid.highest)
     codes = torch.full((8, 4096), q, dtype=torch.int8)
     module = QuantLinear.from_codes(codes, torch.full((8, 1), 1e-5), None, format)
     x = torch.ones(4, 4096)
@@ -183,8 +180,7 @@ def test_the_largest_products_do_not_overflow(bits: str, tmp_path: Path) -> None
 
 def test_tiny_block_scales_keep_their_digits(tmp_path: Path) -> None:
     """A folded LayerScale of 1e-5 puts w4a16 scales among the subnormals of fp16."""
-    format = linear_format("w4a16", "dynamic")
-    assert format is not None
+    format = find_format("w4a16", "dynamic")
     torch.manual_seed(0)
     linear = torch.nn.Linear(256, 64, bias=False)
     linear.weight.data *= 1e-5

@@ -16,10 +16,9 @@ from qvggt.calib.rtn import quantize_rtn_
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import LINEAR_TOLERANCE, check_linears, record_inputs
 from qvggt.export.subgraph import session_options
-from qvggt.formats.rounding import weight_codes, weight_scale
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant import QuantLinear, Scheme, parse_scheme
-from qvggt.quant.model import scheme_linears
+from qvggt.quant.model import scheme_linears, tell_centers_
 from qvggt.quant.transform import InputTransform, TransformSpec
 from qvggt.target import Target
 
@@ -78,8 +77,8 @@ def test_input_transforms_are_emitted(spec: TransformSpec, images: torch.Tensor,
         if transform.scale is not None:
             transform.scale = torch.rand(linear.in_features, generator=generator) + 0.5
             weight = weight / transform.scale
-        scale = weight_scale(weight, 8)
-        codes = weight_codes(weight, scale, 8)
+        scale = format.weight.scale(weight)
+        codes = format.weight.codes(weight, scale)
         model.set_submodule(path, QuantLinear.from_codes(codes, scale, linear.bias, format, transform))
     export_onnx(model, scheme, ExportConfig(SIDE, SIDE), tmp_path / "m.onnx")
     assert all(check_linears(tmp_path / "m.onnx", model, images, progress=False))
@@ -88,7 +87,7 @@ def test_input_transforms_are_emitted(spec: TransformSpec, images: torch.Tensor,
 
 
 @pytest.mark.parametrize(("scheme", "target"), [("w8a8", "cpu"), ("w8a8", "tensorrt"), ("w4a4-static", "tensorrt")])
-def test_centers_are_taken_off_by_kind(scheme: str, target: str, tmp_path: Path) -> None:
+def test_centers_are_taken_off_by_type(scheme: str, target: str, tmp_path: Path) -> None:
     """A file of one linear's network against the reference, at frame counts it was not made for.
 
     Centers far from zero: a wrong row of the tables, in or out, would show in every output.
@@ -98,16 +97,17 @@ def test_centers_are_taken_off_by_kind(scheme: str, target: str, tmp_path: Path)
     generator = torch.Generator().manual_seed(0)
     special = model.config.patch_start
     for path, linear, format in list(scheme_linears(model, parsed)):
-        kinds = special + 1 if "patch_embed" in path else 2 * special + 1
-        transform = InputTransform(linear.in_features, TransformSpec(kinds=kinds))
-        transform.center = torch.randn(kinds, linear.in_features, generator=generator)
-        scale = weight_scale(linear.weight, format.weight_bits)
-        codes = weight_codes(linear.weight, scale, format.weight_bits)
+        types = special + 1 if "patch_embed" in path else 2 * special + 1
+        transform = InputTransform(linear.in_features, TransformSpec(kinds=types))
+        transform.center = torch.randn(types, linear.in_features, generator=generator)
+        scale = format.weight.scale(linear.weight)
+        codes = format.weight.codes(linear.weight, scale)
         bias = transform.center @ linear.weight.T + linear.bias
         module = QuantLinear.from_codes(codes, scale, None, format, transform, bias)
         if act:
             module.act_amax = torch.tensor(4.0)
         model.set_submodule(path, module)
+    tell_centers_(model)
     export_onnx(model, parsed, ExportConfig(SIDE, SIDE, target=Target(target)), tmp_path / "m.onnx")
     session = ort.InferenceSession(tmp_path / "m.onnx", session_options())
     names = [output.name for output in session.get_outputs()]

@@ -18,10 +18,10 @@ from small_network import small_model
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.graph import GraphBuilder
-from qvggt.export.qdq import emit_quant_linear
+from qvggt.export.linear import emit_linear
 from qvggt.export.subgraph import session_options
+from qvggt.formats.table import find_format
 from qvggt.quant import QuantLinear, parse_scheme, quantized_linears
-from qvggt.quant.scheme import linear_format
 from qvggt.target import Target
 
 K, N = 256, 128
@@ -49,8 +49,7 @@ def test_onnxruntime_runs_integer_products_from_four_bit_files(bits: str, tmp_pa
 
 
 def module() -> QuantLinear:
-    format = linear_format("w4a4", "dynamic")
-    assert format is not None
+    format = find_format("w4a4", "dynamic")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return QuantLinear.from_float(torch.nn.Linear(K, N, bias=False), format)
@@ -177,7 +176,7 @@ def test_the_exporter_writes_the_turned_form_for_both_targets(tmp_path: Path) ->
     for target in Target:
         b = GraphBuilder()
         x = b.input("x", [1, "n", K])
-        b.output(emit_quant_linear(b, "fc", module(), x, target, "fc"), "y", [1, "n", N])
+        b.output(emit_linear(b, "fc", module(), x, target, "fc"), "y", [1, "n", N])
         path = tmp_path / f"{target.value}.onnx"
         path.write_bytes(b.model("m", {}, "0").SerializeToString())
         assert [n.op_type for n in b.nodes if n.name.startswith("fc.weight/")] == [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qvggt.export.qdq import _whole_blocks
+from qvggt.export.forms.weight_only import whole_blocks
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from qvggt.export.qdq import _whole_blocks
 )
 def test_every_input_keeps_its_scale(length: int, block: int, stored: int) -> None:
     scales = np.random.default_rng(0).random((-(-length // block), 3)).astype(np.float32)
-    repeated, size = _whole_blocks(scales, block, length)
+    repeated, size = whole_blocks(scales, block, length)
     assert size == stored
     assert repeated.shape == (length // size, 3)
     assert np.array_equal(np.repeat(repeated, size, 0), np.repeat(scales, block, 0)[:length])

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qvggt.models.dpt import DPTHead, FeatureFusion, ResidualConvUnit, resize
+from qvggt.models.dpt import DPTConfig, DPTHead, FeatureFusion, ResidualConvUnit, resize
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_activations() -> None:
     raw = torch.tensor([-1.5, 0.0, 2.0, 0.7]).view(1, 4, 1, 1)
 
     def head(activation: str) -> DPTHead:
-        return DPTHead(8, 4, (4, 4, 4, 4), (0, 0, 0, 0), 0, 14, 2, 4, activation)
+        return DPTHead(DPTConfig(8, 4, (4, 4, 4, 4), (0, 0, 0, 0), 0, 14), 2, 4, activation)
 
     values, confidence = head("inv_log").activate(raw)
     e = torch.e

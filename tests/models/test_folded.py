@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from small_models import images
 
 from qvggt.errors import QvggtError
-from qvggt.models.loading import restore_constants
 from qvggt.models.vggt.network import VGGT
 from qvggt.rotation import FoldConfig, applied_fold, fold_, fold_structure_
 
@@ -48,7 +47,6 @@ def test_a_saved_fold_loads_with_identical_outputs(config: FoldConfig, tmp_path:
         other = VGGT(model.config)
     fold_structure_(other, FoldConfig.from_json(config.to_json()))
     other.load_state_dict(load_file(tmp_path / "folded.safetensors"), assign=True)
-    restore_constants(other)
     x = images(2, 28, 42, torch.float32)
     expected, got = model(x), other.eval()(x)
     assert all(torch.equal(got[k], expected[k]) for k in expected)

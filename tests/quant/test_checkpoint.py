@@ -12,7 +12,6 @@ from small_network import SIZE, small_model
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.errors import QvggtError
 from qvggt.files import file_sha256
-from qvggt.formats.rounding import weight_codes, weight_scale
 from qvggt.models.fold_config import FoldConfig
 from qvggt.models.folded import applied_fold
 from qvggt.models.vggt.config import VGGTConfig
@@ -102,8 +101,8 @@ def test_bit_for_bit_with_transforms_overrides_and_clips(images: torch.Tensor, t
             transform = InputTransform(linear.in_features, specs[path], seed=len(path))
             if transform.scale is not None:
                 transform.scale = torch.rand(linear.in_features) + 0.5
-        scale = weight_scale(linear.weight, 4, format.block)
-        codes = weight_codes(linear.weight, scale, 4, format.block)
+        scale = format.weight.scale(linear.weight)
+        codes = format.weight.codes(linear.weight, scale)
         module = QuantLinear.from_codes(codes, scale, linear.bias, format, transform)
         if format.activation is not None:
             module.act_clip = torch.tensor([0.7, 0.9])
@@ -114,6 +113,43 @@ def test_bit_for_bit_with_transforms_overrides_and_clips(images: torch.Tensor, t
     loaded = load_calibrated(tmp_path / "c")
     assert loaded.scheme == scheme
     check_equal(model, loaded.model, images)
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w6a6", "w4a4"])
+def test_version_1_is_read(bits: str, images: torch.Tensor, tmp_path: Path) -> None:
+    """Every tensor as the network has it: int8 codes, fp32 floats."""
+    scheme = parse_scheme(bits)
+    model, folder = made(images, scheme, folded=True), tmp_path / "c"
+    save_calibrated(folder, model, scheme, PROVENANCE)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    edit(folder, format_version=1, weights_sha256=file_sha256(folder / "model.safetensors"))
+    loaded = load_calibrated(folder)
+    assert loaded.scheme == scheme
+    check_equal(model, loaded.model, images)
+
+
+def test_codes_and_floats_take_no_more_room_than_they_need(images: torch.Tensor, tmp_path: Path) -> None:
+    scheme = Scheme("w4a4", overrides=(("*.fc2", "w6a6"), ("*.proj", "w8a8")))
+    model = made(images, scheme)
+    head = model.camera_head
+    assert head is not None
+    head.embed_pose.bias.fill_(2.0**-100)  # too small for fp16
+    head.empty_pose_tokens.copy_(torch.tensor([-0.0, torch.inf, 1 / 3, 1, 2, 3, 4, 5, 6]).half())
+    save_calibrated(tmp_path / "c", model, scheme, Provenance())
+    stored = load_file(tmp_path / "c" / "model.safetensors")
+    block = "aggregator.frame_blocks.0"
+    codes = {name: stored[f"{block}.{name}.codes"] for name in ("attn.qkv", "attn.proj", "mlp.fc2")}
+    assert {name: (c.dtype, c.numel()) for name, c in codes.items()} == {
+        "attn.qkv": (torch.uint8, 192 * 64 // 2),
+        "attn.proj": (torch.int8, 64 * 64),
+        "mlp.fc2": (torch.uint8, 64 * 256 * 6 // 8),
+    }
+    assert stored["camera_head.embed_pose.bias"].dtype == torch.bfloat16
+    assert stored["camera_head.empty_pose_tokens"].dtype == torch.float16
+    assert stored["camera_head.embed_pose.weight"].dtype == torch.float32
+    loaded = load_calibrated(tmp_path / "c").model.state_dict()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value.flatten().view(torch.uint8), loaded[key].flatten().view(torch.uint8)), key
 
 
 def test_a_loaded_model_is_ready_and_saves_the_same_bytes(saved: Path, tmp_path: Path) -> None:
@@ -135,13 +171,14 @@ def test_contents(saved: Path) -> None:
     config = description.pop("config")
     assert VGGTConfig.from_dict(config) == network().config
     assert description == {
-        "format_version": 1,
+        "format_version": 2,
         "scheme": {
             "bits": "w8a8",
             "activation": "dynamic",
             "parts": ["dino", "aggregator"],
             "overrides": [],
             "version": 1,
+            "family": "vggt",
         },
         "fold": None,
         "transforms": {},
@@ -157,7 +194,7 @@ def test_contents(saved: Path) -> None:
         "codes": (torch.int8, [64, 256]),
         "weight_scale": (torch.float32, [64, 1]),
         "bias": (torch.float32, [64]),
-        "act_clip": (torch.float32, [2]),
+        "act_clip": (torch.float16, [2]),  # two ones, which fp16 holds
     }
 
 
@@ -216,8 +253,9 @@ def edit(folder: Path, **changes: object) -> None:
         ({"config": {"heads": 3}}, "'config'"),
         ({"scheme": {"bits": "w9a9"}}, "w9a9"),
         ({"scheme": {"bits": "w8a8", "parts": 3}}, "parts 3"),
+        ({"scheme": {"bits": "w8a8", "family": "da7"}}, "model family 'da7'"),
         ({"scheme": {"bits": "w8a8", "overrides": [["*"]]}}, "pattern, bits"),
-        ({"scheme": {"bits": "w4a16"}}, "weight_scale"),
+        ({"scheme": {"bits": "w4a16"}}, "attn.qkv.codes expected [6144], got [192, 64]"),
         ({"scheme": {"bits": "w8a8", "activation": "static"}}, "act_amax"),
         ({"scheme": {"bits": "w8a8", "parts": ["aggregator"]}}, "patch_embed.blocks.0.attn.qkv"),
         ({"fold": {"seed": "x"}}, "'seed'"),

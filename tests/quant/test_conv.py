@@ -13,12 +13,14 @@ from torch import nn
 from qvggt.calib.convs import observe_convs
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.errors import QvggtError
+from qvggt.formats.table import find_format
 from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 from qvggt.quant.conv import ConvRange, ConvShape, QuantConv2d, conv_rows
 from qvggt.quant.model import quantize_, quantized_convs, quantized_linears, scheme_convs
-from qvggt.quant.scheme import LinearFormat, parse_scheme
+from qvggt.quant.scheme import parse_scheme
 
-FORMAT = LinearFormat(8, 8, "static")
+FORMAT = find_format("w8a8", "static").convolution
+assert FORMAT is not None
 
 
 def seeded(module: nn.Module) -> nn.Module:
@@ -80,7 +82,10 @@ def test_other_forms_are_refused(conv: nn.Module) -> None:
 def test_activations_have_eight_bits_whatever_the_scheme() -> None:
     for bits, weight in (("w8a8", 8), ("w4a4", 4), ("w6a6", 6), ("w4a8", 4)):
         scheme = parse_scheme(bits, "dynamic", ["dpt"])
-        assert scheme.format("depth_head.scratch.layer1_rn") == LinearFormat(weight, 8, "static")
+        format = scheme.format("depth_head.scratch.layer1_rn")
+        assert format is not None
+        assert format.name == f"w{weight}a8-static"
+        assert (format.weight.grid.storage_bits, format.activation.grid.storage_bits) == (weight, 8)  # type: ignore[union-attr]
         assert scheme.needs_ranges
     for bits in ("w4a16", "fp32"):
         scheme = parse_scheme(bits, "dynamic", ["dpt"])

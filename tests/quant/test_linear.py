@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from qvggt.errors import QvggtError
-from qvggt.formats.rounding import EPS, qmax, step
+from qvggt.formats.grid import IntegerGrid
+from qvggt.formats.table import find_format
+from qvggt.formats.tensor_format import EPS
 from qvggt.quant import QuantLinear
-from qvggt.quant.scheme import LinearFormat, linear_format
 from qvggt.quant.transform import InputTransform, TransformSpec
 
 FORMS = [("w8a8", "dynamic"), ("w8a8", "static"), ("w4a4", "dynamic"), ("w4a4", "static"), ("w4a16", "dynamic")]
@@ -18,8 +19,7 @@ FORMS = [("w8a8", "dynamic"), ("w8a8", "static"), ("w4a4", "dynamic"), ("w4a4", 
 def made(bits: str, activation: str, bias: bool = True) -> tuple[QuantLinear, nn.Linear, torch.Tensor]:
     torch.manual_seed(0)
     linear, x = nn.Linear(160, 24, bias=bias), torch.randn(2, 9, 160)
-    format = linear_format(bits, activation)  # type: ignore[arg-type]
-    assert format is not None
+    format = find_format(bits, activation)  # type: ignore[arg-type]
     return QuantLinear.from_float(linear, format, float(x.abs().max())), linear, x
 
 
@@ -54,7 +54,7 @@ def test_output_is_an_integer_product(activation: str, weight_bits: int, act_bit
     else:
         module.act_amax = torch.tensor(2.5)
         amax = torch.tensor(2.5).double()
-    q = qmax(act_bits)
+    q = IntegerGrid(act_bits).highest
     scaled = x.double() * q / amax
     away = ((scaled - scaled.floor() - 0.5).abs() > 1e-5).all(-1)  # tokens without a value on a rounding tie
     assert away.sum() > 15
@@ -84,7 +84,7 @@ def test_clips_shrink_the_range_of_their_side() -> None:
         values, token_range = module.quantized_input(x)
         assert token_range is not None
         assert torch.equal(token_range, torch.full((2, 9, 1), largest))
-        codes = values / step(4)
+        codes = values / IntegerGrid(4).unit_scale
         assert codes[..., 0].unique().tolist() == pytest.approx([7 if largest <= 4 else 5])
         assert codes[..., 1].unique().tolist() == pytest.approx([-7 if largest == 6 else -8])
 
@@ -109,8 +109,7 @@ def test_computes_in_float64(bits: str, activation: str) -> None:
 @pytest.mark.parametrize(("bits", "activation"), FORMS)
 def test_a_half_precision_linear_gets_fp32_buffers(bits: str, activation: str) -> None:
     _, linear, x = made(bits, activation)
-    format = linear_format(bits, activation)  # type: ignore[arg-type]
-    assert format is not None
+    format = find_format(bits, activation)  # type: ignore[arg-type]
     module = QuantLinear.from_float(linear.bfloat16(), format, 3.0)
     assert {b.dtype for b in module.buffers()} == {torch.int8, torch.float32}
     assert module(x).dtype == torch.float32
@@ -125,7 +124,7 @@ def test_buffers_are_copies() -> None:
 
 
 def test_an_unused_input_has_the_smallest_range() -> None:
-    module = QuantLinear.from_float(nn.Linear(4, 4), LinearFormat(8, 8, "static"), 0.0)
+    module = QuantLinear.from_float(nn.Linear(4, 4), find_format("w8a8", "static"), 0.0)
     assert module.act_amax.item() == pytest.approx(EPS)
     assert module(torch.randn(2, 4)).isfinite().all()
 
@@ -147,7 +146,6 @@ def test_transforms_come_first() -> None:
 
 
 def test_static_needs_a_range() -> None:
-    format = linear_format("w8a8", "static")
-    assert format is not None
+    format = find_format("w8a8", "static")
     with pytest.raises(QvggtError, match="calibration data"):
         QuantLinear.from_float(nn.Linear(4, 4), format)

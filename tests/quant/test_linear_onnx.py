@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from qvggt.formats.rounding import EPS, qmax, step, tensor_step
+from qvggt.formats.table import find_format
+from qvggt.formats.tensor_format import EPS
 from qvggt.onnxruntime_config import session_config
 from qvggt.quant import QuantLinear
-from qvggt.quant.scheme import linear_format
 
 IN, OUT = 96, 40
 CLIP, AMAX = 0.83, 2.6
@@ -96,8 +96,7 @@ def hand_made(linear: nn.Linear, bits: str, activation: str) -> HandMade:
 def made(bits: str, activation: str) -> tuple[QuantLinear, HandMade]:
     torch.manual_seed(0)
     linear = nn.Linear(IN, OUT)
-    format = linear_format(bits, activation)  # type: ignore[arg-type]
-    assert format is not None
+    format = find_format(bits, activation)  # type: ignore[arg-type]
     module = QuantLinear.from_float(linear, format, AMAX)
     if activation == "dynamic":
         module.act_clip = torch.tensor([CLIP, CLIP])
@@ -105,16 +104,17 @@ def made(bits: str, activation: str) -> tuple[QuantLinear, HandMade]:
 
 
 def spacing(module: QuantLinear) -> float | Tensor:
-    bits = module.format.act_bits
-    return step(bits) if module.format.activation == "dynamic" else tensor_step(module.act_amax, bits)
+    activation = module.format.activation
+    assert activation is not None
+    return activation.grid.unit_scale if activation.dynamic else activation.grid.scale(module.act_amax)
 
 
 def adversarial(module: QuantLinear) -> Tensor:
     """[tokens, IN] on and one ulp beside every rounding boundary and both clips, dynamic ones of several ranges."""
-    q = qmax(module.format.act_bits)
+    q = int(module.format.activation.grid.highest)  # type: ignore[union-attr]
     boundaries = torch.arange(-q - 2.5, q + 3).repeat_interleave(3)
     rows = []
-    for amax in torch.logspace(-7, 3, 25) if module.format.activation == "dynamic" else [torch.tensor(AMAX)]:
+    for amax in torch.logspace(-7, 3, 25) if module.format.mode == "dynamic" else [torch.tensor(AMAX)]:
         values = boundaries * (amax / q)
         values[1::3] = values[1::3].nextafter(torch.tensor(torch.inf))
         values[2::3] = values[2::3].nextafter(torch.tensor(-torch.inf))
@@ -149,7 +149,7 @@ def test_same_codes_on_every_tie(bits: str, activation: str) -> None:
     assert torch.allclose(codes, codes.round(), atol=1e-4)
     got = torch.from_numpy(graph.run(x, "codes", TensorProto.INT8))
     assert torch.equal(got.float(), codes.round())
-    q = qmax(module.format.act_bits)
+    q = int(module.format.activation.grid.highest)  # type: ignore[union-attr]
     assert got.unique().tolist() == list(range(-q - 1, q + 1))
 
 

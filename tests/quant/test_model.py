@@ -8,11 +8,11 @@ from small_network import SIZE, small_model
 from torch import nn
 
 from qvggt.errors import QvggtError
+from qvggt.formats.table import find_format
 from qvggt.models.vggt.config import VGGT_1B
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant import QuantLinear, Scheme, parse_scheme, quantize_, quantized_linears
 from qvggt.quant.model import prepare_, scheme_linears, transform_specs
-from qvggt.quant.scheme import LinearFormat
 from qvggt.quant.transform import TransformSpec
 
 FC2 = "aggregator.frame_blocks.0.mlp.fc2"
@@ -64,14 +64,14 @@ def test_each_linear_has_its_own_format() -> None:
     model = network()
     quantize_(model, Scheme("w8a8", parts=("aggregator",), overrides=overrides))
     formats = {path: module.format for path, module in quantized_linears(model)}
-    w8a8, w4a16 = LinearFormat(8, 8, "dynamic"), LinearFormat(4, 16, None, 128)
+    w8a8, w4a16 = find_format("w8a8"), find_format("w4a16")
     assert formats == {
         "aggregator.patch_embed.blocks.0.mlp.fc2": w4a16,
         "aggregator.global_blocks.0.attn.qkv": w8a8,
         "aggregator.global_blocks.0.attn.proj": w8a8,
         "aggregator.global_blocks.0.mlp.fc1": w8a8,
         "aggregator.global_blocks.0.mlp.fc2": w4a16,
-        "camera_head.embed_pose": LinearFormat(4, 8, "dynamic"),
+        "camera_head.embed_pose": find_format("w4a8"),
     }
     assert model(torch.rand(2, 3, SIZE, SIZE))["pose_enc"].isfinite().all()
 

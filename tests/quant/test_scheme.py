@@ -9,27 +9,26 @@ from hypothesis import strategies as st
 from small_network import small_model
 
 from qvggt.errors import QvggtError
+from qvggt.formats.table import ACTIVATIONS, FORMATS, choices, find_format
+from qvggt.models.family import find_family
 from qvggt.models.vggt.config import VGGT_1B
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.model import check_overrides, prepare_, quantize_, scheme_linears
 from qvggt.quant.scheme import (
-    ACTIVATIONS,
-    BITS,
     DEFAULT_PARTS,
-    PARTS,
-    LinearFormat,
     Scheme,
-    linear_format,
     parse_scheme,
 )
+
+NAMES = [*choices(), *FORMATS]
 
 
 @settings(deadline=None, max_examples=40)
 @given(
-    st.sampled_from(BITS),
+    st.sampled_from(NAMES),
     st.sampled_from(ACTIVATIONS),
-    st.lists(st.sampled_from(list(PARTS)), unique=True),
-    st.lists(st.tuples(st.sampled_from(["*", "aggregator.frame_blocks.3.*"]), st.sampled_from(BITS)), max_size=2),
+    st.lists(st.sampled_from(list(find_family().part_names)), unique=True),
+    st.lists(st.tuples(st.sampled_from(["*", "aggregator.frame_blocks.3.*"]), st.sampled_from(NAMES)), max_size=2),
 )
 def test_json_round_trip(bits: str, act: str, parts: list[str], overrides: list[tuple[str, str]]) -> None:
     scheme = Scheme(bits, act, tuple(parts), tuple(overrides))  # type: ignore[arg-type]
@@ -41,7 +40,7 @@ def test_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         parse_scheme("w8a8").bits = "w4a4"  # type: ignore[misc]
     with pytest.raises(dataclasses.FrozenInstanceError):
-        LinearFormat(8, 8, "dynamic").block = 3  # type: ignore[misc]
+        find_format("w8a8").bits = "w4a4"  # type: ignore[misc]
     assert hash(parse_scheme("w8a8")) == hash(parse_scheme("w8a8"))
 
 
@@ -51,22 +50,6 @@ def test_a_bare_name_takes_the_defaults() -> None:
         == Scheme("w4a8", "dynamic", ("dino", "aggregator"))
         == parse_scheme("w4a8")
     )
-
-
-@pytest.mark.parametrize(
-    ("bits", "act", "expected"),
-    [
-        ("w8a8", "dynamic", LinearFormat(8, 8, "dynamic")),
-        ("w4a8", "static", LinearFormat(4, 8, "static")),
-        ("w6a6", "dynamic", LinearFormat(6, 6, "dynamic")),
-        ("w4a4", "static", LinearFormat(4, 4, "static")),
-        ("w4a16", "static", LinearFormat(4, 16, None, 128)),
-        ("fp32", "dynamic", None),
-        ("bf16", "dynamic", None),
-    ],
-)
-def test_formats(bits: str, act: str, expected: LinearFormat | None) -> None:
-    assert linear_format(bits, act) == expected  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -113,10 +96,10 @@ def test_linears_of_vggt_1b(parts: tuple[str, ...], count: int, vggt_1b: VGGT) -
 def test_the_last_matching_override_wins() -> None:
     overrides = (("aggregator.frame_blocks.*", "fp32"), ("*.frame_blocks.0.mlp.fc2", "w8a8"), ("depth_head.x", "w4a8"))
     scheme = Scheme("w4a4", overrides=overrides)
-    assert scheme.format("aggregator.global_blocks.0.mlp.fc2") == LinearFormat(4, 4, "dynamic")
+    assert scheme.format("aggregator.global_blocks.0.mlp.fc2") == find_format("w4a4", "dynamic")
     assert scheme.format("aggregator.frame_blocks.1.mlp.fc2") is None
-    assert scheme.format("aggregator.frame_blocks.0.mlp.fc2") == LinearFormat(8, 8, "dynamic")
-    assert scheme.format("depth_head.x") == LinearFormat(4, 8, "dynamic")
+    assert scheme.format("aggregator.frame_blocks.0.mlp.fc2") == find_format("w8a8", "dynamic")
+    assert scheme.format("depth_head.x") == find_format("w4a8", "dynamic")
     assert scheme.format("aggregator.patch_embed.patch_embed.proj") is None
 
 
@@ -137,6 +120,7 @@ def test_the_last_matching_override_wins() -> None:
         ('{"bits": "w4a4", "overrides": {"*": "w4a4"}}', "pattern, bits"),
         ('{"bits": "w4a4", "overrides": [["*", "w1a1"]]}', "w1a1.*w8a8, w4a8"),
         ('{"bits": 4}', "unknown bits 4"),
+        ('{"bits": ["w4a4"]}', "unknown bits"),
         ('{"bits": "w4a4", "version": 9}', "update qvggt"),
     ],
 )

@@ -15,7 +15,6 @@ from small_models import OUTPUTS, TRACKS, distances, images
 
 from qvggt.errors import QvggtError
 from qvggt.models.block import LayerScale
-from qvggt.models.loading import restore_constants
 from qvggt.models.vggt.config import VGGT_1B, VGGTConfig
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant import parse_scheme, quantize_
@@ -200,7 +199,6 @@ def test_one_billion_parameters_in_single_precision() -> None:
         state[name] = torch.from_numpy(reference_weight(name, tuple(state[name].shape)))
     model.load_state_dict(state, assign=True)
     del state
-    restore_constants(model)
     model.requires_grad_(False).eval()
     x = images(2, 70, 70, torch.float32)
     expected = model(x)

@@ -6,49 +6,50 @@ import pytest
 
 from qvggt.models.vggt.config import VGGT_1B, VGGTConfig
 from qvggt.rotation import CostTable
+from qvggt.rotation.cost import kronecker_macs
 
 TABLE = CostTable(VGGT_1B)
-#        MACs       dense R     FWHT adds Kronecker R bytes in MiB
+MACS, ADDED, _ = TABLE.block
+#        MACs       dense R     Kronecker R bytes in MiB
 SPEC = {
-    "qkv": (3_145_728, 1_048_576, 10_240, 65_536, 4),
-    "proj": (1_048_576, 1_048_576, 10_240, 65_536, 4),
-    "fc1": (4_194_304, 1_048_576, 10_240, 65_536, 4),
-    "fc2": (4_194_304, 16_777_216, 49_152, 524_288, 64),
+    "qkv": (3_145_728, 1_048_576, 65_536, 4),
+    "proj": (1_048_576, 1_048_576, 65_536, 4),
+    "fc1": (4_194_304, 1_048_576, 65_536, 4),
+    "fc2": (4_194_304, 16_777_216, 524_288, 64),
 }
 
 
 def test_linears() -> None:
-    got = {x.name: (x.macs, x.dense, x.hadamard_adds, x.kronecker, x.dense_bytes / 2**20) for x in TABLE.linears}
+    got = {name: (i * o, i * i, kronecker_macs(i), 4 * i * i / 2**20) for name, (i, o) in TABLE.linears.items()}
     assert got == SPEC
 
 
 def test_block() -> None:
-    assert TABLE.block == 12_582_912
-    assert TABLE.block_dense == 19_922_944
-    assert TABLE.block_dense / TABLE.block == pytest.approx(1.583, abs=5e-4)
-    assert TABLE.block_folded == 0
+    assert TABLE.block == (12_582_912, 19_922_944, 0)
+    ratio = ADDED / MACS
+    assert ratio == pytest.approx(1.583, abs=5e-4)
 
 
 def test_online_rotation_of_fc2() -> None:
-    table = CostTable(VGGT_1B, kronecker=True)
-    assert table.block_folded / table.linears[-1].macs == 0.125
-    assert table.block_folded / table.block == pytest.approx(0.042, abs=5e-4)
+    online = CostTable(VGGT_1B, kronecker=True).block[2]
+    assert online / SPEC["fc2"][0] == 0.125
+    assert online / MACS == pytest.approx(0.042, abs=5e-4)
 
 
 def test_the_two_linears() -> None:
-    assert TABLE.patch_rotation == 1024**2
-    assert TABLE.token_rotation == 2048**2
-    assert CostTable(VGGT_1B.replace(heads=("depth",))).token_rotation == 0
-    assert TABLE.frame(518, 518) == 12_582_912 * 72 * 1374
-    assert TABLE.frame_folded(518, 518) == 1369 * 1024**2 + 2048**2
-    assert TABLE.frame_folded(518, 518) / TABLE.frame(518, 518) == pytest.approx(0.00116, abs=1e-5)
+    assert [(linear.width, linear.per) for linear in TABLE.outside] == [(1024, "patch"), (2048, "frame")]
+    assert [linear.width for linear in CostTable(VGGT_1B.replace(heads=("depth",))).outside] == [1024]
+    total, ours, outside = TABLE.frame(518, 518)
+    assert total == 12_582_912 * 72 * 1374
+    assert ours == outside == 1369 * 1024**2 + 2048**2
+    assert ours / total == pytest.approx(0.00116, abs=1e-5)
 
 
 def test_dense_rotations_of_ten_frames() -> None:
     """26.28 TFLOP for the 48 aggregator blocks, against 16.60 in their linears."""
     tokens = 10 * 1374
-    assert 2 * TABLE.block * tokens * 48 == pytest.approx(16.60e12, rel=1e-3)
-    assert 2 * TABLE.block_dense * tokens * 48 == pytest.approx(26.28e12, rel=1e-3)
+    assert 2 * MACS * tokens * 48 == pytest.approx(16.60e12, rel=1e-3)
+    assert 2 * ADDED * tokens * 48 == pytest.approx(26.28e12, rel=1e-3)
 
 
 def test_markdown() -> None:

@@ -15,8 +15,9 @@ from qvggt.data.depth_png import read_depth
 from qvggt.data.registry import Question
 from qvggt.data.sequence import SequenceSet
 from qvggt.data.synthetic.scene import SceneConfig
-from qvggt.engines.runner import Array, Predictions, Runner
+from qvggt.engines.runner import Array, Runner
 from qvggt.errors import QvggtError
+from qvggt.predictions import Predictions
 
 SIZE, FRAMES = 28, 3
 

@@ -14,9 +14,9 @@ from reference_weights import fill
 from small_network import CONFIG, SIZE
 
 from qvggt.calib.rtn import quantize_rtn_
-from qvggt.calib.stream import stages
 from qvggt.errors import QvggtError
 from qvggt.models.block import LayerScale
+from qvggt.models.family import Stage, family_of
 from qvggt.models.vggt.config import TrackConfig
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant import parse_scheme, quantize_
@@ -28,6 +28,12 @@ OUTPUTS = {"pose_enc", "depth", "depth_conf", "world_points", "world_points_conf
 POINTS = torch.tensor([[3.0, 5.0], [40.0, 30.5]]).double()
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5}
 TRACK_BOUND = 5e-5  # fp32: this random tracker amplifies rounding, and is off by 1.7e-5 itself before any stress
+
+
+def stages(model: VGGT) -> tuple[Stage, ...]:
+    return family_of(model).stages(model.config)
+
+
 LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 FACTOR, FRACTION = 30.0, 0.05  # 3 of 64 channels
 
@@ -170,7 +176,7 @@ def test_pca_basis_gathers_the_energy_of_both_streams() -> None:
     before = stream_moments(model, batches)
     pca_basis_(model, batches)
     after = stream_moments(model, batches)
-    for old, new in zip(before, after, strict=True):
+    for old, new in zip(before.values(), after.values(), strict=True):
         energies = torch.linalg.eigvalsh(old)
         torch.testing.assert_close(torch.linalg.eigvalsh(new), energies, atol=1e-9, rtol=0)
         channels = new.diagonal().sort(descending=True).values
@@ -246,7 +252,7 @@ def test_a_stressed_model_folds_like_any_other(config: FoldConfig, inject: bool)
     with pytest.raises(QvggtError, match="already folded"):
         fold_(copy.deepcopy(changed), config)
     if config.residual:  # the energy is spread again
-        moments = stream_moments(changed, [images()])
+        moments = stream_moments(changed, [images()]).values()
         assert all(float(m.diagonal().max() / m.diagonal().mean()) < 4 for m in moments)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from held_out import HELD_OUT_SEED, Yardstick, drawn, scenes_in
-from reporting import change_text, markdown, sqnr_db, start, write_json
+from reporting import change_text, columns, markdown, shown, sqnr_db, start, write_json
 
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.errors import QvggtError
@@ -22,6 +22,22 @@ def test_tables() -> None:
     assert markdown(["x", "y"], rows[:1], aligned=True) == "| x | y |\n| --- | ---: |\n| a | 1 |\n"
     row = {"auc30_change": -1.234, "auc30_interval": [-2.5, 0.004]}
     assert change_text(row) == "-1.23 [-2.50, +0.00]"
+
+
+def test_a_cell_is_a_key_a_unit_a_format_and_what_stands_for_nothing() -> None:
+    row = {"name": "a", "bytes": 2_500_000, "auc": {"30": 81.256}, "none": None}
+    assert shown(row, "name") == "a"
+    assert shown(row, "bytes/1e6 {:.1f} or -") == "2.5"
+    assert shown(row, "auc.30 {:.2f}x") == "81.26x"
+    assert [shown(row, text) for text in ("auc.5 {:.2f} or -", "none.deeper or -", "none or ", "none")] == [
+        "-",
+        "-",
+        "",
+        "",
+    ]
+    with pytest.raises(KeyError):
+        shown(row, "absent {:.1f}")
+    assert columns([row], {"x": "name", "y": lambda r: str(len(r))}) == markdown(["x", "y"], [["a", "4"]], aligned=True)
 
 
 def test_json_is_told_or_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,8 @@ import torch
 from scene_split import SceneSplit
 from torch import Tensor
 
+from qvggt.geometry import matrix_to_quaternion
+
 PATCH = 14
 STRIDE = 2
 
@@ -49,9 +51,9 @@ def sample_batch(
     """Draw scenes with replacement; augmentation mirrors, permutes colours and changes brightness per sequence."""
     scenes = rng.integers(0, len(split), sequences)
     chosen = [choose_frames(rng, split, int(n), frames, max(window, frames)) for n in scenes]
-    images = np.stack([split.images[n, f] for n, f in zip(scenes, chosen, strict=True)]).astype(np.float32) / 255
-    depth = np.stack([split.depth[n, f] for n, f in zip(scenes, chosen, strict=True)]).astype(np.float32)
-    extrinsics = np.stack([split.extrinsics[n, f] for n, f in zip(scenes, chosen, strict=True)]).astype(np.float64)
+    which = scenes[:, None], np.stack(chosen)
+    images = split.images[which].astype(np.float32) / 255
+    depth, extrinsics = split.depth[which].astype(np.float32), split.extrinsics[which].astype(np.float64)
     fov = split.fov[scenes].astype(np.float64)
     if augment:
         for b in range(sequences):
@@ -97,7 +99,8 @@ def make_batch(
         match[mirror] = flipped.reshape(match.shape)[mirror]
         valid[mirror] = valid.reshape(grid)[..., ::-1].reshape(valid.shape)[mirror]
     views = np.broadcast_to(fov[:, None], (b, s, 2))
-    pose = np.concatenate([translation / scale[:, None, None], quaternions(rotation), views], axis=-1)
+    quaternions = matrix_to_quaternion(torch.from_numpy(rotation)).numpy()
+    pose = np.concatenate([translation / scale[:, None, None], quaternions, views], axis=-1)
 
     def tensor(x: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
@@ -141,12 +144,3 @@ def patch_matches(
     valid[:, np.arange(s), np.arange(s)] = False
     patch = np.rint(v).astype(int) // PATCH * (width // PATCH) + np.rint(u).astype(int) // PATCH
     return patch.astype(np.int64), valid
-
-
-def quaternions(rotation: np.ndarray) -> np.ndarray:
-    """Rotation matrices [..., 3, 3] to quaternions xyzw with w >= 0."""
-    from scipy.spatial.transform import Rotation
-
-    q = Rotation.from_matrix(rotation.reshape(-1, 3, 3)).as_quat()
-    q = np.where(q[:, 3:] < 0, -q, q)
-    return q.reshape(*rotation.shape[:-2], 4)

@@ -5,9 +5,11 @@ Numbers differ from VGGT.forward only by bf16 rounding; evaluation always runs t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ from qvggt.models.block import Block, Rope
 from qvggt.models.rope import rotate
 from qvggt.models.vggt.camera_head import activate_pose
 from qvggt.models.vggt.network import VGGT
+from qvggt.watching import watching
 
 
 @dataclass
@@ -25,62 +28,53 @@ class Taps:
     attention: list[Tensor] = field(default_factory=list)  # per round, head 0 probabilities [B, S*P, S*P]
 
 
-def linear(x: Tensor, layer: nn.Linear) -> Tensor:
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     return F.linear(x.bfloat16(), layer.weight.bfloat16(), layer.bias.bfloat16())
 
 
-def run_block(block: Block, x: Tensor, rope: Rope | None = None, attention: list[Tensor] | None = None) -> Tensor:
+def run_block(block: Block, attention: list[Tensor] | None, x: Tensor, rope: Rope | None = None) -> Tensor:
     """Block.forward with bf16 products and fp32 norms, softmax and residual stream."""
-    n, length, c = x.shape
     attn = block.attn
-    q, k, v = (
-        linear(block.norm1(x), attn.qkv).view(n, length, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
-    ).unbind(0)
+    qkv = linear(attn.qkv, block.norm1(x)).unflatten(-1, (3, attn.num_heads, attn.head_dim))
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     if rope is not None:
-        cos, sin = rope
-        q = rotate(attn.q_norm(q.float()), cos, sin)
-        k = rotate(attn.k_norm(k.float()), cos, sin)
+        cos, sin = (table.repeat(x.shape[1] // len(table), 1) for table in rope)
+        q, k = rotate(attn.q_norm(q.float()), cos, sin), rotate(attn.k_norm(k.float()), cos, sin)
     scores = (q * attn.head_dim**-0.5).bfloat16() @ k.bfloat16().transpose(-1, -2)
     weights = scores.float().softmax(-1)
     if attention is not None:
         attention.append(weights[:, 0])
-    out = (weights.bfloat16() @ v).transpose(1, 2).reshape(n, length, c)
-    x = x + block.ls1(linear(out, attn.proj).float())
-    hidden = F.gelu(linear(block.norm2(x), block.mlp.fc1))
-    return x + block.ls2(linear(hidden, block.mlp.fc2).float())
+    out = (weights.bfloat16() @ v).transpose(1, 2).flatten(2)
+    x = x + block.ls1(linear(attn.proj, out).float())
+    hidden = F.gelu(linear(block.mlp.fc1, block.norm2(x)))
+    return x + block.ls2(linear(block.mlp.fc2, hidden).float())
 
 
-def embed(model: VGGT, images: Tensor) -> Tensor:
-    """Aggregator.embed with fast blocks: [B, S, P, C]."""
-    aggregator, vit = model.aggregator, model.aggregator.patch_embed
-    b, s, _, height, width = images.shape
-    flat = ((images - aggregator._mean) / aggregator._std).flatten(0, 1)
-    tokens = torch.cat([vit.cls_token.expand(b * s, -1, -1), vit.patch_embed(flat)], 1) + vit.positions(height, width)
-    tokens = torch.cat([tokens[:, :1], vit.register_tokens.expand(b * s, -1, -1), tokens[:, 1:]], 1)
-    for block in vit.blocks:
-        tokens = run_block(block, tokens)
-    patches = vit.norm(tokens)[:, 1 + vit.num_registers :]
-    special = torch.cat([aggregator.camera_token, aggregator.register_token], 2)
-    special = torch.cat([special[:, :1], special[:, 1:].expand(-1, s - 1, -1, -1)], 1).expand(b, -1, -1, -1)
-    return torch.cat([special, patches.view(b, s, *patches.shape[1:])], 2)
+@contextmanager
+def fast(model: VGGT, attention: list[Tensor]) -> Iterator[None]:
+    """Every block, and the camera head's modulation, in bf16; the global blocks tell their attention."""
+    assert model.camera_head is not None
+    modulation = model.camera_head.poseLN_modulation[1]
+    told = set(model.aggregator.global_blocks)
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    for block in blocks:
+        block.forward = partial(run_block, block, attention if block in told else None)  # type: ignore[method-assign]
+    modulation.forward = lambda x: linear(modulation, x).float()
+    try:
+        yield
+    finally:
+        for module in (*blocks, modulation):
+            del module.forward
 
 
 def aggregate(model: VGGT, images: Tensor, taps: Taps) -> dict[int, Tensor]:
     """Aggregator.forward with fast blocks and taps: {round: [B, S, P, 2C]}."""
-    aggregator = model.aggregator
-    tokens = embed(model, images)
-    b, s, p, c = tokens.shape
-    cos, sin = aggregator.rope(images.shape[-2], images.shape[-1], images.device)
-    everywhere = (cos.repeat(s, 1), sin.repeat(s, 1))
-    levels = {}
-    for i, (frame_block, global_block) in enumerate(
-        zip(aggregator.frame_blocks, aggregator.global_blocks, strict=True)
-    ):
-        frame = run_block(frame_block, tokens.view(b * s, p, c), (cos, sin)).view(b, s, p, c)
-        taps.frame_tokens.append(frame)
-        tokens = run_block(global_block, frame.view(b, s * p, c), everywhere, taps.attention).view(b, s, p, c)
-        if i in aggregator.kept:
-            levels[i] = torch.cat([frame, tokens], -1)
+
+    def keep(_block: Block, _inputs: object, tokens: Tensor) -> None:
+        taps.frame_tokens.append(tokens.unflatten(0, images.shape[:2]))
+
+    with fast(model, taps.attention), watching([(b, keep) for b in model.aggregator.frame_blocks], outputs=True):
+        levels: dict[int, Tensor] = model.aggregator(images)
     return levels
 
 
@@ -88,18 +82,10 @@ def cameras(model: VGGT, camera_tokens: Tensor) -> list[Tensor]:
     """CameraHead.forward with fast blocks; gradients stop between iterations."""
     head = model.camera_head
     assert head is not None
-    tokens = head.token_norm(camera_tokens)
-    raw = None
+    tokens, raw = head.token_norm(camera_tokens), None
     poses = []
-    for _ in range(head.iters):
-        b, s, _ = tokens.shape
-        source = head.empty_pose_tokens.expand(b, s, -1) if raw is None else raw.detach()
-        modulation = head.poseLN_modulation[1]
-        shift, scale, gate = linear(F.silu(head.embed_pose(source)), modulation).float().chunk(3, -1)
-        z = gate * (head.adaln_norm(tokens) * (1 + scale) + shift) + tokens
-        for block in head.trunk:
-            z = run_block(block, z)
-        delta = head.pose_branch(head.trunk_norm(z))
-        raw = delta if raw is None else raw.detach() + delta
-        poses.append(activate_pose(raw))
+    with fast(model, []):
+        for _ in range(head.iters):
+            raw = head.refine(tokens, None if raw is None else raw.detach())
+            poses.append(activate_pose(raw))
     return poses

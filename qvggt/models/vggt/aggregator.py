@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from qvggt.models.block import Block
 from qvggt.models.rope import rope_tables
-from qvggt.models.token_types import aggregator_kinds
 from qvggt.models.vggt.config import VGGTConfig
 from qvggt.models.vggt.vit import VisionTransformer
 
@@ -21,9 +20,6 @@ class Aggregator(nn.Module):
     P = 1 camera token + registers + h*w patches. A round's output is the frame block's output beside the
     global block's. Only the rounds a head reads are kept (45 instead of 270 MB a frame at 1B, 518 x 518).
     """
-
-    _mean: Tensor
-    _std: Tensor
 
     def __init__(self, config: VGGTConfig) -> None:
         super().__init__()
@@ -41,8 +37,6 @@ class Aggregator(nn.Module):
 
         self.frame_blocks = nn.ModuleList(block() for _ in range(config.aa_depth))
         self.global_blocks = nn.ModuleList(block() for _ in range(config.aa_depth))
-        self.register_buffer("_mean", torch.tensor(IMAGE_MEAN).view(1, 1, 3, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(IMAGE_STD).view(1, 1, 3, 1, 1), persistent=False)
 
     def rope(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """RoPE tables [P, head_dim] for one frame of height x width pixels."""
@@ -58,7 +52,8 @@ class Aggregator(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images [B, S, 3, H, W] in [0, 1] -> what the patch encoder takes, [B*S, 3, H, W]."""
-        return ((images - self._mean) / self._std).flatten(0, 1)
+        mean, std = (torch.tensor(v).view(3, 1, 1).to(self.camera_token) for v in (IMAGE_MEAN, IMAGE_STD))
+        return ((images - mean) / std).flatten(0, 1)
 
     def join(self, patches: Tensor, b: int, s: int) -> Tensor:
         """Patch tokens [B*S, h*w, C] -> token stream before the first round, [B, S, P, C]."""
@@ -74,12 +69,10 @@ class Aggregator(nn.Module):
         tokens = self.join(self.patch_embed(self.normalise(images)), b, s)
         _, _, p, c = tokens.shape
         rope = self.rope(height, width, tokens.device)
-        kinds = aggregator_kinds(s, p, self.config.patch_start, tokens.device).expand(b, -1, -1)
-        per_frame, over_all = kinds.reshape(b * s, p), kinds.reshape(b, s * p)
         kept: dict[int, Tensor] = {}
         for i, (frame_block, global_block) in enumerate(zip(self.frame_blocks, self.global_blocks, strict=True)):
-            frame = frame_block(tokens.view(b * s, p, c), rope, per_frame)
-            tokens = global_block(frame.view(b, s * p, c), rope, over_all)
+            frame = frame_block(tokens.view(b * s, p, c), rope)
+            tokens = global_block(frame.view(b, s * p, c), rope)
             if i in self.kept:
                 kept[i] = torch.cat([frame.view(b, s, p, c), tokens.view(b, s, p, c)], dim=-1)
         return kept

@@ -6,9 +6,12 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from qvggt.errors import QvggtError
+
+if TYPE_CHECKING:
+    from qvggt.models.dpt import DPTConfig
 
 HEADS = ("camera", "point", "depth", "track")
 LARGEST = 1 << 16  # of any size, so that a damaged config is refused before it takes all memory
@@ -83,6 +86,7 @@ class VGGTConfig:
     `heads` lists the heads the model is built with, a subset of `HEADS`.
     """
 
+    family: ClassVar[str] = "vggt"
     img_size: int = 518
     patch_size: int = 14
     embed_dim: int = 1024
@@ -128,6 +132,13 @@ class VGGTConfig:
         """Index of the first patch token: one camera token, then the registers."""
         return 1 + self.num_register_tokens
 
+    def dpt(self, features: int) -> DPTConfig:
+        """Sizes of a dense head of this width, up to its output convolutions."""
+        from qvggt.models.dpt import DPTConfig
+
+        width, start = 2 * self.embed_dim, self.patch_start
+        return DPTConfig(width, features, self.dpt_out_channels, self.dpt_layers, start, self.patch_size)
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
@@ -151,13 +162,3 @@ class VGGTConfig:
 
 
 VGGT_1B = VGGTConfig()
-
-
-def check_size(height: int, width: int, patch: int = 14) -> None:
-    """Raise QvggtError unless height x width (pixels) is a positive multiple of the patch size on both sides."""
-    for name, value in (("height", height), ("width", width)):
-        if value <= 0 or value % patch:
-            raise QvggtError(
-                f"image {name} {value} is not a positive multiple of the patch size {patch}; "
-                f"nearest sizes: {max(patch, value // patch * patch)} and {(value // patch + 1) * patch}"
-            )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qvggt.models.dpt import DPTHead
+from qvggt.models.network import Network
 from qvggt.models.vggt.aggregator import Aggregator
 from qvggt.models.vggt.camera_head import CameraHead
 from qvggt.models.vggt.config import VGGTConfig
@@ -17,7 +18,7 @@ def at_least_fp32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-class VGGT(nn.Module):
+class VGGT(Network):
     """The whole network with the original parameter names.
 
     Input: images [S, 3, H, W] or [B, S, 3, H, W], RGB in [0, 1], H and W multiples of the patch size.
@@ -26,29 +27,20 @@ class VGGT(nn.Module):
     [B, S, H, W]; with query points [N, 2] or [B, N, 2] (pixels of frame 0) also `track` [B, S, N, 2], `vis`, `conf`.
     """
 
+    config: VGGTConfig
+
     def __init__(self, config: VGGTConfig | None = None) -> None:
         super().__init__()
         config = config or VGGTConfig()
         self.config = config
-        dim = 2 * config.embed_dim
 
-        def dpt(out: int, activation: str) -> DPTHead:
-            return DPTHead(
-                dim,
-                config.dpt_features,
-                config.dpt_out_channels,
-                config.dpt_layers,
-                config.patch_start,
-                config.patch_size,
-                config.dpt_head_channels,
-                out,
-                activation,
-            )
+        def dense(out: int, activation: str) -> DPTHead:
+            return DPTHead(config.dpt(config.dpt_features), config.dpt_head_channels, out, activation)
 
         self.aggregator = Aggregator(config)
         self.camera_head = CameraHead(config) if "camera" in config.heads else None
-        self.point_head = dpt(4, "inv_log") if "point" in config.heads else None
-        self.depth_head = dpt(2, "exp") if "depth" in config.heads else None
+        self.point_head = dense(4, "inv_log") if "point" in config.heads else None
+        self.depth_head = dense(2, "exp") if "depth" in config.heads else None
         self.track_head = TrackHead(config) if "track" in config.heads else None
 
     def forward(self, images: Tensor, query_points: Tensor | None = None) -> dict[str, Tensor]:

@@ -21,15 +21,7 @@ class TrackFeatures(DPTFeatures):
 
     def __init__(self, config: VGGTConfig) -> None:
         track = config.track
-        super().__init__(
-            2 * config.embed_dim,
-            track.features,
-            config.dpt_out_channels,
-            config.dpt_layers,
-            config.patch_start,
-            config.patch_size,
-            track.features,
-        )
+        super().__init__(config.dpt(track.features), track.features)
         self.stride = track.stride
 
     def forward(self, levels: Mapping[int, Tensor], height: int, width: int) -> Tensor:

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvggt.models.block import Block
-from qvggt.models.token_types import encoder_kinds
 from qvggt.models.vggt.config import VGGTConfig
 
 # Every norm of this stage uses 1e-6; the rest of the network uses 1e-5.
@@ -74,7 +73,6 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.embed(images)
-        kinds = encoder_kinds(tokens.shape[1], 1 + self.num_registers, tokens.device)
         for block in self.blocks:
-            tokens = block(tokens, None, kinds)
+            tokens = block(tokens)
         return self.patches(tokens)

@@ -16,11 +16,12 @@ from qvggt.eval.reconstruction import folder
 from qvggt.eval.reconstruction.config import ReconstructionConfig
 from qvggt.eval.reconstruction.memory import UNKNOWN, estimate, free_memory, plan_memory, shown
 from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.models.family import MemoryFacts
 from qvggt.quant.scheme import parse_scheme
 
 MB = 1e6
-TINY = {"width": 128, "features": 32, "head_channels": 16}
-LARGE = {"width": 1024, "features": 256, "head_channels": 32}
+TINY = {"sizes": MemoryFacts(128, 64, 14, 5, 32, 16)}
+LARGE = {"sizes": MemoryFacts(1024, 64, 14, 5, 256, 32)}
 TORCH = {"fused": True, "chunk": 8}
 ONNX = {"fused": False, "chunk": None}
 
@@ -62,15 +63,16 @@ def test_sizes_are_read_off_the_network(tmp_path: Path) -> None:
     found = runner.network_sizes()
     assert found is not None
     expected = (config.embed_dim, config.dpt_features, config.dpt_head_channels)
-    assert (found.width, found.features, found.head_channels) == expected
+    assert (found.sizes.width, found.sizes.features, found.sizes.head_channels) == expected
     assert found.fused
     export_onnx(model, parse_scheme("fp32"), ExportConfig(SIZE, SIZE), tmp_path / "m.onnx")
     exported = OnnxRunner(tmp_path / "m.onnx").network_sizes()
-    assert (exported.width, exported.features, exported.head_channels) == expected
+    assert exported is not None
+    assert (exported.sizes.width, exported.sizes.features, exported.sizes.head_channels) == expected
     assert not exported.fused
     runner.close()
     assert runner.network_sizes() is None  # as a network that does not tell
-    assert UNKNOWN.width == 1024
+    assert UNKNOWN.sizes.width == 1024
 
 
 @pytest.mark.parametrize(("asked", "longest"), [(None, 6), (4, 4), (20, 6)])

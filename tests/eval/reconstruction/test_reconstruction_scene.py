@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from true_runner import TrueRunner, shoot
 
-from qvggt.engines.runner import OUTPUTS
 from qvggt.errors import QvggtError
 from qvggt.eval.ground_truth import ImagePlan
 from qvggt.eval.pose import pairwise_errors
 from qvggt.eval.reconstruction.frames import load_frames
 from qvggt.eval.reconstruction.passes import Pass, plan_passes
 from qvggt.eval.reconstruction.scene import reconstruct
+from qvggt.predictions import OUTPUTS
 
 
 def test_one_pass_gives_the_truth(truth: Any) -> None:

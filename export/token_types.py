@@ -1,4 +1,4 @@
-"""One row of a small table per token, by the kind of the token (qvggt.models.token_types)."""
+"""One row of a small table per token, by the type of the token (qvggt.models.token_types)."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from qvggt.export.graph import GraphBuilder
+from qvggt.models.family import TokenLayout
+from qvggt.models.token_types import frame_types
 
 
-class TokenKinds:
-    """Kinds of the tokens of a stream [S, P, C], emitted when a table is first spread over them.
+class TokenTypes:
+    """Types of the tokens of a stream [S, P, C], emitted when a table is first spread over them.
 
-    rows: int64 [1 or 2, P], kinds in the first frame and, where it has special tokens of its own, in all others.
-    special: special tokens of a frame. images: the graph's input, which has the number of frames.
+    tokens: P. images: the graph's input, which has the number of frames.
     """
 
-    def __init__(self, builder: GraphBuilder, path: str, rows: Tensor, images: str, special: int) -> None:
-        self.builder, self.path, self.rows, self.images, self.special = builder, path, rows, images, special
+    def __init__(self, builder: GraphBuilder, path: str, layout: TokenLayout, tokens: int, images: str) -> None:
+        self.builder, self.path, self.images, self.special = builder, path, images, layout.special
+        self.rows = frame_types(layout, tokens)
         self._frames: str | None = None
         self._ids: str | None = None
 
     def spread(self, path: str, name: str, table: NDArray[Any], copies: bool) -> str:
-        """fp32 [S, P, C] with the row of a table [kinds, C] for every token.
+        """fp32 [S, P, C] with the row of a table [types, C] for every token.
 
         An indexed read, which runtimes fuse with what follows; or `copies` of the rows, which is slower, and what
         TensorRT needs where the result ends in an INT4 quantization (docs/tensorrt.md).
@@ -59,7 +60,7 @@ class TokenKinds:
         return self._frames
 
     def ids(self) -> str:
-        """Kind of every token, int64 [S, P].
+        """Type of every token, int64 [S, P].
 
         They follow the number of frames even where all frames are alike: a constant would be folded at load time into
         a full-size copy of every table it indexes.

@@ -1,4 +1,4 @@
-"""Emission of the camera and DPT heads (qvggt.models.vggt.camera_head and .dpt_head)."""
+"""Emission of dense heads (qvggt.models.dpt)."""
 
 from __future__ import annotations
 
@@ -8,49 +8,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from qvggt.export.blocks import BlockEmitter, emit_norm
-from qvggt.export.conv import emit_quant_conv
+from qvggt.export.blocks import emit_norm
+from qvggt.export.forms.convolution import emit_quant_conv
 from qvggt.export.graph import GraphBuilder
-from qvggt.export.linear import array, emit_linear
+from qvggt.export.linear import array
 from qvggt.export.precision import Precision
 from qvggt.models.dpt import DPTHead, FeatureFusion, ResidualConvUnit, position_map
-from qvggt.models.vggt.camera_head import POSE_DIM, CameraHead
 from qvggt.quant.conv import QuantConv2d
 from qvggt.target import Target
-
-
-def emit_camera(builder: GraphBuilder, path: str, head: CameraHead, last: str, target: Target) -> str:
-    """Tokens of the last round [S, P, 2C] -> activated pose encoding [1, S, 9]; the refinements are unrolled.
-
-    fp32 in every network: four refinements of one small vector per frame, and nothing after them averages errors out.
-    """
-    b, fp32 = builder, Precision.FP32
-    dim = head.embed_pose.out_features
-    tokens = b.reshape(b.slice(last, 1, 0, 1, path), (1, -1, dim), path)
-    tokens = emit_norm(b, f"{path}.token_norm", head.token_norm, tokens)
-    if head.token_rotation is not None:
-        tokens = emit_linear(b, f"{path}.token_rotation", head.token_rotation, tokens, target, precision=fp32)
-    emitter = BlockEmitter(b, target, (1, -1), precision=fp32)
-    raw = ""
-    for i in range(head.iters):
-        at = f"{path}.iter.{i}"
-        source = raw or b.real(f"{path}.empty_pose_tokens", array(head.empty_pose_tokens), fp32)
-        z = emitter.linear(f"{at}.embed_pose", head.embed_pose, source, f"{path}.embed_pose")
-        z = b.op("Mul", [z, b.op("Sigmoid", [z], f"{at}.silu")], f"{at}.silu")
-        modulation = "poseLN_modulation.1"
-        z = emitter.linear(f"{at}.{modulation}", head.poseLN_modulation[1], z, f"{path}.{modulation}")
-        shift, scale, gate = b.ops("Split", [z], at, 3, axis=-1, num_outputs=3)
-        y = emit_norm(b, f"{at}.adaln_norm", head.adaln_norm, tokens)
-        one = b.constant("one", np.array(1, np.float32))
-        y = b.op("Add", [b.op("Mul", [y, b.op("Add", [scale, one], at)], at), shift], at)
-        x = b.op("Add", [b.op("Mul", [gate, y], at), tokens], at)
-        for j, block in enumerate(head.trunk):
-            x = emitter.block(f"{at}.trunk.{j}", block, x, f"{path}.trunk.{j}")  # type: ignore[arg-type]
-        x = emit_norm(b, f"{at}.trunk_norm", head.trunk_norm, x, f"{path}.trunk_norm")
-        delta = emitter.mlp(f"{at}.pose_branch", head.pose_branch, x, f"{path}.pose_branch")
-        raw = b.op("Add", [raw, delta], at) if raw else delta
-    linear, fov = b.slice(raw, 2, 0, 7, path), b.slice(raw, 2, 7, POSE_DIM, path)
-    return b.op("Concat", [linear, b.op("Relu", [fov], path)], path, axis=-1)
 
 
 class DPTEmitter:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from qvggt.export.blocks import BlockEmitter, Rope, emit_norm
 from qvggt.export.graph import GraphBuilder
-from qvggt.export.kinds import TokenKinds
 from qvggt.export.linear import array, emit_linear
 from qvggt.export.precision import Precision
-from qvggt.models.token_types import aggregator_kinds, encoder_kinds
+from qvggt.export.token_types import TokenTypes
+from qvggt.models.family import TokenLayout
 from qvggt.models.vggt.aggregator import IMAGE_MEAN, IMAGE_STD, Aggregator
 from qvggt.models.vggt.vit import VisionTransformer
 from qvggt.target import Target
@@ -54,8 +54,8 @@ def emit_vit(
     shape = builder.op("Concat", [frames, builder.ints(first, dim)], path, axis=0)
     special = builder.op("Expand", [builder.real(f"{path}.prefix", array(prefix[None])), shape], path)
     x = builder.op("Concat", [special, patches], path, axis=1)
-    kinds = TokenKinds(builder, f"{path}.kinds", encoder_kinds(first + count, first)[None], images, first)
-    emitter = BlockEmitter(builder, target, (-1, first + count), kinds=kinds)
+    types = TokenTypes(builder, f"{path}.kinds", TokenLayout(first), first + count, images)
+    emitter = BlockEmitter(builder, target, (-1, first + count), types=types)
     for i, block in enumerate(vit.blocks):
         x = emitter.block(f"{path}.blocks.{i}", block, x)  # type: ignore[arg-type]
     return emit_norm(builder, f"{path}.norm", vit.norm, builder.slice(x, 1, first, first + count, path))
@@ -95,13 +95,10 @@ def emit_aggregator(
     x = builder.op("Concat", [special, patches], path, axis=1)
 
     tokens = rows.shape[1] + (height // config.patch_size) * (width // config.patch_size)
-    cos, sin = aggregator.rope(height, width, torch.device("cpu"))
-    rope = Rope(cos.numpy()[:, None], sin.numpy()[:, None])
-    special_count = config.patch_start
-    rows = aggregator_kinds(2, tokens, special_count)
-    kinds = TokenKinds(builder, f"{path}.kinds", rows, images, special_count)
-    per_frame = BlockEmitter(builder, target, (-1, tokens), rope, kinds=kinds)
-    over_all = BlockEmitter(builder, target, (-1, tokens), rope, together=True, kinds=kinds)
+    rope = Rope.of(aggregator.rope(height, width, torch.device("cpu")))
+    types = TokenTypes(builder, f"{path}.kinds", TokenLayout(config.patch_start, first_apart=True), tokens, images)
+    per_frame = BlockEmitter(builder, target, (-1, tokens), rope, types=types)
+    over_all = BlockEmitter(builder, target, (-1, tokens), rope, together=True, types=types)
     kept = {}
     for i, (frame_block, global_block) in enumerate(
         zip(aggregator.frame_blocks, aggregator.global_blocks, strict=True)

@@ -1,0 +1,127 @@
+"""Where the nodes of one layer go, and the pieces all forms are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qvggt.export.graph import GraphBuilder
+from qvggt.export.precision import Precision
+from qvggt.formats.grid import Grid
+from qvggt.target import Target
+
+FP32 = Precision.FP32
+ZEROS = {"INT4": "zero_int4", "INT8": "zero_int8"}
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Nodes `<path>/...`, initializers `<parameters>.*` (shared by the call sites of one module) of one layer; the
+    file's target, and the float type of what is not quantized."""
+
+    builder: GraphBuilder
+    path: str
+    parameters: str
+    target: Target
+    precision: Precision
+
+    def op(self, op_type: str, inputs: Sequence[str], **attributes: Any) -> str:
+        return self.builder.op(op_type, inputs, self.path, **attributes)
+
+    def cast(self, x: str, precision: Precision) -> str:
+        return self.builder.cast(x, precision, self.path)
+
+    def at(self, path: str) -> Site:
+        """The same for nodes under another path."""
+        return replace(self, path=path)
+
+    def real(self, name: str, values: Array, precision: Precision | None = None) -> str:
+        """The float initializer `<parameters>.<name>`, in `precision` or the site's."""
+        return self.builder.real(f"{self.parameters}.{name}", values, precision or self.precision)
+
+    def constant(self, name: str, values: Array) -> str:
+        """The initializer `<parameters>.<name>`."""
+        return self.builder.constant(f"{self.parameters}.{name}", values)
+
+    def power(self, value: float, size: int | None = None) -> str:
+        """A power of two below 1, or a vector of it, as a shared constant in the site's float type."""
+        name = f"power_{1 - round(math.log2(value))}"
+        if size is None:
+            return self.builder.real(name, scalar(value), self.precision)
+        return self.builder.real(f"{name}_{size}", np.full(size, value, np.float32), self.precision)
+
+    def zero(self, container: str) -> str:
+        """Zero point 0 of a container."""
+        name, value = ZEROS[container], np.zeros((), np.int8)
+        return self.builder.int4_constant(name, value) if container == "INT4" else self.builder.constant(name, value)
+
+    def stored_codes(self, codes: Array, container: str) -> str:
+        """Weight codes as the initializer `<parameters>.weight_codes`."""
+        name, codes = f"{self.parameters}.weight_codes", np.ascontiguousarray(codes)
+        if container != "INT4":
+            return self.builder.constant(name, codes)
+        return self.builder.int4_constant(name, codes.astype(np.int8, copy=False))
+
+    def rounded(self, x: str, scale: np.float32, grid: Grid, container: str) -> tuple[str, float]:
+        """Clip (when the container is wider than the grid), QuantizeLinear, DequantizeLinear with constant scales.
+
+        x fp32 -> (codes times an inner scale, in the site's float type; `scale` over the inner one, to be multiplied
+        back). The inner scale is `scale` itself in fp32; in a half type `grid.fraction`, so that no product of
+        K < 65504 terms overflows.
+        """
+        if container != grid.container or grid.storage_bits < grid.container_bits:
+            # the same products as the reference's range has, so both sides saturate at the same float
+            bounds = [scalar(np.float32(end) * scale) for end in (grid.lowest, grid.highest)]
+            x = self.op("Clip", [x, *(self.builder.constant(exact_name("bound", b), b) for b in bounds)])
+        values = scalar(scale)
+        outer, zero = self.builder.constant(exact_name("step", values), values), self.zero(container)
+        codes = self.op("QuantizeLinear", [x, outer, zero])
+        if self.precision is FP32:
+            return self.op("DequantizeLinear", [codes, outer, zero]), 1.0
+        return self.op("DequantizeLinear", [codes, self.power(grid.fraction), zero]), float(scale) / grid.fraction
+
+    def expanded(self, codes: Array, shape: tuple[int, ...] | None = None) -> str:
+        """Codes [N, K] stored as INT4, as int8 [K, N], or of `shape` where one is given.
+
+        Scale per row and the operator between the two are both needed: TensorRT refuses a single scale here, and ONNX
+        Runtime folds constant DQ -> Q pairs only with an operator between them. ONNX Runtime and OpenVINO fold all of
+        it when they load the file, TensorRT keeps INT4 and expands at run time; docs/storage.md has what was tried.
+        """
+        site, builder = self.at(f"{self.parameters}.weight"), self.builder
+        if (known := f"{site.path}/QuantizeLinear") in builder.types:  # the unrolled camera iterations share it
+            return known
+        stored = self.stored_codes(codes, "INT4")
+        ones = builder.constant(f"ones_{len(codes)}", np.ones(len(codes), np.float32))
+        values = site.op("DequantizeLinear", [stored, ones], axis=0)
+        if shape is None:
+            values = site.op("Transpose", [values], perm=[1, 0])
+        else:
+            values = builder.reshape(values, shape, site.path)
+        return site.op("QuantizeLinear", [values, builder.constant("one", scalar(1)), self.zero("INT8")])
+
+    def biased(self, y: str, bias: Tensor | None) -> str:
+        """y plus the initializer `<parameters>.bias`, in y's float type."""
+        if bias is None:
+            return y
+        return self.op("Add", [y, self.real("bias", array(bias), self.builder.precision_of(y))])
+
+
+def exact_name(kind: str, value: NDArray[np.float32]) -> str:
+    """A name made of the exact bits, so that equal constants are stored once and distinct ones never collide."""
+    return f"{kind}_{value.view(np.uint32).item():08x}"
+
+
+def scalar(value: float | np.float32) -> NDArray[np.float32]:
+    return np.array(value, np.float32)
+
+
+def array(tensor: Tensor) -> Array:
+    return tensor.detach().cpu().numpy()

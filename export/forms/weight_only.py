@@ -1,0 +1,52 @@
+"""Weight-only form: codes with a scale per block, dequantized in front of a product with float activations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from qvggt.export.forms.site import Array, Site, array, scalar
+from qvggt.export.precision import Precision
+from qvggt.formats.grid import IntegerGrid
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.quant.linear import QuantLinear
+
+SMALLEST_NORMAL = 2.0**-14  # of fp16: below, block scales would lose digits
+
+
+def takes(format: LinearFormat) -> bool:
+    """Integer weights under floating-point activations."""
+    return format.activation is None and isinstance(format.weight.grid, IntegerGrid)
+
+
+def emit_weight_only(site: Site, module: QuantLinear, x: str) -> str:
+    """Codes [K, N] with a scale per block of K; y in the site's float type."""
+    format, x = module.format.weight, site.cast(x, site.precision)
+    scales = np.ascontiguousarray(array(module.weight_scale).T)  # [blocks, N]
+    scales, size = whole_blocks(scales, format.granularity.size or module.in_features, module.in_features)
+    lift = 1.0
+    if site.precision is Precision.FP16 and scales.min() < SMALLEST_NORMAL:
+        lift = 2.0 ** -math.ceil(math.log2(scales.max()))  # a power of two: moves the exponents, changes no digit
+    scale = site.real("weight_scale", scales * np.float32(lift))
+    if site.parameters != site.path:  # a name per use: TensorRT merges equal DQs, and expands a weight with many users
+        scale = site.op("Identity", [scale])
+    stored = site.stored_codes(array(module.codes).T, format.grid.container)
+    weight = site.op("DequantizeLinear", [stored, scale], axis=0, block_size=size)
+    y = site.op("MatMul", [x, weight])
+    if lift != 1:
+        down = site.builder.real(f"lift_{int(math.log2(lift))}", scalar(1 / lift), site.precision)
+        y = site.op("Mul", [y, down])
+    return y
+
+
+def whole_blocks(scales: Array, block: int, length: int) -> tuple[Array, int]:
+    """Scales [blocks, N] repeated in smaller blocks that divide K = `length` evenly and are at least two.
+
+    TensorRT cuts K into equal blocks whatever the block size says, and expands a weight of one block at every run
+    (lint rules QV204 and QV304).
+    """
+    size = length if block >= length else math.gcd(block, length)
+    if size == length and size % 2 == 0:
+        size //= 2
+    return np.ascontiguousarray(scales[np.arange(0, length, size) // block]), size

@@ -1,0 +1,120 @@
+"""What a name such as "w4a4-dynamic" or "fp16" stands for, and everything that hangs on it."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from qvggt.formats.granularity import ROW, TENSOR, TOKEN, block
+from qvggt.formats.grid import IntegerGrid
+from qvggt.formats.tensor_format import TensorFormat
+
+Activation = Literal["dynamic", "static"]
+
+SCALE_BYTES = 4
+FLOAT_BITS = 16  # of activations that are not quantized, in a network fast enough to quantize its weights for
+CONV_BITS = 8  # of the input and the output of a convolution (qvggt/quant/conv.py says why)
+
+
+@dataclass(frozen=True)
+class Format(ABC):
+    """bits: the name as --bits and schemes write it, without the activation mode. floor_db: SQNR an exported network
+    has to reach against its reference. ladder: what a part may get in a search for a bit budget that starts here, from
+    cheap to exact, as schemes write it; empty where there is nothing to choose."""
+
+    bits: str
+    floor_db: float
+    ladder: tuple[str, ...] = ()
+
+    @property
+    def mode(self) -> Activation | None:
+        """Where the ranges of quantized activations come from; None where activations are not quantized."""
+        return None
+
+    @property
+    def name(self) -> str:
+        """The canonical name, unique in the table: "w4a4-dynamic", "w4a16", "fp16"."""
+        return self.bits if self.mode is None else f"{self.bits}-{self.mode}"
+
+    @property
+    @abstractmethod
+    def cost(self) -> float:
+        """Bit operations per weight and token: bits of the weight times bits of the activation. Bytes alone would
+        never choose 4-bit activations, which store nothing less."""
+
+    @abstractmethod
+    def stored_bytes(self, shape: Sequence[int]) -> int:
+        """Bytes of a weight [out, in, ...] and its scales in an exported file."""
+
+
+@dataclass(frozen=True)
+class FloatFormat(Format):
+    """A float type: nothing is quantized."""
+
+    width: int = 32
+
+    @property
+    def cost(self) -> float:
+        return float(self.width**2)
+
+    def stored_bytes(self, shape: Sequence[int]) -> int:
+        return math.prod(shape) * self.width // 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearFormat(Format):
+    """Numbers of one linear or convolution: of its weight and of its input, None where that stays floating point.
+
+    learnable: whether learned scales and clips gain more than they lose on images other than the calibration's.
+    convolution: what convolutions get under this name, None where they stay floating point; the output of one is in
+    the `activation` format of its input.
+    """
+
+    weight: TensorFormat
+    activation: TensorFormat | None
+    learnable: bool = True
+    convolution: LinearFormat | None = None
+
+    @property
+    def mode(self) -> Activation | None:
+        if self.activation is None:
+            return None
+        return "dynamic" if self.activation.dynamic else "static"
+
+    @property
+    def cost(self) -> float:
+        inputs = FLOAT_BITS if self.activation is None else self.activation.grid.storage_bits
+        return float(self.weight.grid.storage_bits * inputs)
+
+    def stored_bytes(self, shape: Sequence[int]) -> int:
+        codes = -(-math.prod(shape) * self.weight.grid.container_bits // 8)
+        return codes + SCALE_BYTES * shape[0] * self.weight.granularity.groups(shape[1])
+
+
+def integer_format(
+    weight_bits: int, act_bits: int, mode: Activation, *, floor_db: float, ladder: tuple[str, ...], learnable: bool
+) -> LinearFormat:
+    """Integer products: a scale per row of the weight, per token (dynamic) or per tensor (static) of the input."""
+    weight = TensorFormat(IntegerGrid(weight_bits, narrow=True), ROW)
+    dynamic = mode == "dynamic"
+    activation = TensorFormat(IntegerGrid(act_bits), TOKEN if dynamic else TENSOR, dynamic)
+    maps = TensorFormat(IntegerGrid(CONV_BITS), TENSOR)
+    convolution = LinearFormat(f"w{weight_bits}a{CONV_BITS}", 0.0, weight=weight, activation=maps)
+    return LinearFormat(
+        f"w{weight_bits}a{act_bits}",
+        floor_db,
+        ladder,
+        weight=weight,
+        activation=activation,
+        learnable=learnable,
+        convolution=convolution,
+    )
+
+
+def weight_only_format(bits: int, size: int, *, floor_db: float, ladder: tuple[str, ...]) -> LinearFormat:
+    """Integer weights with a scale per block of `size` input channels, under floating-point activations."""
+    weight = TensorFormat(IntegerGrid(bits, narrow=True), block(size))
+    return LinearFormat(f"w{bits}a{FLOAT_BITS}", floor_db, ladder, weight=weight, activation=None)

@@ -1,0 +1,83 @@
+"""Tensor formats: a grid, who shares a scale, and where the scale comes from. The quantizers of fake-quant modules,
+calibration and importers (DESIGN 3.5); the order of their floating-point operations is that of the exported ONNX nodes,
+so that both sides round the same values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qvggt.formats.granularity import Granularity
+from qvggt.formats.grid import Grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EPS = 1e-6  # floor of a per-token range: representable in fp16, far below any activation that matters
+WEIGHT_FLOOR = 1e-5  # floor of a row's largest weight, as in the published method
+
+
+@dataclass(frozen=True)
+class TensorFormat:
+    """Numbers of one operand. dynamic: the scale is taken from the values at run time; else it is a constant.
+
+    scale_grid: what the scales themselves are rounded to; None for floating point.
+    """
+
+    grid: Grid
+    granularity: Granularity
+    dynamic: bool = False
+    scale_grid: Grid | None = None
+
+    def scale(self, weight: Tensor) -> Tensor:
+        """Scale of each row or block: weight [out, in] -> [out, groups]."""
+        return self.grid.scale(self.granularity.amax(weight).clamp_min(WEIGHT_FLOOR))
+
+    def round(self, weight: Tensor, scale: Tensor, straight_through: bool = False) -> Tensor:
+        """Round-to-nearest codes [out, in], held in the weight's dtype."""
+        return self.grid.round(weight, self.granularity.expand(scale, weight.shape[-1]), straight_through)
+
+    def codes(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """Round-to-nearest codes [out, in] in the grid's own dtype."""
+        return self.round(weight, scale).to(self.grid.dtype)
+
+    def dequantize(self, codes: Tensor, scale: Tensor) -> Tensor:
+        """codes * scale, in the scale's dtype [out, in]."""
+        return codes.to(scale.dtype) * self.granularity.expand(scale, codes.shape[-1])
+
+    def quantize_tokens(
+        self, x: Tensor, low: float | Tensor = 1.0, high: float | Tensor = 1.0, straight_through: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Dynamic per-token quantization: normalise by the token's range, then a constant scale (DESIGN 3.5).
+
+        Returns (codes [..., in], ranges [..., 1]) with x ~ codes * `grid.unit_scale` * range, both in x's dtype.
+        Values outside the range saturate at the grid's extreme codes.
+        """
+        a = token_range(x, low, high)
+        return self.grid.round(x / a, self.grid.unit_scale, straight_through), a
+
+    def quantize_tensor(self, x: Tensor, amax: Tensor, straight_through: bool = False) -> Tensor:
+        """x on the grid of the range of a whole tensor (a scalar)."""
+        scale = self.grid.scale(amax)
+        if straight_through:  # changes no code: what lies beyond the range learns the range, also within half a code
+            x = self.grid.clip(x, scale)
+        return self.grid.round(x, scale, straight_through) * scale
+
+    def quantize(self, x: Tensor, ranges: Tensor, straight_through: bool = False) -> tuple[Tensor, Tensor | None]:
+        """(what a weight is multiplied with [..., in], the token ranges [..., 1] to multiply back after it or None).
+
+        ranges: clip ratios [2] of the negative and the positive side where dynamic, else the range of the tensor [].
+        """
+        if not self.dynamic:
+            return self.quantize_tensor(x, ranges, straight_through), None
+        codes, a = self.quantize_tokens(x, ranges[0], ranges[1], straight_through)
+        return codes * self.grid.unit_scale, a
+
+
+def token_range(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    """Per-token range a_t = max(high * max x, low * max(-x), eps), shape [..., 1].
+
+    With low == high == c this is c * max |x|; the released QuantVGGT clips differ per side.
+    """
+    return (x.amax(-1, keepdim=True) * high).maximum(-x.amin(-1, keepdim=True) * low).clamp_min(EPS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -15,12 +14,12 @@ from qvggt.quant.conv import ConvRange, QuantConv2d, conv_rows
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import Conv, check_overrides, quantize_, scheme_convs, scheme_linears
 from qvggt.quant.scheme import Scheme
+from qvggt.sqnr import decibels
 
 
 def weight_sqnr(weight: Tensor, approximation: Tensor) -> float:
     """Signal to quantization noise of a weight, in dB."""
-    noise = float((weight - approximation).square().sum())
-    return math.inf if noise == 0 else 10 * math.log10(float(weight.square().sum()) / noise)
+    return decibels(float(weight.square().sum()), float((weight - approximation).square().sum()))
 
 
 def quantize_rtn_(

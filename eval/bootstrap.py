@@ -24,10 +24,11 @@ class Bootstrap:
         """Of the figure itself; None for fewer than two sequences, NaN when a value is not finite."""
         return self._interval(column, None)
 
-    def paired(self, first: Column, second: Column) -> tuple[float, float] | None:
-        """Of figure(second) - figure(first) on the same sequences in the same order. ValueError when they differ."""
-        if len(first.values) != len(second.values):
-            raise ValueError(f"paired columns of {len(first.values)} and {len(second.values)} sequences")
+    def paired(self, first: Column | None, second: Column | None) -> tuple[float, float] | None:
+        """Of figure(second) - figure(first) on the same sequences in the same order; None when they differ in number
+        (a sequence that only one could be measured on), or one is not there."""
+        if first is None or second is None or len(first.values) != len(second.values):
+            return None
         return self._interval(second, first)
 
     def _interval(self, column: Column, base: Column | None) -> tuple[float, float] | None:

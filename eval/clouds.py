@@ -102,18 +102,14 @@ def distances(predicted: Points, truth: Points, backend: Backend = "open3d") -> 
     predicted_normals, true_normals = normals(predicted, backend), normals(truth, backend)
     to_truth, nearest_true = cKDTree(truth).query(predicted, workers=-1)
     to_predicted, nearest_predicted = cKDTree(predicted).query(truth, workers=-1)
-    cosine1 = np.abs((true_normals[nearest_true] * predicted_normals).sum(-1))
-    cosine2 = np.abs((predicted_normals[nearest_predicted] * true_normals).sum(-1))
-    return CloudDistances(
-        acc=float(np.mean(to_truth)),
-        acc_median=float(np.median(to_truth)),
-        comp=float(np.mean(to_predicted)),
-        comp_median=float(np.median(to_predicted)),
-        nc1=float(np.mean(cosine1)),
-        nc1_median=float(np.median(cosine1)),
-        nc2=float(np.mean(cosine2)),
-        nc2_median=float(np.median(cosine2)),
-    )
+    figures = {
+        "acc": to_truth,
+        "comp": to_predicted,
+        "nc1": np.abs((true_normals[nearest_true] * predicted_normals).sum(-1)),
+        "nc2": np.abs((predicted_normals[nearest_predicted] * true_normals).sum(-1)),
+    }
+    means = {name: float(np.mean(values)) for name, values in figures.items()}
+    return CloudDistances(**means, **{f"{name}_median": float(np.median(values)) for name, values in figures.items()})
 
 
 def _cloud(points: Points) -> Any:

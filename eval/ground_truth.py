@@ -118,8 +118,13 @@ def resize_depth(depth: NDArray[np.float32], resize: Resize, height: int, width:
     view. Values stay: scaling an image does not move the scene.
     """
     x, y = resize.source_grid(height, width)
-    x, y = x * (depth.shape[1] / resize.source_width), y * (depth.shape[0] / resize.source_height)
+    return nearest(depth, x * (depth.shape[1] / resize.source_width), y * (depth.shape[0] / resize.source_height))
+
+
+def nearest(values: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+    """[len(y), len(x)]: of values [h, w], the pixel that each place lies in (pixel i covers [i, i + 1)); 0 outside."""
     columns, rows = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
-    inside_x, inside_y = (columns >= 0) & (columns < depth.shape[1]), (rows >= 0) & (rows < depth.shape[0])
-    picked = depth[np.ix_(rows.clip(0, depth.shape[0] - 1), columns.clip(0, depth.shape[1] - 1))]
-    return np.where(inside_y[:, None] & inside_x[None, :], picked, np.float32(0))
+    height, width = values.shape
+    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None]
+    picked = values[np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))]
+    return np.where(inside, picked, np.zeros((), values.dtype))

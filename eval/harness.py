@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from qvggt.data.images import Resize
@@ -18,11 +18,10 @@ from qvggt.eval.clouds import check_backend
 from qvggt.eval.depth import depth_errors
 from qvggt.eval.ground_truth import ImagePlan, network_intrinsics, plan_images, sequence_depth
 from qvggt.eval.noise import Noise, compare
-from qvggt.eval.points import PointConfig, PointErrors, point_errors, predicted_points, true_points
+from qvggt.eval.points import PointConfig, PointErrors, point_errors, predicted_cameras, predicted_points, true_points
 from qvggt.eval.pose import pairwise_errors
 from qvggt.eval.records import Row
 from qvggt.eval.result import CandidateResult, SequenceRecord
-from qvggt.geometry import decode_pose
 from qvggt.predictions import CAMERAS, Predictions
 from qvggt.progress import bar
 
@@ -63,10 +62,10 @@ class Truth:
             sequence.extrinsics,
         )
 
-    def points(self) -> NDArray[np.float64]:
-        """[S, H, W, 3] in the frame of the first camera; meaningless where depth is 0."""
-        assert self.depth is not None
-        return true_points(self.depth, self.extrinsics, self.intrinsics)
+    @cached_property
+    def points(self) -> NDArray[np.float64] | None:
+        """[S, H, W, 3] in the frame of the first camera; meaningless where depth is 0. None without depth."""
+        return None if self.depth is None else true_points(self.depth, self.extrinsics, self.intrinsics)
 
 
 def evaluate(
@@ -116,7 +115,6 @@ def evaluate_rows(
         for sequence in missing:
             images, resizes = plan.load(sequence.image_paths, sequence.intrinsics)
             truth = Truth.of(sequence, resizes, *images.shape[2:])
-            true = truth.points() if "points" in protocol.metrics and truth.depth is not None else None
             records: list[SequenceRecord] = []
             earlier: list[Predictions] = []
             for runner in runners:
@@ -126,7 +124,7 @@ def evaluate_rows(
                 # a copy each: nothing one candidate does to its input can reach the next
                 timed = [_timed(runner, images.copy()) for _ in range(protocol.repeats)]
                 predictions, timings = timed[0][0], tuple(seconds for _, seconds in timed)
-                records.append(_record(sequence, predictions, earlier, truth, true, protocol, images.shape, timings))
+                records.append(_record(sequence, predictions, earlier, truth, protocol, images.shape, timings))
                 earlier.append(predictions)
                 moved.update()
             warmed.add(images.shape)
@@ -150,20 +148,18 @@ def check(runners: Sequence[Runner], sequences: Sequence[EvalSequence], protocol
                 f"{runner.label}: computes no {CAMERAS}, only {', '.join(runner.outputs)}; export it with pose"
             )
     for sequence in sequences:
-        if len(sequence.image_paths) < 2:
-            raise QvggtError(f"{sequence.key}: pose errors need 2 frames or more, got {len(sequence.image_paths)}")
+        count = len(sequence.image_paths)
+        if count < 2:
+            raise QvggtError(f"{sequence.key}: pose errors need 2 frames or more, got {count}")
         for runner in runners:
-            if runner.frames not in (None, len(sequence.image_paths)):
-                raise QvggtError(
-                    f"{runner.label}: takes only {runner.frames} frames, {sequence.key} has "
-                    f"{len(sequence.image_paths)}; ask for {runner.frames} frames"
-                )
-            low, high = runner.frame_range or (1, len(sequence.image_paths))
-            if not low <= len(sequence.image_paths) <= high:
-                raise QvggtError(
-                    f"{runner.label}: takes {low} to {high} frames, {sequence.key} has {len(sequence.image_paths)}; "
-                    "ask for fewer, or build it for more"
-                )
+            only, (low, high) = runner.frames, runner.frame_range or (1, count)
+            if only not in (None, count):
+                problem, advice = f"takes only {only} frames", f"ask for {only} frames"
+            elif not low <= count <= high:
+                problem, advice = f"takes {low} to {high} frames", "ask for fewer, or build it for more"
+            else:
+                continue
+            raise QvggtError(f"{runner.label}: {problem}, {sequence.key} has {count}; {advice}")
         for path in sequence.image_paths:
             if not path.is_file():
                 raise QvggtError(f"{path}: no such image file, but {sequence.key} is annotated with it; restore it")
@@ -182,20 +178,19 @@ def _record(
     predictions: Predictions,
     earlier: Sequence[Predictions],
     truth: Truth,
-    true: NDArray[np.float64] | None,
     protocol: Protocol,
     shape: tuple[int, ...],
     timings: tuple[float, ...],
 ) -> SequenceRecord:
     height, width = shape[2:]
-    extrinsics, _ = decode_pose(torch.from_numpy(predictions.pose_enc).double(), height, width)
+    extrinsics, _ = predicted_cameras(predictions, height, width)
     depth = None
     if "depth" in protocol.metrics and truth.depth is not None and predictions.depth is not None:
         depth = depth_errors(predictions.depth, truth.depth, "median")
     points: dict[str, PointErrors] = {}
-    if true is not None and truth.depth is not None:
+    if "points" in protocol.metrics and truth.depth is not None and truth.points is not None:
         points = {
-            source: point_errors(predicted, true, truth.depth > 0, protocol.points, sequence.key)
+            source: point_errors(predicted, truth.points, truth.depth > 0, protocol.points, sequence.key)
             for source, predicted in predicted_points(predictions, height, width).items()
         }
     noise = [_noise(reference, predictions) for reference in earlier]

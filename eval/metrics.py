@@ -8,37 +8,44 @@ sequences of a category, then the categories. Point figures average all sequence
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt.eval.pose import THRESHOLDS, accuracy, auc
+from qvggt.eval.pose import THRESHOLDS, PoseErrors, accuracy, auc
+from qvggt.mapping import Check
 
 if TYPE_CHECKING:
     from qvggt.eval.result import SequenceRecord
 
-Pooling = Literal["categories", "sequences"]
+Digits = Annotated[int, Check("a count of digits", lambda value: 0 <= value <= 12)]
 
 
 @dataclass(frozen=True)
-class Metric:
-    """value(record): figure of one sequence in `unit`, None without data. weight(record): within its category."""
+class MetricWords:
+    """What a report says of a metric."""
 
     name: str
     title: str
     unit: str
     better: Literal["higher", "lower"]
-    digits: int
+    digits: Digits
+    pooling: Literal["categories", "sequences"] = "categories"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(MetricWords):
+    """value(record): figure of one sequence in `unit`, None without data. weight(record): within its category."""
+
     value: Callable[[SequenceRecord], float | None]
-    weight: Callable[[SequenceRecord], float]
-    pooling: Pooling = "categories"
+    weight: Callable[[SequenceRecord], float] = lambda record: 1.0
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {key: getattr(self, key) for key in ("name", "title", "unit", "better", "digits", "pooling")}
+        return {field.name: getattr(self, field.name) for field in fields(MetricWords)}
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,8 @@ class Column:
         """The figure when record n is taken counts[d, n] times, counts [D, N] -> [D]; empty groups are left out."""
         member = np.eye(int(self.groups.max()) + 1)[self.groups]  # [N, G]
         weight = counts @ (member * self.weights[:, None])
-        total = counts @ (member * (self.weights * self.values)[:, None])
+        # no product: an infinite value is infinite in its own group alone
+        total = counts @ np.where(member, (self.weights * self.values)[:, None], 0)
         present = weight > 0
         means = np.where(present, total / np.where(present, weight, 1), 0)
         return np.asarray(means.sum(1) / present.sum(1))
@@ -77,24 +85,24 @@ def column(metric: Metric, records: Sequence[SequenceRecord]) -> Column | None:
     )
 
 
+def figure(name: str, records: Sequence[SequenceRecord]) -> float | None:
+    """A metric by name over records; None when no record has it."""
+    own = column(BY_NAME[name], records)
+    return None if own is None else own.figure()
+
+
+Kind = tuple[str, Literal["higher", "lower"], int, Literal["categories", "sequences"]]
+HUNDRED: Kind = ("points 0-100", "higher", 2, "categories")
+LENGTH: Kind = ("unit of the truth (m)", "lower", 4, "sequences")
+COSINE: Kind = ("0-1", "higher", 4, "sequences")
+
+
 def _pairs(record: SequenceRecord) -> float:
     return float(len(record.pose.rotation_deg))
 
 
-def _one(record: SequenceRecord) -> float:
-    return 1.0
-
-
-def _auc(threshold: int, record: SequenceRecord) -> float:
-    return 100 * auc(record.pose.worst_deg, threshold)
-
-
-def _rotation(threshold: int, record: SequenceRecord) -> float:
-    return 100 * accuracy(record.pose.rotation_deg, threshold)
-
-
-def _translation(threshold: int, record: SequenceRecord) -> float:
-    return 100 * accuracy(record.pose.translation_deg, threshold)
+def _pose(figure: Callable[[PoseErrors, int], float], threshold: int, record: SequenceRecord) -> float:
+    return 100 * figure(record.pose, threshold)
 
 
 def _depth(name: str, record: SequenceRecord) -> float | None:
@@ -107,32 +115,36 @@ def _points(source: str, name: str, record: SequenceRecord) -> float | None:
 
 
 def _pose_metrics() -> list[Metric]:
-    kinds = (("auc", "AUC", _auc), ("rra", "RRA", _rotation), ("rta", "RTA", _translation))
+    kinds: tuple[tuple[str, Callable[[PoseErrors, int], float]], ...] = (
+        ("AUC", lambda pose, t: auc(pose.worst_deg, t)),
+        ("RRA", lambda pose, t: accuracy(pose.rotation_deg, t)),
+        ("RTA", lambda pose, t: accuracy(pose.translation_deg, t)),
+    )
     return [
-        Metric(f"{name}{t}", f"{title}@{t}", "points 0-100", "higher", 2, partial(value, t), _pairs)
-        for name, title, value in kinds
+        Metric(f"{title.lower()}{t}", f"{title}@{t}", *HUNDRED, value=partial(_pose, figure, t), weight=_pairs)
+        for title, figure in kinds
         for t in THRESHOLDS
     ]
 
 
 def _point_metrics(source: str, words: str) -> list[Metric]:
-    metrics = []
-    for suffix, which in (("", ""), ("_median", " median")):
-        for name, title, unit, better in (
-            ("acc", "Acc", "unit of the truth (m)", "lower"),
-            ("comp", "Comp", "unit of the truth (m)", "lower"),
-            ("nc", "NC", "0-1", "higher"),
-        ):
-            value = partial(_points, source, name + suffix)
-            metric_name, metric_title = f"{source}_{name}{suffix}", f"{title}{which} ({words})"
-            metrics.append(Metric(metric_name, metric_title, unit, better, 4, value, _one, "sequences"))  # type: ignore[arg-type]
-    return metrics
+    return [
+        Metric(
+            f"{source}_{title.lower()}{suffix}",
+            f"{title}{which} ({words})",
+            *kind,
+            value=partial(_points, source, title.lower() + suffix),
+        )
+        for suffix, which in (("", ""), ("_median", " median"))
+        for title, kind in (("Acc", LENGTH), ("Comp", LENGTH), ("NC", COSINE))
+    ]
 
 
 METRICS: tuple[Metric, ...] = (
     *_pose_metrics(),
-    Metric("abs_rel", "depth abs-rel", "fraction", "lower", 4, partial(_depth, "abs_rel"), _one),
-    Metric("delta1", "depth d<1.25", "fraction 0-1", "higher", 4, partial(_depth, "delta1"), _one),
+    Metric("abs_rel", "depth abs-rel", "fraction", "lower", 4, value=partial(_depth, "abs_rel")),
+    Metric("delta1", "depth d<1.25", "fraction 0-1", "higher", 4, value=partial(_depth, "delta1")),
     *_point_metrics("head", "point head"),
     *_point_metrics("unproj", "depth"),
 )
+BY_NAME = {metric.name: metric for metric in METRICS}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt.errors import QvggtError
+from qvggt.sqnr import decibels
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,7 @@ class Noise:
     @property
     def sqnr_db(self) -> float:
         """10 log10(signal / noise): inf for equal arrays, -inf where a value is not finite or the reference is 0."""
-        if self.noise == 0:
-            return math.inf
-        if not math.isfinite(self.noise) or self.signal == 0:
-            return -math.inf
-        return 10 * math.log10(self.signal / self.noise)
+        return decibels(self.signal, self.noise)
 
 
 def compare(reference: NDArray[Any], other: NDArray[Any]) -> Noise:

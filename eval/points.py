@@ -83,10 +83,9 @@ def point_errors(
         seen, scale = similarity.points(seen), scale * similarity.scale
     true, seen = true[true_finite], seen[seen_finite]
     true, seen = _subsample(true, config, f"{key}/truth"), _subsample(seen, config, f"{key}/predicted")
-    if min(len(true), len(seen)) < MIN_POINTS:
-        nothing = CloudDistances(*[math.nan] * len(fields(CloudDistances)))
-        return PointErrors(**vars(nothing), scale=scale, predicted=len(seen), truth=len(true))
-    errors = distances(register(seen, true, config.icp, config.backend), true, config.backend)
+    errors = CloudDistances(*[math.nan] * len(fields(CloudDistances)))
+    if min(len(true), len(seen)) >= MIN_POINTS:
+        errors = distances(register(seen, true, config.icp, config.backend), true, config.backend)
     return PointErrors(**vars(errors), scale=scale, predicted=len(seen), truth=len(true))
 
 
@@ -102,6 +101,11 @@ def true_points(depth: NDArray[np.floating], extrinsics: Points, intrinsics: Poi
     ).numpy()
 
 
+def predicted_cameras(predictions: Predictions, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Extrinsics float64 [S, 3, 4] and intrinsics [S, 3, 3] of images of this size."""
+    return decode_pose(torch.from_numpy(predictions.pose_enc).double(), height, width)
+
+
 def predicted_points(predictions: Predictions, height: int, width: int) -> dict[PointSource, NDArray[np.floating]]:
     """Point maps [S, H, W, 3] by source: "head", the point head as it is; "unproj", depth unprojected with the
     predicted cameras into the frame of the first one. Without the ones whose outputs are missing."""
@@ -109,7 +113,7 @@ def predicted_points(predictions: Predictions, height: int, width: int) -> dict[
     if predictions.world_points is not None:
         maps["head"] = predictions.world_points
     if predictions.depth is not None:
-        extrinsics, intrinsics = decode_pose(torch.from_numpy(predictions.pose_enc).double(), height, width)
+        extrinsics, intrinsics = predicted_cameras(predictions, height, width)
         depth = torch.from_numpy(predictions.depth).double()
         maps["unproj"] = unproject(depth, in_first_camera(extrinsics), intrinsics).numpy()
     return maps

@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class RecordFile:
     rows: dict[str, Row]
 
 
-class RecordWriter:
+class RecordWriter(AbstractContextManager["RecordWriter"]):
     """Appends rows to a record file; every row is on the disk before the next sequence starts."""
 
     def __init__(self, path: str | Path, header: Mapping[str, Any]) -> None:
@@ -125,9 +126,6 @@ class RecordWriter:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> RecordWriter:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -12,7 +12,7 @@ import numpy as np
 
 from qvggt.eval.bootstrap import Bootstrap
 from qvggt.eval.layers import layer_table
-from qvggt.eval.metrics import METRICS, Column, column
+from qvggt.eval.metrics import METRICS, column
 from qvggt.eval.records import jsonable
 from qvggt.eval.result import CandidateResult, SequenceRecord
 from qvggt.eval.tables import format_tables
@@ -21,6 +21,7 @@ from qvggt.files import atomic_write
 __all__ = ["FORMAT", "format_tables", "make_report", "write_report"]
 
 FORMAT = 2
+FIGURES = ("rra5", "rta5", "abs_rel", "delta1")  # of format 1, beside the AUC
 _FLAT_LIST = re.compile(r"\[\n\s*([^\[\]{}]*?)\n\s*\]")  # a line break inside JSON text is never part of a string
 _BREAK = re.compile(r"\n\s*")
 UNITS = {
@@ -39,39 +40,24 @@ UNITS = {
 }
 
 
-def make_report(
-    results: Sequence[CandidateResult],
-    config: Mapping[str, Any],
-    frame_list: Mapping[str, Any],
-    versions: Mapping[str, str],
-    *,
-    sequences: Sequence[Mapping[str, Any]] = (),
-    notes: Sequence[str] = (),
-    config_sha256: str | None = None,
-    worst: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
-    """The JSON document. config: what was asked; frame_list: at least its "sha256"; versions: tool -> version;
+def make_report(results: Sequence[CandidateResult], header: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON document. header: of the records (docs/evaluation.md), at least its config, frame_list and versions;
     sequences: facts that all candidates share; worst: what `worst.store_worst` returned."""
-    base = _figures(results[0])
     bootstrap = Bootstrap()
-    first = {metric.name: column(metric, results[0].records) for metric in METRICS}
     return {
         "format": FORMAT,
-        "config": dict(config),
-        "config_sha256": config_sha256,
-        "frame_list": dict(frame_list),
-        "notes": list(notes),
-        "versions": dict(versions),
+        "config": dict(header["config"]),
+        "config_sha256": header.get("config_sha256"),
+        "frame_list": dict(header["frame_list"]),
+        "notes": list(header.get("notes", ())),
+        "versions": dict(header["versions"]),
         "units": UNITS,
         "metrics": [metric.describe() for metric in METRICS],
         "baseline": results[0].label,
-        "sequences": [dict(entry) for entry in sequences],
-        "candidates": [
-            _candidate(result, base, None if index == 0 else first, bootstrap, config)
-            for index, result in enumerate(results)
-        ],
+        "sequences": [dict(entry) for entry in header.get("sequences", ())],
+        "candidates": [_candidate(result, results[0], bootstrap, header["config"]) for result in results],
         "parity": parity(results),
-        "worst": [dict(entry) for entry in worst],
+        "worst": [dict(entry) for entry in header.get("worst", ())],
     }
 
 
@@ -100,56 +86,40 @@ def parity(results: Sequence[CandidateResult]) -> list[dict[str, Any]]:
     ]
 
 
-def summary(
-    result: CandidateResult, first: Mapping[str, Column | None] | None, bootstrap: Bootstrap
-) -> dict[str, dict[str, Any]]:
-    """Metric -> value, interval, delta, delta_interval; `first`: columns of the baseline, None for itself."""
+def summary(result: CandidateResult, baseline: CandidateResult, bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
+    """Metric -> value, interval, delta, delta_interval; the baseline itself has no deltas."""
     figures = {}
     for metric in METRICS:
-        own = column(metric, result.records)
-        if own is None:
-            continue
-        entry: dict[str, Any] = {"value": own.figure(), "interval": bootstrap.interval(own)}
-        base = None if first is None else first[metric.name]
-        if base is None or len(base.values) != len(own.values):
-            entry |= {"delta": None, "delta_interval": None}
-        else:
-            entry |= {"delta": own.figure() - base.figure(), "delta_interval": bootstrap.paired(base, own)}
-        figures[metric.name] = entry
+        own, base = column(metric, result.records), column(metric, baseline.records)
+        if own is not None:
+            change = None if result is baseline or base is None or len(base.values) != len(own.values) else base
+            figures[metric.name] = {
+                "value": own.figure(),
+                "interval": bootstrap.interval(own),
+                "delta": None if change is None else own.figure() - change.figure(),
+                "delta_interval": bootstrap.paired(change, own),
+            }
     return figures
 
 
-def _figures(result: CandidateResult) -> dict[str, Any]:
-    """The figures of format 1, in the units of the report."""
-    return {
-        "auc": {t: 100 * value for t, value in result.auc.items()},
-        "rra5": 100 * result.rra,
-        "rta5": 100 * result.rta,
-        "abs_rel": result.abs_rel,
-        "delta1": result.delta1,
-        "sqnr_db": result.sqnr_db,
-        "seconds": result.seconds,
-    }
-
-
 def _candidate(
-    result: CandidateResult,
-    base: Mapping[str, Any],
-    first: Mapping[str, Column | None] | None,
-    bootstrap: Bootstrap,
-    config: Mapping[str, Any],
+    result: CandidateResult, baseline: CandidateResult, bootstrap: Bootstrap, config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    own = _figures(result)
-    delta: dict[str, Any] = {"auc": {t: own["auc"][t] - base["auc"][t] for t in own["auc"]}}
-    for key in ("rra5", "rta5", "abs_rel", "delta1"):
-        delta[key] = None if own[key] is None or base[key] is None else own[key] - base[key]
+    own, base = ({name: one.figure(name) for name in FIGURES} for one in (result, baseline))
+    auc, base_auc = result.auc(), baseline.auc()
     return {
         **result.facts,
         "label": result.label,
         "bytes": result.bytes,
+        "auc": auc,
         **own,
-        "delta": delta,
-        "summary": summary(result, first, bootstrap),
+        "sqnr_db": result.sqnr_db,
+        "seconds": result.seconds,
+        "delta": {
+            "auc": {t: auc[t] - base_auc[t] for t in auc},
+            **{name: None if value is None or (b := base[name]) is None else value - b for name, value in own.items()},
+        },
+        "summary": summary(result, baseline, bootstrap),
         "latency": {
             "p50": float(np.quantile(result.timings, 0.5)),
             "p99": float(np.quantile(result.timings, 0.99)),
@@ -168,7 +138,7 @@ def _category(result: CandidateResult, category: str) -> dict[str, Any]:
     records = result.of_category(category)
     return {
         "sequences": len(records),
-        "auc": {t: 100 * value for t, value in result.category_auc(category).items()},
+        "auc": result.auc(category),
         "metrics": {m.name: own.figure() for m in METRICS if (own := column(m, records)) is not None},
     }
 

@@ -1,12 +1,8 @@
-"""What an evaluation yields: records per sequence, and the figures of a candidate made of them (see also `metrics`).
-
-Pose figures pool all view pairs of a category and then average the categories with equal weight (spec evaluation.md
-4.2). Depth figures average the sequences of a category, then the categories, likewise.
-"""
+"""What an evaluation yields: records per sequence, and the figures of a candidate made of them (see `metrics`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +10,10 @@ import numpy as np
 
 from qvggt.eval.depth import DepthErrors
 from qvggt.eval.memory import Memory
+from qvggt.eval.metrics import figure
 from qvggt.eval.noise import Noise, pooled
 from qvggt.eval.points import PointErrors
-from qvggt.eval.pose import THRESHOLDS, PoseErrors, accuracy, pose_auc
-
-ACCURACY_DEG = 5
+from qvggt.eval.pose import THRESHOLDS, PoseErrors
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,6 @@ class CandidateResult:
     label: str
     facts: dict[str, Any]
     records: tuple[SequenceRecord, ...]
-    thresholds: tuple[int, ...] = field(default=THRESHOLDS)
     memory: Memory | None = None
 
     @property
@@ -66,35 +60,13 @@ class CandidateResult:
     def of_category(self, category: str) -> tuple[SequenceRecord, ...]:
         return tuple(record for record in self.records if record.category == category)
 
-    def category_auc(self, category: str) -> dict[int, float]:
-        """Threshold in degrees -> AUC in [0, 1] of one category."""
-        return pose_auc([record.pose for record in self.of_category(category)], self.thresholds)
+    def figure(self, name: str, category: str | None = None) -> float | None:
+        """A metric of `metrics.METRICS`, in its unit: over all records, or of one category; None without data."""
+        return figure(name, self.records if category is None else self.of_category(category))
 
-    @property
-    def auc(self) -> dict[int, float]:
-        """Threshold in degrees -> AUC in [0, 1], mean over categories."""
-        per_category = [self.category_auc(category) for category in self.categories]
-        return {t: float(np.mean([values[t] for values in per_category])) for t in self.thresholds}
-
-    @property
-    def rra(self) -> float:
-        """Fraction of pairs with a rotation error below 5 degrees, mean over categories."""
-        return self._pairs(lambda pose: pose.rotation_deg)
-
-    @property
-    def rta(self) -> float:
-        """Fraction of pairs with a translation direction error below 5 degrees, mean over categories."""
-        return self._pairs(lambda pose: pose.translation_deg)
-
-    @property
-    def abs_rel(self) -> float | None:
-        """Mean absolute relative depth error after median alignment per sequence; None without ground truth."""
-        return self._depth(lambda depth: depth.abs_rel)
-
-    @property
-    def delta1(self) -> float | None:
-        """Fraction of depth pixels within a factor of 1.25, in [0, 1]; None without ground truth."""
-        return self._depth(lambda depth: depth.delta1)
+    def auc(self, category: str | None = None) -> dict[int, float]:
+        """Threshold in degrees -> AUC in points, 0-100."""
+        return {threshold: self.figure(f"auc{threshold}", category) or 0.0 for threshold in THRESHOLDS}
 
     @property
     def sqnr_db(self) -> dict[str, float]:
@@ -121,21 +93,3 @@ class CandidateResult:
     def bytes(self) -> int:
         """Size of the files the candidate runs from; 0 when it has none."""
         return int(self.facts.get("bytes", 0))
-
-    def _pairs(self, errors: Callable[[PoseErrors], Any]) -> float:
-        return float(
-            np.mean(
-                [
-                    accuracy(np.concatenate([errors(r.pose) for r in self.of_category(category)]), ACCURACY_DEG)
-                    for category in self.categories
-                ]
-            )
-        )
-
-    def _depth(self, figure: Callable[[DepthErrors], float]) -> float | None:
-        means = []
-        for category in self.categories:
-            values = [figure(r.depth) for r in self.of_category(category) if r.depth is not None]
-            if values:
-                means.append(float(np.mean(values)))
-        return float(np.mean(means)) if means else None

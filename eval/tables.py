@@ -12,8 +12,8 @@ from qvggt.eval.metrics import METRICS, column
 from qvggt.eval.result import CandidateResult
 from qvggt.predictions import OUTPUTS
 
-POINTS = ("acc", "comp", "nc", "acc_median", "comp_median", "nc_median")
-TITLES = ("Acc", "Comp", "NC", "Acc med", "Comp med", "NC med")
+KINDS = {"acc": "Acc", "comp": "Comp", "nc": "NC"}
+POINTS = {name + end: title + word for end, word in (("", ""), ("_median", " med")) for name, title in KINDS.items()}
 INTERVALS = ("auc30", "auc15", "auc5", "auc3", "abs_rel", "head_acc", "unproj_acc")
 
 
@@ -38,41 +38,34 @@ def format_tables(results: Sequence[CandidateResult]) -> str:
 
 
 def _accuracy(results: Sequence[CandidateResult]) -> list[str]:
-    thresholds = results[0].thresholds
-    base = results[0].auc
-    rows = [["candidate", *(c for t in thresholds for c in (f"AUC@{t}", "delta")), "abs-rel", "d<1.25"]]
-    for index, result in enumerate(results):
-        row, own = [result.label], result.auc
-        for t in thresholds:
-            row += [f"{100 * own[t]:.2f}", "" if index == 0 else f"{100 * (own[t] - base[t]):+.2f}"]
-        rows.append([*row, _number(result.abs_rel, 4), _number(result.delta1, 4)])
+    base = results[0].auc()
+    rows = [["candidate", *(c for t in base for c in (f"AUC@{t}", "delta")), "abs-rel", "d<1.25"]]
+    for result in results:
+        row = [result.label]
+        for t, value in result.auc().items():
+            row += [f"{value:.2f}", "" if result is results[0] else f"{value - base[t]:+.2f}"]
+        rows.append([*row, *(_number(result.figure(name), 4) for name in ("abs_rel", "delta1"))])
     return aligned(rows)
 
 
 def _points(results: Sequence[CandidateResult], source: str, words: str) -> list[str]:
-    by_name = {metric.name: metric for metric in METRICS}
-    rows = [[words, *TITLES]]
-    for result in results:
-        columns = [column(by_name[f"{source}_{name}"], result.records) for name in POINTS]
-        rows.append([result.label, *("-" if c is None else f"{c.figure():.4f}" for c in columns)])
-    return aligned(rows) if any(cell != "-" for row in rows[1:] for cell in row[1:]) else []
+    rows = [[words, *POINTS.values()]]
+    rows += [[r.label, *(_number(r.figure(f"{source}_{name}"), 4) for name in POINTS)] for r in results]
+    return _unless_empty(rows)
 
 
 def _intervals(results: Sequence[CandidateResult]) -> list[str]:
     """95 % intervals of the deltas; left out for one candidate or one sequence."""
     metrics = [metric for metric in METRICS if metric.name in INTERVALS]
-    base = {metric.name: column(metric, results[0].records) for metric in metrics}
     bootstrap = Bootstrap()
     rows = [["95 % interval of the change", *(metric.title for metric in metrics)]]
     for result in results[1:]:
         row = [result.label]
         for metric in metrics:
-            first, own = base[metric.name], column(metric, result.records)
-            same = first is not None and own is not None and len(first.values) == len(own.values)
-            interval = bootstrap.paired(first, own) if same and first is not None and own is not None else None
+            interval = bootstrap.paired(*(column(metric, one.records) for one in (results[0], result)))
             row.append("-" if interval is None else "{:+.{d}f}..{:+.{d}f}".format(*interval, d=metric.digits))
         rows.append(row)
-    return aligned(rows) if any(cell != "-" for row in rows[1:] for cell in row[1:]) else []
+    return _unless_empty(rows)
 
 
 def _categories(results: Sequence[CandidateResult]) -> list[str]:
@@ -81,10 +74,11 @@ def _categories(results: Sequence[CandidateResult]) -> list[str]:
     if len(categories) < 2:
         return []
     rows = [["AUC@30 by category", "sequences", *(f"({index})" for index in range(1, len(results) + 1))]]
-    for category in categories:
-        auc = [100 * result.category_auc(category)[30] for result in results]
-        rows.append([category, str(len(results[0].of_category(category))), *(f"{value:.2f}" for value in auc)])
-    rows.append(["mean", str(len(results[0].records)), *(f"{100 * result.auc[30]:.2f}" for result in results)])
+    for name, category, records in (
+        *((name, name, results[0].of_category(name)) for name in categories),
+        ("mean", None, results[0].records),
+    ):
+        rows.append([name, str(len(records)), *(_number(result.figure("auc30", category), 2) for result in results)])
     return aligned(rows)
 
 
@@ -95,8 +89,7 @@ def _others(results: Sequence[CandidateResult]) -> list[str]:
         rows.append(
             [
                 result.label,
-                f"{100 * result.rra:.2f}",
-                f"{100 * result.rta:.2f}",
+                *(_number(result.figure(name), 2) for name in ("rra5", "rta5")),
                 *(_number(noise.get(name), 1) for name in OUTPUTS),
                 f"{result.seconds:.3f}",
                 f"{np.quantile(result.timings, 0.99):.3f}",
@@ -105,6 +98,10 @@ def _others(results: Sequence[CandidateResult]) -> list[str]:
             ]
         )
     return aligned(rows)
+
+
+def _unless_empty(rows: Sequence[Sequence[str]]) -> list[str]:
+    return aligned(rows) if any(cell != "-" for row in rows[1:] for cell in row[1:]) else []
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

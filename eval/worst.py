@@ -16,10 +16,9 @@ from qvggt.eval.depth import depth_errors
 from qvggt.eval.ground_truth import ImagePlan
 from qvggt.eval.harness import Truth
 from qvggt.eval.metrics import METRICS
-from qvggt.eval.points import in_first_camera, predicted_points
+from qvggt.eval.points import in_first_camera, predicted_cameras, predicted_points
 from qvggt.eval.records import Row
 from qvggt.files import atomic_write
-from qvggt.geometry import decode_pose
 from qvggt.predictions import DEPTH, DEPTH_CONFIDENCE, Predictions
 from qvggt.progress import bar
 
@@ -88,12 +87,12 @@ def thinned(
         "gt_extrinsics": in_first_camera(torch.from_numpy(sequence.extrinsics)).numpy(),
         "gt_intrinsics": _thin_intrinsics(truth.intrinsics, step),
     }
-    if truth.depth is not None:
+    if truth.depth is not None and truth.points is not None:
         arrays["gt_depth"] = truth.depth[:, ::step, ::step]
-        arrays |= _cloud("gt", truth.points(), colours, truth.depth > 0, None)
+        arrays |= _cloud("gt", truth.points, colours, truth.depth > 0, None)
     for index, predicted in enumerate(predictions):
         name = f"c{index}"
-        extrinsics, intrinsics = decode_pose(torch.from_numpy(predicted.pose_enc).double(), height, width)
+        extrinsics, intrinsics = predicted_cameras(predicted, height, width)
         arrays[f"{name}_extrinsics"] = in_first_camera(extrinsics).numpy()
         arrays[f"{name}_intrinsics"] = _thin_intrinsics(intrinsics.numpy(), step)
         for output in (DEPTH, DEPTH_CONFIDENCE):

@@ -40,6 +40,7 @@ from qvggt.progress import bar
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import quantized_linears
 from qvggt.quant.scheme import Scheme
+from qvggt.sqnr import decibels
 from qvggt.watching import watching
 
 LINEAR_TOLERANCE = 1e-5  # of the largest output
@@ -265,8 +266,4 @@ class _Pool:
 
     @property
     def sqnr_db(self) -> float:
-        if self.noise == 0:
-            return math.inf
-        if not math.isfinite(self.noise) or self.signal == 0:
-            return -math.inf
-        return 10 * math.log10(self.signal / self.noise)
+        return decibels(self.signal, self.noise)

@@ -17,14 +17,13 @@ from torch import Tensor
 from qvggt.data.image_set import ImageSet
 from qvggt.data.images import load_images
 from qvggt.errors import QvggtError
-from qvggt.files import file_sha256
 from qvggt.formats.table import DEFAULT
 from qvggt.geometry import decode_pose
-from qvggt.hub.loading import load_model
-from qvggt.hub.names import find_weights
-from qvggt.quant.checkpoint import Provenance, is_calibrated, load_calibrated
+from qvggt.hub.loading import load
+from qvggt.quant.checkpoint import Provenance
 from qvggt.quant.handle import Model
 from qvggt.quant.scheme import Scheme, parse_scheme
+from qvggt.versions import versions
 
 if TYPE_CHECKING:
     from qvggt.calib.recipe import Recipe
@@ -33,21 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Model", "Scheme", "decode_pose", "load", "load_images", "open_runner", "quantize"]
 
 PACKAGES = ("qvggt", "torch", "numpy", "safetensors")
-
-
-def load(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Model:
-    """A model by name: "tiny", "vggt-1b", a weights file or folder, a Hub id, or a calibrated checkpoint directory.
-
-    revision: Hub commit, tag or branch. offline (or HF_HUB_OFFLINE=1): the Hub cache only; without it the network is
-    used for a Hub id and for nothing else. The track head is left out. QvggtError names what is missing or damaged.
-    """
-    if is_calibrated(source):
-        if revision is not None:
-            raise QvggtError(f"{source}: is a local calibrated checkpoint, which has no revision; leave it out")
-        loaded = load_calibrated(source)
-        return Model(loaded.model, str(source), loaded.sha256, loaded.scheme, loaded.provenance)
-    path = find_weights(source, revision=revision, offline=offline)
-    return Model(load_model(path, heads="predicting", check_finite=True), str(source), file_sha256(path))
 
 
 def quantize(
@@ -95,7 +79,7 @@ def quantize(
     if isinstance(images, ImageSet):
         calibration["frames"] = images.listing()["frames"]
     source = {"name": model.name, "sha256": model.sha256}
-    return Model(network, model.name, model.sha256, scheme, Provenance(source, calibration, versions(), layers))
+    return Model(network, model.name, model.sha256, scheme, Provenance(source, calibration, versions(PACKAGES), layers))
 
 
 def open_runner(
@@ -127,10 +111,3 @@ def image_sequences(
 
     question = Question(Path(data), "train", frames=frames, max_sequences=sequences, seed=seed)
     return read_images(question, size, size)
-
-
-def versions() -> dict[str, str]:
-    """Package -> installed version."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in PACKAGES}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -13,6 +14,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from qvggt.errors import QvggtError
 
@@ -31,6 +33,20 @@ def file_sha256(path: str | Path) -> str:
     except OSError as error:
         raise QvggtError(f"{path}: cannot be read ({reason(error)}); expected a readable file") from error
     return digest.hexdigest()
+
+
+def read_object(path: Path, expected: str, name: str = "") -> dict[str, Any]:
+    """The JSON object in a file, `expected` to be there; QvggtError, with `name` or the path, when there is none."""
+    name = name or str(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise QvggtError(f"{name}: cannot be read ({reason(error)}); expected {expected}") from error
+    except (ValueError, RecursionError) as error:
+        raise QvggtError(f"{name}: is no JSON, expected {expected}") from error
+    if not isinstance(values, dict):
+        raise QvggtError(f"{name}: holds no JSON object, expected {expected}")
+    return values
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -204,7 +205,7 @@ def test_linting_a_file_needs_no_torch(tmp_path: Path) -> None:
             y = MatMul(d, w)
         }"""
     (tmp_path / "m.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
-    run = f"import qvggt.cli.lint as lint; lint.run(lint.app, [{str(tmp_path / 'm.onnx')!r}])"
+    run = f"from qvggt.cli import common, lint; common.run(lint.app, [{str(tmp_path / 'm.onnx')!r}])"
     loaded = loaded_after(f"try: {run}\nexcept SystemExit as done: assert not done.code, done.code")
     assert "onnx" in loaded
     assert not loaded & {"torch", "onnxruntime", "safetensors"}
@@ -232,8 +233,8 @@ def test_every_package_has_an_init() -> None:
 def test_every_command_exists() -> None:
     for entry in PROJECT["project"]["scripts"].values():
         module, function = entry.split(":")
-        tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
-        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, entry
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), entry
+        assert callable(getattr(import_module(module), function)), entry
 
 
 def test_constraints_satisfy_the_lower_bounds() -> None:

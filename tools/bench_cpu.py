@@ -111,7 +111,7 @@ def main(
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write.")] = Path("outputs/bench_cpu.json"),
 ) -> None:
     """Time the candidates in one run and print their ratios."""
-    from qvggt.cli.versions import PACKAGES, versions
+    from qvggt.versions import PACKAGES, versions
 
     height, width = (int(side) for side in size.split("x"))
     specs = [parse_spec(text) for text in files.split(",") if text]

@@ -24,7 +24,6 @@ from qvggt.calib.block_store import BlockStore
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.memo import Memo
 from qvggt.calib.recipe import find_recipe
-from qvggt.cli.versions import versions
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.files import file_sha256
 from qvggt.hub.loading import load_model
@@ -33,6 +32,7 @@ from qvggt.models.network import Network
 from qvggt.quant import parse_scheme
 from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
+from qvggt.versions import versions
 
 CALIBRATION_SCENES = 32
 CHOICES = (

@@ -20,7 +20,6 @@ import numpy as np
 import typer
 from reporting import start, write_json
 
-from qvggt.cli.versions import versions
 from qvggt.engines.torch_runner import open_model
 from qvggt.eval.ground_truth import ImagePlan
 from qvggt.eval.pose import PoseErrors, pairwise_errors, pose_auc
@@ -28,6 +27,7 @@ from qvggt.eval.reconstruction.frames import load_frames
 from qvggt.eval.reconstruction.passes import Pass, plan_passes
 from qvggt.eval.reconstruction.scene import Join, reconstruct
 from qvggt.progress import bar
+from qvggt.versions import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_SEED = 21_000_000  # of the test split of qvggt-scenes

@@ -25,12 +25,12 @@ from cpu_candidates import load_float, peak_rss
 from reporting import start, write_json
 
 from qvggt.calib.rtn import quantize_rtn_
-from qvggt.cli.versions import versions
 from qvggt.errors import QvggtError
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.precision import Precision
 from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
+from qvggt.versions import versions
 
 # form -> format of the large linears of the camera head, None for the form's own: its 216 M parameters are a third of a
 # 4-bit file if they stay fp32, see docs/storage.md

@@ -28,11 +28,11 @@ from torch import Tensor
 
 from qvggt.calib.diversity import PICKS, coverage_distance, mean_pairwise_distance
 from qvggt.calib.selection import Record, SelectionConfig, cluster_points, measure_pool, select_records
-from qvggt.cli.versions import versions
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.errors import QvggtError
 from qvggt.hub.loading import load_model
 from qvggt.models.family import family_of
+from qvggt.versions import versions
 
 FIRST_SEED = 80_000_000  # no scene used to train, to evaluate, or (60_000_000 on) to settle the filter's defaults
 GOOD, CATEGORY = "good", "synthetic"

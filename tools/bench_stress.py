@@ -26,7 +26,6 @@ from reporting import markdown, start, write_json
 from torch import Tensor
 
 from qvggt.calib.rtn import quantize_rtn_
-from qvggt.cli.versions import versions
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.errors import QvggtError
 from qvggt.eval.pose import pairwise_errors, pose_auc
@@ -35,6 +34,7 @@ from qvggt.hub.loading import load_model
 from qvggt.models.network import Network
 from qvggt.progress import bar
 from qvggt.quant.scheme import parse_scheme
+from qvggt.versions import versions
 
 VARIANTS = ("plain", "inject", "pca")
 SETTINGS = tuple((bits, mode) for bits in ("w8a8", "w4a4") for mode in ("dynamic", "static"))

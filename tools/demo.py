@@ -139,7 +139,7 @@ def shown(line: tuple[str, ...]) -> str:
 
 def code_and_versions() -> str:
     """Hash of what every step depends on besides its own inputs."""
-    from qvggt.cli.versions import versions
+    from qvggt.versions import versions
 
     code = {
         path.relative_to(ROOT).as_posix(): digest(path)

@@ -108,7 +108,7 @@ def main(
     """Print a table by kind of work, and write it."""
     import onnx
 
-    from qvggt.cli.versions import PACKAGES, versions
+    from qvggt.versions import PACKAGES, versions
 
     value = onnx.load(file, load_external_data=False).graph.input[0]
     dims = [int(d.dim_value) for d in value.type.tensor_type.shape.dim]

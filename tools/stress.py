@@ -34,8 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "robus
 from hostile_places import Place, full_disks, not_numbers, unwritable
 from sandbox import Job, Outcome, fresh, import_everything, jobs, make_workshop, names
 
-from qvggt.cli.versions import versions
 from qvggt.progress import bar
+from qvggt.versions import versions
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results" / "stress.json"
 KILLS = {"build": 2, "calibrate": 12, "export": 18, "eval": 18, "scenes": 4}  # the slowest first

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qvggt.eval.html.document import Document, Metric
+from qvggt.eval.html.document import Document
 from qvggt.eval.html.text import colour, plain
+from qvggt.eval.metrics import MetricWords
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +69,7 @@ def trade_offs(document: Document) -> list[TradeOff]:
     ]
 
 
-def _trade_off(document: Document, metric: Metric, cost: list[float | None], axis: str, name: str) -> TradeOff:
+def _trade_off(document: Document, metric: MetricWords, cost: list[float | None], axis: str, name: str) -> TradeOff:
     """`metric` with its interval over the cost of every candidate that has both. axis: the words of the x axis."""
     figures = [candidate.summary.get(metric.name) for candidate in document.candidates]
     shown = {

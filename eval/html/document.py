@@ -7,26 +7,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from qvggt.errors import QvggtError
+from qvggt.eval.metrics import MetricWords
 from qvggt.eval.records import jsonable
 from qvggt.eval.report import FORMAT
 from qvggt.files import reason
 from qvggt.mapping import Check, Count, from_mapping
 
 Interval = tuple[float, float]
-Digits = Annotated[int, Check("a count of digits", lambda value: 0 <= value <= 12)]
 Format = Annotated[int, Check(f"the format {FORMAT}", lambda value: value == FORMAT)]
-
-
-@dataclass(frozen=True)
-class Metric:
-    name: str
-    title: str
-    unit: str
-    better: Literal["higher", "lower"]
-    digits: Digits
 
 
 @dataclass(frozen=True)
@@ -38,7 +29,7 @@ class Figure:
     delta: float | None = None
     delta_interval: Interval | None = None
 
-    def verdict(self, metric: Metric) -> str:
+    def verdict(self, metric: MetricWords) -> str:
         """ "better" or "worse" where the interval of the change leaves zero out, else "same"."""
         interval = self.delta_interval
         if interval is None or not all(map(math.isfinite, interval)) or interval[0] <= 0 <= interval[1]:
@@ -126,19 +117,19 @@ class Document:
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
-    metrics: tuple[Metric, ...] = ()
+    metrics: tuple[MetricWords, ...] = ()
     sequences: tuple[Any, ...] = ()
     parity: tuple[Parity, ...] = ()
     worst: tuple[Worst, ...] = ()
 
-    def measured(self) -> list[Metric]:
+    def measured(self) -> list[MetricWords]:
         """Metrics that some candidate has a value of."""
         return [m for m in self.metrics if any(m.name in c.summary for c in self.candidates)]
 
     def category_names(self) -> list[str]:
         return list(dict.fromkeys(name for c in self.candidates for name in c.categories))
 
-    def category_metrics(self) -> list[Metric]:
+    def category_metrics(self) -> list[MetricWords]:
         """Metrics that some category of some candidate has a value of."""
         values = [category.metrics for c in self.candidates for category in c.categories.values()]
         return [m for m in self.metrics if any(m.name in metrics for metrics in values)]

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qvggt.eval.html.cloud import points_per_cloud, viewer_data
-from qvggt.eval.html.document import Document, Metric, Worst
+from qvggt.eval.html.document import Document, Worst
 from qvggt.eval.html.pictures import data_uri, depth_colours, depth_range, evenly, relative_error
 from qvggt.eval.html.stored import Array, Stored, read_stored
 from qvggt.eval.html.text import number
+from qvggt.eval.metrics import MetricWords
 
 FRAMES = 4  # shown of a sequence
 PICTURES = 600  # most pictures of a page: 3 kB each
@@ -48,7 +49,7 @@ class Scene:
     """metric: of `worst.values`, None when the document does not describe it. shown: None without the file."""
 
     worst: Worst
-    metric: Metric | None
+    metric: MetricWords | None
     shown: Shown | None
 
 

@@ -28,10 +28,8 @@ def describe_cameras(photos: Sequence[Photo], scene: Scene, resizes: Sequence[Re
     """JSON-ready: conventions, and per image its file, camera and what the network saw of it."""
     height, width = scene.confidence.shape[1:]
     cameras = []
-    for index, (photo, resize, k) in enumerate(
-        zip(photos, resizes, scene.source_intrinsics(resizes), strict=True), start=1
-    ):
-        e = scene.extrinsics[index - 1]
+    own = (scene.source_intrinsics(resizes), scene.extrinsics, scene.intrinsics)
+    for index, (photo, resize, k, e, network) in enumerate(zip(photos, resizes, *own, strict=True), start=1):
         cameras.append(
             {
                 "id": index,
@@ -48,11 +46,8 @@ def describe_cameras(photos: Sequence[Photo], scene: Scene, resizes: Sequence[Re
                 "network": {
                     "width": width,
                     "height": height,
-                    "intrinsics": scene.intrinsics[index - 1].tolist(),
-                    "scale_x": resize.scale_x,
-                    "scale_y": resize.scale_y,
-                    "offset_x": resize.offset_x,
-                    "offset_y": resize.offset_y,
+                    "intrinsics": network.tolist(),
+                    **{name: getattr(resize, name) for name in ("scale_x", "scale_y", "offset_x", "offset_y")},
                 },
             }
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 from qvggt.data.images import Mode
 from qvggt.errors import QvggtError
@@ -46,18 +46,14 @@ class ReconstructionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, names, known in (("format", self.formats, FORMATS), ("mask", self.masks, MASKS)):
-            for value in names:
-                if value not in known:
-                    raise QvggtError(f"{name} {value!r}: expected one of {', '.join(known)}")
+        for name, values, known in (("format", self.formats, FORMATS), ("mask", self.masks, MASKS)):
+            if unknown := [value for value in values if value not in known]:
+                raise QvggtError(f"{name} {unknown[0]!r}: expected one of {', '.join(known)}")
         if not self.formats:
             raise QvggtError(f"formats: expected at least one of {', '.join(FORMATS)}")
-        if self.fit not in ("crop", "pad"):
-            raise QvggtError(f"fit {self.fit!r}: expected crop or pad")
-        if self.depth_size not in ("network", "image"):
-            raise QvggtError(f"depth size {self.depth_size!r}: expected network or image")
-        if self.points not in ("depth", "head"):
-            raise QvggtError(f"points {self.points!r}: expected depth or head")
+        for name, kind in (("fit", Mode), ("depth_size", DepthSize), ("points", PointSource)):
+            if (value := getattr(self, name)) not in get_args(kind):
+                raise QvggtError(f"{name.replace('_', ' ')} {value!r}: expected {' or '.join(get_args(kind))}")
         if not 0 <= self.percentile < 100:
             raise QvggtError(f"confidence percentile: expected 0 <= percentile < 100, got {self.percentile:g}")
         if self.queries is not None and self.query_grid is not None:
@@ -68,7 +64,3 @@ class ReconstructionConfig:
     @property
     def tracking(self) -> bool:
         return self.queries is not None or self.query_grid is not None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt.data.images import Resize
+from qvggt.eval.ground_truth import nearest
 from qvggt.eval.reconstruction.scene import Scene
 from qvggt.progress import bar
 
@@ -73,10 +74,6 @@ def write_depth_maps(
 
 def to_source(values: Array, resize: Resize) -> Array:
     """Network pixels [H, W] -> pixels of the original image [source height, source width], 0 where it was not seen."""
-    height, width = values.shape
     x = (np.arange(resize.source_width) + 0.5) * resize.scale_x + resize.offset_x
     y = (np.arange(resize.source_height) + 0.5) * resize.scale_y + resize.offset_y
-    columns, rows = np.floor(x).astype(int), np.floor(y).astype(int)
-    seen = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None]
-    picked = values[np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))]
-    return np.where(seen, picked, np.zeros((), values.dtype))
+    return nearest(values, x, y)

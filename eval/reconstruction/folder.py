@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qvggt import __version__
 from qvggt.data.photos import Photo, find_images, is_video, stage_images
@@ -33,6 +34,7 @@ from qvggt.files import atomic_directory
 
 MARKER = "reconstruction.json"
 POOR_RESIDUAL, POOR_ANGLE = 0.1, 10.0  # of depth, degrees: a join beyond is called poor
+Array = NDArray[Any]
 Say = Callable[[str], None]
 
 
@@ -103,7 +105,7 @@ def reconstruct_folder(
             "version": 1,
             "qvggt": __version__,
             "network": runner.describe(),
-            "options": config.to_dict(),
+            "options": asdict(config),
             "conventions": {**CONVENTIONS, "scene.glb": "glTF axes (x, -y, -z): y up, first camera looks along -z"},
             "images": len(photos),
             "network_size": {"width": width, "height": height},
@@ -114,11 +116,12 @@ def reconstruct_folder(
                 "estimated_pass_bytes": budget.pass_bytes,
                 "estimated_result_bytes": budget.results_bytes,
             },
-            "joins": [join.describe() for join in joins],
+            "joins": [asdict(join) for join in joins],
             "points": selection.counts(),
         }
         cloud = whole.at_most(config.max_points, config.seed)
-        _write(folder, photos, frames, scene, selection, inside, whole, cloud, config, facts)
+        made = Result(tuple(photos), frames, scene, cloud, tuple(joins), (), facts)
+        _write(folder, made, whole, inside, selection.keep, config)
         if queries is not None and isinstance(runner, tracking.TrackingRunner) and runner.tracks is not None:
             tracks = tracking.in_sources(runner.tracks, frames.resizes)
             tracking.write_tracks(folder / "tracks.npz", [p.name for p in photos], queries, tracks)
@@ -129,7 +132,7 @@ def reconstruct_folder(
         facts["files"] = dict(files)
         text = json.dumps(facts, indent=1, allow_nan=False) + "\n"
         (folder / MARKER).write_text(text, encoding="utf-8")
-    return Result(tuple(photos), frames, scene, cloud, tuple(joins), (*files, (MARKER, len(text))), facts)
+    return replace(made, files=(*files, (MARKER, len(text))))
 
 
 def stage(inputs: Sequence[Path], folder: Path, config: ReconstructionConfig) -> list[Photo]:
@@ -155,9 +158,7 @@ def plan(
     return budget, plan_passes(count, budget.most, config.overlap, runner.frames, least)
 
 
-def set_queries(
-    runner: Runner, frames: Frames, passes: Sequence[Pass], config: ReconstructionConfig
-) -> np.ndarray[Any, Any] | None:
+def set_queries(runner: Runner, frames: Frames, passes: Sequence[Pass], config: ReconstructionConfig) -> Array | None:
     """Give a tracking runner its query points; returns them in pixels of the first image."""
     if not config.tracking:
         return None
@@ -177,7 +178,7 @@ def set_queries(
     return queries
 
 
-def unmasked(frames: Frames, photos: Sequence[Photo], config: ReconstructionConfig) -> np.ndarray[Any, Any]:
+def unmasked(frames: Frames, photos: Sequence[Photo], config: ReconstructionConfig) -> Array:
     """bool [F, H, W]: pixels that no mask leaves out."""
     kept = np.ones((len(frames), *frames.size), bool)
     if config.masks:
@@ -188,40 +189,29 @@ def unmasked(frames: Frames, photos: Sequence[Photo], config: ReconstructionConf
     return kept
 
 
-def _write(
-    folder: Path,
-    photos: Sequence[Photo],
-    frames: Frames,
-    scene: Scene,
-    selection: Selection,
-    inside: np.ndarray[Any, Any],
-    whole: Cloud,
-    cloud: Cloud,
-    config: ReconstructionConfig,
-    facts: dict[str, Any],
-) -> None:
-    names = [photo.name for photo in photos]
+def _write(folder: Path, made: Result, whole: Cloud, inside: Array, kept: Array, config: ReconstructionConfig) -> None:
+    """Every file but the marker and the tracks; what they are goes into the facts of `made`."""
+    scene, frames, facts = made.scene, made.frames, made.facts
+    names, resizes = [photo.name for photo in made.photos], frames.resizes
     if "glb" in config.formats:
-        write_glb(folder / "scene.glb", cloud, scene.extrinsics, scene.intrinsics, frames.size)
+        write_glb(folder / "scene.glb", made.cloud, scene.extrinsics, scene.intrinsics, frames.size)
     if "ply" in config.formats:
-        write_ply(folder / "points.ply", cloud)
-    facts["points"]["in_glb_and_ply"] = len(cloud)
+        write_ply(folder / "points.ply", made.cloud)
+    facts["points"]["in_glb_and_ply"] = len(made.cloud)
     if "colmap" in config.formats:
         few = whole.at_most(config.colmap_points, config.seed)
-        intrinsics = scene.source_intrinsics(frames.resizes)
-        write_colmap(folder, names, scene.extrinsics, intrinsics, frames.resizes, few, frames.size)
+        intrinsics = scene.source_intrinsics(resizes)
+        write_colmap(folder, names, scene.extrinsics, intrinsics, resizes, few, frames.size)
         facts["points"]["in_colmap"] = len(few)
     if "depth" in config.formats:
-        files = write_depth_maps(
-            folder / "depth", names, scene, frames.resizes, inside, selection.keep, config.depth_size
-        )
+        files = write_depth_maps(folder / "depth", names, scene, resizes, inside, kept, config.depth_size)
         facts["depth_png"] = {
             "scale": files.scale,
             "meaning": "depth = scale * integer; 0: none; 65535: beyond",
             "saturated_share": files.saturated,
         }
     if "cameras" in config.formats:
-        described = describe_cameras(photos, scene, frames.resizes)
+        described = describe_cameras(made.photos, scene, resizes)
         (folder / "cameras.json").write_text(json.dumps(described, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 

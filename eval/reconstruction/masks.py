@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,6 @@ from qvggt.errors import QvggtError
 from qvggt.eval.ground_truth import resize_depth
 
 Array = NDArray[Any]
-MaskName = Literal["black", "white", "sky"]
-MASKS = get_args(MaskName)
 
 BLACK, WHITE = 16, 240  # all channels below, all channels above
 SKY_BRIGHTNESS = 100  # of the brightest channel; darker pixels are no daylight sky
@@ -27,14 +25,9 @@ def keep(image: Array, names: Sequence[str]) -> Array:
     """uint8 RGB [H, W, 3] -> bool [H, W], true where a pixel passes every named mask."""
     kept = np.ones(image.shape[:2], bool)
     for name in names:
-        if name == "black":
-            kept &= ~(image < BLACK).all(-1)
-        elif name == "white":
-            kept &= ~(image > WHITE).all(-1)
-        elif name == "sky":
-            kept &= ~sky(image)
-        else:
+        if name not in MASKS:
             raise QvggtError(f"mask: expected one of {', '.join(MASKS)}, got {name!r}")
+        kept &= ~MASKS[name](image)
     return kept
 
 
@@ -61,6 +54,13 @@ def sky(image: Array) -> Array:
     sky = [label for label in np.unique(labels[0]) if label and sizes[label] >= SKY_AREA * candidate.size]
     # a pixel more: the rim mixes sky and object, and its depth is of neither
     return np.asarray(ndimage.binary_dilation(np.isin(labels, sky)))
+
+
+MASKS: dict[str, Callable[[Array], Any]] = {
+    "black": lambda image: (image < BLACK).all(-1),
+    "white": lambda image: (image > WHITE).all(-1),
+    "sky": sky,
+}
 
 
 def read_masks(folder: Path, names: Sequence[str], resizes: Sequence[Resize], size: tuple[int, int]) -> Array:

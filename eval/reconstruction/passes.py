@@ -53,8 +53,5 @@ def plan_passes(count: int, most: int, overlap: int, exactly: int | None = None,
     # starts spread evenly: every gap is at most most - overlap, every end is covered
     length = most if exactly is not None else max(least, -(-(count + (number - 1) * overlap) // number))
     starts = [round(i * (count - length) / (number - 1)) for i in range(number)]
-    passes = []
-    for i, start in enumerate(starts):
-        shared = 0 if i == 0 else starts[i - 1] + length - start
-        passes.append(Pass(start, start + length, shared))
-    return passes
+    ends = [0, *(start + length for start in starts)]
+    return [Pass(start, start + length, end - start) for start, end in zip(starts, ends, strict=False)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 from qvggt.data.images import Resize
 from qvggt.engines.runner import Runner
 from qvggt.errors import QvggtError
+from qvggt.eval.points import predicted_cameras
 from qvggt.eval.reconstruction.frames import Frames
 from qvggt.eval.reconstruction.passes import Pass
 from qvggt.eval.similarity import Similarity, fit_robust
-from qvggt.geometry import decode_pose, unproject
+from qvggt.geometry import unproject
 from qvggt.predictions import CAMERAS, DEPTH, DEPTH_CONFIDENCE, POINTS, POINTS_CONFIDENCE, Predictions
 from qvggt.progress import bar
 
 Array = NDArray[Any]
 PointSource = Literal["depth", "head"]
 
+ARRAYS = ("extrinsics", "intrinsics", "points", "confidence", "depth")  # of a scene, by frame
 SAMPLES = 20_000  # pixels of a shared frame that an alignment uses
 
 
@@ -72,10 +74,6 @@ class Join:
     camera_deg: float
     camera_shift: float
 
-    def describe(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
-
 
 def reconstruct(
     runner: Runner, frames: Frames, passes: Sequence[Pass], source: PointSource = "depth"
@@ -117,7 +115,7 @@ def check_outputs(runner: Runner, source: PointSource) -> None:
 
 def interpret(predictions: Predictions, size: tuple[int, int], source: PointSource, label: str) -> Scene:
     """Predictions of one pass -> a scene in the pass's own world and unit."""
-    extrinsics, intrinsics = decode_pose(torch.from_numpy(predictions.pose_enc).double(), *size)
+    extrinsics, intrinsics = predicted_cameras(predictions, *size)
     finite = torch.isfinite(torch.cat([extrinsics.flatten(1), intrinsics.flatten(1)], 1)).all(1)
     if not finite.all():
         bad = int((~finite).nonzero()[0])
@@ -126,14 +124,12 @@ def interpret(predictions: Predictions, size: tuple[int, int], source: PointSour
             "check the model with qvggt-eval"
         )
     depth = predictions.depth
+    points, confidence = predictions.world_points, predictions.world_points_conf
     if source == "depth":
         assert depth is not None
-        assert predictions.depth_conf is not None
         points, confidence = _unprojected(depth, extrinsics, intrinsics), predictions.depth_conf
-    else:
-        assert predictions.world_points is not None
-        assert predictions.world_points_conf is not None
-        points, confidence = predictions.world_points, predictions.world_points_conf
+    assert points is not None
+    assert confidence is not None
     return Scene(extrinsics.numpy(), intrinsics.numpy(), points, confidence, depth, source)
 
 
@@ -143,8 +139,7 @@ def moved(scene: Scene, motion: Similarity) -> Scene:
     for slot, frame in zip(points, scene.points, strict=True):
         slot[:] = motion.points(frame)
     depth = None if scene.depth is None else scene.depth * np.float32(motion.scale)
-    extrinsics = motion.extrinsics(scene.extrinsics)
-    return Scene(extrinsics, scene.intrinsics, points, scene.confidence, depth, scene.source)
+    return replace(scene, extrinsics=motion.extrinsics(scene.extrinsics), points=points, depth=depth)
 
 
 def fit_pass(scene: Scene, part: Scene, one: Pass, inside: Array) -> tuple[Similarity, Join]:
@@ -156,7 +151,7 @@ def fit_pass(scene: Scene, part: Scene, one: Pass, inside: Array) -> tuple[Simil
     before, here = scene.points[shared], part.points[: one.shared]
     weights = np.sqrt(np.clip(scene.confidence[shared] * part.confidence[: one.shared], 0, None))
     good = inside & np.isfinite(before).all(-1) & np.isfinite(here).all(-1) & np.isfinite(weights)
-    picked = np.concatenate([_spread(frame, offset) for frame, offset in _flat(good)])
+    picked = np.concatenate([_spread(frame, i * frame.size) for i, frame in enumerate(good)])
     if len(picked) < 3:
         raise QvggtError(
             f"images {one.start + 1} to {one.start + one.shared}: hold no finite point shared by two passes, "
@@ -195,32 +190,20 @@ def _unprojected(depth: Array, extrinsics: torch.Tensor, intrinsics: torch.Tenso
 
 
 def _empty(part: Scene, count: int) -> Scene:
-    def room(like: Array) -> Array:
-        return np.zeros((count, *like.shape[1:]), like.dtype)
-
-    depth = None if part.depth is None else room(part.depth)
-    return Scene(
-        room(part.extrinsics), room(part.intrinsics), room(part.points), room(part.confidence), depth, part.source
-    )
+    arrays: Any = {name: like for name in ARRAYS if (like := getattr(part, name)) is not None}
+    empty: Any = {name: np.zeros((count, *like.shape[1:]), like.dtype) for name, like in arrays.items()}
+    return replace(part, **empty)
 
 
 def _put(scene: Scene, part: Scene, one: Pass) -> None:
     """Fill in the images of `part` that no pass before has seen."""
-    fresh, new = slice(one.start + one.shared, one.stop), slice(one.shared, None)
-    scene.extrinsics[fresh], scene.intrinsics[fresh] = part.extrinsics[new], part.intrinsics[new]
-    scene.points[fresh], scene.confidence[fresh] = part.points[new], part.confidence[new]
-    if scene.depth is not None and part.depth is not None:
-        scene.depth[fresh] = part.depth[new]
-
-
-def _flat(good: Array) -> list[tuple[Array, int]]:
-    """Per frame: mask [H * W], and the index of its first pixel in the flattened stack."""
-    size = good[0].size
-    return [(frame.reshape(-1), index * size) for index, frame in enumerate(good)]
+    for name in ARRAYS:
+        if (whole := getattr(scene, name)) is not None:
+            whole[one.start + one.shared : one.stop] = getattr(part, name)[one.shared :]
 
 
 def _spread(mask: Array, offset: int) -> Array:
-    """Up to SAMPLES indices of true pixels, evenly spread."""
+    """Up to SAMPLES indices of true pixels [H, W], evenly spread; counted from `offset` in a flat stack."""
     indices = np.flatnonzero(mask)
     return indices[:: max(1, -(-len(indices) // SAMPLES))] + offset
 

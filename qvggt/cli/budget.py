@@ -14,7 +14,7 @@ import typer
 from qvggt.data.image_set import ImageSet
 from qvggt.data.sequence import Frames, Sequence, first_sequences
 from qvggt.errors import QvggtError
-from qvggt.files import reason
+from qvggt.files import read_object
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import FORMATS, find_format
 from qvggt.models.family import family_of
@@ -178,18 +178,9 @@ def print_budget(result: BudgetResult) -> None:
 def read_scheme(path: Path) -> Scheme:
     """A scheme file, the quant.json or budget.json of a checkpoint, or its folder; QvggtError names the file."""
     file = path / DESCRIPTION if path.is_dir() else path
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise QvggtError(
-            f"--scheme {file}: cannot be read ({reason(error)}); expected a scheme or a checkpoint"
-        ) from error
-    except ValueError as error:
-        raise QvggtError(f"--scheme {file}: is no JSON, expected a scheme or a checkpoint's {DESCRIPTION}") from error
-    if isinstance(values, dict) and isinstance(values.get("scheme"), dict):
+    values = read_object(file, f"a scheme or a checkpoint's {DESCRIPTION}", f"--scheme {file}")
+    if isinstance(values.get("scheme"), dict):
         values = values["scheme"]
-    if not isinstance(values, dict):
-        raise QvggtError(f"--scheme {file}: holds no JSON object, expected a scheme")
     try:
         return Scheme.from_dict(values)
     except QvggtError as error:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from qvggt.cli.common import check_writable, run
+from qvggt.cli.common import application, check_writable
 from qvggt.errors import QvggtError
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app, main = application()
 
 EPILOG = """
 \b
@@ -24,20 +25,18 @@ Examples:
 
 @app.command(epilog=EPILOG)
 def build(
-    model: Annotated[Path, typer.Argument(metavar="ONNX", help="The file to build, from qvggt-export or elsewhere.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Engine to write, ending in .engine or .plan.")],
+    model: Annotated[Path, Argument(metavar="ONNX", help="The file to build, from qvggt-export or elsewhere.")],
+    output: Annotated[Path, Option("-o", "--output", help="Engine to write, ending in .engine or .plan.")],
     backend: Annotated[
-        str, typer.Option(help="rtx (TensorRT-RTX, needs no GPU), tensorrt or trtexec (both build where they run).")
+        str, Option(help="rtx (TensorRT-RTX, needs no GPU), tensorrt or trtexec (both build where they run).")
     ] = "rtx",
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or bf16: fail unless the network has this float type. [any]")
+        str | None, Option(help="fp32, fp16 or bf16: fail unless the network has this float type. [any]")
     ] = None,
-    frames: Annotated[
-        str | None, typer.Option(help="min:opt:max frame counts. [those of the file, else 1:8:32]")
-    ] = None,
+    frames: Annotated[str | None, Option(help="min:opt:max frame counts. [those of the file, else 1:8:32]")] = None,
     cc: Annotated[
         str | None,
-        typer.Option("--cc", help="GPU compute capabilities, comma-separated; rtx only. [the builder's portable set]"),
+        Option("--cc", help="GPU compute capabilities, comma-separated; rtx only. [the builder's portable set]"),
     ] = None,
 ) -> None:
     """Build an engine and show which kernel every quantized linear became.
@@ -83,7 +82,3 @@ def build(
         )
     if report.failed:
         raise typer.Exit(1)
-
-
-def main() -> None:
-    run(app)

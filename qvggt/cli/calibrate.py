@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from qvggt.cli.common import DEFAULT_PARTS, OVERRIDE_HELP, PARTS_HELP, check_place, run
+from qvggt.cli.common import DEFAULT_PARTS, application, check_output, given_options
+from qvggt.cli.options import Offline, Overrides, Parts, Revision
 from qvggt.errors import QvggtError
 from qvggt.formats.table import DEFAULT, choices_text
 
 if TYPE_CHECKING:
     from qvggt.calib.recipe import Recipe
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app, main = application()
 
 EPILOG = """
 \b
@@ -32,65 +34,54 @@ An interrupted run goes on where it was when the same command is given again.
 @app.command(epilog=EPILOG)
 def calibrate(
     context: typer.Context,
-    model: Annotated[
-        str, typer.Argument(help="tiny, vggt-1b, a .safetensors/.pt file, a folder with one, or a Hub id.")
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Checkpoint directory to write.")],
-    bits: Annotated[str, typer.Option(help=f"{choices_text()}.")] = DEFAULT,
-    act: Annotated[str, typer.Option(help="dynamic: one scale per token. static: one per tensor.")] = "dynamic",
+    model: Annotated[str, Argument(help="tiny, vggt-1b, a .safetensors/.pt file, a folder with one, or a Hub id.")],
+    output: Annotated[Path, Option("-o", "--output", help="Checkpoint directory to write.")],
+    bits: Annotated[str, Option(help=f"{choices_text()}.")] = DEFAULT,
+    act: Annotated[str, Option(help="dynamic: one scale per token. static: one per tensor.")] = "dynamic",
     data: Annotated[
         Path | None,
-        typer.Option(help="Co3D-format folder (its train split is used), or one folder of images per sequence."),
+        Option(help="Co3D-format folder (its train split is used), or one folder of images per sequence."),
     ] = None,
-    recipe: Annotated[
-        str, typer.Option(help="qvggt (ours), or a baseline: rtn, smoothquant, quarot, quantvggt.")
-    ] = "qvggt",
-    annotations: Annotated[Path | None, typer.Option(help="Folder of the .jgz files. [DATA/annotations]")] = None,
-    sequences: Annotated[int, typer.Option(min=1, help="Training sequences to use.")] = 64,
-    frames: Annotated[int, typer.Option(min=1, help="Frames per sequence.")] = 4,
+    recipe: Annotated[str, Option(help="qvggt (ours), or a baseline: rtn, smoothquant, quarot, quantvggt.")] = "qvggt",
+    annotations: Annotated[Path | None, Option(help="Folder of the .jgz files. [DATA/annotations]")] = None,
+    sequences: Annotated[int, Option(min=1, help="Training sequences to use.")] = 64,
+    frames: Annotated[int, Option(min=1, help="Frames per sequence.")] = 4,
     select: Annotated[
-        bool, typer.Option("--select", help="Choose the sequences: no noise, diverse; needs a pass over the pool.")
+        bool, Option("--select", help="Choose the sequences: no noise, diverse; needs a pass over the pool.")
     ] = False,
-    clusters: Annotated[int, typer.Option(min=1, help="--select: clusters that the sequences are spread over.")] = 8,
-    class_mode: Annotated[str, typer.Option(help="Categories to draw from: apple, five, more or all.")] = "all",
-    pool: Annotated[
-        int | None, typer.Option(min=1, help="--select: sequences of each category to look at. [all]")
-    ] = None,
+    clusters: Annotated[int, Option(min=1, help="--select: clusters that the sequences are spread over.")] = 8,
+    class_mode: Annotated[str, Option(help="Categories to draw from: apple, five, more or all.")] = "all",
+    pool: Annotated[int | None, Option(min=1, help="--select: sequences of each category to look at. [all]")] = None,
     scheme: Annotated[
         Path | None,
-        typer.Option(help="A saved scheme, or a checkpoint with one; instead of --bits and --parts."),
+        Option(help="A saved scheme, or a checkpoint with one; instead of --bits and --parts."),
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Largest drop, e.g. 0.5%: parts get more bits than --bits until it holds."),
+        Option(help="Largest drop, e.g. 0.5%: parts get more bits than --bits until it holds."),
     ] = None,
-    budget_by: Annotated[str, typer.Option(help="--budget: bits per part or per block.")] = "part",
-    size: Annotated[str | None, typer.Option(help="HxW of the images in pixels. [model's own]")] = None,
-    parts: Annotated[str, typer.Option(help=PARTS_HELP)] = DEFAULT_PARTS,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(help=OVERRIDE_HELP),
-    ] = None,
-    rounding: Annotated[str | None, typer.Option(help="rtn or gptq. [the recipe's]")] = None,
+    budget_by: Annotated[str, Option(help="--budget: bits per part or per block.")] = "part",
+    size: Annotated[str | None, Option(help="HxW of the images in pixels. [model's own]")] = None,
+    parts: Parts = DEFAULT_PARTS,
+    override: Overrides = None,
+    rounding: Annotated[str | None, Option(help="rtn or gptq. [the recipe's]")] = None,
     propagation: Annotated[
-        str | None, typer.Option(help="Inputs a block is calibrated on: float or quantized. [the recipe's]")
+        str | None, Option(help="Inputs a block is calibrated on: float or quantized. [the recipe's]")
     ] = None,
-    fc2: Annotated[str | None, typer.Option(help="Online rotation of fc2: none or kronecker. [the recipe's]")] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=0, help="Learning passes; 0 = none. [the recipe's; 0 at 8 bits]")
-    ] = None,
-    memory: Annotated[float, typer.Option(min=0.1, help="GB of tokens kept in RAM before they spill to disk.")] = 2.0,
+    fc2: Annotated[str | None, Option(help="Online rotation of fc2: none or kronecker. [the recipe's]")] = None,
+    epochs: Annotated[int | None, Option(min=0, help="Learning passes; 0 = none. [the recipe's; 0 at 8 bits]")] = None,
+    memory: Annotated[float, Option(min=0.1, help="GB of tokens kept in RAM before they spill to disk.")] = 2.0,
     import_quantvggt: Annotated[
-        Path | None, typer.Option(help="Folder of released QuantVGGT parameters to import instead (with --bits).")
+        Path | None, Option(help="Folder of released QuantVGGT parameters to import instead (with --bits).")
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Measure a dry run, print time and memory, and stop.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of frames, rotations and batches.")] = 0,
-    revision: Annotated[str | None, typer.Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
-    offline: Annotated[bool, typer.Option(help="Never use the network.")] = False,
-    force: Annotated[bool, typer.Option(help="Replace an existing calibrated checkpoint.")] = False,
+    plan: Annotated[bool, Option("--plan", help="Measure a dry run, print time and memory, and stop.")] = False,
+    seed: Annotated[int, Option(min=0, help="Seed of frames, rotations and batches.")] = 0,
+    revision: Revision = None,
+    offline: Offline = False,
+    force: Annotated[bool, Option(help="Replace an existing calibrated checkpoint.")] = False,
 ) -> None:
     """Quantize a checkpoint: fold rotations and smoothing, learn clips block by block, round the weights."""
-    from qvggt.cli.imports import given_options, import_released
+    from qvggt.cli.imports import import_released
 
     if import_quantvggt is not None:
         return import_released(import_quantvggt, model, output, bits, given_options(context), revision, offline, force)
@@ -99,35 +90,23 @@ def calibrate(
     from qvggt.calib.calibrate import calibrate_, report_table
     from qvggt.calib.recipe import RECIPES, find_recipe
     from qvggt.calib.rtn import quantize_rtn_
-    from qvggt.cli.budget import (
-        NOTE,
-        SCORED,
-        BudgetSearch,
-        check_options,
-        read_scheme,
-        search_budget,
-    )
-    from qvggt.cli.overrides import with_overrides
+    from qvggt.cli.budget import NOTE, SCORED, BudgetSearch, check_options, read_scheme, search_budget
     from qvggt.cli.pool import selection_config, training_images
-    from qvggt.cli.source import load_source, parse_size
-    from qvggt.cli.versions import versions
+    from qvggt.cli.source import load_source, parse_size, scheme_of
     from qvggt.data.class_modes import check_mode
     from qvggt.data.registry import Question
     from qvggt.models.family import family_of
     from qvggt.quant.checkpoint import DESCRIPTION, Provenance, save_calibrated
     from qvggt.quant.model import check_overrides
-    from qvggt.quant.scheme import parse_scheme
+    from qvggt.versions import versions
 
     given = given_options(context)
     check_options(scheme, budget, bits, act, given)
     limit = None if budget is None else parse_budget(budget)
-    wanted = read_scheme(scheme) if scheme is not None else parse_scheme(bits, act, [p for p in parts.split(",") if p])
-    wanted = with_overrides(wanted, override or [])
+    wanted = read_scheme(scheme) if scheme is not None else scheme_of(bits, act, parts, override or [])
     chosen = adjusted(find_recipe(recipe), rounding, propagation, fc2, epochs)
     plain = chosen == RECIPES["rtn"]
-    check_place(output)
-    if output.exists() and any(output.iterdir() if output.is_dir() else [output]) and not force:
-        raise QvggtError(f"{output}: exists already; choose another directory, or --force to replace a checkpoint")
+    check_output(output, force)
     needs_data = wanted.needs_ranges or not plain or limit is not None
     if needs_data and data is None:
         raise QvggtError(
@@ -136,17 +115,17 @@ def calibrate(
         )
     check_mode(class_mode)
     check_selection(select, needs_data, given)
-    source = load_source(model, revision=revision, offline=offline)
-    if source.scheme is not None:
-        raise QvggtError(f"{model}: is calibrated already ({source.scheme.label}); give the float checkpoint")
-    check_overrides(source.model, wanted)
-    height, width = parse_size(size, source.model)
+    source = load_source(model, revision, offline, calibrated=False)
+    network = source.network
+    check_overrides(network, wanted)
+    height, width = parse_size(size, network)
     chooser = None
     if select:
-        rounds = len(family_of(source.model).rounds(source.model.config))
-        chooser = selection_config(sequences, clusters, class_mode, seed, rounds)
+        chooser = selection_config(
+            sequences, clusters, class_mode, seed, len(family_of(network).rounds(network.config))
+        )
     if plan:
-        _print_plan(source.model.config, wanted, chosen, sequences, frames, height, width, memory)
+        _print_plan(network.config, wanted, chosen, sequences, frames, height, width, memory)
         return
     measured, tried = (output.with_name(f".{output.name}.{kind}.jsonl") for kind in ("pool", "budget"))
     job: dict[str, Any] = {"source": source.sha256, "versions": versions()}
@@ -154,16 +133,9 @@ def calibrate(
     training, notes = None, dict[str, str]()
     if data is not None and needs_data:
         count = pool if select else sequences + (SCORED if limit is not None else 0)
-        asked = Question(  # of the training split: never what an evaluation sees
-            data,
-            "train",
-            frames=frames,
-            max_sequences=count,
-            seed=seed,
-            annotations=annotations,
-            class_mode=class_mode,
-        )
-        training = training_images(asked, (height, width), sequences, source.model, chooser, measured, job)
+        # of the training split: never what an evaluation sees
+        asked = Question(data, "train", frames, None, count, seed=seed, annotations=annotations, class_mode=class_mode)
+        training = training_images(asked, (height, width), sequences, network, chooser, measured, job)
         listing, notes = training.record()
         calibration |= listing
     images, searched, store = None if training is None else training.images, None, None
@@ -171,29 +143,24 @@ def calibrate(
         assert training is not None
         about = {**job, **calibration}
         search = BudgetSearch(limit, budget_by, wanted, chosen, seed, int(memory * 1e9), tried, about)
-        searched = search_budget(search, source.model, training.images, training.pool)
+        searched = search_budget(search, network, training.images, training.pool)
         wanted = searched.scheme
     if plain:
-        layers = quantize_rtn_(source.model, wanted, images, None if images is None else len(images))
+        layers = quantize_rtn_(network, wanted, images, None if images is None else len(images))
     else:
         assert images is not None
         whole = {**job, "scheme": wanted.to_dict(), **calibration}
         store = BlockStore(output.with_name(f".{output.name}.unfinished"), whole)
         if store.finished():
             typer.echo(f"going on after {store.finished()} finished blocks ({store.folder})")
-        reports = calibrate_(source.model, wanted, chosen, images, seed, store=store, memory=int(memory * 1e9))
+        reports = calibrate_(network, wanted, chosen, images, seed, store=store, memory=int(memory * 1e9))
         layers = report_table(reports)
     drop = None
     if searched is not None:
-        drop = searched.metric.drop(source.model)
+        drop = searched.metric.drop(network)
         calibration["budget"], notes[NOTE] = searched.note(drop)
-    provenance = Provenance(
-        source={"name": source.name, "sha256": source.sha256},
-        calibration=calibration,
-        versions=versions(),
-        layers=layers,
-    )
-    save_calibrated(output, source.model, wanted, provenance, replace=force, notes=notes)
+    provenance = Provenance({"name": source.name, "sha256": source.sha256}, calibration, versions(), layers)
+    save_calibrated(output, network, wanted, provenance, replace=force, notes=notes)
     for file in (measured, tried):
         file.unlink(missing_ok=True)
     if store is not None:
@@ -219,20 +186,17 @@ def adjusted(
     recipe: Recipe, rounding: str | None, propagation: str | None, fc2: str | None, epochs: int | None
 ) -> Recipe:
     """The recipe with the options the user gave; QvggtError for a word that is none."""
-    changes: dict[str, Any] = {}
-    for option, value, allowed in (
-        ("rounding", rounding, ("rtn", "gptq")),
-        ("propagation", propagation, ("float", "quantized")),
-        ("fc2", fc2, ("none", "kronecker")),
-    ):
+    words = {
+        "rounding": (rounding, ("rtn", "gptq")),
+        "propagation": (propagation, ("float", "quantized")),
+        "fc2": (fc2, ("none", "kronecker")),
+    }
+    for option, (value, allowed) in words.items():
         if value is not None and value not in allowed:
             raise QvggtError(f"--{option} {value!r}: expected {' or '.join(allowed)}")
-    if rounding is not None:
-        changes["rounding"] = rounding
-    if propagation is not None:
-        changes["propagation"] = propagation
-    if fc2 is not None:
-        changes["online"] = "fc2" if fc2 == "kronecker" else "none"
+    online = None if fc2 is None else "fc2" if fc2 == "kronecker" else "none"
+    given = {"rounding": rounding, "propagation": propagation, "online": online}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if epochs is not None:
         changes |= {"epochs": epochs, "learn": epochs > 0, "learn_all": True}
     return recipe.replace(**changes)
@@ -250,7 +214,3 @@ def _print_plan(
         typer.echo(line)
     typer.echo("multiply-adds of the calibrated network, per block:")
     typer.echo(CostTable(config, recipe.online != "none").to_markdown(height, width))
-
-
-def main() -> None:
-    run(app)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from typer.main import get_command
@@ -23,12 +25,20 @@ DEFAULT_PARTS = ",".join(FAMILY.default_parts)
 PARTS_HELP = f"Parts to quantize: {', '.join(FAMILY.part_names)}."
 OVERRIDE_HELP = f"PATTERN=BITS for modules whose path matches, e.g. '{FAMILY.override_example}=w4a16'; repeatable."
 
+T = TypeVar("T")
+
 USER_ERROR = 2
 LONGEST = 900  # characters of an error
 INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
 
 # typer carries its own click since 0.16 and uses the separate package before; both name the base class so
 ClickException: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+def application() -> tuple[typer.Typer, Callable[[], NoReturn]]:
+    """A command to be, and the function that its script calls."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    return app, partial(run, app)
 
 
 def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
@@ -93,11 +103,30 @@ def show_version(value: bool) -> None:
         raise typer.Exit
 
 
+def given_options(context: typer.Context) -> tuple[str, ...]:
+    """Names of the parameters the user wrote on the command line, rather than left at their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return tuple(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
+
+
+def filled(cls: type[T], options: Mapping[str, Any], **others: Any) -> T:
+    """A dataclass made of the options named as its fields, and of `others`; options: the locals of a command."""
+    names = {field.name for field in fields(cls)} & options.keys()  # type: ignore[arg-type]
+    return cls(**{name: options[name] for name in names} | others)
+
+
 def check_writable(path: Path) -> None:
     """Before long work: whether a file can be written at `path`, found out by trying; QvggtError otherwise."""
     if path.exists() and not path.is_file():
         raise QvggtError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}, expected a file to write")
     check_place(path)
+
+
+def check_output(path: Path, force: bool) -> None:
+    """As `check_place`, for a checkpoint's directory: what is there already is replaced with `force` alone."""
+    check_place(path)
+    if path.exists() and any(path.iterdir() if path.is_dir() else [path]) and not force:
+        raise QvggtError(f"{path}: exists already; choose another directory, or --force to replace a checkpoint")
 
 
 def check_place(path: Path) -> None:

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
-from qvggt.cli.common import run
+from qvggt.cli.common import application
+from qvggt.cli.options import Device, Models, Offline, Show, Threads
 from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
     from qvggt.eval.demo.workshop import Choice
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app, main = application()
 
 EPILOG = """
 \b
@@ -31,23 +33,18 @@ results when the command ends (Ctrl-C). --share opens Gradio's public tunnel: an
 
 @app.command(epilog=EPILOG)
 def demo(
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="tiny, vggt-1b, a weights file, a Hub id or a calibrated checkpoint; may be repeated."
-        ),
-    ] = None,
+    model: Models = None,
     engine: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="An exported model or engine; may be repeated.")
+        list[Path] | None, Option(metavar="FILE", help="An exported model or engine; may be repeated.")
     ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 7860,
-    max_images: Annotated[int, typer.Option(min=1, help="Per reconstruction.")] = 32,
-    max_mb: Annotated[int, typer.Option(min=1, help="Per image file.")] = 30,
-    share: Annotated[bool, typer.Option("--share", help="Also serve it to the internet, through Gradio.")] = False,
-    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all cores]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. [cpu; of engine files cuda]")] = None,
-    offline: Annotated[bool, typer.Option(help="Never use the network.")] = False,
+    port: Annotated[int, Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 7860,
+    max_images: Annotated[int, Option(min=1, help="Per reconstruction.")] = 32,
+    max_mb: Annotated[int, Option(min=1, help="Per image file.")] = 30,
+    share: Annotated[bool, Option("--share", help="Also serve it to the internet, through Gradio.")] = False,
+    open_page: Show = False,
+    threads: Threads = None,
+    device: Device = None,
+    offline: Offline = False,
 ) -> None:
     """Serve a page: drop images, see points and cameras, compare two networks, download GLB and COLMAP files."""
     from qvggt.eval.demo.page import HOST, build_page, import_gradio, launch
@@ -94,7 +91,3 @@ def _choices(
     names += [path.name for path in engines]
     opened += [partial(open_runner, path, device=device, threads=threads) for path in engines]
     return [Choice(name, function) for name, function in zip(names, opened, strict=True)]
-
-
-def main() -> None:
-    run(app)

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
-from qvggt.cli.common import PATCH, check_place, check_writable, run
+from qvggt.cli.common import PATCH, application, check_place, check_writable, filled, given_options
 from qvggt.cli.evaluation import Candidates, Outputs, merge, page, run_evaluation
 from qvggt.cli.evaluation_data import data_request
+from qvggt.cli.options import Device, FrameSeed, Models, Offline, Revision, Show, Threads
 from qvggt.data.registry import Question, dataset_names
 from qvggt.errors import QvggtError
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app, main = application()
 
 EPILOG = """
 \b
@@ -33,104 +35,84 @@ The first row is the baseline of the deltas. Protocols and the format of the fil
 @app.callback(invoke_without_command=True, epilog=EPILOG)
 def evaluate(
     context: typer.Context,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="tiny, vggt-1b, a weights file, a Hub id or a calibrated checkpoint; may be repeated."
-        ),
-    ] = None,
+    model: Models = None,
     engine: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="An .onnx file, openvino:FILE.onnx, or an engine; may be repeated."),
+        Option(metavar="FILE", help="An .onnx file, openvino:FILE.onnx, or an engine; may be repeated."),
     ] = None,
-    dataset: Annotated[str, typer.Option(help=f"One of {', '.join(dataset_names())}.")] = "co3d",
+    dataset: Annotated[str, Option(help=f"One of {', '.join(dataset_names())}.")] = "co3d",
     root: Annotated[
-        Path | None, typer.Option(help="Folder that holds the categories or scenes. [synthetic: generated]")
+        Path | None, Option(help="Folder that holds the categories or scenes. [synthetic: generated]")
     ] = None,
-    annotations: Annotated[Path | None, typer.Option(help="Folder of the .jgz files. [ROOT/annotations]")] = None,
+    annotations: Annotated[Path | None, Option(help="Folder of the .jgz files. [ROOT/annotations]")] = None,
     categories: Annotated[
-        str | None, typer.Option(help="Categories or scenes, comma-separated. [all that are there]")
+        str | None, Option(help="Categories or scenes, comma-separated. [all that are there]")
     ] = None,
-    split: Annotated[str, typer.Option(help="Which annotation files: CATEGORY_SPLIT.jgz.")] = "test",
+    split: Annotated[str, Option(help="Which annotation files: CATEGORY_SPLIT.jgz.")] = "test",
     frames: Annotated[
-        int | None, typer.Option(min=2, help="Frames per sequence. [co3d 10, synthetic 8, rooms all of the stride]")
+        int | None, Option(min=2, help="Frames per sequence. [co3d 10, synthetic 8, rooms all of the stride]")
     ] = None,
     min_frames: Annotated[
-        int | None, typer.Option(min=1, help="Shorter sequences are skipped. [co3d 50, synthetic --frames]")
+        int | None, Option(min=1, help="Shorter sequences are skipped. [co3d 50, synthetic --frames]")
     ] = None,
-    max_sequences: Annotated[int | None, typer.Option(min=1, help="Only the first N names of each category.")] = None,
-    scenes: Annotated[int | None, typer.Option(min=1, help="Generated scenes (synthetic without --root). [32]")] = None,
-    stride: Annotated[int | None, typer.Option(min=1, help="Rooms: every n-th frame. [100]")] = None,
+    max_sequences: Annotated[int | None, Option(min=1, help="Only the first N names of each category.")] = None,
+    scenes: Annotated[int | None, Option(min=1, help="Generated scenes (synthetic without --root). [32]")] = None,
+    stride: Annotated[int | None, Option(min=1, help="Rooms: every n-th frame. [100]")] = None,
     depth: Annotated[
         Literal["auto", "proj", "raw"],
-        typer.Option(help="7-Scenes depth maps: depth.proj.png, raw depth.png, or proj where it is there."),
+        Option(help="7-Scenes depth maps: depth.proj.png, raw depth.png, or proj where it is there."),
     ] = "auto",
-    fast: Annotated[bool, typer.Option("--fast", help="Fewer sequences; see docs/evaluation.md.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the frames drawn.")] = 0,
+    fast: Annotated[bool, Option("--fast", help="Fewer sequences; see docs/evaluation.md.")] = False,
+    seed: FrameSeed = 0,
     frame_list: Annotated[
-        Path | None, typer.Option(help="Frames to use again if the file exists; else they are drawn and stored there.")
+        Path | None, Option(help="Frames to use again if the file exists; else they are drawn and stored there.")
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=PATCH, help=f"Image width, multiple of {PATCH}. [the engine's, else the first model's own: 518 at 1B]"
         ),
     ] = None,
-    metrics: Annotated[str | None, typer.Option(help="Of pose, depth, points. [co3d pose,depth; others all]")] = None,
-    sim3: Annotated[bool, typer.Option("--sim3", help="Points: fit a similarity before ICP.")] = False,
+    metrics: Annotated[str | None, Option(help="Of pose, depth, points. [co3d pose,depth; others all]")] = None,
+    sim3: Annotated[bool, Option("--sim3", help="Points: fit a similarity before ICP.")] = False,
     point_backend: Annotated[
         Literal["auto", "open3d", "scipy"],
-        typer.Option(help="Points: what computes ICP and normals; auto: Open3D where it is installed."),
+        Option(help="Points: what computes ICP and normals; auto: Open3D where it is installed."),
     ] = "auto",
-    warmup: Annotated[int, typer.Option(min=0, help="Untimed passes per candidate and image shape.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed passes per sequence.")] = 1,
-    memory: Annotated[bool, typer.Option("--memory", help="Measure peak memory, each in its own process.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Where to write the report.")] = None,
+    warmup: Annotated[int, Option(min=0, help="Untimed passes per candidate and image shape.")] = 1,
+    repeats: Annotated[int, Option(min=1, help="Timed passes per sequence.")] = 1,
+    memory: Annotated[bool, Option("--memory", help="Measure peak memory, each in its own process.")] = False,
+    json: Annotated[Path | None, Option(help="Where to write the report.")] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Where to write the report as one HTML page; pictures need --store.")
+        Path | None, Option(help="Where to write the report as one HTML page; pictures need --store.")
     ] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    show: Show = False,
     records: Annotated[
-        Path | None, typer.Option(help="Write every finished sequence there (.jsonl) and go on where it stopped.")
+        Path | None, Option(help="Write every finished sequence there (.jsonl) and go on where it stopped.")
     ] = None,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Only every N-th sequence; merge them later.")
-    ] = None,
-    store: Annotated[Path | None, typer.Option(help="Folder for the predictions of the worst sequences.")] = None,
-    worst: Annotated[int, typer.Option(min=1, help="How many sequences --store keeps.")] = 6,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all cores]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. [cpu; of engine files cuda]")] = None,
+    shard: Annotated[str | None, Option(metavar="I/N", help="Only every N-th sequence; merge them later.")] = None,
+    store: Annotated[Path | None, Option(help="Folder for the predictions of the worst sequences.")] = None,
+    worst: Annotated[int, Option(min=1, help="How many sequences --store keeps.")] = 6,
+    threads: Threads = None,
+    device: Device = None,
     provider: Annotated[
-        list[str] | None, typer.Option(help="ONNX Runtime: cpu, cuda, tensorrt or a provider's name; may be repeated.")
+        list[str] | None, Option(help="ONNX Runtime: cpu, cuda, tensorrt or a provider's name; may be repeated.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
-    offline: Annotated[bool, typer.Option(help="Never use the network.")] = False,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
     """Evaluate models and engines on the same frames: cameras, depth, points, output SQNR, time, memory and size."""
     if context.invoked_subcommand is not None:
-        for name in context.params:
-            if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
-                option = "open" if name == "show" else name.replace("_", "-")
-                raise QvggtError(f"--{option}: has no use before {context.invoked_subcommand}; leave it out")
+        for name in given_options(context):
+            option = "open" if name == "show" else name.replace("_", "-")
+            raise QvggtError(f"--{option}: has no use before {context.invoked_subcommand}; leave it out")
         return
     models, engines = tuple(model or ()), tuple(engine or ())
     _check_candidates(models, engines)
-    question = Question(
-        split=split,
-        frames=frames,
-        min_frames=min_frames,
-        max_sequences=max_sequences,
-        seed=seed,
-        annotations=annotations,
-        categories=tuple(c for c in (categories or "").split(",") if c),
-        stride=stride,
-        depth=depth,
-    )
+    names = tuple(c for c in (categories or "").split(",") if c)
+    question = filled(Question, locals(), root=Path(), categories=names)
     request = data_request(dataset, root, scenes, fast, question, frame_list)
-    _check_page(html, show)
-    for place in (json, html, frame_list, records):
-        if place is not None:
-            check_writable(place)
+    _check_files(html, show, json, frame_list, records)
     if store is not None:
         if store.exists() and not store.is_dir():
             raise QvggtError(f"{store}: is a file, expected a folder for --store")
@@ -158,24 +140,21 @@ def evaluate(
 
 @app.command("merge")
 def merge_command(
-    files: Annotated[list[Path], typer.Argument(help="Record files (--records) of all shards of one run.")],
-    json: Annotated[Path | None, typer.Option(help="Where to write the report.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Where to write the report as one HTML page.")] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    files: Annotated[list[Path], Argument(help="Record files (--records) of all shards of one run.")],
+    json: Annotated[Path | None, Option(help="Where to write the report.")] = None,
+    html: Annotated[Path | None, Option(help="Where to write the report as one HTML page.")] = None,
+    show: Show = False,
 ) -> None:
     """Put the record files of an evaluation together: its tables and its report."""
-    _check_page(html, show)
-    for place in (json, html):
-        if place is not None:
-            check_writable(place)
-    merge(files, json, html, show)
+    _check_files(html, show, json)
+    merge(files, Outputs(json, html=html, show=show))
 
 
 @app.command("report")
 def report_command(
-    json: Annotated[Path, typer.Argument(help="What qvggt-eval --json wrote.")],
-    html: Annotated[Path | None, typer.Option(help="Where to write the page. [beside the JSON, as .html]")] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    json: Annotated[Path, Argument(help="What qvggt-eval --json wrote.")],
+    html: Annotated[Path | None, Option(help="Where to write the page. [beside the JSON, as .html]")] = None,
+    show: Show = False,
 ) -> None:
     """The report of a finished evaluation as one HTML page that needs no network."""
     place = json.with_suffix(".html") if html is None else html
@@ -185,9 +164,12 @@ def report_command(
     page(json, place, show)
 
 
-def _check_page(html: Path | None, show: bool) -> None:
+def _check_files(html: Path | None, show: bool, *others: Path | None) -> None:
     if show and html is None:
         raise QvggtError("--open: give --html FILE, which it opens")
+    for place in (html, *others):
+        if place is not None:
+            check_writable(place)
 
 
 def _check_candidates(models: tuple[str, ...], engines: tuple[str, ...]) -> None:
@@ -205,7 +187,3 @@ def _check_candidates(models: tuple[str, ...], engines: tuple[str, ...]) -> None
                 f"--engine {text}: expected an .onnx file or an engine ({', '.join(file_suffixes()[1:])}); "
                 "give checkpoints with --model"
             )
-
-
-def main() -> None:
-    run(app)

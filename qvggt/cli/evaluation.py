@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from qvggt.engines.runner import Runner
     from qvggt.eval.ground_truth import ImagePlan
     from qvggt.eval.harness import Protocol
-    from qvggt.eval.records import RecordWriter, Row
     from qvggt.eval.result import CandidateResult
 
 IDENTITY = ("kind", "label", "scheme", "sha256", "float_type", "providers", "size")
@@ -72,12 +71,12 @@ class Outputs:
     """json, records, html: files; store: folder of the predictions of the `worst` sequences; memory: measure it; show:
     open the HTML file in a browser."""
 
-    json: Path | None
-    records: Path | None
-    shard: tuple[int, int]
-    store: Path | None
-    worst: int
-    memory: bool
+    json: Path | None = None
+    records: Path | None = None
+    shard: tuple[int, int] = (1, 1)
+    store: Path | None = None
+    worst: int = 6
+    memory: bool = False
     html: Path | None = None
     show: bool = False
 
@@ -91,6 +90,7 @@ def run_evaluation(
     from qvggt.eval.ground_truth import plan_images
     from qvggt.eval.harness import check, evaluate_rows
     from qvggt.eval.merging import results_of, shard_of
+    from qvggt.eval.records import RecordWriter
     from qvggt.eval.worst import rank_worst, store_worst
 
     if candidates.threads is not None:
@@ -102,13 +102,13 @@ def run_evaluation(
         if data is None:
             data = _opened(request, _generate(request, plan, outputs.store, stack))
         part = [data.sequences[i] for i in shard_of(len(data.sequences), outputs.shard)]
+        index, count = outputs.shard
         if not part:
-            index, count = outputs.shard
             raise QvggtError(f"--shard {index}/{count}: has none of {len(data.sequences)} sequences; use fewer shards")
         check(runners, part, protocol)
         facts = [{**runner.describe(), "label": runner.label} for runner in runners]
-        header = _header(request, data, plan, protocol, candidates, facts, outputs.shard)
-        writer = _writer(outputs.records, header, stack)
+        header = {**_header(request, data, plan, protocol, candidates, facts), "shard": list(outputs.shard)}
+        writer = None if outputs.records is None else stack.enter_context(RecordWriter(outputs.records, header))
         done = {} if writer is None else writer.done
         if done:
             typer.echo(f"{outputs.records}: {len(done)} of {len(part)} sequences are done already")
@@ -122,9 +122,11 @@ def run_evaluation(
             header["memory"] = known or _memory(candidates, part, plan)
             if writer is not None and not known:
                 writer.append_extra("memory", header["memory"])
-    results = results_of(header["candidates"], rows, header.get("memory"))
-    header["notes"] += _without_data(header, results)
-    _publish(header, results, outputs, rows)
+    if count > 1:
+        total = header["frame_list"]["sequences"]
+        typer.echo(f"shard {index}/{count}: {len(rows)} of {total} sequences in {outputs.records}")
+    else:
+        _publish(header, results_of(header["candidates"], rows, header.get("memory")), outputs)
 
 
 def _header(
@@ -134,13 +136,13 @@ def _header(
     protocol: Protocol,
     candidates: Candidates,
     facts: list[dict[str, Any]],
-    shard: tuple[int, int],
 ) -> dict[str, Any]:
     """What a record file starts with, and what a report needs beside the records."""
-    from qvggt.cli.versions import versions
     from qvggt.data.sequence import list_config
     from qvggt.eval.records import config_sha256
+    from qvggt.versions import versions
 
+    points = [f"points: ICP and normals by {protocol.points.backend}"] if "points" in protocol.metrics else []
     sequences = data.sequences
     frame_list = sequences.frame_list()
     identity = {
@@ -171,7 +173,7 @@ def _header(
             "skipped": sequences.skip_counts(),
             "frames": frame_list.frames,
         },
-        "notes": [*sequences.notes, *_notes(protocol)],
+        "notes": [*sequences.notes, *points],
         "sequences": [
             {
                 "key": s.key,
@@ -183,57 +185,30 @@ def _header(
         ],
         "versions": versions(),
         "candidates": facts,
-        "shard": list(shard),
     }
 
 
-def merge(files: Sequence[Path], json: Path | None, html: Path | None = None, show: bool = False) -> None:
+def merge(files: Sequence[Path], outputs: Outputs) -> None:
     """Put record files together, print tables, write the report."""
     from qvggt.eval.merging import merge_records
 
     header, results = merge_records(files)
-    header["notes"] += _without_data(header, results)
     typer.echo(f"{len(results[0].records)} sequences of {len(files)} record {'file' if len(files) == 1 else 'files'}")
-    _print(header, results)
-    _report(json, html, show, header, results)
+    _publish(header, results, outputs)
 
 
-def _publish(header: dict[str, Any], results: list[CandidateResult], outputs: Outputs, rows: Sequence[Row]) -> None:
-    index, count = outputs.shard
-    if count > 1:
-        typer.echo(
-            f"shard {index}/{count}: {len(rows)} of {header['frame_list']['sequences']} sequences in {outputs.records}"
-        )
-        return
-    _print(header, results)
-    _report(outputs.json, outputs.html, outputs.show, header, results)
+def _publish(header: dict[str, Any], results: list[CandidateResult], outputs: Outputs) -> None:
+    """The tables, and the JSON document, the page, or both of one computation."""
+    from qvggt.eval.report import format_tables, make_report, write_report
 
-
-def _print(header: dict[str, Any], results: list[CandidateResult]) -> None:
-    from qvggt.eval.report import format_tables
-
+    header["notes"] += _without_data(header, results)
     typer.echo(format_tables(results))
     for note in header["notes"]:
         typer.echo(f"note: {note}")
-
-
-def _report(
-    json: Path | None, html: Path | None, show: bool, header: dict[str, Any], results: list[CandidateResult]
-) -> None:
-    """The JSON document, the page, or both of one computation."""
+    json, html = outputs.json, outputs.html
     if json is None and html is None:
         return
-    from qvggt.eval.report import make_report, write_report
-
-    report = make_report(
-        results,
-        config=header["config"],
-        frame_list=header["frame_list"],
-        versions=header["versions"],
-        sequences=header["sequences"],
-        notes=header["notes"],
-        config_sha256=header["config_sha256"],
-    )
+    report = make_report(results, header)
     worst = header.get("worst", [])
     if json is not None:
         write_report(json, {**report, "worst": _beside(worst, json)})
@@ -242,7 +217,7 @@ def _report(
         from qvggt.eval.html.page import page_of_report
 
         page_of_report(html, {**report, "worst": _beside(worst, html)}, html.parent)
-        shown(html, show)
+        shown(html, outputs.show)
 
 
 def page(json: Path, html: Path, show: bool) -> None:
@@ -302,12 +277,6 @@ def _open(candidates: Candidates, stack: ExitStack) -> list[Runner]:
     return [*loaded, *opened]
 
 
-def _notes(protocol: Protocol) -> list[str]:
-    if "points" not in protocol.metrics:
-        return []
-    return [f"points: ICP and normals by {protocol.points.backend}"]
-
-
 def _without_data(header: dict[str, Any], results: list[CandidateResult]) -> list[str]:
     """Asked for, but no sequence has it."""
     records = [record for result in results for record in result.records]
@@ -327,14 +296,6 @@ def _unique(runners: list[Runner]) -> list[Runner]:
         if seen[runner.label] > 1:
             runner.label = f"{runner.label} ({seen[runner.label]})"
     return runners
-
-
-def _writer(path: Path | None, header: dict[str, Any], stack: ExitStack) -> RecordWriter | None:
-    if path is None:
-        return None
-    from qvggt.eval.records import RecordWriter
-
-    return stack.enter_context(RecordWriter(path, header))
 
 
 def _memory(candidates: Candidates, sequences: Sequence[Any], plan: ImagePlan) -> list[dict[str, Any]]:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from qvggt.cli.common import DEFAULT_PARTS, OVERRIDE_HELP, PARTS_HELP, PATCH, WORDS, check_writable, run
+from qvggt.cli.common import DEFAULT_PARTS, PATCH, WORDS, application, check_writable
+from qvggt.cli.options import FrameSeed, Offline, Overrides, Parts, Revision
 from qvggt.errors import QvggtError
 from qvggt.formats.table import DEFAULT, choices_text
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app, main = application()
 
 LARGE = 100_000_000  # parameters: above, 4 frames take minutes a sequence on a CPU
 GATE_SEQUENCES = 48
@@ -21,63 +23,58 @@ GATE_SEQUENCES = 48
 def export(
     model: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="tiny, vggt-1b, a .safetensors/.pt file, a folder with one, a Hub id, or a calibrated checkpoint."
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, ending in .onnx.")],
+    output: Annotated[Path, Option("-o", "--output", help="File to write, ending in .onnx.")],
     bits: Annotated[
         str | None,
-        typer.Option(help=f"{choices_text()}. [that of a calibrated checkpoint, else {DEFAULT}]"),
+        Option(help=f"{choices_text()}. [that of a calibrated checkpoint, else {DEFAULT}]"),
     ] = None,
     act: Annotated[
-        str | None, typer.Option(help="dynamic (one scale per token) or static (per tensor; needs --calib). [dynamic]")
+        str | None, Option(help="dynamic (one scale per token) or static (per tensor; needs --calib). [dynamic]")
     ] = None,
-    frames: Annotated[str, typer.Option(help="min:opt:max frame counts for engine builders.")] = "1:8:32",
-    size: Annotated[str | None, typer.Option(help=f"HxW in pixels, multiples of {PATCH}. [model's own square]")] = None,
-    outputs: Annotated[str, typer.Option(help=f"Any of {WORDS.replace(',', ', ')}.")] = WORDS,
+    frames: Annotated[str, Option(help="min:opt:max frame counts for engine builders.")] = "1:8:32",
+    size: Annotated[str | None, Option(help=f"HxW in pixels, multiples of {PATCH}. [model's own square]")] = None,
+    outputs: Annotated[str, Option(help=f"Any of {WORDS.replace(',', ', ')}.")] = WORDS,
     target: Annotated[
         str,
-        typer.Option(
-            help="cpu: row scales inside the products. tensorrt: overflow-safe products, fp16 (docs/storage.md)."
-        ),
+        Option(help="cpu: row scales inside the products. tensorrt: overflow-safe products, fp16 (docs/storage.md)."),
     ] = "cpu",
     precision: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Float type of what is not quantized: fp32, fp16 or bf16; inputs and outputs stay fp32. "
             "[that of --bits if it is one, else fp32 for cpu and fp16 for tensorrt]"
         ),
     ] = None,
-    parts: Annotated[str, typer.Option(help=PARTS_HELP)] = DEFAULT_PARTS,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(help=OVERRIDE_HELP),
-    ] = None,
+    parts: Parts = DEFAULT_PARTS,
+    override: Overrides = None,
     calib: Annotated[
-        Path | None, typer.Option(help="Co3D-format folder whose train split gives --act static its ranges.")
+        Path | None, Option(help="Co3D-format folder whose train split gives --act static its ranges.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Co3D-format folder for the accuracy gate (test split). [generated scenes]")
+        Path | None, Option(help="Co3D-format folder for the accuracy gate (test split). [generated scenes]")
     ] = None,
     fused_attention: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--fused-attention", help="ONNX Runtime's and OpenVINO's attention operator: less memory, cpu target, fp32."
         ),
     ] = False,
     parity_sequences: Annotated[
         int | None,
-        typer.Option(min=0, help="Sequences of the accuracy gate; 0 skips it. [48, or 0 above 100 M parameters]"),
+        Option(min=0, help="Sequences of the accuracy gate; 0 skips it. [48, or 0 above 100 M parameters]"),
     ] = None,
     parity_frames: Annotated[
-        str, typer.Option(help="Frame counts of the end-to-end comparison, comma-separated.")
+        str, Option(help="Frame counts of the end-to-end comparison, comma-separated.")
     ] = "1,2,5,8",
-    check: Annotated[bool, typer.Option("--check/--no-check", help="Run the parity gate after writing.")] = True,
-    report: Annotated[Path | None, typer.Option(help="Where to write the parity report. [OUTPUT.parity.json]")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the frames drawn.")] = 0,
-    revision: Annotated[str | None, typer.Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
-    offline: Annotated[bool, typer.Option(help="Never use the network.")] = False,
+    check: Annotated[bool, Option("--check/--no-check", help="Run the parity gate after writing.")] = True,
+    report: Annotated[Path | None, Option(help="Where to write the parity report. [OUTPUT.parity.json]")] = None,
+    seed: FrameSeed = 0,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
     """Write a checkpoint as ONNX with Q/DQ and prove that it computes what the PyTorch fake-quant reference computes.
 
@@ -88,13 +85,11 @@ def export(
     from qvggt.calib.rtn import quantize_rtn_
     from qvggt.cli.gate import Gate, run_gate
     from qvggt.cli.lint import lint_file
-    from qvggt.cli.overrides import with_overrides
-    from qvggt.cli.source import load_source, parse_frames, parse_size
+    from qvggt.cli.source import load_source, parse_frames, parse_size, scheme_of
     from qvggt.data.reading import read_images
     from qvggt.data.registry import Question
     from qvggt.export.exporter import ExportConfig, export_onnx
     from qvggt.export.precision import float_type
-    from qvggt.quant.scheme import parse_scheme
     from qvggt.target import Target
 
     if output.suffix != ".onnx":
@@ -107,10 +102,10 @@ def export(
     profile = parse_frames(frames)
     counts = _counts(parity_frames)
     chosen = tuple(dict.fromkeys(p for p in outputs.split(",") if p))
-    asked = parse_scheme(bits or DEFAULT, act or "dynamic", [p for p in parts.split(",") if p])
-    asked = with_overrides(asked, override or [])
-    source = load_source(model, revision=revision, offline=offline)
-    height, width = parse_size(size, source.model)
+    scheme = scheme_of(bits or DEFAULT, act or "dynamic", parts, override or [])
+    source = load_source(model, revision, offline)
+    network = source.network
+    height, width = parse_size(size, network)
     if source.scheme is not None:
         scheme = source.scheme
         if bits not in (None, scheme.bits) or act not in (None, scheme.activation) or override:
@@ -118,7 +113,6 @@ def export(
                 f"{model}: is calibrated as {scheme.label}; leave out --bits, --act and --override, or calibrate anew"
             )
     else:
-        scheme = asked
         images = None
         if scheme.needs_ranges:
             if calib is None:
@@ -126,10 +120,10 @@ def export(
                     "--act static and the part dpt need --calib: a Co3D-format folder to observe activation ranges on"
                 )
             images = read_images(Question(calib, "train", frames=4, max_sequences=16, seed=seed), height, width)
-        quantize_rtn_(source.model, scheme, images, None if images is None else len(images))
+        quantize_rtn_(network, scheme, images, None if images is None else len(images))
     floats = float_type(precision, scheme, target)
     config = ExportConfig(height, width, chosen, profile, Target(target), floats, fused_attention)
-    written = export_onnx(source.model, scheme, config, output, {"name": source.name, "sha256": source.sha256})
+    written = export_onnx(network, scheme, config, output, {"name": source.name, "sha256": source.sha256})
     typer.echo(
         f"{output}: {scheme.label}, target {target}, {config.precision.value}, {height}x{width}, "
         f"{written.bytes / 1e6:.2f} MB"
@@ -141,10 +135,10 @@ def export(
             raise typer.Exit(1)
         return
     if parity_sequences is None:
-        large = sum(p.numel() for p in source.model.state_dict().values()) > LARGE
+        large = sum(p.numel() for p in network.state_dict().values()) > LARGE
         parity_sequences = 0 if large else GATE_SEQUENCES
     gate = Gate(output, report, height, width, counts, data, parity_sequences, seed, config.precision)
-    if not run_gate(gate, source.model, scheme) or not legal:
+    if not run_gate(gate, network, scheme) or not legal:
         raise typer.Exit(1)
 
 
@@ -153,7 +147,3 @@ def _counts(text: str) -> tuple[int, ...]:
     if not all(p.isdigit() and int(p) > 0 for p in parts):
         raise QvggtError(f"--parity-frames {text!r}: expected positive frame counts such as 1,2,5,8")
     return tuple(int(p) for p in parts)
-
-
-def main() -> None:
-    run(app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import typer
 from qvggt.data.image_set import ImageSet
 from qvggt.data.reading import read_images
 from qvggt.data.registry import Question
-from qvggt.data.sequence import Sequence
+from qvggt.data.sequence import Sequence as Posed
 from qvggt.export.precision import Precision
 from qvggt.models.network import Network
 from qvggt.predictions import CAMERAS
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from qvggt.eval.result import CandidateResult
     from qvggt.export.half_range import ModuleRange
+    from qvggt.export.parity import LinearParity, OutputParity
 
 SHOWN_RANGES = 20  # of the fp16 ranges, in the report
 AUC_TOLERANCE = 0.5  # points of AUC@30
@@ -52,7 +53,6 @@ class Gate:
 
 def run_gate(gate: Gate, reference: Network, scheme: Scheme) -> bool:
     """Run every check, print the figures, write the JSON report; False when one fails."""
-    from qvggt.cli.versions import versions
     from qvggt.engines.onnx_runner import OnnxRunner
     from qvggt.engines.torch_runner import TorchRunner
     from qvggt.eval.harness import evaluate
@@ -60,6 +60,7 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme) -> bool:
     from qvggt.export.conv_parity import check_convs
     from qvggt.export.emulation import measurable
     from qvggt.export.parity import ParityReport, check_linears, check_outputs
+    from qvggt.versions import versions
 
     longest = max(gate.frames, default=1)
     with gate_images(gate, longest) as images, measurable(gate.onnx) as runnable, OnnxRunner(runnable) as runner:
@@ -74,7 +75,7 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme) -> bool:
         convs = check_convs(gate.onnx, reference, first)
         batches = (batch[:n] for n in gate.frames for batch in pooled)
         outputs = check_outputs(runner.run_named, reference, batches, scheme, precision=gate.precision)
-        _print(ParityReport(linears, outputs), gate.precision)
+        _print(linears, outputs, gate.precision)
         if convs:
             values, ties = sum(p.tokens for p in convs), sum(p.ties for p in convs)
             typer.echo(
@@ -87,7 +88,7 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme) -> bool:
         if gate.sequences and CAMERAS in runner.outputs:
             short = ImageSet(tuple(s.first(AUC_FRAMES) for s in images.sequences), gate.height, gate.width)
             results = evaluate([TorchRunner(reference, "fake quant"), runner], short.sequences, warmup=0)
-            auc = {name: 100 * r.auc[30] for name, r in zip(("reference", "onnx"), results, strict=True)}
+            auc = {name: r.auc()[30] for name, r in zip(("reference", "onnx"), results, strict=True)}
             auc["delta"] = auc["onnx"] - auc["reference"]
             typer.echo(
                 f"AUC@30 on {len(short)} sequences of {AUC_FRAMES} frames: fake quant {auc['reference']:.2f}, "
@@ -124,7 +125,7 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme) -> bool:
 
 
 @contextmanager
-def gate_images(gate: Gate, frames: int) -> Iterator[ImageSet[Sequence]]:
+def gate_images(gate: Gate, frames: int) -> Iterator[ImageSet[Posed]]:
     """Test sequences of the user's data, or scenes generated at the export size for as long as the gate runs."""
     count, question = max(1, gate.sequences), Question(frames=max(frames, AUC_FRAMES), seed=gate.seed)
     if gate.data is not None:
@@ -158,20 +159,17 @@ def _check_range(reference: Network, batches: list[Tensor]) -> tuple[ModuleRange
     return ranges
 
 
-def _print(parity: object, precision: Precision) -> None:
-    from qvggt.export.parity import ParityReport
-
-    assert isinstance(parity, ParityReport)
-    if parity.linears:
-        worst = max(parity.linears, key=lambda p: p.error / p.tolerance)
-        tokens, ties = sum(p.tokens for p in parity.linears), sum(p.ties for p in parity.linears)
+def _print(linears: Sequence[LinearParity], outputs: Sequence[OutputParity], precision: Precision) -> None:
+    if linears:
+        worst = max(linears, key=lambda p: p.error / p.tolerance)
+        tokens, ties = sum(p.tokens for p in linears), sum(p.ties for p in linears)
         typer.echo(
-            f"{sum(map(bool, parity.linears))}/{len(parity.linears)} quantized linears agree "
+            f"{sum(map(bool, linears))}/{len(linears)} quantized linears agree "
             f"(worst {worst.error:.1e} at {worst.path}, tolerance {worst.tolerance:.0e}; "
             f"{ties} of {tokens} tokens differ on a rounding tie)"
         )
-    for name in dict.fromkeys(p.name for p in parity.outputs):
-        mine = [p for p in parity.outputs if p.name == name]
+    for name in dict.fromkeys(p.name for p in outputs):
+        mine = [p for p in outputs if p.name == name]
         figures = ", ".join(f"{p.frames}: {p.sqnr_db:.1f} ({p.self_db:.1f})" for p in mine)
         error = max(p.max_error for p in mine)
         typer.echo(f"{name}: SQNR dB by frames {figures}; floor {mine[0].floor_db:.0f}; max error {error:.2e}")

@@ -6,17 +6,11 @@ from pathlib import Path
 
 import typer
 
-from qvggt.cli.common import check_place
+from qvggt.cli.common import check_output
 from qvggt.errors import QvggtError
 from qvggt.formats.table import is_format
 
 TAKEN = ("model", "output", "bits", "import_quantvggt", "revision", "offline", "force")
-
-
-def given_options(context: typer.Context) -> tuple[str, ...]:
-    """Names of the parameters the user wrote on the command line, rather than left at their defaults."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return tuple(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
 
 
 def import_released(
@@ -37,10 +31,10 @@ def import_released(
     from qvggt.calib.import_quantvggt import PART, check_scheme, import_quantvggt_, read_released
     from qvggt.calib.quantvggt_release import FILES
     from qvggt.cli.source import load_source
-    from qvggt.cli.versions import versions
     from qvggt.files import file_sha256
     from qvggt.quant.checkpoint import DESCRIPTION, Provenance, save_calibrated
     from qvggt.quant.scheme import parse_scheme
+    from qvggt.versions import versions
 
     others = [f"--{name.replace('_', '-')}" for name in given if name not in TAKEN]
     if others:
@@ -49,27 +43,19 @@ def import_released(
         raise QvggtError("--import-quantvggt needs --bits: the released files do not tell theirs (e.g. --bits w4a4)")
     scheme = parse_scheme(bits, "dynamic", (PART,))
     check_scheme(scheme)
-    check_place(output)
-    if output.exists() and any(output.iterdir() if output.is_dir() else [output]) and not force:
-        raise QvggtError(f"{output}: exists already; choose another directory, or --force to replace a checkpoint")
+    check_output(output, force)
     named = [part for part in folder.resolve().parts if is_format(part)]
     if named and named[-1] != bits:
         typer.echo(f"note: {folder} lies in a folder {named[-1]}, imported as {bits}", err=True)
-    source = load_source(model, revision=revision, offline=offline)
-    if source.scheme is not None:
-        raise QvggtError(f"{model}: is calibrated already ({source.scheme.label}); give the float checkpoint")
+    source = load_source(model, revision, offline, calibrated=False)
     released = read_released(folder)
     if released.ignored:
         shown = ", ".join(released.ignored[:3]) + (", ..." if len(released.ignored) > 3 else "")
         typer.echo(f"note: {folder}: {len(released.ignored)} unknown tensors ignored ({shown})", err=True)
-    layers = import_quantvggt_(source.model, released, scheme)
+    layers = import_quantvggt_(source.network, released, scheme)
     files = {name: file_sha256(folder / name) for name in FILES.values()}
-    provenance = Provenance(
-        source={"name": source.name, "sha256": source.sha256},
-        calibration={"import": "quantvggt", "files": files, "groups": list(released.groups)},
-        versions=versions(),
-        layers=layers,
-    )
-    save_calibrated(output, source.model, scheme, provenance, replace=force)
+    calibration = {"import": "quantvggt", "files": files, "groups": list(released.groups)}
+    provenance = Provenance({"name": source.name, "sha256": source.sha256}, calibration, versions(), layers)
+    save_calibrated(output, source.network, scheme, provenance, replace=force)
     held = ", ".join(("rotation", *released.groups))
     typer.echo(f"{output}: {scheme.label}, {len(layers)} linears by the release in {folder} ({held}; {DESCRIPTION})")

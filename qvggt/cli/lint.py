@@ -9,26 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from qvggt.cli.common import run
+from qvggt.cli.common import application
 from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
     from qvggt.export.lint import Finding
     from qvggt.target import Target
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app, main = application()
 
 SHOWN = 5  # places of one rule in the text; JSON has them all
 
 
 @app.command(epilog="Example: qvggt-lint outputs/tiny-w4a4.onnx --format json")
 def lint(
-    model: Annotated[Path, typer.Argument(help="An ONNX file, of qvggt-export or of any other tool.")],
+    model: Annotated[Path, Argument(help="An ONNX file, of qvggt-export or of any other tool.")],
     target: Annotated[
-        str, typer.Option(help="tensorrt: all rules. cpu: those on the file itself (bytes, external data).")
+        str, Option(help="tensorrt: all rules. cpu: those on the file itself (bytes, external data).")
     ] = "tensorrt",
-    format: Annotated[str, typer.Option(help="text or json.")] = "text",
+    format: Annotated[str, Option(help="text or json.")] = "text",
 ) -> None:
     """Check an ONNX file against what TensorRT is known to refuse, miscompile or run in floating point.
 
@@ -89,7 +90,3 @@ def summary(findings: Sequence[Finding]) -> str:
     kinds = ("error", "warning")
     count = [sum(f.severity.value == kind for f in findings) for kind in kinds]
     return " and ".join(f"{n} {kind}{'' if n == 1 else 's'}" for n, kind in zip(count, kinds, strict=True))
-
-
-def main() -> None:
-    run(app)

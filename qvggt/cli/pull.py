@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from qvggt.cli.common import check_place, run
+from qvggt.cli.common import application, check_place
+from qvggt.cli.options import Revision
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app, main = application()
 
 EPILOG = """
 \b
@@ -21,11 +23,11 @@ Examples:
 
 @app.command(epilog=EPILOG)
 def pull(
-    repository: Annotated[str, typer.Argument(help="Hub id OWNER/NAME.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write.")],
-    revision: Annotated[str | None, typer.Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
-    offline: Annotated[bool, typer.Option(help="Never use the network: the Hub cache only.")] = False,
-    force: Annotated[bool, typer.Option(help="Replace an earlier pull of the same kind.")] = False,
+    repository: Annotated[str, Argument(help="Hub id OWNER/NAME.")],
+    output: Annotated[Path, Option("-o", "--output", help="Directory to write.")],
+    revision: Revision = None,
+    offline: Annotated[bool, Option(help="Never use the network: the Hub cache only.")] = False,
+    force: Annotated[bool, Option(help="Replace an earlier pull of the same kind.")] = False,
 ) -> None:
     """Download what qvggt-push uploaded and check it: a checkpoint is loaded, an ONNX file opened.
 
@@ -43,7 +45,3 @@ def check_onnx(path: Path) -> None:
     from qvggt.onnx_view.file import open_onnx
 
     open_onnx(path)
-
-
-def main() -> None:
-    run(app)

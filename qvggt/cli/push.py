@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from qvggt.cli.common import run
+from qvggt.cli.common import application
 from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from qvggt.hub.sharing import Bundle
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app, main = application()
 
 EPILOG = """
 \b
@@ -30,26 +31,27 @@ Log in first with `hf auth login`, or set HF_TOKEN. HF_ENDPOINT names another Hu
 
 @app.command(epilog=EPILOG)
 def push(
-    checkpoint: Annotated[Path, typer.Argument(help="Calibrated checkpoint directory, or an .onnx file.")],
-    repository: Annotated[str, typer.Argument(help="Hub id OWNER/NAME; made when it is not there.")],
+    checkpoint: Annotated[Path, Argument(help="Calibrated checkpoint directory, or an .onnx file.")],
+    repository: Annotated[str, Argument(help="Hub id OWNER/NAME; made when it is not there.")],
     metrics: Annotated[
-        Path | None, typer.Option(help="Report of `qvggt-eval --json` on this very file, for the card.")
+        Path | None, Option(help="Report of `qvggt-eval --json` on this very file, for the card.")
     ] = None,
     licence: Annotated[
-        str | None, typer.Option(help="Hub licence id for the card. [apache-2.0 for tiny, else other]")
+        str | None, Option(help="Hub licence id for the card. [apache-2.0 for tiny, else other]")
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    branch: Annotated[str | None, typer.Option(help="Branch to write, made when it is not there. [main]")] = None,
-    card_only: Annotated[bool, typer.Option("--card-only", help="Print the model card and stop; no network.")] = False,
-    force: Annotated[bool, typer.Option(help="Write to a repository that holds other files too.")] = False,
+    private: Annotated[bool, Option("--private", help="Make a new repository private.")] = False,
+    branch: Annotated[str | None, Option(help="Branch to write, made when it is not there. [main]")] = None,
+    card_only: Annotated[bool, Option("--card-only", help="Print the model card and stop; no network.")] = False,
+    force: Annotated[bool, Option(help="Write to a repository that holds other files too.")] = False,
 ) -> None:
     """Upload a calibrated checkpoint (quant.json, model.safetensors) or an ONNX file, with a generated model card."""
+    from qvggt.files import read_object
     from qvggt.hub.card import model_card
     from qvggt.hub.sharing import check_repository, checkpoint_bundle
     from qvggt.hub.sharing import push as push_bundle
 
     check_repository(repository)
-    report = None if metrics is None else read_metrics(metrics)
+    report = None if metrics is None else read_object(metrics, "a report of qvggt-eval --json")
     if checkpoint.suffix.lower() == ".onnx":
         bundle = onnx_bundle(checkpoint, repository, report, licence)
     else:
@@ -61,23 +63,6 @@ def push(
     total = sum(path.stat().st_size for path in bundle.files.values())
     typer.echo(f"{pushed.repository}: {', '.join(pushed.files)} ({total / 1e6:.2f} MB)")
     typer.echo(f"commit {pushed.commit.id}: {pushed.commit.url}")
-
-
-def read_metrics(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; QvggtError when there is none."""
-    import json
-
-    from qvggt.files import reason
-
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise QvggtError(f"{path}: cannot be read ({reason(error)}); expected a report of qvggt-eval --json") from error
-    except (ValueError, RecursionError) as error:
-        raise QvggtError(f"{path}: is no JSON, expected a report of qvggt-eval --json") from error
-    if not isinstance(values, dict):
-        raise QvggtError(f"{path}: holds no JSON object, expected a report of qvggt-eval --json")
-    return values
 
 
 def onnx_bundle(path: Path, repository: str, metrics: Mapping[str, Any] | None, licence: str | None) -> Bundle:
@@ -102,7 +87,3 @@ def onnx_bundle(path: Path, repository: str, metrics: Mapping[str, Any] | None, 
     provenance = Provenance(source=source)
     facts = CardFacts("onnx", repository, path.name, file_sha256(path), sizes, scheme, provenance, metrics, licence)
     return Bundle(facts, files)
-
-
-def main() -> None:
-    run(app)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
-from qvggt.cli.common import PATCH, check_place, run
+from qvggt.cli.common import PATCH, application, check_place, filled
+from qvggt.cli.options import Device, Offline, Revision, Threads
 from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from qvggt.engines.runner import Runner
     from qvggt.eval.reconstruction.folder import Result
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app, main = application()
 
 GIB = 1 << 30
 EPILOG = """
@@ -46,70 +48,67 @@ before by a similarity from the images both saw. The fit is printed, and errors 
 @app.command(epilog=EPILOG)
 def reconstruct(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES|VIDEO", help="Image files, folders of images, or one video.")
+        list[Path], Argument(metavar="IMAGES|VIDEO", help="Image files, folders of images, or one video.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")],
-    engine: Annotated[Path | None, typer.Option(metavar="FILE", help="An exported model or engine.")] = None,
+    output: Annotated[Path, Option("-o", "--output", help="Folder to write.")],
+    engine: Annotated[Path | None, Option(metavar="FILE", help="An exported model or engine.")] = None,
     model: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="NAME", help="In place of --engine: tiny, vggt-1b, a weights file, Hub id or calibrated checkpoint."
         ),
     ] = None,
     formats: Annotated[
-        str, typer.Option(help="Comma-separated: glb, ply, colmap, depth, cameras, images.")
+        str, Option(help="Comma-separated: glb, ply, colmap, depth, cameras, images.")
     ] = "glb,ply,colmap,depth,cameras,images",
     points: Annotated[
-        str, typer.Option(help="depth: unproject depth maps (sharper). head: the network's point maps.")
+        str, Option(help="depth: unproject depth maps (sharper). head: the network's point maps.")
     ] = "depth",
     conf_percentile: Annotated[
-        float, typer.Option(min=0, max=99.9, help="Drop this share of the pixels, the least confident, in percent.")
+        float, Option(min=0, max=99.9, help="Drop this share of the pixels, the least confident, in percent.")
     ] = 25.0,
     mask: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Comma-separated: black, white (backgrounds); sky, a rule of thumb by colour and smoothness, not a "
             "segmentation network."
         ),
     ] = None,
     masks: Annotated[
-        Path | None, typer.Option(help="Folder of mask files NAME.jpg.png or NAME.png; black is left out.")
+        Path | None, Option(help="Folder of mask files NAME.jpg.png or NAME.png; black is left out.")
     ] = None,
-    max_points: Annotated[int, typer.Option(min=0, help="In GLB and PLY, drawn at random; 0: all.")] = 1_000_000,
-    colmap_points: Annotated[int, typer.Option(min=0, help="In the COLMAP model, likewise.")] = 100_000,
+    max_points: Annotated[int, Option(min=0, help="In GLB and PLY, drawn at random; 0: all.")] = 1_000_000,
+    colmap_points: Annotated[int, Option(min=0, help="In the COLMAP model, likewise.")] = 100_000,
     depth_size: Annotated[
-        str, typer.Option(help="Pixels of the depth PNGs: network, or image (those of the original).")
+        str, Option(help="Pixels of the depth PNGs: network, or image (those of the original).")
     ] = "network",
-    fps: Annotated[float, typer.Option(min=0.001, help="Frames taken per second of a video.")] = 2.0,
-    every: Annotated[int, typer.Option(min=1, help="Of images, take one in so many.")] = 1,
-    max_images: Annotated[int | None, typer.Option(min=1, help="Take the first so many images or frames.")] = None,
+    fps: Annotated[float, Option(min=0.001, help="Frames taken per second of a video.")] = 2.0,
+    every: Annotated[int, Option(min=1, help="Of images, take one in so many.")] = 1,
+    max_images: Annotated[int | None, Option(min=1, help="Take the first so many images or frames.")] = None,
     size: Annotated[
-        int | None,
-        typer.Option(min=PATCH, help=f"Image width, multiple of {PATCH}. [the engine's, the model's, or 518]"),
+        int | None, Option(min=PATCH, help=f"Image width, multiple of {PATCH}. [the engine's, the model's, or 518]")
     ] = None,
     fit: Annotated[
-        str, typer.Option(help="Of images taller than wide: crop (as VGGT does by default) or pad to a white square.")
+        str, Option(help="Of images taller than wide: crop (as VGGT does by default) or pad to a white square.")
     ] = "crop",
     max_frames_per_pass: Annotated[
-        int | None, typer.Option(min=1, help="Images that go through the network together. [what the memory allows]")
+        int | None, Option(min=1, help="Images that go through the network together. [what the memory allows]")
     ] = None,
-    overlap: Annotated[int, typer.Option(min=1, help="Images that consecutive passes share.")] = 4,
+    overlap: Annotated[int, Option(min=1, help="Images that consecutive passes share.")] = 4,
     memory_limit: Annotated[
-        float | None, typer.Option(min=0.1, help="GiB a pass may take, estimated. [70 % of what is free]")
+        float | None, Option(min=0.1, help="GiB a pass may take, estimated. [70 % of what is free]")
     ] = None,
     query_points: Annotated[
-        Path | None, typer.Option(help="Text file of x y in pixels of the first image: points to track.")
+        Path | None, Option(help="Text file of x y in pixels of the first image: points to track.")
     ] = None,
-    query_grid: Annotated[int | None, typer.Option(min=1, help="Track N x N points instead.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace OUT if it is a reconstruction.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. [all cores]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. [cpu; of engine files cuda]")] = None,
-    runtime: Annotated[
-        str | None, typer.Option(help="Of an .onnx file: onnxruntime or openvino. [onnxruntime]")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Hub revision (commit, tag or branch) to pin.")] = None,
-    offline: Annotated[bool, typer.Option(help="Never use the network.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the points drawn.")] = 0,
+    query_grid: Annotated[int | None, Option(min=1, help="Track N x N points instead.")] = None,
+    overwrite: Annotated[bool, Option(help="Replace OUT if it is a reconstruction.")] = False,
+    threads: Threads = None,
+    device: Device = None,
+    runtime: Annotated[str | None, Option(help="Of an .onnx file: onnxruntime or openvino. [onnxruntime]")] = None,
+    revision: Revision = None,
+    offline: Offline = False,
+    seed: Annotated[int, Option(help="Of the points drawn.")] = 0,
 ) -> None:
     """Reconstruct a scene: cameras, points and depth of images or a video, in files that other programs open."""
     if (engine is None) == (model is None):
@@ -121,31 +120,23 @@ def reconstruct(
     from qvggt.eval.reconstruction.config import ReconstructionConfig
     from qvggt.eval.reconstruction.folder import check_libraries, reconstruct_folder
 
-    config = ReconstructionConfig(
-        size=size,
-        fit=fit,  # type: ignore[arg-type]
-        every=every,
+    config = filled(
+        ReconstructionConfig,
+        locals(),
         limit=max_images,
         rate=fps,
-        points=points,  # type: ignore[arg-type]
         percentile=conf_percentile,
         masks=_words(mask),
         mask_folder=None if masks is None else str(masks),
-        max_points=max_points,
-        colmap_points=colmap_points,
         formats=_words(formats),
-        depth_size=depth_size,  # type: ignore[arg-type]
         frames_per_pass=max_frames_per_pass,
-        overlap=overlap,
         memory_limit=None if memory_limit is None else int(memory_limit * GIB),
         queries=None if query_points is None else str(query_points),
-        query_grid=query_grid,
-        seed=seed,
     )
     check_libraries(config, inputs)
     if not (len(inputs) == 1 and is_video(inputs[0])):
         find_images(inputs)  # before a model is loaded, or downloaded
-    options = RunnerOptions(runtime=runtime, device=device, threads=threads, revision=revision, offline=offline)
+    options = filled(RunnerOptions, locals())
     with _open(engine, model, config.tracking, options) as runner:
         result = reconstruct_folder(runner, inputs, output, config, device=device, overwrite=overwrite, say=typer.echo)
     typer.echo(_summary(output, result))
@@ -200,7 +191,3 @@ def _summary(output: Path, result: Result) -> str:
     if (tracks := result.facts.get("tracks")) is not None:
         lines.append(f"  {tracks['queries']} tracks, {tracks['visible']:.0%} of their places visible")
     return "\n".join(lines)
-
-
-def main() -> None:
-    run(app)

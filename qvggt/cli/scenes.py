@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
-from qvggt.cli.common import run
+from qvggt.cli.common import application
 from qvggt.errors import QvggtError
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app, main = application()
 
 EPILOG = """
 \b
@@ -23,18 +24,18 @@ Examples:
 
 @app.command(epilog=EPILOG)
 def scenes(
-    out: Annotated[Path, typer.Argument(help="Root to write: OUT/CATEGORY/..., annotations in OUT/annotations.")],
-    category: Annotated[str, typer.Option(help="Name of the category folder.")] = "synthetic",
-    train: Annotated[int, typer.Option(min=0, help="Training scenes.")] = 16,
-    test: Annotated[int, typer.Option(min=0, help="Test scenes, of other seeds than the training scenes.")] = 32,
-    frames: Annotated[int, typer.Option(min=1, help="Frames per scene.")] = 8,
-    size: Annotated[str, typer.Option(help="Image size in pixels: one side, or HxW.")] = "70",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first scene; the others follow.")] = 0,
+    out: Annotated[Path, Argument(help="Root to write: OUT/CATEGORY/..., annotations in OUT/annotations.")],
+    category: Annotated[str, Option(help="Name of the category folder.")] = "synthetic",
+    train: Annotated[int, Option(min=0, help="Training scenes.")] = 16,
+    test: Annotated[int, Option(min=0, help="Test scenes, of other seeds than the training scenes.")] = 32,
+    frames: Annotated[int, Option(min=1, help="Frames per scene.")] = 8,
+    size: Annotated[str, Option(help="Image size in pixels: one side, or HxW.")] = "70",
+    seed: Annotated[int, Option(min=0, help="Seed of the first scene; the others follow.")] = 0,
     family: Annotated[
         Literal["random", "room"],
-        typer.Option(help="random: nothing is shared between scenes. room: one room, which a model can learn."),
+        Option(help="random: nothing is shared between scenes. room: one room, which a model can learn."),
     ] = "random",
-    workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 1,
+    workers: Annotated[int, Option(min=1, help="Processes that render.")] = 1,
 ) -> None:
     """Render textured objects on a ground plane with exact cameras and depth, in real Co3Dv2 layout.
 
@@ -69,7 +70,3 @@ def _sides(text: str) -> tuple[int, int]:
     if len(parts) not in (1, 2) or not all(p.isdigit() and int(p) > 0 for p in parts):
         raise QvggtError(f"--size {text!r}: expected pixels, e.g. 70 or 56x70 (HxW)")
     return int(parts[0]), int(parts[-1])
-
-
-def main() -> None:
-    run(app)

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Sequence
 
 from qvggt.errors import QvggtError
-from qvggt.files import file_sha256
-from qvggt.hub.loading import load_model
-from qvggt.hub.names import find_weights
-from qvggt.models.family import check_size
+from qvggt.hub.loading import load
+from qvggt.models.family import check_size, find_family
 from qvggt.models.network import Network
-from qvggt.quant.checkpoint import is_calibrated, load_calibrated
-from qvggt.quant.scheme import Scheme
+from qvggt.quant.checkpoint import is_calibrated
+from qvggt.quant.handle import Model
+from qvggt.quant.scheme import Scheme, parse_scheme
 
 
-@dataclass(frozen=True)
-class Source:
-    """A loaded model; `scheme` is None for float weights. `name` and `sha256` identify the file it came from."""
+def load_source(name: str, revision: str | None, offline: bool, *, calibrated: bool = True) -> Model:
+    """Load "tiny", a weights file, a Hub id, or (unless not `calibrated`) a calibrated checkpoint directory."""
+    if revision is not None and is_calibrated(name):
+        raise QvggtError(f"--revision {revision}: {name} is a local calibrated checkpoint, which has none")
+    model = load(name, revision=revision, offline=offline)
+    if model.scheme is not None and not calibrated:
+        raise QvggtError(f"{name}: is calibrated already ({model.scheme.label}); give the float checkpoint")
+    return model
 
-    model: Network
-    name: str
-    sha256: str
-    scheme: Scheme | None
+
+def scheme_of(bits: str, act: str, parts: str, overrides: Sequence[str]) -> Scheme:
+    """The scheme that --bits, --act, --parts and --override name."""
+    return with_overrides(parse_scheme(bits, act, [p for p in parts.split(",") if p]), overrides)
 
 
-def load_source(name: str, revision: str | None = None, offline: bool = False) -> Source:
-    """Load "tiny", a weights file, a Hub id, or a calibrated checkpoint directory."""
-    if is_calibrated(name):
-        if revision is not None:
-            raise QvggtError(f"--revision {revision}: {name} is a local calibrated checkpoint, which has none")
-        loaded = load_calibrated(name)
-        return Source(loaded.model, name, loaded.sha256, loaded.scheme)
-    path = find_weights(name, revision=revision, offline=offline)
-    model = load_model(name, heads="predicting", revision=revision, offline=offline, check_finite=True)
-    return Source(model, name, file_sha256(path), None)
+def with_overrides(scheme: Scheme, words: Sequence[str]) -> Scheme:
+    """The scheme with what `--override PATTERN=BITS` adds; QvggtError for a word that is no PATTERN=BITS."""
+    pairs = []
+    for word in words:
+        pattern, equals, bits = word.rpartition("=")
+        if not (pattern and equals and bits):
+            raise QvggtError(f"--override {word!r}: expected PATTERN=BITS, e.g. {find_family().override_example}=w4a16")
+        pairs.append((pattern, bits))
+    return dataclasses.replace(scheme, overrides=(*scheme.overrides, *pairs))
 
 
 def parse_size(text: str | None, model: Network) -> tuple[int, int]:

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qvggt.errors import QvggtError
+from qvggt.files import file_sha256
 from qvggt.hub.names import find_weights
 from qvggt.models.family import ModelConfig
 from qvggt.models.loading import Predicting, load_weights
 from qvggt.models.network import Network
+from qvggt.quant.checkpoint import is_calibrated, load_calibrated
+from qvggt.quant.handle import Model
+
+
+def load(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Model:
+    """A model by name: "tiny", "vggt-1b", a weights file or folder, a Hub id, or a calibrated checkpoint directory.
+
+    revision: Hub commit, tag or branch. offline (or HF_HUB_OFFLINE=1): the Hub cache only; without it the network is
+    used for a Hub id and for nothing else. The track head is left out. QvggtError names what is missing or damaged.
+    """
+    if is_calibrated(source):
+        if revision is not None:
+            raise QvggtError(f"{source}: is a local calibrated checkpoint, which has no revision; leave it out")
+        loaded = load_calibrated(source)
+        return Model(loaded.model, str(source), loaded.sha256, loaded.scheme, loaded.provenance)
+    path = find_weights(source, revision=revision, offline=offline)
+    return Model(load_model(path, heads="predicting", check_finite=True), str(source), file_sha256(path))
 
 
 def load_model(

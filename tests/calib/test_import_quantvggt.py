@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from qvggt.calib.import_quantvggt import import_linear, import_quantvggt_, read_released
 from qvggt.calib.quantvggt_release import FILES, hadamard_error
-from qvggt.cli.common import run
-from qvggt.cli.imports import given_options, import_released
+from qvggt.cli.common import given_options, run
+from qvggt.cli.imports import import_released
 from qvggt.errors import QvggtError
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import check_linears

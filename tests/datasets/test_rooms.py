@@ -102,7 +102,7 @@ def test_truth_lies_on_the_surfaces(seven, neural, size):
         images, resizes = plan.load(sequence.image_paths, sequence.intrinsics)
         truth = Truth.of(sequence, resizes, *size)
         assert images.shape[2:] == truth.depth.shape[1:] == size
-        points = truth.points()[truth.depth > 0]
+        points = truth.points[truth.depth > 0]
         pose = world_from_camera(first[None])[0]
         gap = surface_distance(shape, points @ pose[:3, :3].T + pose[:3, 3])
         assert np.mean(truth.depth > 0) > 0.95

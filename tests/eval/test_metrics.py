@@ -12,7 +12,7 @@ from safetensors import safe_open
 from qvggt.eval.depth import DepthErrors
 from qvggt.eval.metrics import METRICS, column
 from qvggt.eval.points import PointErrors
-from qvggt.eval.pose import PoseErrors, pairwise_errors
+from qvggt.eval.pose import PoseErrors, pairwise_errors, pose_auc
 from qvggt.eval.result import CandidateResult, SequenceRecord
 
 GOLDEN = Path(__file__).parents[1] / "data" / "geometry_reference.safetensors"
@@ -51,10 +51,12 @@ def test_golden_pose_figures_pool_to_the_stored_ones(golden):
 def test_figures_are_those_of_the_result(golden):
     records = golden[0] + [record("other", "x", PoseErrors(np.array([1.0, 40]), np.array([0.5, 2])))]
     result = CandidateResult("c", {}, tuple(records))
-    for threshold, value in result.auc.items():
-        assert figure(f"auc{threshold}", records) == pytest.approx(100 * value)
-    assert figure("rra5", records) == pytest.approx(100 * result.rra)
-    assert figure("rta5", records) == pytest.approx(100 * result.rta)
+    for category in ("all", "other"):
+        pooled = pose_auc([r.pose for r in records if r.category == category])
+        assert result.auc(category) == pytest.approx({t: 100 * value for t, value in pooled.items()})
+    for name in ("auc30", "rra5", "rta5"):
+        assert figure(name, records) == result.figure(name)
+        assert result.figure(name) == pytest.approx(np.mean([result.figure(name, c) for c in ("all", "other")]))
 
 
 def test_depth_averages_categories_and_points_sequences():

@@ -46,7 +46,14 @@ def test_columns_without_content_are_left_out():
 
 def test_document(results, tmp_path):
     path = tmp_path / "new" / "r.json"
-    report = make_report(results, {"dataset": "co3d", "categories": ("a",)}, {"sha256": "f"}, {"torch": "2"})
+    report = make_report(
+        results,
+        {
+            "config": {"dataset": "co3d", "categories": ("a",)},
+            "frame_list": {"sha256": "f"},
+            "versions": {"torch": "2"},
+        },
+    )
     write_report(path, report)
     read = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert read["baseline"] == "first"

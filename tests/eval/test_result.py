@@ -29,15 +29,15 @@ def result(*records, **facts):
 def test_pairs_pool_within_and_average_between_categories():
     # a: errors 0.5, 0.5, 20 -> AUC@3 2/3; b: 20 -> 0. All pairs pooled would be 1/2, sequences averaged 1/3.
     found = result(record("a", "1", [0.5, 0.5]), record("a", "2", [20.0]), record("b", "1", [20.0]))
-    assert found.category_auc("a")[3] == pytest.approx(2 / 3)
-    assert found.auc[3] == pytest.approx(1 / 3)
-    assert list(found.auc) == [30, 15, 5, 3]
-    assert found.rra == pytest.approx(1 / 3)
-    assert found.rta == 1
+    assert found.auc("a")[3] == pytest.approx(200 / 3)
+    assert found.auc()[3] == pytest.approx(100 / 3)
+    assert list(found.auc()) == [30, 15, 5, 3]
+    assert found.figure("rra5") == pytest.approx(100 / 3)
+    assert found.figure("rta5") == 100
 
 
 def test_the_larger_error_counts():
-    assert result(record("a", "1", [0.5], [20.0])).auc[3] == 0
+    assert result(record("a", "1", [0.5], [20.0])).auc()[3] == 0
 
 
 def test_depth_averages_sequences_then_categories():
@@ -48,14 +48,14 @@ def test_depth_averages_sequences_then_categories():
         record("b", "1", [0.0], depth=0.4),
         record("c", "1", [0.0]),
     )
-    assert found.abs_rel == pytest.approx(0.3)
-    assert found.delta1 == pytest.approx(0.7)
-    assert result(record("a", "1", [0.0])).abs_rel is None
+    assert found.figure("abs_rel") == pytest.approx(0.3)
+    assert found.figure("delta1") == pytest.approx(0.7)
+    assert result(record("a", "1", [0.0])).figure("abs_rel") is None
 
 
 def test_a_failed_depth_is_not_averaged_away():
     found = result(record("a", "1", [0.0], depth=0.1), record("a", "2", [0.0], depth=math.nan))
-    assert math.isnan(found.abs_rel)
+    assert math.isnan(found.figure("abs_rel"))
 
 
 def test_noise_pools_and_time_is_the_median():

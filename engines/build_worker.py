@@ -100,7 +100,7 @@ def build(request: dict[str, Any], send: Send) -> dict[str, Any]:
 
 
 def _logger(trt: Any, table: Any, send: Send) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc]
         """Keeps errors, warnings and memory figures, writes layer tables to `table`, reports the node being parsed."""
 
         def __init__(self) -> None:
@@ -163,7 +163,7 @@ def _write_engine(trt: Any, builder: Any, network: Any, config: Any, path: str) 
             file.write(engine)
             return True
 
-        class Writer(trt.IStreamWriter):  # type: ignore[misc, name-defined]
+        class Writer(trt.IStreamWriter):  # type: ignore[misc]
             def __init__(self) -> None:
                 trt.IStreamWriter.__init__(self)
 

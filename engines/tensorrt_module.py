@@ -29,7 +29,7 @@ def import_tensorrt(backend: str) -> Any:
 def logger_of(trt: Any) -> Any:
     """The logger of a TensorRT module; `last` is the last error it was told, in one line."""
 
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.last = "no reason given"

@@ -119,7 +119,7 @@ class DPTEmitter:
         inputs = [b.cast(x, precision, path), b.real(f"{path}.weight", array(conv.weight), precision)]
         if conv.bias is not None:
             inputs.append(b.real(f"{path}.bias", array(conv.bias), precision))
-        pads = [int(p) for p in conv.padding]  # type: ignore[arg-type]
+        pads = [int(p) for p in conv.padding]
         return b.op(
             "ConvTranspose" if isinstance(conv, nn.ConvTranspose2d) else "Conv",
             inputs,

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from qvggt.engines.onnx_runner import import_onnxruntime, session_options
+from qvggt.engines.onnx_runner import import_onnxruntime
 from qvggt.engines.openvino_runner import compile_cpu, import_openvino
 from qvggt.export.blocks import BlockEmitter, Rope
 from qvggt.export.graph import GraphBuilder
@@ -20,6 +20,7 @@ from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.models.rope import rope_tables
 from qvggt.models.vggt.config import VGGT_1B
+from qvggt.onnxruntime_config import session_options
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import parse_scheme
 from qvggt.target import Target
@@ -54,13 +55,13 @@ def write(spec: Spec, height: int, width: int, path: Path) -> int:
     if isinstance(format, LinearFormat):
         for block in pair:
             for owner, name in ((block.attn, "qkv"), (block.attn, "proj"), (block.mlp, "fc1"), (block.mlp, "fc2")):
-                setattr(owner, name, QuantLinear.from_float(getattr(owner, name), format, RANGE))  # type: ignore[arg-type]
+                setattr(owner, name, QuantLinear.from_float(getattr(owner, name), format, RANGE))
     count, (cos, sin) = tokens(height, width), rotation(height, width)
     builder = GraphBuilder(fused_attention=spec.fused)
     rope = Rope(cos.numpy()[:, None], sin.numpy()[:, None])
     x = builder.reshape(builder.input("tokens", [1, "tokens", WIDTH]), (-1, count, WIDTH), "in")
     for name, block, together in (("frame_blocks.0", pair[0], False), ("global_blocks.0", pair[1], True)):
-        x = BlockEmitter(builder, Target.CPU, (-1, count), rope, together=together).block(name, block, x)  # type: ignore[arg-type]
+        x = BlockEmitter(builder, Target.CPU, (-1, count), rope, together=together).block(name, block, x)
     builder.output(builder.reshape(x, (1, -1, WIDTH), "out"), "out", [1, "tokens", WIDTH])
     onnx.save(builder.model("slice", {}, "0"), path)
     return path.stat().st_size

@@ -49,7 +49,8 @@ def kind_of(name: str, op: str) -> str:
 
 def profile_onnxruntime(path: Path, feeds: dict[str, Any], rounds: int) -> dict[tuple[str, str], float]:
     """(node, operator) -> least milliseconds."""
-    from qvggt.engines.onnx_runner import import_onnxruntime, session_options
+    from qvggt.engines.onnx_runner import import_onnxruntime
+    from qvggt.onnxruntime_config import session_options
 
     ort = import_onnxruntime()
     options = session_options(ort, 1)

@@ -31,6 +31,7 @@ from tiny_training.forward import Taps, aggregate, cameras
 from tiny_training.losses import Auxiliary, attention_loss, camera_loss, dense_loss
 from tiny_training.optimizer import build, initialise, set_rate
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.files import atomic_write
@@ -188,7 +189,7 @@ def main(
     os.environ.update(OMP_NUM_THREADS="1", MALLOC_MMAP_THRESHOLD_=str(1 << 32), MALLOC_TRIM_THRESHOLD_=str(1 << 33))
     if not (out / "model.safetensors").exists():
         with tempfile.TemporaryDirectory() as folder:
-            torch.multiprocessing.spawn(work, (recipe, out, f"{folder}/meet"), nprocs=workers)
+            spawn(work, (recipe, out, f"{folder}/meet"), nprocs=workers)
     model = load_model(out / "model.safetensors")
     held = load_split(out / "held_out")
     results = [score(model, held, held_out, frames) for frames in range(2, 9)]

@@ -7,9 +7,8 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from qvggt import __version__
@@ -26,6 +25,7 @@ from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.metadata import Metadata
 from qvggt.onnx_view.network_facts import NetworkFacts, network_facts
 from qvggt.quant.scheme import Scheme
+from qvggt.versions import versions
 
 REPORT_SUFFIX = ".layers.json"
 
@@ -149,7 +149,7 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
             report=report.facts(),
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             build=built.facts(),
-            versions={"qvggt": __version__, **_versions(("onnx", "tensorrt-rtx", "tensorrt"))},
+            versions={"qvggt": __version__, **versions(("onnx", "tensorrt-rtx", "tensorrt"))},
         )
         manifest_slot.write_text(manifest.to_json(), encoding="utf-8")
         report_slot.write_text(report.to_json(), encoding="utf-8")
@@ -187,11 +187,3 @@ def _folder(output: Path) -> Iterator[Path]:
 
 def _stamps(files: Sequence[Path]) -> tuple[tuple[int, int], ...]:
     return tuple((stat.st_size, stat.st_mtime_ns) for stat in (file.stat() for file in files))
-
-
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    versions = {}
-    for name in packages:
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions

@@ -61,7 +61,7 @@ def write(spec: Spec, height: int, width: int, path: Path) -> int:
     rope = Rope(cos.numpy()[:, None], sin.numpy()[:, None])
     x = builder.reshape(builder.input("tokens", [1, "tokens", WIDTH]), (-1, count, WIDTH), "in")
     for name, block, together in (("frame_blocks.0", pair[0], False), ("global_blocks.0", pair[1], True)):
-        x = BlockEmitter(builder, Target.CPU, (-1, count), rope, together=together).block(name, block, x)
+        x = BlockEmitter(builder, Target.CPU, (-1, count), rope, together=together).block(name, block, x)  # type: ignore[arg-type]
     builder.output(builder.reshape(x, (1, -1, WIDTH), "out"), "out", [1, "tokens", WIDTH])
     onnx.save(builder.model("slice", {}, "0"), path)
     return path.stat().st_size

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import typer
 
@@ -24,3 +27,15 @@ def mistake(capsys: pytest.CaptureFixture[str], app: typer.Typer, *args: object)
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     return err
+
+
+def interrupted(real: Callable[..., Any], calls: list[int], at: int) -> Callable[..., Any]:
+    """`real`, but its `at`-th call is a Ctrl-C; `calls` grows with each."""
+
+    def stand_in(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    return stand_in

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calling import call, mistake
+from calling import call, interrupted, mistake
 from small_network import small_scenes
 
 from qvggt.cli import budget, calibrate, export
@@ -67,14 +67,7 @@ def test_blocks_and_cameras(inputs: Path, tmp_path: Path, capsys: pytest.Capture
 
     with pytest.MonkeyPatch.context() as patch:
         real, calls = sensitivity.output_error, []
-
-        def stop_at_the_third(*args: Any) -> Any:
-            calls.append(1)
-            if len(calls) == 3:
-                raise KeyboardInterrupt
-            return real(*args)
-
-        patch.setattr(sensitivity, "output_error", stop_at_the_third)
+        patch.setattr(sensitivity, "output_error", interrupted(real, calls, at=3))
         patch.setattr(budget, "_auc", lambda *_: 50.0)  # random weights find no camera
         options = ("--parts", "camera,dpt", "--budget", "100%", "--budget-by", "block")
         assert call(calibrate.app, *line(inputs, tmp_path / "a", *options, data="scenes")) == 130

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from calling import call, mistake
+from calling import call, interrupted, mistake
 from small_network import small_scenes
 
 from qvggt.cli import calibrate, export
@@ -235,14 +235,7 @@ def test_an_interrupted_calibration_goes_on(
     line = (inputs / "float.safetensors", "--bits", "w4a4", "--data", inputs / "scenes", *RECIPE)
     assert call(calibrate.app, *line, "-o", tmp_path / "whole") == 0
     real, calls = driver.calibrate_block, []
-
-    def stop_at_the_fifth(*args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    monkeypatch.setattr(driver, "calibrate_block", stop_at_the_fifth)
+    monkeypatch.setattr(driver, "calibrate_block", interrupted(real, calls, at=5))
     assert call(calibrate.app, *line, "-o", tmp_path / "cut") == 130
     assert not (tmp_path / "cut").exists()
     monkeypatch.setattr(driver, "calibrate_block", lambda *args: calls.append(1) or real(*args))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calling import call, mistake
+from calling import call, interrupted, mistake
 from PIL import Image
 from small_network import SIZE, small_scenes
 
@@ -78,14 +78,7 @@ def test_an_interrupted_selection_goes_on(
 
     assert call(calibrate.app, *line(inputs, tmp_path / "whole", *SELECT)) == 0
     real, calls = driver.sequence_features, []
-
-    def stop_at_the_eighth(*args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 8:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    monkeypatch.setattr(driver, "sequence_features", stop_at_the_eighth)
+    monkeypatch.setattr(driver, "sequence_features", interrupted(real, calls, at=8))
     assert call(calibrate.app, *line(inputs, tmp_path / "cut", *SELECT)) == 130
     store = tmp_path / ".cut.pool.jsonl"
     with open(store, "a") as file:

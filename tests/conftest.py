@@ -1,11 +1,21 @@
-"""Puts tests/ on the import path, for helpers such as `reference_weights`."""
+"""Puts tests/ on the import path, for helpers such as `reference_weights`; the small network in every form.
+
+The files are read only: a test that needs them in a folder of its own copies them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from small_network import SIZE, small_model, small_rounded
+
+from qvggt.models.loading import save_model
+from qvggt.models.vggt.network import VGGT
+from qvggt.quant.checkpoint import Provenance, save_calibrated
+from qvggt.quant.scheme import parse_scheme
 
 
 @pytest.fixture
@@ -21,3 +31,43 @@ def one_thread() -> Iterator[None]:
 def no_grad() -> Iterator[None]:
     with torch.no_grad():
         yield
+
+
+@pytest.fixture(scope="session")
+def small_float(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of `small_model()`."""
+    path = tmp_path_factory.mktemp("float") / "float.safetensors"
+    save_model(small_model(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_float_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(small_model(), "fp32", tmp_path_factory.mktemp("float_onnx") / "m.onnx")
+
+
+@pytest.fixture(scope="session")
+def small_quantized() -> VGGT:
+    """`small_model()` rounded to w8a8."""
+    return small_rounded(parse_scheme("w8a8"))
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(small_quantized: VGGT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`small_quantized` in the folder w8a8."""
+    path = tmp_path_factory.mktemp("checkpoint") / "w8a8"
+    save_calibrated(path, small_quantized, parse_scheme("w8a8"), Provenance())
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_onnx(small_quantized: VGGT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`small_quantized` as small.onnx."""
+    return exported(small_quantized, "w8a8", tmp_path_factory.mktemp("onnx") / "small.onnx")
+
+
+def exported(model: VGGT, bits: str, path: Path) -> Path:
+    from qvggt.export.exporter import ExportConfig, export_onnx
+
+    export_onnx(model, parse_scheme(bits), ExportConfig(SIZE, SIZE), path, {"name": "small", "sha256": "0" * 64})
+    return path

@@ -220,23 +220,27 @@ class Answer:
     err: str
 
 
+def hub_environment(endpoint: str, home: Path) -> dict[str, str]:
+    """Of a process whose Hub is at `endpoint`: nothing else is inherited."""
+    return {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+        "PATH": "/usr/bin:/bin",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
 class Commands:
     """A process that runs commands against a Hub; the same one for many calls, as importing torch takes seconds."""
 
     def __init__(self, endpoint: str, home: Path) -> None:
-        environment = {
-            "HF_ENDPOINT": endpoint,
-            "HF_HOME": str(home),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "HF_HUB_DISABLE_XET": "1",
-            "NO_PROXY": "127.0.0.1",
-            "PATH": "/usr/bin:/bin",
-            "OMP_NUM_THREADS": "1",
-        }
         command = [sys.executable, __file__]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=hub_environment(endpoint, home), text=True
         )
 
     def __call__(self, command: str, *args: object, **environment: str) -> Answer:

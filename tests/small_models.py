@@ -38,12 +38,17 @@ def model(settings: VGGTConfig, seed: int = 0) -> VGGT:
     """The reference weights, but norm gains between 0.4 and 2.5 and biases of that order: nothing is an identity."""
     network = VGGT(settings).double()
     fill(network)
+    return stir_norms_(network, seed, 2.5, 0.5)
+
+
+def stir_norms_(network: VGGT, seed: int, gain: float, bias: float) -> VGGT:
+    """Gains of all norms between 1 / gain and gain, biases of the size of `bias`."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, torch.nn.LayerNorm) and module.elementwise_affine:
-                module.weight.copy_(2.5 ** (2 * torch.rand(module.weight.shape, generator=generator) - 1))
-                module.bias.copy_(0.5 * torch.randn(module.bias.shape, generator=generator))
+                module.weight.copy_(gain ** (2 * torch.rand(module.weight.shape, generator=generator) - 1))
+                module.bias.copy_(bias * torch.randn(module.bias.shape, generator=generator))
     return network
 
 

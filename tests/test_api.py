@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from small_network import SIZE, small_model
+from small_network import small_images, small_scenes
 
 import qvggt
 from qvggt.calib.recipe import RECIPES
-from qvggt.data.co3d_writer import write_co3d
-from qvggt.data.synthetic.scene import SceneConfig
-from qvggt.models.loading import save_model
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(small_float: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("api")
-    save_model(small_model(), folder / "float.safetensors")
-    write_co3d(
-        folder / "scenes", SceneConfig(height=SIZE, width=SIZE, frames=3), range(2), range(50, 51), progress=False
-    )
+    shutil.copy(small_float, folder)
+    small_scenes(folder / "scenes", 3, range(2), range(50, 51))
     return folder
 
 
@@ -32,7 +28,7 @@ def model(folder: Path) -> qvggt.Model:
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    return torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    return small_images(2)
 
 
 def test_quantize_leaves_the_float_model_alone(model: qvggt.Model, images: torch.Tensor) -> None:

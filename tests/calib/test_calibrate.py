@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_network import SIZE, small_model
+from small_network import SIZE, small_batches, small_images, small_model
 
 from qvggt.calib import reconstruct
 from qvggt.calib.calibrate import calibrate_
@@ -22,8 +22,7 @@ from qvggt.quant import Scheme, parse_scheme, quantized_linears
 
 @pytest.fixture(scope="module")
 def batches() -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.rand(frames, 3, SIZE, SIZE, generator=generator) for frames in (2, 3, 2, 3)]
+    return small_batches(2, 3, 2, 3)
 
 
 def run(recipe: Recipe, batches: list[torch.Tensor], bits: str = "w4a4", act: str = "dynamic", seed: int = 0) -> VGGT:
@@ -90,7 +89,7 @@ def test_every_recipe_runs_and_is_close(name: str, batches: list[torch.Tensor]) 
 def test_ours_beats_rounding_to_nearest(act: str, share: float, batches: list[torch.Tensor]) -> None:
     ours = run(find_recipe("qvggt").replace(epochs=3), batches, "w4a4", act)
     nearest = run(find_recipe("rtn"), batches, "w4a4", act)
-    held_out = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(9))
+    held_out = small_images(2, seed=9)
     assert distance(ours, held_out) < share * distance(nearest, held_out)
 
 
@@ -105,8 +104,7 @@ def test_learning_lowers_every_blocks_error(batches: list[torch.Tensor]) -> None
 
 def test_a_step_in_pieces_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sequences one by one, as at the 1B scale, against all together: the same gradients up to float sums."""
-    generator = torch.Generator().manual_seed(3)
-    batches = [torch.rand(2, 3, SIZE, SIZE, generator=generator) for _ in range(3)]
+    batches = small_batches(2, 2, 2, seed=3)
     recipe = find_recipe("qvggt").replace(epochs=2, rounding="rtn", batch=3)
     learned: list[reconstruct.BlockReport] = []
     real, gradients = torch.optim.AdamW.step, list[torch.Tensor]()

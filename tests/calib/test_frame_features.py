@@ -5,17 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_network import SIZE, small_model
-from torch import Tensor
+from small_network import small_images, small_model
 
 from qvggt.calib.frame_features import deep_layers, frame_similarity, sequence_features, token_statistics
 from qvggt.errors import QvggtError
 from qvggt.models.fold_config import FoldConfig
 from qvggt.rotation.fold import fold_
-
-
-def images(frames: int = 3, seed: int = 0) -> Tensor:
-    return torch.rand(frames, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
 
 
 def test_statistics_are_those_of_all_frames_and_tokens() -> None:
@@ -48,7 +43,7 @@ def test_layers_are_the_last_rounds_in_order() -> None:
 
 def test_statistics_are_of_what_the_blocks_read() -> None:
     """The last frame block reads the output of the global block before it."""
-    model, pictures = small_model(), images()
+    model, pictures = small_model(), small_images(3)
     kept = model.aggregator(pictures[None])
     found = sequence_features(model, pictures, rounds=1)
     tokens = kept[2][0, :, :, 64:]
@@ -60,7 +55,7 @@ def test_statistics_are_of_what_the_blocks_read() -> None:
 
 
 def test_every_frame_counts() -> None:
-    model, pictures = small_model(), images()
+    model, pictures = small_model(), small_images(3)
     before = sequence_features(model, pictures).statistics
     for frame in range(3):
         changed = pictures.clone()
@@ -70,7 +65,7 @@ def test_every_frame_counts() -> None:
 
 
 def test_a_folded_model_has_the_same_features() -> None:
-    model, pictures = small_model(), images()
+    model, pictures = small_model(), small_images(3)
     before = sequence_features(model, pictures)
     fold_(model, FoldConfig(seed=3))
     after = sequence_features(model, pictures)
@@ -79,6 +74,6 @@ def test_a_folded_model_has_the_same_features() -> None:
 
 
 def test_one_frame_has_nothing_to_be_similar_to() -> None:
-    for wrong in (images(1), images()[0], images()[None]):
+    for wrong in (small_images(1), small_images(3)[0], small_images(3)[None]):
         with pytest.raises(QvggtError, match=r"selection: images \[.*expected \[S, 3, H, W\] with at least 2 frames"):
             sequence_features(small_model(), wrong)

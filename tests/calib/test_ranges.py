@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_network import SIZE, small_model
+from small_network import SIZE, small_batches, small_model
 from torch import nn
 
 from qvggt.calib.ranges import observe_ranges
@@ -21,8 +21,7 @@ FC2 = "aggregator.global_blocks.0.mlp.fc2"
 @pytest.fixture(scope="module")
 def batches() -> list[torch.Tensor]:
     """Sequences of other frame counts and brightness."""
-    generator = torch.Generator().manual_seed(0)
-    return [torch.rand(s, 3, SIZE, SIZE, generator=generator) * light for s, light in ((2, 1.0), (3, 0.1), (1, 0.7))]
+    return [images * light for images, light in zip(small_batches(2, 3, 1), (1.0, 0.1, 0.7), strict=True)]
 
 
 @pytest.fixture(scope="module")

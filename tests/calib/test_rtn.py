@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from small_network import SIZE, small_model
+from small_network import small_batches, small_model
 
 from qvggt.calib import rtn
 from qvggt.calib.ranges import observe_ranges
@@ -21,8 +21,7 @@ FC2 = "aggregator.frame_blocks.0.mlp.fc2"
 
 @pytest.fixture(scope="module")
 def batches() -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.rand(frames, 3, SIZE, SIZE, generator=generator) for frames in (2, 1)]
+    return small_batches(2, 1)
 
 
 def network() -> VGGT:

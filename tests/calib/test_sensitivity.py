@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_network import SIZE, small_model
+from small_network import small_images, small_model
 
 from qvggt.calib import sensitivity
 from qvggt.calib.memo import Memo
@@ -29,7 +29,7 @@ from qvggt.quant.scheme import parse_scheme
 ALL = find_family().part_names
 
 
-BATCHES = [torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(s)) for s in (0, 1)]
+BATCHES = [small_images(2, s) for s in (0, 1)]
 
 
 def test_units_cover_every_layer_once() -> None:

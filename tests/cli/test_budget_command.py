@@ -8,36 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from small_network import SIZE, small_model
+from calling import call, interrupted, mistake
+from small_network import small_scenes
 
 from qvggt.cli import budget, calibrate, export
 from qvggt.cli.budget import read_scheme
-from qvggt.cli.common import run
-from qvggt.data.co3d_writer import write_co3d
-from qvggt.data.synthetic.scene import SceneConfig
-from qvggt.models.loading import save_model
 from qvggt.quant.checkpoint import load_calibrated
 from qvggt.quant.model import quantized_convs
 from qvggt.quant.scheme import Scheme
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(small_float: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A float checkpoint, scenes of 4 frames, and the same images without cameras."""
     folder = tmp_path_factory.mktemp("inputs")
-    save_model(small_model(), folder / "float.safetensors")
-    config = SceneConfig(height=SIZE, width=SIZE, frames=4)
-    write_co3d(folder / "scenes", config, range(4), range(90, 92), progress=False)
+    shutil.copy(small_float, folder)
+    small_scenes(folder / "scenes", 4, range(4), range(90, 92))
     for sequence in (p for p in (folder / "scenes" / "synthetic").iterdir() if p.is_dir()):
         shutil.copytree(sequence / "images", folder / "plain" / sequence.name)
     return folder
-
-
-def call(app: typer.Typer, *args: Any) -> int:
-    with pytest.raises(SystemExit) as caught:
-        run(app, [str(arg) for arg in args])
-    return int(caught.value.code or 0)
 
 
 def line(inputs: Path, out: Path, *more: Any, data: str = "plain", bits: bool = True) -> tuple[Any, ...]:
@@ -78,14 +67,7 @@ def test_blocks_and_cameras(inputs: Path, tmp_path: Path, capsys: pytest.Capture
 
     with pytest.MonkeyPatch.context() as patch:
         real, calls = sensitivity.output_error, []
-
-        def stop_at_the_third(*args: Any) -> Any:
-            calls.append(1)
-            if len(calls) == 3:
-                raise KeyboardInterrupt
-            return real(*args)
-
-        patch.setattr(sensitivity, "output_error", stop_at_the_third)
+        patch.setattr(sensitivity, "output_error", interrupted(real, calls, at=3))
         patch.setattr(budget, "_auc", lambda *_: 50.0)  # random weights find no camera
         options = ("--parts", "camera,dpt", "--budget", "100%", "--budget-by", "block")
         assert call(calibrate.app, *line(inputs, tmp_path / "a", *options, data="scenes")) == 130
@@ -150,9 +132,7 @@ def test_static_and_weight_only_is_said(inputs: Path, tmp_path: Path, capsys: py
 def test_mistakes(
     options: tuple[Any, ...], words: tuple[str, ...], inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(calibrate.app, *line(inputs, tmp_path / "c", *options)) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
+    err = mistake(capsys, calibrate.app, *line(inputs, tmp_path / "c", *options))
     assert all(word in err for word in words), err
     assert list(tmp_path.iterdir()) == []
 
@@ -173,8 +153,6 @@ def test_mistakes_in_a_scheme(
     file = tmp_path / "scheme.json"
     if text is not None:
         file.write_text(text)
-    assert call(calibrate.app, *line(inputs, tmp_path / "c", "--scheme", file, bits=False)) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
+    err = mistake(capsys, calibrate.app, *line(inputs, tmp_path / "c", "--scheme", file, bits=False))
     assert all(word in err for word in words), err
     assert not (tmp_path / "c").exists()

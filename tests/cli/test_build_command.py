@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+import calling
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from qvggt.cli.build import app
-from qvggt.cli.common import run
 from qvggt.engines.manifest import check_engine
 
 rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install 'qvggt[rtx]'")
 
 
-def call(*args: Any) -> int:
-    with pytest.raises(SystemExit) as caught:
-        run(app, [str(arg) for arg in args])
-    return int(caught.value.code or 0)
+call = partial(calling.call, app)
 
 
 def product(path: Path, dynamic_scale: bool = False) -> Path:
@@ -92,10 +89,7 @@ def test_mistakes_in_the_call(
     options: tuple[str, ...], words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = product(tmp_path / "m.onnx")
-    assert call(model, "-o", tmp_path / "m.engine", *options) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
+    error = calling.mistake(capsys, app, model, "-o", tmp_path / "m.engine", *options)
     assert all(word in error for word in words), error
     assert list(tmp_path.iterdir()) == [model]
 
@@ -110,10 +104,7 @@ def test_mistakes_in_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (model, "m.onnx", ".engine or .plan"),
         (model, "folder.engine", "folder.engine"),
     ):
-        assert call(source, "-o", tmp_path / output) == 2
-        error = capsys.readouterr().err
-        assert word in error
-        assert error.count("\n") == 1
+        assert word in calling.mistake(capsys, app, source, "-o", tmp_path / output)
 
 
 def test_trtexec_is_printed_and_saved(

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import calling
 import pytest
 import typer
 
@@ -32,10 +33,9 @@ def toy(what: str, count: Annotated[int, typer.Option(min=1)] = 1) -> None:
 
 
 def call(capsys, *args):
-    with pytest.raises(SystemExit) as caught:
-        run(app, args)
+    code = calling.call(app, *args)
     captured = capsys.readouterr()
-    return caught.value.code, captured.out, captured.err
+    return code, captured.out, captured.err
 
 
 def test_success(capsys):

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import calling
 import pytest
 
-from qvggt.cli.common import run
 from qvggt.cli.demo import app
 from qvggt.eval.demo import page
 
 pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")
 pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
+
+
+call = partial(calling.call, app)
 
 
 @pytest.fixture(autouse=True)
@@ -25,12 +29,6 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY"):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(signal, "signal", lambda *args: None)
-
-
-def call(*args: Any) -> int:
-    with pytest.raises(SystemExit) as caught:
-        run(app, [str(arg) for arg in args])
-    return int(caught.value.code or 0)
 
 
 @pytest.mark.parametrize(
@@ -47,9 +45,7 @@ def call(*args: Any) -> int:
 def test_mistakes_in_the_call(
     options: tuple[str, ...], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(*options) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
+    error = calling.mistake(capsys, app, *options)
     assert all(word in error for word in words), error
 
 

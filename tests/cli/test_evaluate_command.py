@@ -6,25 +6,20 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import calling
 import pytest
 import torch
 from room_data import room, write_nrgbd, write_seven_scenes
-from small_network import SIZE, small_model
+from small_network import SIZE, small_scenes
 
-from qvggt.calib.rtn import quantize_rtn_
-from qvggt.cli.common import run
 from qvggt.cli.evaluate import app
-from qvggt.data.co3d_writer import write_co3d
 from qvggt.data.frame_list import load_frame_list
-from qvggt.data.synthetic.scene import SceneConfig
-from qvggt.export.exporter import ExportConfig, export_onnx
-from qvggt.models.loading import save_model
-from qvggt.quant.checkpoint import Provenance, save_calibrated
-from qvggt.quant.scheme import parse_scheme
 
 FRAMES = 4
+call = partial(calling.call, app)
 
 
 @pytest.fixture(autouse=True)
@@ -36,24 +31,14 @@ def threads():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def data(small_float, small_checkpoint, small_onnx, tmp_path_factory):
     """scenes/ and the candidates float.safetensors, w8a8/, w8a8.onnx."""
     folder = tmp_path_factory.mktemp("data")
-    write_co3d(
-        folder / "scenes", SceneConfig(height=SIZE, width=SIZE, frames=FRAMES + 1), range(0), range(3), progress=False
-    )
-    model, scheme = small_model(), parse_scheme("w8a8")
-    save_model(model, folder / "float.safetensors")
-    quantize_rtn_(model, scheme)
-    save_calibrated(folder / "w8a8", model, scheme, Provenance())
-    export_onnx(model, scheme, ExportConfig(SIZE, SIZE), folder / "w8a8.onnx")
+    small_scenes(folder / "scenes", FRAMES + 1, range(0), range(3))
+    shutil.copy(small_float, folder)
+    shutil.copytree(small_checkpoint, folder / "w8a8")
+    shutil.copy(small_onnx, folder / "w8a8.onnx")
     return folder
-
-
-def call(*args):
-    with pytest.raises(SystemExit) as caught:
-        run(app, [str(arg) for arg in args])
-    return caught.value.code
 
 
 def on(data, *more):
@@ -61,12 +46,7 @@ def on(data, *more):
 
 
 def mistake(capsys, *args):
-    code = call(*args)
-    err = capsys.readouterr().err
-    assert code == 2, err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err
+    return calling.mistake(capsys, app, *args)
 
 
 def test_three_candidates_on_the_same_frames(data, tmp_path, capsys):

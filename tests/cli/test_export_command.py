@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,42 +14,22 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-import typer
-from small_network import SIZE, small_model
+from calling import call, interrupted, mistake
+from small_network import small_scenes
 
 from qvggt.cli import calibrate, export
-from qvggt.cli.common import run
-from qvggt.data.co3d_writer import write_co3d
-from qvggt.data.synthetic.scene import SceneConfig
-from qvggt.models.loading import save_model
 from qvggt.quant.checkpoint import load_calibrated
 
 Files = Callable[[], set[Path]]
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(small_float: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A float checkpoint and scenes of 5 frames."""
     folder = tmp_path_factory.mktemp("inputs")
-    save_model(small_model(), folder / "float.safetensors")
-    config = SceneConfig(height=SIZE, width=SIZE, frames=5)
-    write_co3d(folder / "scenes", config, range(3), range(50, 53), progress=False)
+    shutil.copy(small_float, folder)
+    small_scenes(folder / "scenes", 5, range(3), range(50, 53))
     return folder
-
-
-def call(app: typer.Typer, *args: Any) -> int:
-    with pytest.raises(SystemExit) as caught:
-        run(app, [str(arg) for arg in args])
-    return int(caught.value.code or 0)
-
-
-def mistake(capsys: pytest.CaptureFixture[str], app: typer.Typer, *args: Any) -> str:
-    code = call(app, *args)
-    err = capsys.readouterr().err
-    assert code == 2, err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err
 
 
 RTN = ("--recipe", "rtn")
@@ -254,14 +235,7 @@ def test_an_interrupted_calibration_goes_on(
     line = (inputs / "float.safetensors", "--bits", "w4a4", "--data", inputs / "scenes", *RECIPE)
     assert call(calibrate.app, *line, "-o", tmp_path / "whole") == 0
     real, calls = driver.calibrate_block, []
-
-    def stop_at_the_fifth(*args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    monkeypatch.setattr(driver, "calibrate_block", stop_at_the_fifth)
+    monkeypatch.setattr(driver, "calibrate_block", interrupted(real, calls, at=5))
     assert call(calibrate.app, *line, "-o", tmp_path / "cut") == 130
     assert not (tmp_path / "cut").exists()
     monkeypatch.setattr(driver, "calibrate_block", lambda *args: calls.append(1) or real(*args))

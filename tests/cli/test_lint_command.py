@@ -10,19 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
+from calling import call
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from small_network import small_model
 
 from qvggt.cli import export, lint
-from qvggt.cli.common import run
-from qvggt.models.loading import save_model
-
-
-def call(app: typer.Typer, *args: Any) -> int:
-    with pytest.raises(SystemExit) as caught:
-        run(app, [str(arg) for arg in args])
-    return int(caught.value.code or 0)
 
 
 def model(zero_point: int = 0, weights: int = 1) -> ModelProto:
@@ -121,22 +112,15 @@ def test_a_pipe_is_not_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "no regular file" in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "float.safetensors"
-    save_model(small_model(), path)
-    return path
-
-
-def test_export_lints(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = (checkpoint, "-o", tmp_path / "m.onnx", "--target", "tensorrt", "--no-check")
+def test_export_lints(small_float: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = (small_float, "-o", tmp_path / "m.onnx", "--target", "tensorrt", "--no-check")
     assert call(export.app, *line) == 0
     assert "lint: 0 errors and 0 warnings for tensorrt" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("check", [("--no-check",), ("--parity-sequences", 0, "--parity-frames", "1")])
 def test_an_illegal_export_ends_with_one(
-    checkpoint: Path,
+    small_float: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -146,7 +130,7 @@ def test_an_illegal_export_ends_with_one(
     from qvggt.export.lint import operators
 
     monkeypatch.setattr(operators, "UNSUPPORTED", frozenset({"QuantizeLinear"}))
-    line = (checkpoint, "-o", tmp_path / "m.onnx", "--target", "tensorrt", *check)
+    line = (small_float, "-o", tmp_path / "m.onnx", "--target", "tensorrt", *check)
     assert call(export.app, *line) == 1
     captured = capsys.readouterr()
     assert "QV601" in captured.err

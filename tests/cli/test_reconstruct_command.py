@@ -3,59 +3,50 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import calling
 import numpy as np
 import pytest
 from PIL import Image
-from small_network import SIZE, small_model
+from small_network import small_model
 from true_runner import TrueRunner, shoot
 
-from qvggt.cli.common import run
 from qvggt.cli.reconstruct import app
 from qvggt.data.photos import ORIENTATION, stage_images
 from qvggt.engines import torch_runner
 from qvggt.eval.ground_truth import ImagePlan
 from qvggt.eval.reconstruction.frames import load_frames
-from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.models.loading import save_model
 from qvggt.models.vggt.config import TrackConfig
-from qvggt.quant.scheme import parse_scheme
 
 pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")
 pycolmap = pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
 
+call = partial(calling.call, app)
 TRACK = TrackConfig(
     features=16, iters=2, corr_levels=3, corr_radius=2, hidden_size=32, depth=1, num_heads=2, virtual_tracks=4
 )
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(small_float: Path, small_float_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """photos/ of mixed sizes, float.safetensors, track.safetensors, w8a8.onnx."""
     folder = tmp_path_factory.mktemp("data")
     shoot(folder / "photos", [(48, 64), (64, 48), (60, 60), (48, 64), (48, 64), (48, 64)], suffix=".jpg")
-    save_model(small_model(), folder / "float.safetensors")
+    shutil.copy(small_float, folder)
     heads = ("camera", "point", "depth", "track")
     save_model(small_model(heads=heads, track=TRACK), folder / "track.safetensors")
-    export_onnx(small_model(), parse_scheme("fp32"), ExportConfig(SIZE, SIZE), folder / "m.onnx")
+    shutil.copy(small_float_onnx, folder)
     return folder
 
 
-def call(*args: Any) -> int:
-    with pytest.raises(SystemExit) as caught:
-        run(app, [str(arg) for arg in args])
-    return int(caught.value.code or 0)
-
-
 def mistake(capsys: pytest.CaptureFixture[str], *args: Any) -> str:
-    assert call(*args) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    return error
+    return calling.mistake(capsys, app, *args)
 
 
 def test_everything_is_written(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

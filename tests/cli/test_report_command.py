@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
+import calling
 import pytest
 import torch
 from page_data import report, store
 
-from qvggt.cli.common import run
 from qvggt.cli.evaluate import app
 
-
-def call(*args: object) -> int:
-    with pytest.raises(SystemExit) as leaving:
-        run(app, [str(arg) for arg in args])
-    return int(str(leaving.value.code))
+call = partial(calling.call, app)
 
 
 def test_the_page_lies_beside_the_report(tmp_path, capsys, monkeypatch):

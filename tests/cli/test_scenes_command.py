@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
+import calling
 import pytest
 
-from qvggt.cli.common import run
 from qvggt.cli.scenes import app
 from qvggt.data.co3d import read_sequences
 from qvggt.data.registry import Question
 
-
-def call(*args):
-    with pytest.raises(SystemExit) as caught:
-        run(app, [str(arg) for arg in args])
-    return caught.value.code
+call = partial(calling.call, app)
 
 
 def small(out, *more):
@@ -53,11 +50,7 @@ def test_a_second_run_reuses(tmp_path, capsys):
     ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, args, message):
-    assert call(tmp_path / "out", *args) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert message in err
+    assert message in calling.mistake(capsys, app, tmp_path / "out", *args)
     assert not (tmp_path / "out").exists()
 
 

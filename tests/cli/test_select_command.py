@@ -8,20 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from calling import call, interrupted, mistake
 from PIL import Image
-from small_network import SIZE, small_model
+from small_network import SIZE, small_scenes
 
 from qvggt.calib.selection import load_selection
 from qvggt.cli import calibrate
-from qvggt.cli.common import run
-from qvggt.data.co3d_writer import write_co3d
 from qvggt.data.reading import read_pool
 from qvggt.data.registry import Question
 from qvggt.data.sequence import first_sequences
-from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.errors import QvggtError
-from qvggt.models.loading import save_model
 from qvggt.quant.checkpoint import load_calibrated
 
 GOOD = 20
@@ -29,12 +25,11 @@ BLANK = (3, 11)  # sequences whose images are one colour
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(small_float: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A float checkpoint and training scenes of 3 frames, two of them blank."""
     folder = tmp_path_factory.mktemp("inputs")
-    save_model(small_model(), folder / "float.safetensors")
-    config = SceneConfig(height=SIZE, width=SIZE, frames=3)
-    write_co3d(folder / "scenes", config, range(GOOD + len(BLANK)), range(90, 91), category="apple", progress=False)
+    shutil.copy(small_float, folder)
+    small_scenes(folder / "scenes", 3, range(GOOD + len(BLANK)), range(90, 91), "apple")
     for index, path in enumerate(planted(folder / "scenes")):
         for image in (path / "images").iterdir():
             Image.new("RGB", (SIZE, SIZE), (255 * index,) * 3).save(image)
@@ -44,12 +39,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def planted(scenes: Path) -> list[Path]:
     names = sorted(p.name for p in (scenes / "apple").iterdir() if p.is_dir() and "0090" not in p.name)
     return [scenes / "apple" / names[i] for i in BLANK]
-
-
-def call(app: typer.Typer, *args: Any) -> int:
-    with pytest.raises(SystemExit) as caught:
-        run(app, [str(arg) for arg in args])
-    return int(caught.value.code or 0)
 
 
 def line(inputs: Path, out: Path, *more: Any, data: str = "scenes") -> tuple[Any, ...]:
@@ -89,14 +78,7 @@ def test_an_interrupted_selection_goes_on(
 
     assert call(calibrate.app, *line(inputs, tmp_path / "whole", *SELECT)) == 0
     real, calls = driver.sequence_features, []
-
-    def stop_at_the_eighth(*args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 8:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    monkeypatch.setattr(driver, "sequence_features", stop_at_the_eighth)
+    monkeypatch.setattr(driver, "sequence_features", interrupted(real, calls, at=8))
     assert call(calibrate.app, *line(inputs, tmp_path / "cut", *SELECT)) == 130
     store = tmp_path / ".cut.pool.jsonl"
     with open(store, "a") as file:
@@ -167,9 +149,6 @@ def test_the_test_split_is_not_in_the_pool(inputs: Path) -> None:
 def test_mistakes(
     options: tuple[Any, ...], words: tuple[str, ...], inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(calibrate.app, *line(inputs, tmp_path / "c", *options)) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
+    err = mistake(capsys, calibrate.app, *line(inputs, tmp_path / "c", *options))
     assert all(word in err for word in words), err
     assert list(tmp_path.iterdir()) == []

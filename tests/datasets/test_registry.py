@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import typer
+from calling import call
 from numpy.typing import NDArray
 from PIL import Image
-from small_network import SIZE, small_model
+from small_network import SIZE
 
 from qvggt.cli import calibrate, evaluate, export
-from qvggt.cli.common import run
 from qvggt.cli.evaluation import Candidates, Outputs, run_evaluation
 from qvggt.cli.evaluation_data import data_request
 from qvggt.data import registry
@@ -29,7 +28,6 @@ from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.errors import QvggtError
 from qvggt.eval.harness import Protocol
-from qvggt.models.loading import save_model
 
 FRAMES, SCENES = 4, 9
 
@@ -74,7 +72,7 @@ POSED_CSV = DataSet("csv", "SPLIT.csv and the files it names", read_csv, frames=
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(small_float: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("posed")
     config = SceneConfig(height=SIZE, width=SIZE, frames=FRAMES)
     for split, seeds in (("train", range(SCENES)), ("test", range(100, 102))):
@@ -87,7 +85,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     np.save(folder / f"{stem}.npy", depth)
                     numbers = [*np.ravel(views.intrinsics[i]), *np.ravel(views.extrinsics[i])]
                     csv.writer(file).writerow([f"{seed:03d}", f"{stem}.png", f"{stem}.npy", *numbers])
-    save_model(small_model(), folder / "float.safetensors")
+    shutil.copy(small_float, folder)
     return folder
 
 
@@ -95,12 +93,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def registered(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_DATA_SETS", dict(registry._DATA_SETS))
     register(POSED_CSV)
-
-
-def call(app: typer.Typer, *args: Any) -> int:
-    with pytest.raises(SystemExit) as caught:
-        run(app, [str(arg) for arg in args])
-    return int(caught.value.code or 0)
 
 
 def test_evaluation_knows_it(root: Path, tmp_path: Path) -> None:

@@ -205,8 +205,8 @@ def test_shapes_that_are_not_understood_are_refused(tmp_path: Path) -> None:
     assert "input x0 [?, ?, 64] has 2 symbolic dimensions, expected one" in refusal(path)
 
 
-def test_frames_of_the_file_are_the_default(onnx_path: Path) -> None:
-    source = read_source(onnx_path)
+def test_frames_of_the_file_are_the_default(small_onnx: Path) -> None:
+    source = read_source(small_onnx)
     shape = plan_profile(source, BuildConfig())["images"]
     assert [dims[1] for dims in shape] == [1, 8, 32]
     assert plan_profile(source, BuildConfig(frames=(2, 3, 4)))["images"][2] == (1, 4, 3, 56, 56)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from small_network import SIZE, small_model
+from small_network import SIZE, small_model, small_pixels
 
 from qvggt import QvggtError, onnxruntime_config
 from qvggt.engines.onnx_runner import TENSORRT, OnnxRunner, import_onnxruntime, placement, session_options
@@ -17,17 +17,12 @@ from qvggt.engines.opening import open_runner
 from qvggt.engines.torch_runner import TorchRunner
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.onnxruntime_config import exact_by_default
-from qvggt.quant.scheme import parse_scheme
 
 
 @pytest.fixture(scope="module")
-def runner(onnx_path):
-    with OnnxRunner(onnx_path, threads=1) as runner:
+def runner(small_onnx):
+    with OnnxRunner(small_onnx, threads=1) as runner:
         yield runner
-
-
-def random_images(frames):
-    return np.random.default_rng(frames).random((frames, 3, SIZE, SIZE), np.float32)
 
 
 def sqnr(expected, got):
@@ -37,28 +32,27 @@ def sqnr(expected, got):
 
 
 @pytest.mark.parametrize("frames", [1, 3])
-def test_agrees_with_the_float_model(tmp_path, frames):
-    path, model, images = tmp_path / "float.onnx", small_model(), random_images(frames)
-    export_onnx(model, parse_scheme("fp32"), ExportConfig(SIZE, SIZE), path)
-    expected = TorchRunner(model, "x")(images).named()
-    with OnnxRunner(path, threads=1) as runner:
+def test_agrees_with_the_float_model(small_float_onnx, frames):
+    images = small_pixels(frames)
+    expected = TorchRunner(small_model(), "x")(images).named()
+    with OnnxRunner(small_float_onnx, threads=1) as runner:
         assert min(sqnr(expected, runner(images).named()).values()) > 80
 
 
-def test_agrees_with_the_fake_quant_model(runner, quantized):
+def test_agrees_with_the_fake_quant_model(runner, small_quantized):
     """Float noise flips a few roundings, and random weights amplify them: the export's own gate is the strict one."""
-    images = random_images(2)
-    expected = TorchRunner(quantized, "x")(images).named()
+    images = small_pixels(2)
+    expected = TorchRunner(small_quantized, "x")(images).named()
     assert min(sqnr(expected, runner(images).named()).values()) > 30
 
 
 def test_named_outputs_are_those_of_the_graph(runner):
-    shapes = {name: value.shape for name, value in runner.run_named(random_images(2)).items()}
+    shapes = {name: value.shape for name, value in runner.run_named(small_pixels(2)).items()}
     assert shapes["depth"] == (1, 2, SIZE, SIZE, 1)
     assert shapes["pose_enc"] == (1, 2, 9)
 
 
-def test_describe(runner, onnx_path, scheme):
+def test_describe(runner, small_onnx, scheme):
     facts = runner.describe()
     assert runner.size == (SIZE, SIZE)
     assert runner.frames is None
@@ -66,7 +60,7 @@ def test_describe(runner, onnx_path, scheme):
     assert facts["scheme"] == scheme.label
     assert facts["scheme_json"] == {**scheme.to_dict()}
     assert facts["providers"] == ["CPUExecutionProvider"]
-    assert facts["bytes"] == onnx_path.stat().st_size
+    assert facts["bytes"] == small_onnx.stat().st_size
     assert facts["metadata"]["qvggt.size"] == f"{SIZE}x{SIZE}"
     assert facts["label"] == "onnxruntime w8a8-dynamic small.onnx"
     assert {"onnxruntime", "qvggt", "numpy"} <= set(facts["versions"])
@@ -78,19 +72,19 @@ def test_wrong_size_is_one_line(runner):
     assert "\n" not in str(caught.value)
 
 
-def test_closing_frees_the_session(onnx_path):
-    runner = open_runner(onnx_path, threads=1)
+def test_closing_frees_the_session(small_onnx):
+    runner = open_runner(small_onnx, threads=1)
     assert isinstance(runner, OnnxRunner)
     runner.close()
     runner.close()
     with pytest.raises(RuntimeError, match="closed"):
-        runner(random_images(1))
+        runner(small_pixels(1))
 
 
-def test_external_data(quantized, scheme, runner, tmp_path):
+def test_external_data(small_quantized, scheme, runner, tmp_path):
     path = tmp_path / "big.onnx"
-    export_onnx(quantized, scheme, ExportConfig(SIZE, SIZE, external_above=1000), path)
-    images = random_images(2)
+    export_onnx(small_quantized, scheme, ExportConfig(SIZE, SIZE, external_above=1000), path)
+    images = small_pixels(2)
     with OnnxRunner(path, threads=1) as other:
         assert [file.path for file in other.files] == [str(path), f"{path}.data"]
         assert np.array_equal(other(images).pose_enc, runner(images).pose_enc)
@@ -113,30 +107,30 @@ def test_exact_8_bit_kernels_are_asked_for(monkeypatch, exact):
     assert options.intra_op_num_threads == 3
 
 
-def test_a_missing_provider_is_named(onnx_path):
+def test_a_missing_provider_is_named(small_onnx):
     with pytest.raises(QvggtError, match=r"TensorrtExecutionProvider: not in this onnxruntime.*qvggt\[gpu\]"):
-        OnnxRunner(onnx_path, ["TensorrtExecutionProvider"])
+        OnnxRunner(small_onnx, ["TensorrtExecutionProvider"])
     with pytest.raises(QvggtError, match="threads: expected 1 or more"):
-        OnnxRunner(onnx_path, threads=0)
+        OnnxRunner(small_onnx, threads=0)
 
 
-def test_a_missing_onnxruntime_names_the_extra(onnx_path, monkeypatch):
+def test_a_missing_onnxruntime_names_the_extra(small_onnx, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # makes its import fail
     with pytest.raises(QvggtError, match=r"not installed: pip install onnxruntime, or 'qvggt\[gpu\]'"):
-        OnnxRunner(onnx_path)
+        OnnxRunner(small_onnx)
 
 
-def test_truncated_file(onnx_path, tmp_path):
+def test_truncated_file(small_onnx, tmp_path):
     path = tmp_path / "cut.onnx"
-    path.write_bytes(onnx_path.read_bytes()[:100_000])
+    path.write_bytes(small_onnx.read_bytes()[:100_000])
     with pytest.raises(QvggtError, match=r"cut\.onnx") as caught:
         OnnxRunner(path)
     assert "\n" not in str(caught.value)
 
 
-def edit(onnx_path, tmp_path, key, value):
+def edit(small_onnx, tmp_path, key, value):
     """A copy whose metadata entry is changed, or removed with None."""
-    model = onnx.load(onnx_path)
+    model = onnx.load(small_onnx)
     entries = {entry.key: entry.value for entry in model.metadata_props if entry.key != key}
     del model.metadata_props[:]
     helper.set_model_props(model, entries if value is None else {**entries, key: value})
@@ -156,13 +150,13 @@ def edit(onnx_path, tmp_path, key, value):
         ("qvggt.linears", '{"m": 8}', "metadata qvggt.linears: expected the name of a format"),
     ],
 )
-def test_metadata_must_be_true(onnx_path, tmp_path, key, value, message):
+def test_metadata_must_be_true(small_onnx, tmp_path, key, value, message):
     with pytest.raises(QvggtError, match=message):
-        OnnxRunner(edit(onnx_path, tmp_path, key, value))
+        OnnxRunner(edit(small_onnx, tmp_path, key, value))
 
 
-def test_metadata_may_lack(onnx_path, tmp_path):
-    runner = OnnxRunner(edit(onnx_path, tmp_path, "qvggt.scheme", None))
+def test_metadata_may_lack(small_onnx, tmp_path):
+    runner = OnnxRunner(edit(small_onnx, tmp_path, "qvggt.scheme", None))
     assert runner.describe()["scheme"] == "unknown scheme"
 
 
@@ -262,32 +256,32 @@ def gpu_build(monkeypatch):
     return use
 
 
-def test_a_provider_that_does_not_start_is_no_silent_fallback(onnx_path, gpu_build):
+def test_a_provider_that_does_not_start_is_no_silent_fallback(small_onnx, gpu_build):
     gpu_build(Placed("CPUExecutionProvider"))
     with pytest.raises(QvggtError, match="CUDAExecutionProvider: could not start, only CPUExecutionProvider") as caught:
-        open_runner(onnx_path, device="cuda")
+        open_runner(small_onnx, device="cuda")
     assert "\n" not in str(caught.value)
 
 
-def test_products_left_to_the_cpu_are_no_silent_fallback(onnx_path, gpu_build):
+def test_products_left_to_the_cpu_are_no_silent_fallback(small_onnx, gpu_build):
     gpu_build(Placed("CUDAExecutionProvider", "MatMul"))
     with pytest.raises(QvggtError, match="CUDAExecutionProvider takes not all of it, left to the CPU: 1 MatMul"):
-        open_runner(onnx_path, device="cuda")
+        open_runner(small_onnx, device="cuda")
     gpu_build(Placed("CUDAExecutionProvider"))
-    runner = open_runner(onnx_path, device="cuda:0")
+    runner = open_runner(small_onnx, device="cuda:0")
     assert runner.label == "onnxruntime cuda w8a8-dynamic small.onnx"
     assert runner.describe()["placement"] == {"CUDAExecutionProvider": 1, "CPUExecutionProvider": 2}
 
 
-def test_tensorrt_gets_the_range_of_frames(onnx_path, gpu_build):
+def test_tensorrt_gets_the_range_of_frames(small_onnx, gpu_build):
     session = gpu_build(Placed("TensorrtExecutionProvider"))
-    runner = open_runner(onnx_path, providers=["tensorrt"])
+    runner = open_runner(small_onnx, providers=["tensorrt"])
     (name, options), *rest = session.given
     assert [name, *(n for n, _ in rest)] == list(TENSORRT)
     assert options["trt_profile_min_shapes"] == f"images:1x1x3x{SIZE}x{SIZE}"
     assert options["trt_profile_max_shapes"] == f"images:1x32x3x{SIZE}x{SIZE}"
     assert runner.label.startswith("onnxruntime tensorrt ")
-    OnnxRunner(onnx_path, TENSORRT, provider_options={TENSORRT[0]: {"trt_fp16_enable": "0"}})
+    OnnxRunner(small_onnx, TENSORRT, provider_options={TENSORRT[0]: {"trt_fp16_enable": "0"}})
     assert session.given[0][1]["trt_fp16_enable"] == "0"
 
 
@@ -298,11 +292,11 @@ def test_placement_here(runner):
     assert placement(object()) is None  # an older onnxruntime
 
 
-def test_dispatch_by_suffix(onnx_path, tmp_path):
+def test_dispatch_by_suffix(small_onnx, tmp_path):
     upper = tmp_path / "M.ONNX"
-    shutil.copy(onnx_path, upper)
+    shutil.copy(small_onnx, upper)
     assert isinstance(open_runner(upper), OnnxRunner)
     with pytest.raises(QvggtError, match="set CUDA_VISIBLE_DEVICES"):
-        open_runner(onnx_path, device="cuda:1")
+        open_runner(small_onnx, device="cuda:1")
     with pytest.raises(QvggtError, match="no such file"):
         open_runner(str(tmp_path / "nothing.pt"))

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from calling import call
 from fake_tensorrt import write
 
 from qvggt import QvggtError
 from qvggt.cli import evaluate
-from qvggt.cli.common import run
 from qvggt.engines import registry
 from qvggt.engines.engine_runner import EngineRunner
 from qvggt.engines.onnx_runner import OnnxRunner
@@ -32,18 +32,18 @@ def test_kinds_go_by_the_suffix():
     assert able == [files, files, engines, engines, models, models, models]
 
 
-def test_each_source_has_a_default(onnx_path, checkpoint, engine, trt):
-    assert isinstance(open_runner(onnx_path, RunnerOptions(threads=1)), OnnxRunner)
-    assert isinstance(open_runner(onnx_path, RunnerOptions(runtime="onnxruntime"), threads=1), OnnxRunner)
-    assert isinstance(open_runner(checkpoint), TorchRunner)
-    assert isinstance(open_runner(checkpoint, RunnerOptions("torch")), TorchRunner)
+def test_each_source_has_a_default(small_onnx, small_checkpoint, engine, trt):
+    assert isinstance(open_runner(small_onnx, RunnerOptions(threads=1)), OnnxRunner)
+    assert isinstance(open_runner(small_onnx, RunnerOptions(runtime="onnxruntime"), threads=1), OnnxRunner)
+    assert isinstance(open_runner(small_checkpoint), TorchRunner)
+    assert isinstance(open_runner(small_checkpoint, RunnerOptions("torch")), TorchRunner)
     assert isinstance(open_runner(engine), EngineRunner)
     assert isinstance(open_runner(engine, runtime="rtx", device="cuda"), EngineRunner)
 
 
-def test_openvino_when_asked(onnx_path):
+def test_openvino_when_asked(small_onnx):
     pytest.importorskip("openvino")
-    runner = open_runner(onnx_path, RunnerOptions("openvino", precision="f32", threads=1))
+    runner = open_runner(small_onnx, RunnerOptions("openvino", precision="f32", threads=1))
     assert isinstance(runner, OpenVINORunner)
 
 
@@ -75,9 +75,9 @@ def test_trtexec_engines_run_on_tensorrt(tmp_path, trt):
         ({"runtime": "openvino", "precision": "int8"}, "precision 'int8': OpenVINO runs f32 or bf16 here"),
     ],
 )
-def test_options_of_an_onnx_file(onnx_path, options, message):
+def test_options_of_an_onnx_file(small_onnx, options, message):
     with pytest.raises(QvggtError, match=message) as caught:
-        open_runner(onnx_path, **options)
+        open_runner(small_onnx, **options)
     assert "\n" not in str(caught.value)
 
 
@@ -90,9 +90,9 @@ def test_options_of_an_engine(engine, trt):
         open_runner(engine, providers=["cuda"])
 
 
-def test_a_checkpoint_is_no_file_of_a_runtime(checkpoint):
+def test_a_checkpoint_is_no_file_of_a_runtime(small_checkpoint):
     with pytest.raises(QvggtError, match="openvino runs no such file, torch does; export it first"):
-        open_runner(checkpoint, runtime="openvino")
+        open_runner(small_checkpoint, runtime="openvino")
 
 
 def test_every_option_is_somebodys():
@@ -158,23 +158,20 @@ def test_a_runner_of_somebody_else_is_opened(numpy_runtime):
 
 def test_a_runner_of_somebody_else_is_evaluated(numpy_runtime, tmp_path, capsys, one_thread):
     candidate = ("--engine", str(numpy_runtime), "--dataset", "synthetic", "--scenes", "2", "--size", "56")
-    with pytest.raises(SystemExit) as caught:
-        run(evaluate.app, [*candidate, "--frames", "3", "--json", str(tmp_path / "r.json")])
-    assert not caught.value.code, capsys.readouterr().err
+    code = call(evaluate.app, *candidate, "--frames", "3", "--json", tmp_path / "r.json")
+    assert code == 0, capsys.readouterr().err
     (row,) = json.loads((tmp_path / "r.json").read_text())["candidates"]
     assert row["kind"] == "numpy"
     assert all(record["depth"] is not None for record in row["sequences"])
-    with pytest.raises(SystemExit) as caught:
-        run(evaluate.app, [*candidate, "--frames", "5"])
-    assert caught.value.code == 2
+    assert call(evaluate.app, *candidate, "--frames", "5") == 2
     assert "takes 2 to 4 frames" in capsys.readouterr().err
 
 
-def test_opening_imports_one_runtime(onnx_path):
+def test_opening_imports_one_runtime(small_onnx):
     """Neither the modules of other runners nor their packages."""
     code = (
         "import sys; from qvggt.engines.opening import open_runner; print(*sys.modules); "
-        f"open_runner({str(onnx_path)!r}, threads=1); print(*sys.modules)"
+        f"open_runner({str(small_onnx)!r}, threads=1); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
     before, after = (set(line.split()) for line in done.stdout.splitlines())

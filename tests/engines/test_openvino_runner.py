@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from small_network import SIZE, small_model
+from small_network import SIZE, small_model, small_pixels, small_rounded
 
 from qvggt import QvggtError
 from qvggt.calib.rtn import quantize_rtn_
@@ -28,8 +28,8 @@ BF16 = "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPA
 
 
 @pytest.fixture(scope="module")
-def runner(onnx_path):
-    with OpenVINORunner(onnx_path, threads=1) as runner:
+def runner(small_onnx):
+    with OpenVINORunner(small_onnx, threads=1) as runner:
         yield runner
 
 
@@ -39,10 +39,6 @@ def scenes():
     config = SceneConfig(height=70, width=70, frames=3)
     views = (render(sample_scene(config, 20_000_000 + i), config) for i in range(2))
     return [torch.from_numpy(v.images).permute(0, 3, 1, 2).float() / 255 for v in views]
-
-
-def random_images(frames):
-    return np.random.default_rng(frames).random((frames, 3, SIZE, SIZE), np.float32)
 
 
 @pytest.mark.parametrize(
@@ -63,54 +59,51 @@ def test_the_trained_model_passes_the_gates_floors(tmp_path, scenes, bits, activ
         assert min(result.sqnr_db for result in results) > 36, results  # bf16 rounds what the integers do not
 
 
-def test_agrees_with_the_float_model_at_any_frame_count(tmp_path):
-    path, model = tmp_path / "float.onnx", small_model()
-    export_onnx(model, parse_scheme("fp32"), ExportConfig(SIZE, SIZE), path)
-    with OpenVINORunner(path, threads=1) as runner:
+def test_agrees_with_the_float_model_at_any_frame_count(small_float_onnx):
+    model = small_model()
+    with OpenVINORunner(small_float_onnx, threads=1) as runner:
         for frames in (1, 3, 2):
-            expected = TorchRunner(model, "x")(random_images(frames)).named()
-            for name, value in runner(random_images(frames)).named().items():
+            expected = TorchRunner(model, "x")(small_pixels(frames)).named()
+            for name, value in runner(small_pixels(frames)).named().items():
                 np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=1e-3 * np.abs(expected[name]).max())
 
 
 def test_predictions_outlive_the_next_call(runner):
-    first = runner(random_images(2))
+    first = runner(small_pixels(2))
     kept = {name: value.copy() for name, value in first.named().items()}
-    runner(random_images(2) * 0.5)
+    runner(small_pixels(2) * 0.5)
     assert all(np.array_equal(kept[name], value) for name, value in first.named().items())
 
 
-def test_describe(runner, onnx_path, scheme):
+def test_describe(runner, small_onnx, scheme):
     facts = runner.describe()
     assert (runner.size, runner.frames) == ((SIZE, SIZE), None)
     assert (facts["kind"], facts["scheme"], facts["float_type"]) == ("openvino", scheme.label, "fp32")
     assert facts["label"] == "openvino f32 w8a8-dynamic small.onnx"
-    assert facts["bytes"] == onnx_path.stat().st_size
+    assert facts["bytes"] == small_onnx.stat().st_size
     assert facts["providers"] == ["CPU"]
     assert facts["versions"]["openvino"]
 
 
-def test_closing(onnx_path):
-    runner = OpenVINORunner(onnx_path, threads=1)
+def test_closing(small_onnx):
+    runner = OpenVINORunner(small_onnx, threads=1)
     runner.close()
     runner.close()
     with pytest.raises(RuntimeError, match="closed"):
-        runner(random_images(1))
+        runner(small_pixels(1))
 
 
-def test_external_data(quantized, scheme, runner, tmp_path):
+def test_external_data(small_quantized, scheme, runner, tmp_path):
     path = tmp_path / "big.onnx"
-    export_onnx(quantized, scheme, ExportConfig(SIZE, SIZE, external_above=1000), path)
+    export_onnx(small_quantized, scheme, ExportConfig(SIZE, SIZE, external_above=1000), path)
     with OpenVINORunner(path, threads=1) as other:
         assert [file.path for file in other.files] == [str(path), f"{path}.data"]
-        assert np.array_equal(other(random_images(2)).pose_enc, runner(random_images(2)).pose_enc)
+        assert np.array_equal(other(small_pixels(2)).pose_enc, runner(small_pixels(2)).pose_enc)
 
 
 def test_what_it_cannot_convert_is_one_line_with_the_node(tmp_path):
-    model, scheme = small_model(), parse_scheme("w4a16")
-    quantize_rtn_(model, scheme)
-    path = tmp_path / "m.onnx"
-    export_onnx(model, scheme, ExportConfig(SIZE, SIZE), path)
+    path, scheme = tmp_path / "m.onnx", parse_scheme("w4a16")
+    export_onnx(small_rounded(scheme), scheme, ExportConfig(SIZE, SIZE), path)
     file = onnx.load(path)
     weight = next(n for n in file.graph.node if n.op_type == "DequantizeLinear" and "attn.qkv" in n.name)
     next(a for a in weight.attribute if a.name == "block_size").i = 7  # the 64 inputs are no whole number of blocks
@@ -136,26 +129,26 @@ def test_the_reason_of_an_exception_without_a_node():
         ({"threads": 0}, "threads: expected 1 or more, got 0"),
     ],
 )
-def test_arguments(onnx_path, arguments, message):
+def test_arguments(small_onnx, arguments, message):
     with pytest.raises(QvggtError, match=message):
-        OpenVINORunner(onnx_path, **arguments)
+        OpenVINORunner(small_onnx, **arguments)
 
 
-def test_a_precision_this_cpu_lacks(onnx_path, monkeypatch):
+def test_a_precision_this_cpu_lacks(small_onnx, monkeypatch):
     monkeypatch.setitem(openvino_runner.PRECISIONS, "bf16", "SOMETHING")
     with pytest.raises(QvggtError, match="precision bf16: this CPU has no instructions for it; use f32"):
-        OpenVINORunner(onnx_path, "bf16")
+        OpenVINORunner(small_onnx, "bf16")
 
 
-def test_a_missing_package_names_the_extra(onnx_path, monkeypatch):
+def test_a_missing_package_names_the_extra(small_onnx, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)  # makes its import fail
     with pytest.raises(QvggtError, match=r"openvino is not installed: pip install 'qvggt\[openvino\]'"):
-        OpenVINORunner(onnx_path)
+        OpenVINORunner(small_onnx)
 
 
-def test_unsafe_and_broken_files(onnx_path, tmp_path):
+def test_unsafe_and_broken_files(small_onnx, tmp_path):
     cut = tmp_path / "cut.onnx"
-    shutil.copy(onnx_path, cut)
+    shutil.copy(small_onnx, cut)
     with open(cut, "r+b") as file:
         file.truncate(100_000)
     with pytest.raises(QvggtError, match=r"cut\.onnx: truncated or corrupt"):

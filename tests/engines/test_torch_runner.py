@@ -69,14 +69,14 @@ def test_opens_float_weights(tmp_path, images):
     assert open_model(path, float_type="bf16").label == "torch bf16 small.safetensors"
 
 
-def test_opens_a_calibrated_checkpoint(checkpoint, quantized, images):
-    runner = open_runner(checkpoint)
+def test_opens_a_calibrated_checkpoint(small_checkpoint, small_quantized, images):
+    runner = open_runner(small_checkpoint)
     assert runner.label == "fake-quant w8a8-dynamic w8a8"
-    assert np.array_equal(runner(images).pose_enc, TorchRunner(quantized, "x")(images).pose_enc)
+    assert np.array_equal(runner(images).pose_enc, TorchRunner(small_quantized, "x")(images).pose_enc)
     facts = runner.describe()
     assert (facts["kind"], facts["scheme"]) == ("pytorch fake quant", "w8a8-dynamic")
     assert facts["scheme_json"]["bits"] == "w8a8"
-    assert facts["bytes"] == sum(f.stat().st_size for f in checkpoint.iterdir())
+    assert facts["bytes"] == sum(f.stat().st_size for f in small_checkpoint.iterdir())
     assert len(facts["sha256"]) == 64
 
 
@@ -86,11 +86,11 @@ def test_the_track_head_is_not_read(tmp_path):
     assert open_model(path).model.track_head is None
 
 
-def test_options_that_do_not_apply_are_refused(checkpoint):
+def test_options_that_do_not_apply_are_refused(small_checkpoint):
     with pytest.raises(QvggtError, match="takes no 'main'"):
-        open_model(checkpoint, revision="main")
+        open_model(small_checkpoint, revision="main")
     with pytest.raises(QvggtError, match="takes no 'bf16'"):
-        open_model(checkpoint, float_type="bf16")
+        open_model(small_checkpoint, float_type="bf16")
 
 
 def test_missing_and_corrupt_weights(tmp_path):

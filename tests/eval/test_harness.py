@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 import torch
 from room_data import room, write_nrgbd
-from small_network import SIZE, small_model
+from small_network import SIZE, small_model, small_scenes
 
 from qvggt import QvggtError
 from qvggt.data.co3d import read_sequences
-from qvggt.data.co3d_writer import write_co3d
 from qvggt.data.depth_png import read_depth
 from qvggt.data.images import load_images
 from qvggt.data.nrgbd import read_nrgbd
 from qvggt.data.registry import Question
-from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.engines import Predictions, Runner
 from qvggt.engines.torch_runner import TorchRunner
 from qvggt.eval.ground_truth import plan_images
@@ -32,9 +30,8 @@ FRAMES = 4
 @pytest.fixture(scope="module")
 def sequences(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
-    config = SceneConfig(height=SIZE, width=SIZE, frames=FRAMES)
     for category, seeds in (("one", range(3)), ("two", range(5, 7))):
-        write_co3d(root, config, range(0), seeds, category=category, progress=False)
+        small_scenes(root, FRAMES, range(0), seeds, category)
     return read_sequences(Question(root, frames=FRAMES, min_frames=FRAMES))
 
 

@@ -7,13 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_network import SIZE, small_model
+from small_network import SIZE, small_model, small_scenes
 
 from qvggt import QvggtError
 from qvggt.data.co3d import read_sequences
-from qvggt.data.co3d_writer import write_co3d
 from qvggt.data.registry import Question
-from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.engines.torch_runner import TorchRunner
 from qvggt.eval.ground_truth import plan_images
 from qvggt.eval.pose import PoseErrors
@@ -40,7 +38,7 @@ def test_the_largest_fall_comes_first():
 @pytest.fixture(scope="module")
 def sequences(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes")
-    write_co3d(root, SceneConfig(height=SIZE, width=SIZE, frames=3), range(0), range(2), progress=False)
+    small_scenes(root, 3, range(0), range(2))
     return read_sequences(Question(root, frames=3, min_frames=3))
 
 

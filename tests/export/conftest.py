@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from reference_weights import fill
+from small_network import CONFIG
 
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.subgraph import session_options
@@ -28,19 +29,7 @@ def alone(one_thread: None, no_grad: None) -> None:
 @pytest.fixture(scope="session")
 def tiny_config() -> VGGTConfig:
     """Every part of the network once or a few times; head widths differ between the stages, as at 1B."""
-    return VGGTConfig(
-        img_size=56,
-        embed_dim=64,
-        vit_depth=1,
-        aa_depth=4,
-        num_heads=4,
-        camera_trunk_depth=1,
-        camera_num_heads=4,
-        dpt_features=16,
-        dpt_out_channels=(8, 16, 32, 32),
-        dpt_layers=(0, 1, 2, 3),
-        heads=("camera", "point", "depth"),
-    )
+    return CONFIG.replace(layer_scale=VGGTConfig.layer_scale)
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,8 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 import pytest
-import torch
-from small_network import SIZE, small_model
+from small_network import SIZE, small_images, small_rounded
 
-from qvggt.calib.rtn import quantize_rtn_
 from qvggt.export.conv_parity import check_convs
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.precision import Precision
@@ -21,15 +19,14 @@ from qvggt.quant.model import quantized_convs
 from qvggt.quant.scheme import parse_scheme
 from qvggt.target import Target
 
-IMAGES = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+IMAGES = small_images(2)
 
 
 def exported(
     folder: Path, bits: str, target: Target = Target.CPU, precision: Precision = Precision.FP32
 ) -> tuple[VGGT, Path]:
-    model = small_model()
     scheme = parse_scheme(bits, "dynamic", ["dpt"])
-    quantize_rtn_(model, scheme, [IMAGES], progress=False)
+    model = small_rounded(scheme, [IMAGES])
     config = ExportConfig(SIZE, SIZE, ("depth", "points"), target=target, precision=precision)
     export_onnx(model, scheme, config, folder / "m.onnx")
     return model, folder / "m.onnx"

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto
-from small_network import small_model
+from small_network import small_images, small_model
 
 from qvggt.export.emulation import measurable, rounded_copy, rounding
 from qvggt.export.exporter import ExportConfig, export_onnx
@@ -80,7 +80,7 @@ def test_a_bf16_file_is_measured_beside_its_data(external: bool, tmp_path: Path)
 
 
 def test_the_reference_rounds_and_forgets() -> None:
-    model, images = small_model(), torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    model, images = small_model(), small_images(2, size=28)
     with torch.no_grad():
         plain = model(images)
         weights = {name: p.clone() for name, p in model.named_parameters()}

@@ -10,10 +10,9 @@ import onnx
 import pytest
 import torch
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
-from small_network import small_model
+from small_network import small_images, small_rounded
 
 import qvggt.export.exporter as exporter
-from qvggt.calib.rtn import quantize_rtn_
 from qvggt.errors import QvggtError
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import check_linears
@@ -86,9 +85,9 @@ def test_metadata(exported: Path, tiny_config: VGGTConfig) -> None:
 @pytest.mark.parametrize(("bits", "names"), [("w4a8", {"w4a8-static"}), ("w4a16", {"w4a16"})])
 def test_the_file_lists_what_it_holds_quantized(bits: str, names: set[str], tmp_path: Path) -> None:
     """Not the camera head, which this export leaves out; the parity gate asks for no other."""
-    model, images = small_model(), torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     scheme = parse_scheme(bits, "static", ("aggregator", "camera"))
-    quantize_rtn_(model, scheme, [images], progress=False)
+    images = small_images(1, size=28)
+    model = small_rounded(scheme, [images])
     quantized = [path for path, _ in quantized_linears(model)]
     export_onnx(model, scheme, ExportConfig(28, 28, ("depth",)), tmp_path / "m.onnx")
     listed = open_onnx(tmp_path / "m.onnx").metadata.linears

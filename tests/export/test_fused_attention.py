@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from small_network import SIZE, small_model
+from small_network import SIZE, small_model, small_pixels, small_rounded
 
 from qvggt import QvggtError
-from qvggt.calib.rtn import quantize_rtn_
 from qvggt.engines.onnx_runner import OnnxRunner
 from qvggt.engines.openvino_runner import OpenVINORunner
 from qvggt.engines.torch_runner import TorchRunner
@@ -17,10 +16,6 @@ from qvggt.export.parity import check_linears
 from qvggt.export.precision import Precision
 from qvggt.quant.scheme import parse_scheme
 from qvggt.target import Target
-
-
-def images(frames):
-    return np.random.default_rng(frames).random((frames, 3, SIZE, SIZE), np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +32,8 @@ def test_the_numbers_stay(fused, runtime):
         pytest.importorskip("openvino")
     with (OnnxRunner if runtime == "onnxruntime" else OpenVINORunner)(path, threads=1) as runner:
         for frames in (1, 3):
-            expected = TorchRunner(model, "x")(images(frames)).named()
-            for name, value in runner(images(frames)).named().items():
+            expected = TorchRunner(model, "x")(small_pixels(frames)).named()
+            for name, value in runner(small_pixels(frames)).named().items():
                 bound = 1e-3 * np.abs(expected[name]).max()
                 np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=bound)
 
@@ -54,9 +49,8 @@ def test_every_attention_is_one_operator(fused):
     assert {e.key: e.value for e in proto.metadata_props}["qvggt.attention"] == "com.microsoft.MultiHeadAttention"
 
 
-def test_standard_operators_by_default(tmp_path):
-    export_onnx(small_model(), parse_scheme("fp32"), ExportConfig(SIZE, SIZE), tmp_path / "m.onnx")
-    proto = onnx.load(tmp_path / "m.onnx")
+def test_standard_operators_by_default(small_float_onnx):
+    proto = onnx.load(small_float_onnx)
     assert [o.domain for o in proto.opset_import] == [""]
     assert "qvggt.attention" not in {e.key for e in proto.metadata_props}
 
@@ -64,10 +58,10 @@ def test_standard_operators_by_default(tmp_path):
 def test_linears_around_it_pass_the_gate(tmp_path):
     import torch
 
-    model, scheme = small_model(), parse_scheme("w8a8")
-    quantize_rtn_(model, scheme)
+    scheme = parse_scheme("w8a8")
+    model = small_rounded(scheme)
     export_onnx(model, scheme, ExportConfig(SIZE, SIZE, fused_attention=True), tmp_path / "m.onnx")
-    assert all(check_linears(tmp_path / "m.onnx", model, torch.from_numpy(images(2)), progress=False))
+    assert all(check_linears(tmp_path / "m.onnx", model, torch.from_numpy(small_pixels(2)), progress=False))
 
 
 @pytest.mark.parametrize(

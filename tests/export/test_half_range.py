@@ -3,13 +3,12 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
-from small_network import small_model
+from small_network import small_images, small_model
 
 from qvggt.export.half_range import half_ranges
 from qvggt.models.vggt.network import VGGT
 
-IMAGES = torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+IMAGES = small_images(2, size=28)
 FC1 = "aggregator.global_blocks.2.mlp.fc1"
 
 

@@ -13,11 +13,9 @@ from pathlib import Path
 
 import onnx
 import pytest
-import torch
 from onnx import ModelProto, TensorProto
-from small_network import small_model
+from small_network import small_images, small_rounded
 
-from qvggt.calib.rtn import quantize_rtn_
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.lint import lint_model
 from qvggt.quant import parse_scheme
@@ -64,9 +62,8 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A folder with model.onnx."""
     bits, act, target, outputs = request.param
     path = tmp_path_factory.mktemp(f"{bits}-{target.value}")
-    scheme, model = parse_scheme(bits, act), small_model(seed=3)
-    images = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-    quantize_rtn_(model, scheme, [images], progress=False)
+    scheme = parse_scheme(bits, act)
+    model = small_rounded(scheme, [small_images(2, seed=1, size=SIZE)], seed=3)
     export_onnx(model, scheme, ExportConfig(SIZE, SIZE, outputs, target=target), path / "model.onnx")
     return path
 

@@ -11,9 +11,8 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
-from small_network import small_model
+from small_network import small_images, small_model, small_rounded
 
-from qvggt.calib.rtn import quantize_rtn_
 from qvggt.errors import QvggtError
 from qvggt.export.emulation import measurable
 from qvggt.export.exporter import ExportConfig, export_onnx
@@ -35,7 +34,7 @@ HALF = (Precision.FP16, Precision.BF16)
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
-    return torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    return small_images(2, seed=1, size=SIDE)
 
 
 def write(model: VGGT, bits: str, precision: Precision, path: Path, target: Target = Target.TENSORRT) -> Path:
@@ -45,9 +44,7 @@ def write(model: VGGT, bits: str, precision: Precision, path: Path, target: Targ
 
 
 def quantized(bits: str, act: str, images: torch.Tensor) -> VGGT:
-    model = small_model(seed=3)
-    quantize_rtn_(model, parse_scheme(bits, act), [images], progress=False)
-    return model
+    return small_rounded(parse_scheme(bits, act), [images], seed=3)
 
 
 @pytest.mark.parametrize("precision", HALF)

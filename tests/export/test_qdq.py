@@ -10,9 +10,8 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto
-from small_network import small_model
+from small_network import small_images, small_model, small_rounded
 
-from qvggt.calib.rtn import quantize_rtn_
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import LINEAR_TOLERANCE, check_linears, record_inputs
 from qvggt.export.subgraph import session_options
@@ -30,13 +29,11 @@ FORMS += [("w4a4", "static"), ("w4a16", "dynamic")]
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
-    return torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    return small_images(3, seed=1, size=SIDE)
 
 
 def quantized(scheme: Scheme, images: torch.Tensor) -> VGGT:
-    model = small_model(seed=3)
-    quantize_rtn_(model, scheme, [images], progress=False)
-    return model
+    return small_rounded(scheme, [images], seed=3)
 
 
 def nodes(path: Path) -> dict[str, list[onnx.NodeProto]]:

@@ -13,9 +13,8 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto
-from small_network import small_model
+from small_network import small_rounded
 
-from qvggt.calib.rtn import quantize_rtn_
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import emit_linear
@@ -37,9 +36,8 @@ def optimized(path: Path, folder: Path) -> Counter[str]:
 
 @pytest.mark.parametrize("bits", ["w4a4", "w4a8"])
 def test_onnxruntime_runs_integer_products_from_four_bit_files(bits: str, tmp_path: Path) -> None:
-    model = small_model()
     scheme = parse_scheme(bits)
-    quantize_rtn_(model, scheme, progress=False)
+    model = small_rounded(scheme)
     export_onnx(model, scheme, ExportConfig(28, 28), tmp_path / "m.onnx")
     linears = len(list(quantized_linears(model)))
     found = optimized(tmp_path / "m.onnx", tmp_path)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from small_network import SIZE, small_model
+from small_network import SIZE, small_batches, small_model
 
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.recipe import find_recipe
@@ -60,8 +60,7 @@ def network() -> VGGT:
 
 
 def batches() -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.rand(2, 3, SIZE, SIZE, generator=generator) for _ in range(2)]
+    return small_batches(2, 2)
 
 
 @pytest.fixture(params=["rtn", "qvggt"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from fake_hub import hub_environment
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from qvggt.errors import QvggtError
@@ -188,18 +189,8 @@ print(json.dumps(results))
 
 def client(endpoint: str, home: Path, *cases: tuple[str, dict[str, Any]]) -> list[list[Any]]:
     """`load_model` of each case in a fresh process whose Hub is at `endpoint` (read at import time)."""
-    environment = {
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_XET": "1",
-        "NO_PROXY": "127.0.0.1",
-        "PATH": "/usr/bin:/bin",
-        "OMP_NUM_THREADS": "1",
-    }
     command = [sys.executable, "-c", CLIENT, json.dumps(cases)]
-    out = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    out = subprocess.run(command, env=hub_environment(endpoint, home), capture_output=True, text=True, timeout=120)
     assert out.returncode == 0, out.stderr
     return list(json.loads(out.stdout))
 

@@ -10,15 +10,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from small_network import SIZE, small_model
 
-from qvggt.calib.rtn import quantize_rtn_
-from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model
 from qvggt.onnx_view.metadata import written
 from qvggt.onnx_view.network_facts import NetworkFacts, QuantizedLinear, network_facts
-from qvggt.quant.scheme import parse_scheme
 
 FLOAT, INT8, INT4 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.INT4
 
@@ -187,11 +183,8 @@ def test_float_types() -> None:
     assert facts(dequantized, [tensor("i", (256, 4), INT8), scale]).products == {"fp16": 1024}
 
 
-def test_the_exporters_file(tmp_path: Path) -> None:
-    model, scheme = small_model(), parse_scheme("w8a8")
-    quantize_rtn_(model, scheme)
-    export_onnx(model, scheme, ExportConfig(SIZE, SIZE), tmp_path / "m.onnx")
-    file = open_onnx(tmp_path / "m.onnx")
+def test_the_exporters_file(small_onnx: Path) -> None:
+    file = open_onnx(small_onnx)
     found = network_facts(file)
     assert file.metadata.linears == {v.path: "w8a8-dynamic" for v in found.linears}
     assert len(found.linears) == 36

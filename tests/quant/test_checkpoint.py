@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_network import SIZE, small_model
+from small_network import small_images, small_model
 
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.errors import QvggtError
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
-    return torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    return small_images(2)
 
 
 def network() -> VGGT:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from small_network import SIZE, small_model
+from small_network import SIZE, small_batches, small_model
 from torch import nn
 
 from qvggt.calib.convs import observe_convs
@@ -96,8 +96,7 @@ def test_activations_have_eight_bits_whatever_the_scheme() -> None:
 
 
 def batches() -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return [torch.rand(2, 3, SIZE, SIZE, generator=generator) for _ in range(2)]
+    return small_batches(2, 2, seed=3)
 
 
 def test_a_model_with_every_part_survives_the_checkpoint(tmp_path: Path) -> None:

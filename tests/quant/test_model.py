@@ -4,7 +4,7 @@ import weakref
 
 import pytest
 import torch
-from small_network import SIZE, small_model
+from small_network import SIZE, small_images, small_model
 from torch import nn
 
 from qvggt.errors import QvggtError
@@ -84,7 +84,7 @@ def test_a_float_scheme_changes_nothing() -> None:
 
 
 def test_more_bits_are_closer() -> None:
-    images = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    images = small_images(2)
     expected = network()(images)["pose_enc"]
     errors = []
     for bits in ("w8a8", "w6a6", "w4a4"):

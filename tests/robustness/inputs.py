@@ -205,13 +205,12 @@ def stopped_calibration(calibration: Work) -> None:
 
 def wide_model(path: Path) -> None:
     """As wide and deep as the released parameters are for, with a track head for query points."""
+    from small_models import TRACK
     from small_network import small_model
 
     from qvggt.models.loading import save_model
-    from qvggt.models.vggt.config import TrackConfig
 
-    track = TrackConfig(features=8, iters=2, corr_levels=2, hidden_size=16, depth=1, num_heads=2, virtual_tracks=3)
-    save_model(small_model(heads=("camera", "point", "depth", "track"), track=track), path)
+    save_model(small_model(heads=("camera", "point", "depth", "track"), track=TRACK), path)
 
 
 def other_files(shop: Path) -> None:

@@ -11,19 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from outlier_injection import gathered_basis, inject_outliers_, pca_basis_, pca_rotation, stream_moments
 from reference_weights import fill
+from small_models import TRACK, stir_norms_
 from small_network import CONFIG, SIZE
 
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.errors import QvggtError
 from qvggt.models.block import LayerScale
 from qvggt.models.family import Stage, family_of
-from qvggt.models.vggt.config import TrackConfig
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant import parse_scheme, quantize_
 from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 from qvggt.rotation import FoldConfig, applied_fold, fold_
 
-TRACK = TrackConfig(features=8, iters=2, corr_levels=2, hidden_size=16, depth=1, num_heads=2, virtual_tracks=3)
 OUTPUTS = {"pose_enc", "depth", "depth_conf", "world_points", "world_points_conf", "track", "vis", "conf"}
 POINTS = torch.tensor([[3.0, 5.0], [40.0, 30.5]]).double()
 BOUNDS = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -48,13 +47,7 @@ def network(width: int = 64, heads: int = 4, dtype: torch.dtype = torch.float64)
     ).replace(heads=("camera", "point", "depth", "track"))
     model = VGGT(config)
     fill(model)
-    generator = torch.Generator().manual_seed(width)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, torch.nn.LayerNorm) and module.elementwise_affine:
-                module.weight.copy_(2.0 ** (2 * torch.rand(module.weight.shape, generator=generator) - 1))
-                module.bias.copy_(0.3 * torch.randn(module.bias.shape, generator=generator))
-    return model.requires_grad_(False).to(dtype)
+    return stir_norms_(model, width, 2.0, 0.3).requires_grad_(False).to(dtype)
 
 
 def images(dtype: torch.dtype = torch.float64, frames: int = 2, seed: int = 0) -> torch.Tensor:

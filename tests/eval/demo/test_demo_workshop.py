@@ -13,8 +13,6 @@ from qvggt.engines.onnx_runner import OnnxRunner
 from qvggt.engines.torch_runner import TorchRunner
 from qvggt.errors import QvggtError
 from qvggt.eval.demo.workshop import Choice, Limits, Workshop, describe, differences
-from qvggt.export.exporter import ExportConfig, export_onnx
-from qvggt.quant.scheme import parse_scheme
 
 pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")
 pycolmap = pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
@@ -25,23 +23,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return shoot(tmp_path_factory.mktemp("photos"), [(48, 64)] * 3).paths
 
 
-@pytest.fixture(scope="module")
-def onnx_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("onnx") / "m.onnx"
-    export_onnx(small_model(), parse_scheme("fp32"), ExportConfig(SIZE, SIZE), path)
-    return path
-
-
 @pytest.fixture
-def workshop(onnx_path: Path) -> Iterator[Workshop]:
+def workshop(small_float_onnx: Path) -> Iterator[Workshop]:
     def float_model() -> TorchRunner:
         opened.append("float")
         return TorchRunner(small_model(), "float")
 
     opened: list[str] = []
-    shop = Workshop(
-        [Choice("float", float_model), Choice("m.onnx", lambda: OnnxRunner(onnx_path))], Limits(images=3, megabytes=1)
-    )
+    choices = [Choice("float", float_model), Choice("m.onnx", lambda: OnnxRunner(small_float_onnx))]
+    shop = Workshop(choices, Limits(images=3, megabytes=1))
     shop.opened = opened  # type: ignore[attr-defined]
     yield shop
     shop.close()
@@ -94,8 +84,8 @@ def test_limits_and_mistakes(workshop: Workshop, photos: list[Path], tmp_path: P
         workshop.make(["float"], [tmp_path / "no.jpg"], 0, [])
 
 
-def test_nothing_stays_behind(onnx_path: Path, photos: list[Path]) -> None:
-    shop = Workshop([Choice("m.onnx", lambda: OnnxRunner(onnx_path))])
+def test_nothing_stays_behind(small_float_onnx: Path, photos: list[Path]) -> None:
+    shop = Workshop([Choice("m.onnx", lambda: OnnxRunner(small_float_onnx))])
     (made,) = shop.make(["m.onnx"], photos, 0, [])
     assert made.glb.is_relative_to(shop.folder)
     shop.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_network import SIZE, small_model
+from small_network import small_model
 
 from qvggt.engines.engine_runner import EngineRunner
 from qvggt.engines.onnx_runner import OnnxRunner
@@ -15,9 +15,7 @@ from qvggt.errors import QvggtError
 from qvggt.eval.reconstruction import folder
 from qvggt.eval.reconstruction.config import ReconstructionConfig
 from qvggt.eval.reconstruction.memory import UNKNOWN, estimate, free_memory, plan_memory, shown
-from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.models.family import MemoryFacts
-from qvggt.quant.scheme import parse_scheme
 
 MB = 1e6
 TINY = {"sizes": MemoryFacts(128, 64, 14, 5, 32, 16)}
@@ -56,7 +54,7 @@ def test_the_plan_keeps_the_limit(count: int, limit: int, kind: dict) -> None:
     assert plan_memory(network, count, (392, 518), None, None).most == count
 
 
-def test_sizes_are_read_off_the_network(tmp_path: Path) -> None:
+def test_sizes_are_read_off_the_network(small_float_onnx: Path) -> None:
     model = small_model()
     runner = TorchRunner(model, "small")
     config = model.config
@@ -65,8 +63,7 @@ def test_sizes_are_read_off_the_network(tmp_path: Path) -> None:
     expected = (config.embed_dim, config.dpt_features, config.dpt_head_channels)
     assert (found.sizes.width, found.sizes.features, found.sizes.head_channels) == expected
     assert found.fused
-    export_onnx(model, parse_scheme("fp32"), ExportConfig(SIZE, SIZE), tmp_path / "m.onnx")
-    exported = OnnxRunner(tmp_path / "m.onnx").network_sizes()
+    exported = OnnxRunner(small_float_onnx).network_sizes()
     assert exported is not None
     assert (exported.sizes.width, exported.sizes.features, exported.sizes.head_channels) == expected
     assert not exported.fused

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from small_network import small_model
+from small_network import small_images, small_rounded
 
-from qvggt.calib.rtn import quantize_rtn_
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.lint import RULES, Severity, lint_model
 from qvggt.export.precision import Precision
@@ -22,10 +20,8 @@ FORMS += [("w4a8", "static"), ("w4a4", "dynamic"), ("w4a4", "static"), ("w4a16",
 
 
 def exported(bits: str, act: str, target: Target, precision: Precision, folder: Path) -> Path:
-    images = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     scheme = parse_scheme(bits, act, ("dino", "aggregator", "camera"))
-    model = small_model(seed=3)
-    quantize_rtn_(model, scheme, [images], progress=False)
+    model = small_rounded(scheme, [small_images(3, seed=1, size=SIDE)], seed=3)
     export_onnx(model, scheme, ExportConfig(SIDE, SIDE, target=target, precision=precision), folder / "m.onnx")
     return folder / "m.onnx"
 

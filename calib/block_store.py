@@ -56,7 +56,7 @@ class BlockStore:
     def save(self, path: str, block: Block, report: BlockReport) -> None:
         """Store a finished block; atomic."""
         specs = {
-            name: m.transform.spec.to_dict()
+            name: asdict(m.transform.spec)
             for name, m in block.named_modules()
             if isinstance(m, QuantLinear) and m.transform is not None
         }

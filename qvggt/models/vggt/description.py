@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from qvggt.models.family import (
     AddedLinear,
@@ -74,7 +74,7 @@ class VGGTFamily(Family):
         # opset 21 has no bf16 convolution, and 8 bits of mantissa are too few for a depth map
         return re.compile(ALWAYS_FP32 + (r"|(depth|point)_head\." if float_type == "bf16" else ""))
 
-    def config(self, values: dict[str, Any]) -> VGGTConfig:
+    def config(self, values: object) -> VGGTConfig:
         return VGGTConfig.from_dict(values)
 
     def stages(self, config: ModelConfig) -> tuple[Stage, ...]:

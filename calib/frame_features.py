@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qvggt.errors import QvggtError
+from qvggt.hooks import hooked
 from qvggt.models.family import family_of
 from qvggt.models.network import Network
-from qvggt.watching import watching
 
 STATISTICS = ("mean", "std", "lowest frame std")
 
@@ -83,13 +83,9 @@ def _observed(model: Network, layers: tuple[str, ...], frames: int) -> Iterator[
     """While open, a forward pass fills the mapping layer -> statistics of what its `norm1` reads."""
     found: dict[str, tuple[float, float, float]] = {}
 
-    def observe(layer: str, x: Tensor) -> None:
+    def observe(path: str, _norm: torch.nn.Module, x: Tensor) -> None:
         # [S, P, C] in a frame block, [1, S*P, C] in a global one
-        found[layer] = token_statistics(x.reshape(frames, -1, x.shape[-1]))
+        found[path.removesuffix(".norm1")] = token_statistics(x.reshape(frames, -1, x.shape[-1]))
 
-    watchers = [
-        (model.get_submodule(f"{layer}.norm1"), lambda _m, inputs, layer=layer: observe(layer, inputs[0]))
-        for layer in layers
-    ]
-    with watching(watchers):
+    with hooked(model, [f"{layer}.norm1" for layer in layers], observe):
         yield found

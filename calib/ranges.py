@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
+from qvggt.hooks import hooked
 from qvggt.progress import bar
-from qvggt.watching import watching
 
 
 def observe_ranges(
@@ -54,12 +54,11 @@ def observe(
     """
     seen: set[str] = set()
 
-    def keep(path: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        record(path, inputs[0], output)
+    def keep(path: str, _module: nn.Module, x: Tensor, y: Tensor) -> None:
+        record(path, x, y)
         seen.add(path)
 
-    watchers = [(model.get_submodule(path), lambda _m, x, y, path=path: keep(path, x, y)) for path in paths]
-    with torch.no_grad(), watching(watchers, outputs=True):
+    with torch.no_grad(), hooked(model, paths, keep, outputs=True):
         for images in bar(batches, total=total, desc=desc, unit="sequence", shown=progress):
             model(images)
     for path in paths:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qvggt.hooks import hooked
 from qvggt.models.block import Block, Rope
 from qvggt.models.family import Stage, family_of
 from qvggt.models.network import Network
 from qvggt.models.token_types import token_types, types_in
-from qvggt.watching import watching
 
 
 @dataclass(frozen=True)
@@ -138,20 +138,16 @@ class Stream:
         self,
         stage: Stage,
         block: Block,
-        watchers: Mapping[str, Callable[[Tensor, Tensor], None]],
+        readers: Mapping[str, Callable[[Tensor, Tensor], None]],
         frame_shapes: bool = False,
         advance: bool = False,
     ) -> None:
-        """Run the block on every sequence; watchers[name](input, types) sees the input of that module of the block.
+        """Run the block on every sequence; readers[name](input, types) sees the input of that module of the block.
 
         `advance`: the block's output takes the place of its input.
         """
         types = torch.zeros(0, dtype=torch.int64)
-        calls = [
-            (block.get_submodule(name), lambda _m, inputs, watch=watch: watch(inputs[0], types))
-            for name, watch in watchers.items()
-        ]
-        with watching(calls):
+        with hooked(block, readers, lambda name, _module, x: readers[name](x, types)):
             for index in range(len(self.tokens)):
                 batch = self.batch(stage, [index], frame_shapes)
                 types = batch.types

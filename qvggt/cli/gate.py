@@ -57,9 +57,8 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme) -> bool:
     from qvggt.engines.torch_runner import TorchRunner
     from qvggt.eval.harness import evaluate
     from qvggt.eval.report import write_report
-    from qvggt.export.conv_parity import check_convs
     from qvggt.export.emulation import measurable
-    from qvggt.export.parity import ParityReport, check_linears, check_outputs
+    from qvggt.export.parity import ParityReport, check_convs, check_linears, check_outputs
 
     longest = max(gate.frames, default=1)
     with gate_images(gate, longest) as images, measurable(gate.onnx) as runnable, OnnxRunner(runnable) as runner:

@@ -12,8 +12,8 @@ import torch
 from small_network import SIZE, small_model
 
 from qvggt.calib.rtn import quantize_rtn_
-from qvggt.export.conv_parity import check_convs
 from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.export.parity import check_convs
 from qvggt.export.precision import Precision
 from qvggt.export.subgraph import session_options
 from qvggt.models.vggt.network import VGGT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,22 @@ class Stream:
                 out = batch.run(block)
                 if advance:
                     self.tokens.put(index, out.view_as(self.tokens[index]))
+
+    def type_means(
+        self, stage: Stage, block: Block, names: Iterable[str], frame_shapes: bool = False
+    ) -> dict[str, Tensor]:
+        """Mean input of each of these linears of the block per type of token, fp32 [types, in]; 0 for types no sequence
+        has."""
+        sums: dict[str, Tensor] = {}
+        counts = dict.fromkeys(names, torch.zeros(stage.layout.types, dtype=torch.float64))
+
+        def add(name: str, x: Tensor, types: Tensor) -> None:
+            empty = torch.zeros(stage.layout.types, x.shape[-1], dtype=torch.float64)
+            sums.setdefault(name, empty).index_add_(0, types.flatten(), x.flatten(0, -2).double())
+            counts[name] = counts[name] + torch.bincount(types.flatten(), minlength=stage.layout.types)
+
+        self.visit(stage, block, {name: partial(add, name) for name in counts}, frame_shapes)
+        return {name: (sums[name] / counts[name].clamp_min(1)[:, None]).float() for name in counts}
 
     @torch.no_grad()
     def enter(self, model: Network, stage: Stage) -> None:

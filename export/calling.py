@@ -6,7 +6,7 @@ A package and a function of the same name cannot both be attributes of `qvggt`, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +17,9 @@ from qvggt.quant.handle import Model
 from qvggt.quant.scheme import Scheme, parse_scheme
 
 if TYPE_CHECKING:
+    from qvggt.export.exporter import Exported
     from qvggt.export.parity import ParityReport
     from qvggt.export.precision import Precision
-
-
-@dataclass(frozen=True)
-class ExportedModel:
-    """Files that were written and their size in bytes. parity: None when it was not measured."""
-
-    path: Path
-    data: Path | None
-    bytes: int
-    parity: ParityReport | None
 
 
 def export(
@@ -42,7 +33,7 @@ def export(
     precision: str | None = None,
     check: Tensor | None = None,
     progress: bool = True,
-) -> ExportedModel:
+) -> Exported:
     """Write a model as ONNX with standard Q/DQ nodes; atomic, passes onnx.checker.
 
     size: (H, W) in pixels, multiples of the patch size; the model's own square by default. frames: (min, opt, max), a
@@ -74,7 +65,7 @@ def export(
     config = ExportConfig(height, width, words, frames, Target(target), kind)
     written = export_onnx(model.network, scheme, config, path, {"name": model.name, "sha256": model.sha256})
     parity = None if check is None else measure_parity(written.path, model, scheme, check, progress, kind)
-    return ExportedModel(written.path, written.data, written.bytes, parity)
+    return replace(written, parity=parity)
 
 
 def measure_parity(

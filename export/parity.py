@@ -2,11 +2,11 @@
 
 (a) Every quantized linear and convolution alone, fed what it sees in the reference, must agree to float rounding. The
 one exception is a value that sits on a rounding tie, where one ulp of difference moves a code by one: tokens that
-differ and hold such a value are counted apart. (b) The whole network, per output, as SQNR and largest error: float noise
-between the two implementations flips the odd rounding, and one flipped code moves every later value of its token, so
-that a few flips end at the level of the quantization noise itself. (b) therefore passes at a floor in dB, or when the
-file differs from the reference no more than the reference differs from itself after a relative change of 1e-5 in its
-input, which is 400 times less than one grey level of an 8-bit image.
+differ and hold such a value are counted apart. (b) The whole network, per output, as SQNR and largest error: float
+noise between the two implementations flips the odd rounding, and one flipped code moves every later value of its
+token, so that a few flips end at the level of the quantization noise itself. (b) therefore passes at a floor in dB, or
+when the file differs from the reference no more than the reference differs from itself after a relative change of 1e-5
+in its input, which is 400 times less than one grey level of an 8-bit image.
 
 A half-precision file is held to the fp32 reference too. (a) allows two roundings of the product; an online rotation
 rounds values before they are quantized, so such a linear is compared with the reference that rounds at the same place.

@@ -74,9 +74,8 @@ def measure_parity(
     """The two checks of `qvggt.export.parity` on one batch of images."""
     import onnxruntime as ort
 
-    from qvggt.export.emulation import measurable
+    from qvggt.export.emulation import measurable, session_options
     from qvggt.export.parity import ParityReport, check_linears, check_outputs
-    from qvggt.export.subgraph import session_options
 
     with measurable(path) as runnable:
         session = ort.InferenceSession(runnable, session_options(), providers=["CPUExecutionProvider"])

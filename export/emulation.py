@@ -14,15 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from torch import Tensor, nn
 
+from qvggt import onnxruntime_config
 from qvggt.export.precision import Precision
 from qvggt.files import sibling
 from qvggt.models.block import Block, LayerScale
 from qvggt.models.family import family_of
 from qvggt.models.network import Network
-from qvggt.onnx_view.cut import HALF
+from qvggt.onnx_view.cut import HALF, Cut
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import tensor_types
 from qvggt.quant.linear import QuantLinear
@@ -127,3 +130,21 @@ def _round_module(module: nn.Module, precision: Precision) -> list[Any]:
 
     hooks = [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     return [*hooks, module.register_forward_hook(round_output(precision))]
+
+
+def run_cut(cut: Cut, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One layer of an exported file run by ONNX Runtime: x [rows, K] -> y [rows, N]; of a convolution one map
+    [C, H, W] -> [N, H', W']."""
+    import onnxruntime as ort
+
+    model = rounded_copy(cut.model, (TensorProto.BFLOAT16,))
+    session = ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
+    result: NDArray[np.float32] = session.run(None, {cut.input: x[None]})[0][0]
+    return result
+
+
+def session_options() -> Any:
+    """Options under which ONNX Runtime computes the numbers the file says."""
+    import onnxruntime as ort
+
+    return onnxruntime_config.session_options(ort)

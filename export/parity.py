@@ -29,9 +29,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor, nn
 
-from qvggt.export.emulation import round_output, rounding
+from qvggt.export.emulation import round_output, rounding, run_cut
 from qvggt.export.precision import Precision
-from qvggt.export.subgraph import run_cut
 from qvggt.formats.table import find_format
 from qvggt.formats.tensor_format import token_range
 from qvggt.hooks import hooked

@@ -12,10 +12,10 @@ import torch
 from small_network import SIZE, small_model
 
 from qvggt.calib.rtn import quantize_rtn_
+from qvggt.export.emulation import session_options
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import check_convs
 from qvggt.export.precision import Precision
-from qvggt.export.subgraph import session_options
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.model import quantized_convs
 from qvggt.quant.scheme import parse_scheme

@@ -13,9 +13,9 @@ from onnx import TensorProto
 from small_network import small_model
 
 from qvggt.calib.rtn import quantize_rtn_
+from qvggt.export.emulation import session_options
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import LINEAR_TOLERANCE, check_linears, spread_rows
-from qvggt.export.subgraph import session_options
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant import QuantLinear, Scheme, parse_scheme
 from qvggt.quant.model import scheme_linears, tell_centers_

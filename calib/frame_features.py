@@ -54,9 +54,9 @@ def sequence_features(model: Network, images: Tensor, rounds: int = 4) -> Sequen
         raise QvggtError(f"selection: images {list(images.shape)}, expected [S, 3, H, W] with at least 2 frames")
     layers = deep_layers(model, rounds)
     device = next(model.parameters()).device
-    with _observed(model, layers, frames=len(images)) as found:
+    with _observed(model, layers, frames=len(images)) as measured:
         tokens = family_of(model).last_tokens(model, images.to(device))
-    return SequenceFeatures(layers, np.array([found[layer] for layer in layers]), frame_similarity(tokens))
+    return SequenceFeatures(layers, np.array([measured[layer] for layer in layers]), frame_similarity(tokens))
 
 
 def frame_similarity(tokens: Tensor) -> NDArray[np.float64]:
@@ -81,11 +81,11 @@ def token_statistics(tokens: Tensor) -> tuple[float, float, float]:
 @contextmanager
 def _observed(model: Network, layers: tuple[str, ...], frames: int) -> Iterator[dict[str, tuple[float, float, float]]]:
     """While open, a forward pass fills the mapping layer -> statistics of what its `norm1` reads."""
-    found: dict[str, tuple[float, float, float]] = {}
+    measured: dict[str, tuple[float, float, float]] = {}
 
     def observe(path: str, _norm: torch.nn.Module, x: Tensor) -> None:
         # [S, P, C] in a frame block, [1, S*P, C] in a global one
-        found[path.removesuffix(".norm1")] = token_statistics(x.reshape(frames, -1, x.shape[-1]))
+        measured[path.removesuffix(".norm1")] = token_statistics(x.reshape(frames, -1, x.shape[-1]))
 
     with hooked(model, [f"{layer}.norm1" for layer in layers], observe):
-        yield found
+        yield measured

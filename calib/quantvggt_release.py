@@ -75,7 +75,7 @@ def read_released(folder: str | Path) -> ReleasedParameters:
     ignored: dict[str, None] = {}
     groups: tuple[str, ...] | None = None
     count: int | None = None
-    for kind, name in FILES.items():
+    for view, name in FILES.items():
         path = folder / name
         blocks = check_blocks(path, load_blocks(path), count)
         count = len(blocks)
@@ -86,7 +86,7 @@ def read_released(folder: str | Path) -> ReleasedParameters:
             block = ReleasedBlock(f"{path}: block {number}", entries, groups)
             ignored |= dict.fromkeys(block.unknown())
             for linear in LINEARS:
-                linears[f"{PART}.{kind}.{number}.{linear}"] = block.linear(linear)
+                linears[f"{PART}.{view}.{number}.{linear}"] = block.linear(linear)
     assert groups is not None
     assert count is not None
     return ReleasedParameters(folder, linears, groups, count, tuple(ignored))

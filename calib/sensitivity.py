@@ -30,18 +30,18 @@ def find_units(model: Network, parts: tuple[str, ...], by: str) -> list[Unit]:
     """The units of `parts`, in the order they run: one per part, or one per transformer block and per dense head."""
     if by not in ("part", "block"):
         raise QvggtError(f"--budget-by {by!r}: expected part or block")
-    family, found = family_of(model), list[Unit]()
+    family, units = family_of(model), list[Unit]()
     for part in map(family.part, parts):
         roots = {path: root for path in part.roots if (root := module_at(model, path)) is not None}
         if by == "part":
-            found += [Unit(part.name, tuple(f"{path}.*" for path in roots), family.name)] if roots else []
+            units += [Unit(part.name, tuple(f"{path}.*" for path in roots), family.name)] if roots else []
             continue
         paths = list(roots)
         if not part.convs:  # lists of blocks, which take turns
             lengths = {path: len(list(root.children())) for path, root in roots.items()}
             paths = [f"{p}.{i}" for i in range(max(lengths.values(), default=0)) for p in roots if i < lengths[p]]
-        found += [Unit(path, (f"{path}.*",), family.name) for path in paths]
-    return found
+        units += [Unit(path, (f"{path}.*",), family.name) for path in paths]
+    return units
 
 
 def unit_scheme(unit: Unit, bits: str, activation: Activation) -> Scheme:

@@ -60,11 +60,11 @@ def export(
     if check is not None and not bool(check.isfinite().all()):
         raise QvggtError("check: the images hold NaN or infinity, expected values in [0, 1]")
     scheme = model.scheme or parse_scheme("fp32", family=model.network.config.family)
-    kind = float_type(precision, scheme, target)
+    real = float_type(precision, scheme, target)
     words = tuple(family_of(model.network).exportable) if outputs is None else tuple(outputs)
-    config = ExportConfig(height, width, words, frames, Target(target), kind)
+    config = ExportConfig(height, width, words, frames, Target(target), real)
     written = export_onnx(model.network, scheme, config, path, {"name": model.name, "sha256": model.sha256})
-    parity = None if check is None else measure_parity(written.path, model, scheme, check, progress, kind)
+    parity = None if check is None else measure_parity(written.path, model, scheme, check, progress, real)
     return replace(written, parity=parity)
 
 

@@ -82,7 +82,7 @@ def select_images(
     """The chosen sequences of a pool and the list of reasons.
 
     One sequence is in memory at a time. Features go to the file `store` as they are measured and are taken from there;
-    `job`: what they depend on besides the pool's images. QvggtError as `select_pool`, and for a store of another job.
+    `job`: what they depend on besides the pool's images. QvggtError as `measure_pool`, and for a store of another job.
     """
     from qvggt.calib.pool_journal import PoolJournal
     from qvggt.calib.selection import measure_pool, select_records

@@ -51,11 +51,11 @@ def frontier(table: Table) -> list[Assignment]:
             steps.append((-(a.damage - b.damage) / (b.cost - a.cost), name, order, number))
     steps.sort(key=lambda step: (step[0], step[2], step[3]))
     current = {name: hull[0] for name, hull in hulls.items()}
-    found = [dict(current)]
+    assignments = [dict(current)]
     for _, name, _, number in steps:
         current[name] = hulls[name][number + 1]
-        found.append(dict(current))
-    return found
+        assignments.append(dict(current))
+    return assignments
 
 
 def cheapest_within(

@@ -7,9 +7,8 @@ from dataclasses import asdict
 
 from torch import Tensor
 
-from qvggt.calib.block_store import BlockStore
-from qvggt.calib.convs import observe_convs
-from qvggt.calib.ranges import observe_ranges
+from qvggt.calib.block_journal import BlockJournal
+from qvggt.calib.ranges import static_ranges
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.reconstruct import BlockReport, calibrate_block
 from qvggt.calib.stream import Stream
@@ -18,7 +17,7 @@ from qvggt.models.family import LINEARS, family_of
 from qvggt.models.fold_config import FoldConfig
 from qvggt.models.network import Network
 from qvggt.progress import bar
-from qvggt.quant.model import check_overrides, quantize_, scheme_convs, scheme_linears, tell_centers_
+from qvggt.quant.model import check_overrides, quantize_, tell_centers_
 from qvggt.quant.scheme import Scheme
 from qvggt.rotation.fold import fold_
 
@@ -39,14 +38,14 @@ def calibrate_(
     batches: Iterable[Tensor],
     seed: int = 0,
     *,
-    store: BlockStore | None = None,
+    journal: BlockJournal | None = None,
     memory: int = 2 << 30,
     progress: bool = True,
 ) -> dict[str, BlockReport]:
     """Quantize the blocks of a float model in place; returns path -> report.
 
     `batches`: image sequences [S, 3, H, W] in [0, 1]. Deterministic for a seed. Blocks without a quantized linear
-    are only passed through. `store`: finished blocks go there and are taken from there. `memory`: bytes of tokens
+    are only passed through. `journal`: finished blocks go there and are taken from there. `memory`: bytes of tokens
     held in RAM before they spill to disk. What is quantized outside the stages (in a camera head, the convolutions
     of dense heads) is rounded to nearest at the end; static activations read `batches` again for their ranges.
     QvggtError for an override that matches nothing.
@@ -68,21 +67,18 @@ def calibrate_(
         final = block
         formats = {n: f for n in LINEARS if (f := scheme.format(f"{stage.path}.{n}")) is not None}
         if formats:
-            done = None if store is None else store.load(stage.path, block, formats)
+            done = None if journal is None else journal.load(stage.path, block, formats)
             if done is None:
                 done = calibrate_block(block, stage, formats, target, source, recipe, seed)
-                if store is not None:
-                    store.save(stage.path, *done)
+                if journal is not None:
+                    journal.save(stage.path, *done)
             final, reports[stage.path] = done
             model.set_submodule(stage.path, final)
         target.advance(stage, block, recipe.frame_shapes)
         if source is not target:
             source.advance(stage, final, recipe.frame_shapes)
     tell_centers_(model)
-    rest = [path for path, _, format in scheme_linears(model, scheme) if format.mode == "static"]
-    ranges = observe_ranges(model, batches, rest, progress=progress) if rest else None
-    convs = [path for path, _, _ in scheme_convs(model, scheme)]
-    quantize_(model, scheme, ranges, observe_convs(model, batches, convs, progress=progress) if convs else None)
+    quantize_(model, scheme, *static_ranges(model, scheme, batches, progress=progress))
     return reports
 
 

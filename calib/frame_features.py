@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qvggt.errors import QvggtError
+from qvggt.hooks import hooked
 from qvggt.models.family import family_of
 from qvggt.models.network import Network
-from qvggt.watching import watching
 
 STATISTICS = ("mean", "std", "lowest frame std")
 
@@ -54,9 +54,9 @@ def sequence_features(model: Network, images: Tensor, rounds: int = 4) -> Sequen
         raise QvggtError(f"selection: images {list(images.shape)}, expected [S, 3, H, W] with at least 2 frames")
     layers = deep_layers(model, rounds)
     device = next(model.parameters()).device
-    with _observed(model, layers, frames=len(images)) as found:
+    with _observed(model, layers, frames=len(images)) as measured:
         tokens = family_of(model).last_tokens(model, images.to(device))
-    return SequenceFeatures(layers, np.array([found[layer] for layer in layers]), frame_similarity(tokens))
+    return SequenceFeatures(layers, np.array([measured[layer] for layer in layers]), frame_similarity(tokens))
 
 
 def frame_similarity(tokens: Tensor) -> NDArray[np.float64]:
@@ -81,15 +81,11 @@ def token_statistics(tokens: Tensor) -> tuple[float, float, float]:
 @contextmanager
 def _observed(model: Network, layers: tuple[str, ...], frames: int) -> Iterator[dict[str, tuple[float, float, float]]]:
     """While open, a forward pass fills the mapping layer -> statistics of what its `norm1` reads."""
-    found: dict[str, tuple[float, float, float]] = {}
+    measured: dict[str, tuple[float, float, float]] = {}
 
-    def observe(layer: str, x: Tensor) -> None:
+    def observe(path: str, _norm: torch.nn.Module, x: Tensor) -> None:
         # [S, P, C] in a frame block, [1, S*P, C] in a global one
-        found[layer] = token_statistics(x.reshape(frames, -1, x.shape[-1]))
+        measured[path.removesuffix(".norm1")] = token_statistics(x.reshape(frames, -1, x.shape[-1]))
 
-    watchers = [
-        (model.get_submodule(f"{layer}.norm1"), lambda _m, inputs, layer=layer: observe(layer, inputs[0]))
-        for layer in layers
-    ]
-    with watching(watchers):
-        yield found
+    with hooked(model, [f"{layer}.norm1" for layer in layers], observe):
+        yield measured

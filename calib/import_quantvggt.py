@@ -74,7 +74,7 @@ def matching_linears(model: Network, released: ReleasedParameters) -> dict[str, 
             f"{released.folder}: parameters of {released.blocks} frame and global blocks, "
             f"the model has {depth}; {other}"
         )
-    found: dict[str, nn.Linear] = {}
+    linears: dict[str, nn.Linear] = {}
     for path, parameters in released.linears.items():
         linear = model.get_submodule(path)
         if not isinstance(linear, nn.Linear):
@@ -86,8 +86,8 @@ def matching_linears(model: Network, released: ReleasedParameters) -> dict[str, 
                 f"{released.folder}: parameters of {path} are for a weight {[outputs, inputs]}, "
                 f"the model's is {list(linear.weight.shape)}; {other}"
             )
-        found[path] = linear
-    return found
+        linears[path] = linear
+    return linears
 
 
 def clip_weight(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:

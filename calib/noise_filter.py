@@ -59,15 +59,15 @@ class Fences:
     def findings(self, table: Array) -> list[Finding | None]:
         """Per sequence: None when every statistic is inside, else the worst one."""
         distance = self.distance(table)
-        found: list[Finding | None] = []
+        findings: list[Finding | None] = []
         for row, far in zip(table, distance, strict=True):
             worst = int(far.argmax())
             if far[worst] <= self.width:
-                found.append(None)
+                findings.append(None)
                 continue
             value = float(row[worst]) if np.isfinite(row[worst]) else None
-            found.append(Finding(worst, value, float(self.low[worst]), float(self.high[worst])))
-        return found
+            findings.append(Finding(worst, value, float(self.low[worst]), float(self.high[worst])))
+        return findings
 
 
 def fit_fences(table: Array, false_alarm: float = 0.05) -> Fences:
@@ -117,14 +117,14 @@ def find_noise(
     only values that are no finite number are found then.
     """
     labels = np.array(groups)
-    found: list[Finding | None] = [None] * len(table)
+    findings: list[Finding | None] = [None] * len(table)
     small = [name for name in sorted(set(groups)) if np.isfinite(table[labels == name]).all(1).sum() < minimum]
     for name in sorted(set(groups)):
         rows = np.flatnonzero(labels == name)
         judges = table if name in small else table[rows]
         for row, finding in zip(rows, _judge(table[rows], judges, minimum, false_alarm), strict=True):
-            found[row] = finding
-    return found
+            findings[row] = finding
+    return findings
 
 
 def _judge(table: Array, judges: Array, minimum: int, false_alarm: float) -> list[Finding | None]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ def read_released(folder: str | Path) -> ReleasedParameters:
     ignored: dict[str, None] = {}
     groups: tuple[str, ...] | None = None
     count: int | None = None
-    for kind, name in FILES.items():
+    for view, name in FILES.items():
         path = folder / name
         blocks = check_blocks(path, load_blocks(path), count)
         count = len(blocks)
@@ -86,7 +86,7 @@ def read_released(folder: str | Path) -> ReleasedParameters:
             block = ReleasedBlock(f"{path}: block {number}", entries, groups)
             ignored |= dict.fromkeys(block.unknown())
             for linear in LINEARS:
-                linears[f"{PART}.{kind}.{number}.{linear}"] = block.linear(linear)
+                linears[f"{PART}.{view}.{number}.{linear}"] = block.linear(linear)
     assert groups is not None
     assert count is not None
     return ReleasedParameters(folder, linears, groups, count, tuple(ignored))
@@ -150,6 +150,9 @@ class ReleasedBlock:
     entries: Mapping[str, Any]
     groups: tuple[str, ...]
 
+    def fail(self, key: str, expected: str, got: object, advice: str = "get the release again") -> NoReturn:
+        raise QvggtError(f"{self.label}, {key}: expected {expected}, got {got}; {advice}")
+
     def unknown(self) -> list[str]:
         """Names that mean nothing here. QvggtError for tensors of a group the first block lacks."""
         known = {f"{linear}.{ROTATION}" for linear in LINEARS}
@@ -172,9 +175,7 @@ class ReleasedBlock:
             low, high = (self.ratio(f"{name}.{key}", (None, 1)) for key in GROUPS["lwc"])
             if low.shape != high.shape:
                 key = f"{name}.{GROUPS['lwc'][1]}"
-                raise QvggtError(
-                    f"{self.label}, {key}: expected shape {list(low.shape)} as of its pair, got {list(high.shape)}"
-                )
+                self.fail(key, f"shape {list(low.shape)} as of its pair", list(high.shape))
             weight_clip = torch.stack([low, high])
         if "lac" in self.groups:
             act_clip = torch.cat([self.ratio(f"{name}.{key}", (1,)) for key in GROUPS["lac"]])
@@ -188,19 +189,13 @@ class ReleasedBlock:
         sizes = ["n" if size is None else size for size in shape]
         if not isinstance(value, Tensor) or value.dtype not in FLOATS or value.layout != torch.strided or value.is_meta:
             got = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
-            raise QvggtError(f"{self.label}, {key}: expected a dense float tensor, got {got}; get the release again")
+            self.fail(key, "a dense float tensor", got)
         fits = value.dim() == len(shape) and all(w in (None, n) for w, n in zip(shape, value.shape, strict=True))
         if not fits or value.numel() == 0:
-            raise QvggtError(
-                f"{self.label}, {key}: expected shape {str(sizes).replace(chr(39), '')}, got {list(value.shape)}; "
-                "get the release again"
-            )
+            self.fail(key, f"shape {str(sizes).replace(chr(39), '')}", list(value.shape))
         value = value.detach().float()
         if not bool(value.isfinite().all()):
-            bad = int((~value.isfinite()).sum())
-            raise QvggtError(
-                f"{self.label}, {key}: expected finite values, got {bad} NaN or infinite; get the release again"
-            )
+            self.fail(key, "finite values", f"{int((~value.isfinite()).sum())} NaN or infinite")
         return value
 
     def signs(self, key: str) -> Tensor:
@@ -208,24 +203,21 @@ class ReleasedBlock:
         matrix = self.tensor(key, (None, None))
         width = len(matrix)
         if matrix.shape != (width, width) or power(width, 2) is None:
-            raise QvggtError(
-                f"{self.label}, {key}: expected a square matrix whose width is a power of two, got "
-                f"{list(matrix.shape)}; other rotations are not supported"
-            )
+            wanted = "a square matrix whose width is a power of two"
+            self.fail(key, wanted, list(matrix.shape), "other rotations are not supported")
         signs = matrix[:, 0].sign()
         error = hadamard_error(matrix, signs)
         if error > TOLERANCE:
-            raise QvggtError(
-                f"{self.label}, {key}: expected signs times the Sylvester Hadamard matrix over sqrt({width}), got "
-                f"entries that differ by {error:.1e} of their size; dense rotations are not supported"
-            )
+            wanted = f"signs times the Sylvester Hadamard matrix over sqrt({width})"
+            got = f"entries that differ by {error:.1e} of their size"
+            self.fail(key, wanted, got, "dense rotations are not supported")
         return signs
 
     def scale(self, key: str, width: int) -> Tensor:
         scale = self.tensor(key, (1, width))[0]
         least = float(scale.min())
         if least < torch.finfo(torch.float32).tiny:  # below it 1 / s overflows
-            raise QvggtError(f"{self.label}, {key}: expected scales > 0, got {least:g}; get the release again")
+            self.fail(key, "scales > 0", f"{least:g}")
         return scale.clone()
 
     def ratio(self, key: str, shape: tuple[int | None, ...]) -> Tensor:
@@ -233,10 +225,7 @@ class ReleasedBlock:
         logits = self.tensor(key, shape)
         ratio = logits.sigmoid()
         if bool((ratio == 0).any()):
-            raise QvggtError(
-                f"{self.label}, {key}: expected logits of clip ratios > 0, got {float(logits.min()):g}; "
-                "get the release again"
-            )
+            self.fail(key, "logits of clip ratios > 0", f"{float(logits.min()):g}")
         return ratio
 
 

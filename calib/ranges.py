@@ -1,4 +1,9 @@
-"""Observed input ranges of linears: the statistics static activation quantization starts from."""
+"""Observed ranges: what the static quantization of linears and of the dense heads' convolutions starts from.
+
+Largest magnitudes are taken as they are, for convolutions too, whose weights are rounded to nearest on each row's full
+range: at 8 bits a narrower range gained nothing, and on 4-bit rows it cost 7 to 10 dB of depth, as clipped weights move
+the mean of maps that are positive after a ReLU (docs/results/parts.json has the choice's accuracy).
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,32 @@ import torch
 from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
+from qvggt.hooks import hooked
 from qvggt.progress import bar
-from qvggt.watching import watching
+from qvggt.quant.conv import ConvRange
+from qvggt.quant.model import scheme_convs, scheme_linears
+from qvggt.quant.scheme import Scheme
+
+BEFORE_RELU = ".conv1"  # path ending of convolutions whose negative outputs are never seen
+
+
+def static_ranges(
+    model: nn.Module,
+    scheme: Scheme,
+    batches: Iterable[Tensor] | None,
+    total: int | None = None,
+    progress: bool = True,
+) -> tuple[dict[str, float], dict[str, ConvRange]]:
+    """What `quantize_` takes: ranges of the linears with static inputs and of the convolutions; empty without batches.
+
+    `batches` are read once for each of the two; what a calibration quantized before shows them its own outputs.
+    """
+    linears = [path for path, _, format in scheme_linears(model, scheme) if format.mode == "static"]
+    convs = [path for path, _, _ in scheme_convs(model, scheme)]
+    if batches is None:
+        return {}, {}
+    ranges = observe_ranges(model, batches, linears, total, progress) if linears else {}
+    return ranges, observe_convs(model, batches, convs, total, progress) if convs else {}
 
 
 def observe_ranges(
@@ -28,14 +57,38 @@ def observe_ranges(
     ranges: dict[str, float] = {}
 
     def record(path: str, x: Tensor, _y: Tensor) -> None:
-        low, high = x.aminmax()
-        amax = max(-float(low), float(high))
-        if not math.isfinite(amax):
-            raise QvggtError(f"{path}: its input holds NaN or infinity, so it has no range; check weights and images")
-        ranges[path] = max(ranges.get(path, 0.0), amax)
+        ranges[path] = max(ranges.get(path, 0.0), _largest(path, x, "its input"))
 
     observe(model, batches, paths, record, desc="observe ranges", total=total, progress=progress)
     return ranges
+
+
+def observe_convs(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    paths: Sequence[str],
+    total: int | None = None,
+    progress: bool = True,
+) -> dict[str, ConvRange]:
+    """As `observe_ranges`, of inputs and outputs of the named float convolutions."""
+    ranges: dict[str, ConvRange] = {}
+
+    def record(path: str, x: Tensor, y: Tensor) -> None:
+        y = y.clamp_min(0) if path.endswith(BEFORE_RELU) else y
+        before = ranges.get(path, ConvRange(0.0, 0.0))
+        maps = ((before.input, x), (before.output, y))
+        ranges[path] = ConvRange(*(max(amax, _largest(path, z, "a map")) for amax, z in maps))
+
+    observe(model, batches, paths, record, desc="observe maps", total=total, progress=progress)
+    return ranges
+
+
+def _largest(path: str, x: Tensor, what: str) -> float:
+    low, high = x.aminmax()
+    amax = max(-float(low), float(high))
+    if not math.isfinite(amax):
+        raise QvggtError(f"{path}: {what} holds NaN or infinity, so it has no range; check weights and images")
+    return amax
 
 
 def observe(
@@ -54,12 +107,11 @@ def observe(
     """
     seen: set[str] = set()
 
-    def keep(path: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        record(path, inputs[0], output)
+    def keep(path: str, _module: nn.Module, x: Tensor, y: Tensor) -> None:
+        record(path, x, y)
         seen.add(path)
 
-    watchers = [(model.get_submodule(path), lambda _m, x, y, path=path: keep(path, x, y)) for path in paths]
-    with torch.no_grad(), watching(watchers, outputs=True):
+    with torch.no_grad(), hooked(model, paths, keep, outputs=True):
         for images in bar(batches, total=total, desc=desc, unit="sequence", shown=progress):
             model(images)
     for path in paths:

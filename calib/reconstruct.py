@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +14,6 @@ from qvggt.calib.gptq import InputMoments, gptq_codes
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.stream import Stream
-from qvggt.calib.type_means import TypeMeans
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.models.family import LINEARS, Stage
@@ -59,7 +57,7 @@ def calibrate_block(
     learnables = _attach(quantized, formats, stage, recipe, seed)
     if recipe.center:
         names = [name for name, format in formats.items() if format.activation is not None]
-        for name, means in _type_means(block, names, stage, source, recipe).items():
+        for name, means in source.type_means(stage, block, names, recipe.frame_shapes).items():
             learnables[name].start_center(means)
     inputs = _record(block, learnables, stage, source, recipe)
     for name, learnable in learnables.items():
@@ -80,7 +78,7 @@ def _balance_values(block: Block, stage: Stage, source: Stream, recipe: Recipe, 
     """A copy of the block whose value channels, head by head, are in the balanced basis of proj's input."""
     attention = block.attn
     covariance = torch.zeros(attention.num_heads, attention.head_dim, attention.head_dim, dtype=torch.float64)
-    means = _type_means(block, ("attn.proj",), stage, source, recipe)["attn.proj"] if recipe.center else None
+    means = source.type_means(stage, block, ["attn.proj"], recipe.frame_shapes)["attn.proj"] if recipe.center else None
 
     def keep(x: Tensor, types: Tensor) -> None:
         x = x if means is None else x - means[types]
@@ -115,7 +113,7 @@ def _attach(
     block: Block, formats: dict[str, LinearFormat], stage: Stage, recipe: Recipe, seed: int
 ) -> dict[str, LearnableLinear]:
     """Put learnable linears in place of the float ones."""
-    found = {}
+    learnables = {}
     for name in LINEARS:
         if name not in formats:
             continue
@@ -124,21 +122,9 @@ def _attach(
         rotated = recipe.rotation == "linear" or (recipe.online == "fc2" and name == "mlp.fc2")
         width = linear.in_features
         rotation = KroneckerHadamard(width, named_seed(seed, f"{stage.path}.{name}")) if rotated else None
-        found[name] = LearnableLinear(linear, formats[name], rotation)
-        block.set_submodule(name, found[name])
-    return found
-
-
-@torch.no_grad()
-def _type_means(block: Block, names: Sequence[str], stage: Stage, source: Stream, recipe: Recipe) -> dict[str, Tensor]:
-    """Mean input of each of these linears per type of token, fp32 [types, in]; 0 for types no sequence has."""
-    found = {}
-    for name in names:
-        linear = block.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        found[name] = TypeMeans(stage.layout.types, linear.in_features)
-    source.visit(stage, block, {name: means.add for name, means in found.items()}, recipe.frame_shapes)
-    return {name: means.means().float() for name, means in found.items()}
+        learnables[name] = LearnableLinear(linear, formats[name], rotation)
+        block.set_submodule(name, learnables[name])
+    return learnables
 
 
 @torch.no_grad()

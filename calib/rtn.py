@@ -7,12 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from qvggt.calib.convs import observe_convs
-from qvggt.calib.ranges import observe_ranges
+from qvggt.calib.ranges import static_ranges
 from qvggt.models.network import Network
-from qvggt.quant.conv import ConvRange, QuantConv2d, conv_rows
+from qvggt.quant.conv import QuantConv2d, conv_rows
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.model import Conv, check_overrides, quantize_, scheme_convs, scheme_linears
+from qvggt.quant.model import Conv, check_overrides, quantize_
 from qvggt.quant.scheme import Scheme
 from qvggt.sqnr import decibels
 
@@ -36,14 +35,7 @@ def quantize_rtn_(
     QvggtError without, with the model untouched.
     """
     check_overrides(model, scheme)
-    static = [path for path, _, format in scheme_linears(model, scheme) if format.mode == "static"]
-    ranges: dict[str, float] = {}
-    if static and batches is not None:
-        ranges = observe_ranges(model, batches, static, total, progress)
-    convs = [path for path, _, _ in scheme_convs(model, scheme)]
-    maps: dict[str, ConvRange] = {}
-    if convs and batches is not None:
-        maps = observe_convs(model, batches, convs, total, progress)
+    ranges, maps = static_ranges(model, scheme, batches, total, progress)
     table: dict[str, dict[str, float]] = {}
 
     @torch.no_grad()

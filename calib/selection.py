@@ -31,7 +31,6 @@ __all__ = [
     "load_selection",
     "measure_pool",
     "save_selection",
-    "select_pool",
     "select_records",
 ]
 
@@ -45,24 +44,6 @@ class Record:
     features: SequenceFeatures
 
 
-def select_pool(
-    model: Network,
-    pool: Iterable[tuple[str, str, Tensor]],
-    config: SelectionConfig | None = None,
-    *,
-    total: int | None = None,
-    progress: bool = True,
-) -> Selection:
-    """Choose calibration sequences from a pool of (key, category, images [S, 3, H, W] in [0, 1]).
-
-    The pool is read once, one sequence alive at a time; its order does not matter. It should come from the training
-    split. Keys are unique, S is the same everywhere (spec/quantvggt.md section 3). `total`: sequences in the pool, for
-    the progress bar. QvggtError: an empty pool, a key twice, another number of frames, no finite features.
-    """
-    config = config or SelectionConfig()
-    return select_records(measure_pool(model, pool, config.deep_rounds, total=total, progress=progress), config)
-
-
 def measure_pool(
     model: Network,
     pool: Iterable[tuple[str, str, Tensor]],
@@ -72,9 +53,11 @@ def measure_pool(
     progress: bool = True,
     keep: Callable[[Record], None] | None = None,
 ) -> list[Record]:
-    """Features of every sequence of the pool; the images of one sequence are gone before the next is asked for.
+    """Features of every sequence of a pool of (key, category, images [S, 3, H, W] in [0, 1]).
 
-    `keep` gets every record as soon as it is measured.
+    The pool is read once; the images of one sequence are gone before the next is asked for. It should come from the
+    training split. Keys are unique, S is the same everywhere (spec/quantvggt.md section 3). `total`: sequences in the
+    pool, for the progress bar. `keep` gets every record as soon as it is measured. QvggtError for a key twice.
     """
     records: dict[str, Record] = {}
     with bar(total=total, desc="measure pool", unit="sequence", shown=progress) as moved:
@@ -90,7 +73,10 @@ def measure_pool(
 
 
 def select_records(records: Iterable[Record], config: SelectionConfig) -> Selection:
-    """The selection from measured sequences; `select_pool` without the network."""
+    """The selection from measured sequences, in any order.
+
+    QvggtError: none at all, different numbers of frames, no finite features.
+    """
     records = sorted(records, key=lambda record: record.key)  # k-means and ties depend on the order
     _check(records)
     findings = _noise(records, config)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qvggt.calib.budget import Choice, Unit
 from qvggt.calib.calibrate import calibrate_
-from qvggt.calib.memo import Memo
+from qvggt.calib.journal import Journal
 from qvggt.calib.recipe import Recipe
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import Activation, Format, LinearFormat
@@ -30,18 +30,18 @@ def find_units(model: Network, parts: tuple[str, ...], by: str) -> list[Unit]:
     """The units of `parts`, in the order they run: one per part, or one per transformer block and per dense head."""
     if by not in ("part", "block"):
         raise QvggtError(f"--budget-by {by!r}: expected part or block")
-    family, found = family_of(model), list[Unit]()
+    family, units = family_of(model), list[Unit]()
     for part in map(family.part, parts):
         roots = {path: root for path in part.roots if (root := module_at(model, path)) is not None}
         if by == "part":
-            found += [Unit(part.name, tuple(f"{path}.*" for path in roots), family.name)] if roots else []
+            units += [Unit(part.name, tuple(f"{path}.*" for path in roots), family.name)] if roots else []
             continue
         paths = list(roots)
         if not part.convs:  # lists of blocks, which take turns
             lengths = {path: len(list(root.children())) for path, root in roots.items()}
             paths = [f"{p}.{i}" for i in range(max(lengths.values(), default=0)) for p in roots if i < lengths[p]]
-        found += [Unit(path, (f"{path}.*",), family.name) for path in paths]
-    return found
+        units += [Unit(path, (f"{path}.*",), family.name) for path in paths]
+    return units
 
 
 def unit_scheme(unit: Unit, bits: str, activation: Activation) -> Scheme:
@@ -118,15 +118,15 @@ def measure_units(
     activation: Activation,
     trial: Trial,
     *,
-    memo: Memo | None = None,
+    journal: Journal | None = None,
     progress: bool = True,
 ) -> dict[str, list[Choice]]:
     """Unit name -> its choices on the `ladder`, with the error of the network's outputs when it alone is quantized.
 
-    The trial's `batches` are calibrated and measured on. `memo` keeps every figure and gives back those it has. Choices
-    with equal formats (convolutions have 8-bit activations in all) are measured once.
+    The trial's `batches` are calibrated and measured on. `journal` keeps every figure and gives back those it has.
+    Choices with equal formats (convolutions have 8-bit activations in all) are measured once.
     """
-    memo = memo or Memo(None, {}, "search")
+    journal = journal or Journal(None, {}, "search")
     reference: Outputs | None = None
     table: dict[str, list[Choice]] = {}
     with bar(total=len(units) * len(ladder), desc="sensitivity", unit="choice", shown=progress) as moved:
@@ -143,11 +143,11 @@ def measure_units(
                 damage = 0.0
                 if formats:
                     key = f"{unit.name} {bits}"
-                    if key not in memo.values:
+                    if key not in journal.values:
                         reference = reference or network_outputs(model, trial.batches)
                         network = quantized_copy(model, scheme, trial)
-                        memo.add(key, output_error(reference, network_outputs(network, trial.batches)))
-                    damage = memo.values[key]
+                        journal.add(key, output_error(reference, network_outputs(network, trial.batches)))
+                    damage = journal.values[key]
                 choices.append(unit_choice(model, unit, bits, activation, damage))
             table[unit.name] = choices
     return table
@@ -158,18 +158,18 @@ def make_drop(
     scheme_of: Callable[[dict[str, Choice]], Scheme],
     trial: Trial,
     score: Callable[[Network], float],
-    memo: Memo,
+    journal: Journal,
 ) -> Callable[[dict[str, Choice]], float]:
-    """What `cheapest_within` measures: `score` of the model quantized as an assignment says; kept in `memo`."""
+    """What `cheapest_within` measures: `score` of the model quantized as an assignment says; kept in `journal`."""
 
     def drop(assignment: dict[str, Choice]) -> float:
         scheme = scheme_of(assignment)
         key = scheme.to_json()
-        if key not in memo.values:
+        if key not in journal.values:
             quantizes = bool(_formats(model, scheme))
             network = quantized_copy(model, scheme, trial) if quantizes else model
-            memo.add(key, score(network))
-        return float(memo.values[key])
+            journal.add(key, score(network))
+        return float(journal.values[key])
 
     return drop
 

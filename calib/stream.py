@@ -5,17 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qvggt.hooks import hooked
 from qvggt.models.block import Block, Rope
 from qvggt.models.family import Stage, family_of
 from qvggt.models.network import Network
 from qvggt.models.token_types import token_types, types_in
-from qvggt.watching import watching
 
 
 @dataclass(frozen=True)
@@ -138,26 +139,38 @@ class Stream:
         self,
         stage: Stage,
         block: Block,
-        watchers: Mapping[str, Callable[[Tensor, Tensor], None]],
+        readers: Mapping[str, Callable[[Tensor, Tensor], None]],
         frame_shapes: bool = False,
         advance: bool = False,
     ) -> None:
-        """Run the block on every sequence; watchers[name](input, types) sees the input of that module of the block.
+        """Run the block on every sequence; readers[name](input, types) sees the input of that module of the block.
 
         `advance`: the block's output takes the place of its input.
         """
         types = torch.zeros(0, dtype=torch.int64)
-        calls = [
-            (block.get_submodule(name), lambda _m, inputs, watch=watch: watch(inputs[0], types))
-            for name, watch in watchers.items()
-        ]
-        with watching(calls):
+        with hooked(block, readers, lambda name, _module, x: readers[name](x, types)):
             for index in range(len(self.tokens)):
                 batch = self.batch(stage, [index], frame_shapes)
                 types = batch.types
                 out = batch.run(block)
                 if advance:
                     self.tokens.put(index, out.view_as(self.tokens[index]))
+
+    def type_means(
+        self, stage: Stage, block: Block, names: Iterable[str], frame_shapes: bool = False
+    ) -> dict[str, Tensor]:
+        """Mean input of each of these linears of the block per type of token, fp32 [types, in]; 0 for types no sequence
+        has."""
+        sums: dict[str, Tensor] = {}
+        counts = dict.fromkeys(names, torch.zeros(stage.layout.types, dtype=torch.float64))
+
+        def add(name: str, x: Tensor, types: Tensor) -> None:
+            empty = torch.zeros(stage.layout.types, x.shape[-1], dtype=torch.float64)
+            sums.setdefault(name, empty).index_add_(0, types.flatten(), x.flatten(0, -2).double())
+            counts[name] = counts[name] + torch.bincount(types.flatten(), minlength=stage.layout.types)
+
+        self.visit(stage, block, {name: partial(add, name) for name in counts}, frame_shapes)
+        return {name: (sums[name] / counts[name].clamp_min(1)[:, None]).float() for name in counts}
 
     @torch.no_grad()
     def enter(self, model: Network, stage: Stage) -> None:

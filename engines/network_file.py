@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def file_scheme(metadata: Metadata) -> Scheme | None:
     """What a file says of its quantization; QvggtError where that is damaged."""
     text = metadata.text("scheme")
     try:
-        return None if text is None else Scheme.from_json(text)
+        return None if text is None else Scheme.from_dict(json.loads(text))
     except (QvggtError, TypeError, ValueError) as error:
         raise metadata.damaged("scheme", f": {line(error)}") from error
 

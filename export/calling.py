@@ -6,7 +6,7 @@ A package and a function of the same name cannot both be attributes of `qvggt`, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +17,9 @@ from qvggt.quant.handle import Model
 from qvggt.quant.scheme import Scheme, parse_scheme
 
 if TYPE_CHECKING:
+    from qvggt.export.exporter import Exported
     from qvggt.export.parity import ParityReport
     from qvggt.export.precision import Precision
-
-
-@dataclass(frozen=True)
-class ExportedModel:
-    """Files that were written and their size in bytes. parity: None when it was not measured."""
-
-    path: Path
-    data: Path | None
-    bytes: int
-    parity: ParityReport | None
 
 
 def export(
@@ -42,7 +33,7 @@ def export(
     precision: str | None = None,
     check: Tensor | None = None,
     progress: bool = True,
-) -> ExportedModel:
+) -> Exported:
     """Write a model as ONNX with standard Q/DQ nodes; atomic, passes onnx.checker.
 
     size: (H, W) in pixels, multiples of the patch size; the model's own square by default. frames: (min, opt, max), a
@@ -69,12 +60,12 @@ def export(
     if check is not None and not bool(check.isfinite().all()):
         raise QvggtError("check: the images hold NaN or infinity, expected values in [0, 1]")
     scheme = model.scheme or parse_scheme("fp32", family=model.network.config.family)
-    kind = float_type(precision, scheme, target)
+    real = float_type(precision, scheme, target)
     words = tuple(family_of(model.network).exportable) if outputs is None else tuple(outputs)
-    config = ExportConfig(height, width, words, frames, Target(target), kind)
+    config = ExportConfig(height, width, words, frames, Target(target), real)
     written = export_onnx(model.network, scheme, config, path, {"name": model.name, "sha256": model.sha256})
-    parity = None if check is None else measure_parity(written.path, model, scheme, check, progress, kind)
-    return ExportedModel(written.path, written.data, written.bytes, parity)
+    parity = None if check is None else measure_parity(written.path, model, scheme, check, progress, real)
+    return replace(written, parity=parity)
 
 
 def measure_parity(
@@ -83,9 +74,8 @@ def measure_parity(
     """The two checks of `qvggt.export.parity` on one batch of images."""
     import onnxruntime as ort
 
-    from qvggt.export.emulation import measurable
+    from qvggt.export.emulation import measurable, session_options
     from qvggt.export.parity import ParityReport, check_linears, check_outputs
-    from qvggt.export.subgraph import session_options
 
     with measurable(path) as runnable:
         session = ort.InferenceSession(runnable, session_options(), providers=["CPUExecutionProvider"])

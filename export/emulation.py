@@ -14,15 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 from torch import Tensor, nn
 
+from qvggt import onnxruntime_config
 from qvggt.export.precision import Precision
 from qvggt.files import sibling
 from qvggt.models.block import Block, LayerScale
 from qvggt.models.family import family_of
 from qvggt.models.network import Network
-from qvggt.onnx_view.cut import HALF
+from qvggt.onnx_view.cut import HALF, Cut
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import tensor_types
 from qvggt.quant.linear import QuantLinear
@@ -38,7 +41,7 @@ def rounded_copy(model: ModelProto, types: Collection[int] = HALF) -> ModelProto
     Initializers keep their type and bytes (external data stays where it is) and are cast where they are used.
     Inputs and outputs of the graph must be of other types.
     """
-    kinds = tensor_types(model)
+    dtypes = tensor_types(model)
     result = ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:]
@@ -51,17 +54,16 @@ def rounded_copy(model: ModelProto, types: Collection[int] = HALF) -> ModelProto
         for i, name in enumerate(node.input):
             node.input[i] = widened.get(name, name)
         nodes.append(node)
-        halves = [(i, name) for i, name in enumerate(node.output) if kinds.get(name) in types]
+        halves = [(i, name) for i, name in enumerate(node.output) if dtypes.get(name) in types]
         if not halves or node.op_type in EXACT:
             continue
         for i, name in halves:
-            kind = kinds[name]
             if node.op_type == "Cast":  # its target is the half type already
                 node.output[i] = f"{name}/half"
             else:
                 node.output[i] = f"{name}/exact"
                 nodes.append(
-                    helper.make_node("Cast", [f"{name}/exact"], [f"{name}/half"], name=f"{name}/half", to=kind)
+                    helper.make_node("Cast", [f"{name}/exact"], [f"{name}/half"], name=f"{name}/half", to=dtypes[name])
                 )
             nodes.append(helper.make_node("Cast", [f"{name}/half"], [name], name=f"{name}/wide", to=TensorProto.FLOAT))
     result.graph.node.extend(nodes)
@@ -100,14 +102,15 @@ def rounding(model: Network, precision: Precision) -> Iterator[None]:
             if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, LayerScale)):
                 handles += _round_module(module, precision)
             elif isinstance(module, (QuantLinear, Block)):
-                handles.append(module.register_forward_hook(_round_output(precision)))
+                handles.append(module.register_forward_hook(round_output(precision)))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _round_output(precision: Precision) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+def round_output(precision: Precision) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    """A hook that rounds what a module returns."""
     return lambda _module, _inputs, out: out.to(precision.torch).to(out.dtype)
 
 
@@ -120,10 +123,28 @@ def _round_module(module: nn.Module, precision: Precision) -> list[Any]:
             kept.append((parameter, parameter.data))
             parameter.data = parameter.data.to(precision.torch).to(parameter.dtype)
 
-    def after(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
+    def after(_module: nn.Module, _inputs: Any, _output: Tensor) -> None:
         while kept:
             parameter, data = kept.pop()
             parameter.data = data
-        return out.to(precision.torch).to(out.dtype)
 
-    return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    hooks = [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    return [*hooks, module.register_forward_hook(round_output(precision))]
+
+
+def run_cut(cut: Cut, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One layer of an exported file run by ONNX Runtime: x [rows, K] -> y [rows, N]; of a convolution one map
+    [C, H, W] -> [N, H', W']."""
+    import onnxruntime as ort
+
+    model = rounded_copy(cut.model, (TensorProto.BFLOAT16,))
+    session = ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
+    result: NDArray[np.float32] = session.run(None, {cut.input: x[None]})[0][0]
+    return result
+
+
+def session_options() -> Any:
+    """Options under which ONNX Runtime computes the numbers the file says."""
+    import onnxruntime as ort
+
+    return onnxruntime_config.session_options(ort)

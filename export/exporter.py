@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 from onnx import NodeProto
@@ -22,6 +23,9 @@ from qvggt.predictions import SEMANTICS
 from qvggt.quant.model import quantized_convs, quantized_linears
 from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
+
+if TYPE_CHECKING:
+    from qvggt.export.parity import ParityReport
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,12 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class Exported:
-    """The written files and their sizes in bytes."""
+    """Files that were written and their size in bytes. parity: None when it was not measured."""
 
     path: Path
     data: Path | None
     bytes: int
+    parity: ParityReport | None = None
 
 
 def export_onnx(

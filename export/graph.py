@@ -59,10 +59,10 @@ class GraphBuilder:
         name = f"{name}_{repeat}" if repeat else name
         outputs = [name] if count == 1 else [f"{name}:{i}" for i in range(count)]
         self.nodes.append(helper.make_node(op_type, list(inputs), outputs, name=name, **attributes))
-        kind = self._type(op_type, inputs, attributes)
-        self.types.update(dict.fromkeys(outputs, kind))
+        dtype = self._type(op_type, inputs, attributes)
+        self.types.update(dict.fromkeys(outputs, dtype))
         if attributes.get("domain"):  # no shape inference knows the operator, and what follows needs its type
-            self.proto.graph.value_info.extend(helper.make_tensor_value_info(o, kind, None) for o in outputs)
+            self.proto.graph.value_info.extend(helper.make_tensor_value_info(o, dtype, None) for o in outputs)
         return outputs
 
     def _type(self, op_type: str, inputs: Sequence[str], attributes: Mapping[str, Any]) -> int:
@@ -71,15 +71,15 @@ class GraphBuilder:
             return int(attributes["to"])
         if op_type == "Shape":
             return int(TensorProto.INT64)
-        kinds = [self.types[name] for name in inputs if name]
+        dtypes = [self.types[name] for name in inputs if name]
         if op_type == "QuantizeLinear":
-            return kinds[2]
+            return dtypes[2]
         if op_type == "DequantizeLinear":
-            return kinds[1]
-        if len(set(kinds) & FLOAT_TYPES) > 1:
+            return dtypes[1]
+        if len(set(dtypes) & FLOAT_TYPES) > 1:
             names = ", ".join(f"{name} {TensorProto.DataType.Name(self.types[name])}" for name in inputs if name)
             raise TypeError(f"{op_type} of {names}: cast one of them first")
-        return kinds[0]
+        return dtypes[0]
 
     def precision_of(self, x: str) -> Precision:
         """Float type of a tensor."""

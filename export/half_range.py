@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from qvggt.export.precision import Precision
+from qvggt.hooks import hooked
 from qvggt.models.block import Block
 from qvggt.models.family import family_of
 from qvggt.models.network import Network
 from qvggt.quant.linear import QuantLinear
-from qvggt.watching import watching
 
 LIMIT = Precision.FP16.limit
 WORRY = 8.0  # headroom below which other images may well overflow: three bits
@@ -48,18 +48,14 @@ def half_ranges(model: Network, batches: Iterable[Tensor]) -> tuple[ModuleRange,
         amax = max(-float(low), float(high)) if bool(torch.isfinite(low) & torch.isfinite(high)) else float("inf")
         largest[path, side] = max(largest.get((path, side), 0.0), amax)
 
-    def both(path: str, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-        record(path, "input", inputs[0])
-        record(path, "output", out)
+    def both(path: str, _module: nn.Module, x: Tensor, y: Tensor) -> None:
+        record(path, "input", x)
+        record(path, "output", y)
 
     skipped = family_of(model).island(Precision.FP16.value)
     measured = (nn.Linear, QuantLinear, nn.Conv2d, nn.ConvTranspose2d, Block)
-    watchers = [
-        (module, lambda _m, inputs, out, path=path: both(path, inputs, out))
-        for path, module in model.named_modules()
-        if isinstance(module, measured) and not skipped.match(path)
-    ]
-    with torch.no_grad(), watching(watchers, outputs=True):
+    paths = [path for path, m in model.named_modules() if isinstance(m, measured) and not skipped.match(path)]
+    with torch.no_grad(), hooked(model, paths, both, outputs=True):
         for images in batches:
             model(images)
     ranges = (ModuleRange(path, side, amax) for (path, side), amax in largest.items())

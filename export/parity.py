@@ -1,12 +1,12 @@
 """The parity gate: what ONNX Runtime computes from the file against the PyTorch fake-quant reference.
 
-(a) Every quantized linear alone, fed the input it sees in the reference, must agree to float rounding. The one
-exception is a value that sits on a rounding tie, where one ulp of difference moves a code by one: tokens that differ
-and hold such a value are counted apart. (b) The whole network, per output, as SQNR and largest error: float noise
-between the two implementations flips the odd rounding, and one flipped code moves every later value of its token, so
-that a few flips end at the level of the quantization noise itself. (b) therefore passes at a floor in dB, or when the
-file differs from the reference no more than the reference differs from itself after a relative change of 1e-5 in its
-input, which is 400 times less than one grey level of an 8-bit image.
+(a) Every quantized linear and convolution alone, fed what it sees in the reference, must agree to float rounding. The
+one exception is a value that sits on a rounding tie, where one ulp of difference moves a code by one: tokens that
+differ and hold such a value are counted apart. (b) The whole network, per output, as SQNR and largest error: float
+noise between the two implementations flips the odd rounding, and one flipped code moves every later value of its
+token, so that a few flips end at the level of the quantization noise itself. (b) therefore passes at a floor in dB, or
+when the file differs from the reference no more than the reference differs from itself after a relative change of 1e-5
+in its input, which is 400 times less than one grey level of an 8-bit image.
 
 A half-precision file is held to the fp32 reference too. (a) allows two roundings of the product; an online rotation
 rounds values before they are quantized, so such a linear is compared with the reference that rounds at the same place.
@@ -17,44 +17,49 @@ accuracy (`qvggt.cli.gate`) may move by chance: it fails when the paired-bootstr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from onnx import TensorProto
 from torch import Tensor, nn
 
-from qvggt.export.emulation import rounding
+from qvggt.export.emulation import round_output, rounding, run_cut
 from qvggt.export.precision import Precision
-from qvggt.export.subgraph import run_cut
 from qvggt.formats.table import find_format
 from qvggt.formats.tensor_format import token_range
+from qvggt.hooks import hooked
 from qvggt.models.family import family_of
 from qvggt.models.network import Network
-from qvggt.onnx_view.cut import cut_linear, expected_in
+from qvggt.onnx_view.cut import HALF, cut_linear, expected_in
 from qvggt.onnx_view.file import open_onnx
+from qvggt.onnx_view.graph import Model
 from qvggt.progress import bar
+from qvggt.quant.conv import QuantConv2d
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.model import quantized_linears
+from qvggt.quant.model import quantized_convs, quantized_linears
 from qvggt.quant.scheme import Scheme
 from qvggt.sqnr import decibels
-from qvggt.watching import watching
 
 LINEAR_TOLERANCE = 1e-5  # of the largest output
 TIE_WIDTH = 1e-4  # distance from where a code changes, in units of the scale, that float rounding may cross
 MAX_TIES = 0.05  # of the tokens: more than that is no accident
 MAX_ROWS = 4096  # tokens per linear: enough to see every failure, bounded at 1B scale
+HALF_OUTPUT = 0.07  # steps that fp16 may move the value of the largest code of a convolution
+HALF_TIE_WIDTH = 0.25  # of its output steps: 2^-11 of a sum that fills its 8-bit grid, four times over
 NUDGE = 1e-5  # relative change of the input that stands for float noise
 SELF_MARGIN_DB = 6.0  # two realisations of the same noise, and their spread over a few sequences
-KINDS = {p.onnx: p for p in Precision}
+TYPES = {p.onnx: p for p in Precision}
 
 
 @dataclass(frozen=True)
-class LinearParity:
-    """One linear: tokens compared, tokens that differ on a rounding tie, largest relative error of all others."""
+class LayerParity:
+    """One layer: tokens compared, tokens that differ on a rounding tie, largest relative error of all others."""
 
     path: str
     error: float
@@ -94,7 +99,7 @@ class OutputParity:
 class ParityReport:
     """Both checks; truthy when every linear and every output passes."""
 
-    linears: tuple[LinearParity, ...]
+    linears: tuple[LayerParity, ...]
     outputs: tuple[OutputParity, ...]
 
     def __bool__(self) -> bool:
@@ -122,24 +127,10 @@ def sqnr_db(reference: NDArray[Any], other: NDArray[Any]) -> float:
     return pool.sqnr_db
 
 
-def record_inputs(model: Network, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
-    """Inputs [rows, K] of the named linears in one forward pass over images [S, 3, H, W], at most MAX_ROWS each.
-
-    Centered where the linear centers them, which the file does before the linear's own nodes. Rows are spread evenly
-    over the tokens, so that special tokens and every frame are among them.
-    """
-    recorded: dict[str, Tensor] = {}
-
-    def keep(path: str, module: QuantLinear, inputs: tuple[Tensor, ...]) -> None:
-        x = module.centered(inputs[0])
-        rows = x.detach().reshape(-1, x.shape[-1])
-        stride = -(-len(rows) // MAX_ROWS)
-        recorded[path] = rows[::stride].clone()
-
-    watchers = [(model.get_submodule(path), lambda m, inputs, path=path: keep(path, m, inputs)) for path in paths]
-    with torch.no_grad(), watching(watchers):
-        model(images)
-    return recorded
+def spread_rows(x: Tensor) -> Tensor:
+    """At most MAX_ROWS of the tokens x [..., K], spread evenly: special ones and every frame are among them."""
+    rows = x.detach().reshape(-1, x.shape[-1])
+    return rows[:: -(-len(rows) // MAX_ROWS)]
 
 
 def tie_rows(module: QuantLinear, x: Tensor) -> Tensor:
@@ -163,26 +154,60 @@ def check_linears(
     images: Tensor,
     progress: bool = True,
     precision: Precision = Precision.FP32,
-) -> tuple[LinearParity, ...]:
+) -> tuple[LayerParity, ...]:
     """Check (a) for every quantized linear in the file on inputs the reference's sees for images [S, 3, H, W].
 
     `precision` is the float type of the network in the file.
     """
-    file = open_onnx(onnx_path)
-    linears = {path: module for path, module in quantized_linears(reference) if expected_in(file, path)}
-    inputs = record_inputs(reference, images, list(linears))
     island = None if precision is Precision.FP32 else family_of(reference).island(precision.value)
-    results = []
-    for path, module in bar(linears.items(), desc="parity of linears", unit="linear", shown=progress):
+
+    def compare(file: Model, path: str, module: QuantLinear, x: Tensor) -> LayerParity:
         cut = cut_linear(file, path)
-        x = inputs.pop(path).to(KINDS[cut.type].torch).float()
-        with torch.no_grad():
-            own = Precision.FP32 if island is not None and island.match(path) else precision
-            results.append(_compare(path, module, x, run_cut(cut, x.numpy()), own))
-    return tuple(results)
+        rows = spread_rows(module.centered(x)).to(TYPES[cut.type].torch).float()
+        own = Precision.FP32 if island is not None and island.match(path) else precision
+        return _compare_linear(path, module, rows, run_cut(cut, rows.numpy()), own)
+
+    return _check_layers(onnx_path, reference, images, quantized_linears(reference), compare, progress)
 
 
-def _compare(path: str, module: QuantLinear, x: Tensor, got: NDArray[np.float32], precision: Precision) -> LinearParity:
+def check_convs(onnx_path: Path, reference: Network, images: Tensor, progress: bool = True) -> tuple[LayerParity, ...]:
+    """Check (a) for every quantized convolution in the file, on the first frame of images [S, 3, H, W].
+
+    `tokens` counts output values. Both sides end on an 8-bit grid, so a value differs by whole steps or not at all:
+    `ties` are those that differ by one step where the reference's value before rounding lies on the boundary (within
+    `TIE_WIDTH` steps, `HALF_TIE_WIDTH` in an fp16 network).
+    """
+    return _check_layers(onnx_path, reference, images[:1], quantized_convs(reference), _compare_conv, progress)
+
+
+def _check_layers(
+    onnx_path: Path,
+    reference: Network,
+    images: Tensor,
+    layers: Iterable[tuple[str, Any]],
+    compare: Callable[[Model, str, Any, Tensor], LayerParity],
+    progress: bool,
+) -> tuple[LayerParity, ...]:
+    """Each layer that the file has, on what it sees in one pass of the reference (the last time, where it is used
+    several times); one input is in memory at a time."""
+    file = open_onnx(onnx_path)
+    expected = [path for path, _ in layers if expected_in(file, path)]
+    results: dict[str, LayerParity] = {}
+    with bar(total=len(expected), desc="parity of layers", unit="layer", shown=progress) as moved:
+
+        def check(path: str, module: nn.Module, x: Tensor) -> None:
+            moved.update(path not in results)
+            results[path] = compare(file, path, module, x)
+
+        with torch.no_grad(), hooked(reference, expected, check):
+            if expected:
+                reference(images)
+    return tuple(results[path] for path in expected)
+
+
+def _compare_linear(
+    path: str, module: QuantLinear, x: Tensor, got: NDArray[np.float32], precision: Precision
+) -> LayerParity:
     """precision: of the network around the linear."""
     expected = module.product(x).numpy()
     half = precision is not Precision.FP32
@@ -192,22 +217,40 @@ def _compare(path: str, module: QuantLinear, x: Tensor, got: NDArray[np.float32]
         own = _rotated_half(module, module.transform.rotation, x, precision).numpy() - expected
         error, noise = (float(np.square(e, dtype=np.float64).sum()) for e in (got - expected, own))
         tolerance = 2 * math.sqrt(noise / energy) + 4 * precision.epsilon
-        return LinearParity(path, math.sqrt(error / energy) if math.isfinite(error) else math.inf, len(x), 0, tolerance)
+        return LayerParity(path, math.sqrt(error / energy) if math.isfinite(error) else math.inf, len(x), 0, tolerance)
     tolerance = 4 * precision.epsilon if half else LINEAR_TOLERANCE
     errors = np.abs(got - expected).max(-1) / max(float(np.abs(expected).max()), 1e-30)
     return verdict(path, errors, tie_rows(module, x).numpy(), tolerance)
 
 
-def verdict(path: str, errors: NDArray[np.floating], near: NDArray[np.bool_], tolerance: float) -> LinearParity:
+def _compare_conv(file: Model, path: str, module: QuantConv2d, x: Tensor) -> LayerParity:
+    """x [1, C, H, W]."""
+    cut = cut_linear(file, path, (1, None, None, None))
+    if cut.type == TensorProto.FLOAT16:
+        x = x.half().float()  # as it arrives in the network
+    grid, scale = module.maps.grid, module.maps.grid.scale(module.out_amax)
+    exact = module.product(x.float()).double() / scale.double()
+    if module.shape.shuffle > 1:
+        exact = F.pixel_shuffle(exact, module.shape.shuffle)
+    expected = grid.round(exact, 1.0)[0].numpy()
+    got = run_cut(cut, x[0].float().numpy()).astype(np.float64) / float(scale)
+    if cut.type in HALF:
+        got = np.where(np.abs(got - got.round()) < HALF_OUTPUT, got.round(), got)  # the code, which left in fp16
+    errors = np.abs(got - expected) / max(np.abs(expected).max(), 1e-30)
+    near = grid.near_boundary(exact, HALF_TIE_WIDTH if cut.type in HALF else TIE_WIDTH)[0].numpy()
+    return verdict(path, errors, near & (np.abs(got - expected) < 1.01), LINEAR_TOLERANCE)
+
+
+def verdict(path: str, errors: NDArray[np.floating], near: NDArray[np.bool_], tolerance: float) -> LayerParity:
     """Relative errors, where those above the tolerance are ties if they are `near` a rounding boundary."""
     errors[~np.isfinite(errors)] = np.inf
     ties = (errors > tolerance) & near
-    return LinearParity(path, float(errors[~ties].max(initial=0.0)), errors.size, int(ties.sum()), tolerance)
+    return LayerParity(path, float(errors[~ties].max(initial=0.0)), errors.size, int(ties.sum()), tolerance)
 
 
 def _rotated_half(module: QuantLinear, rotation: nn.Module, x: Tensor, precision: Precision) -> Tensor:
     """The linear with the result of its online rotation rounded to `precision`."""
-    handle = rotation.register_forward_hook(lambda _m, _i, out: out.to(precision.torch).to(out.dtype))
+    handle = rotation.register_forward_hook(round_output(precision))
     try:
         return module.product(x)
     finally:

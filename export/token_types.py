@@ -35,23 +35,12 @@ class TokenTypes:
             return b.op("Gather", [b.constant(name, table), self.ids()], path, axis=0)
         width = table.shape[1]
         groups = [table[i * self.special : (i + 1) * self.special] for i in range(len(self.rows))]
-        special = self._per_frame(path, name, groups, width)
+        rows = [b.constant(f"{name}.{i}", np.ascontiguousarray(g[None])) for i, g in enumerate(groups)]
+        special = frame_rows(b, path, rows, self.frames(), (self.special, width))
         patch = b.constant(f"{name}.patch", np.ascontiguousarray(table[-1][None, None]))
         patches = b.ints(self.rows.shape[1] - self.special, width)
         shape = b.op("Concat", [self.frames(), patches], path, axis=0)
         return b.op("Concat", [special, b.op("Expand", [patch, shape], path)], path, axis=1)
-
-    def _per_frame(self, path: str, name: str, groups: list[NDArray[Any]], width: int) -> str:
-        """Special rows of every frame, [S, special, C]."""
-        b = self.builder
-        constants = [b.constant(f"{name}.{i}", np.ascontiguousarray(g[None])) for i, g in enumerate(groups)]
-        shape = b.op("Concat", [self.frames(), b.ints(self.special, width)], path, axis=0)
-        rest = b.op("Expand", [constants[-1], shape], path)
-        if len(groups) == 1:
-            return rest
-        # one row too many, so that no tensor is empty with a single frame
-        joined = b.op("Concat", [constants[0], rest], path, axis=0)
-        return b.op("Slice", [joined, b.ints(0), self.frames(), b.ints(0)], path)
 
     def frames(self) -> str:
         """Number of frames, int64 [1]."""
@@ -72,3 +61,16 @@ class TokenTypes:
             which = b.op("Min", [which, one if len(self.rows) > 1 else zero], path)
             self._ids = b.op("Gather", [b.constant(f"{path}.rows", self.rows.numpy()), which], path, axis=0)
         return self._ids
+
+
+def frame_rows(b: GraphBuilder, path: str, rows: list[str], frames: str, shape: tuple[int, int]) -> str:
+    """Special tokens [S, T, C] of S = `frames` frames: rows[0] [1, T, C] for frame 0, the last for all others.
+
+    By copies: TensorRT fails to build an indexed table that is fused with an INT4 quantization (docs/tensorrt.md).
+    """
+    rest = b.op("Expand", [rows[-1], b.op("Concat", [frames, b.ints(*shape)], path, axis=0)], path)
+    if len(rows) == 1:
+        return rest
+    # one row too many, so that no tensor is empty with a single frame
+    joined = b.op("Concat", [rows[0], rest], path, axis=0)
+    return b.op("Slice", [joined, b.ints(0), frames, b.ints(0)], path)

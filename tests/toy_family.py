@@ -127,7 +127,7 @@ class ToyFamily(Family):
     def island(self, float_type: str) -> re.Pattern[str]:
         return re.compile(r"cameras|rays\.")
 
-    def config(self, values: dict[str, Any]) -> ToyConfig:
+    def config(self, values: Any) -> ToyConfig:
         return ToyConfig(**{**values, "heads": tuple(values["heads"])})
 
     def stages(self, config: Any) -> tuple[Stage, ...]:

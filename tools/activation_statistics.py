@@ -13,11 +13,11 @@ from scipy.stats import kurtosis
 from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
+from qvggt.hooks import hooked
 from qvggt.models.family import family_of
 from qvggt.models.network import Network
 from qvggt.progress import bar
 from qvggt.quant.linear import QuantLinear
-from qvggt.watching import watching
 
 TINY = math.ldexp(1, -126)  # smallest normal fp32: ratios stay finite where a median is 0
 MEDIANS = ("kurtosis", "max_over_median", "channel_ratio", "token_ratio")
@@ -87,12 +87,11 @@ def measure_activations(
     special = {stage.path: stage.layout.special for stage in family.stages(model.config)}
     start, per_frame = max(special.values()), 1  # tokens of a frame before its patches, and in all
 
-    def keep(path: str, x: Tensor) -> None:
+    def keep(path: str, _module: nn.Module, x: Tensor) -> None:
         size = per_frame if path.startswith(tuple(special)) else 1  # blocks of heads see no patches
         seen[path].append(x.cpu().reshape(-1, size, x.shape[-1]))
 
-    watchers = [(model.get_submodule(path), lambda _m, inputs, path=path: keep(path, inputs[0])) for path in seen]
-    with torch.no_grad(), watching(watchers):
+    with torch.no_grad(), hooked(model, seen, keep):
         for images in bar(batches, desc="activation statistics", unit="sequence", shown=progress):
             per_frame = family.tokens(model.config, *images.shape[-2:])
             model(images)

@@ -20,9 +20,9 @@ import typer
 from held_out import CALIBRATION_SEED, HELD_OUT_SEED, SIZE, Yardstick, images_of, scenes_in
 from reporting import Columns, change_text, columns, start, write_json
 
-from qvggt.calib.block_store import BlockStore
+from qvggt.calib.block_journal import BlockJournal
 from qvggt.calib.calibrate import calibrate_
-from qvggt.calib.memo import Memo
+from qvggt.calib.journal import Journal
 from qvggt.calib.recipe import find_recipe
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.files import file_sha256
@@ -81,17 +81,17 @@ def bench(
     call = {"model": model, "weights_sha256": file_sha256(find_weights(model))[:16], "scenes": scenes, "frames": 4}
     steps = find_recipe(recipe) if epochs is None else find_recipe(recipe).replace(epochs=epochs)
     call |= {"calibration_scenes": CALIBRATION_SCENES, "recipe": steps.to_dict()}
-    memo = Memo(output.with_name(f".{output.name}.rows.jsonl"), {**call, "versions": versions()}, "bench")
+    journal = Journal(output.with_name(f".{output.name}.rows.jsonl"), {**call, "versions": versions()}, "bench")
     yardstick = Yardstick(load_model(model), split)
     for scheme in [Scheme("fp32"), *schemes()]:
         key = scheme.to_json()
-        if key in memo.values:
+        if key in journal.values:
             continue
         network, began = load_model(model), time.perf_counter()
         if scheme.bits != "fp32":
             blocks = [part for part in scheme.parts if part in ("dino", "aggregator")]
-            store = BlockStore(data / f"{scheme.bits}-{'-'.join(blocks)}", {**call, "versions": versions()})
-            calibrate_(network, scheme, steps, calibration, store=store, progress=False)
+            store = BlockJournal(data / f"{scheme.bits}-{'-'.join(blocks)}", {**call, "versions": versions()})
+            calibrate_(network, scheme, steps, calibration, journal=store, progress=False)
         seconds = time.perf_counter() - began
         row: dict[str, Any] = {"bits": scheme.bits, "parts": "+".join(scheme.parts), "label": scheme.label}
         row["parts"] += " (heads w8a8)" if scheme.overrides else ""
@@ -101,12 +101,12 @@ def bench(
         row["bytes"] = file_bytes(network, scheme, Target.TENSORRT)
         row["bytes_cpu"] = file_bytes(network, scheme, Target.CPU)
         row["calibration_seconds"] = round(seconds, 1)
-        memo.add(key, row)
+        journal.add(key, row)
         print(table([row]).splitlines()[-1], flush=True)
-    rows = [memo.values[scheme.to_json()] for scheme in [Scheme("fp32"), *schemes()]]
+    rows = [journal.values[scheme.to_json()] for scheme in [Scheme("fp32"), *schemes()]]
     print(table(rows))
     write_json(output, {"call": call, "versions": versions(), "rows": rows})
-    memo.remove()
+    journal.remove()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
+from qvggt.hooks import hooked
 from qvggt.models.block import Block
 from qvggt.models.family import LINEARS, family_of
 from qvggt.models.folded import check_foldable
@@ -24,7 +25,6 @@ from qvggt.models.network import Network
 from qvggt.quant.hadamard import complement_of_ones, named_seed
 from qvggt.rotation.fold import rotate_streams_
 from qvggt.rotation.smoothing import fold_smoothing_
-from qvggt.watching import watching
 
 
 def inject_outliers_(model: Network, factor: float = 30.0, fraction: float = 0.02, seed: int = 0) -> None:
@@ -77,23 +77,20 @@ def stream_moments(model: Network, batches: Iterable[Tensor]) -> dict[str, Tenso
     sums = {stream.name: torch.zeros(width, width, dtype=torch.float64) for stream in streams}
     counts = dict.fromkeys(sums, 0)
 
-    def add(stream: str, norm: nn.LayerNorm, x: Tensor) -> None:
+    def add(path: str, norm: nn.LayerNorm, x: Tensor) -> None:
+        stream = norms[path]
         tokens = F.layer_norm(x.double(), (width,), eps=norm.eps).flatten(0, -2)
         sums[stream] += (tokens.T @ tokens).cpu()
         counts[stream] += len(tokens)
 
-    norms = [
-        (stream.name, reader.norm)
+    norms = {
+        reader.norm: stream.name
         for stream in streams
         for reader in stream.readers
         if reader.norm is not None and len(reader.rotated) == 1
-    ]
-    norms += [(s.stream, f"{s.path}.{norm}") for s in family.stages(model.config) for norm in ("norm1", "norm2")]
-    watchers = [
-        (model.get_submodule(path), lambda module, inputs, stream=stream: add(stream, module, inputs[0]))
-        for stream, path in norms
-    ]
-    with watching(watchers):
+    }
+    norms |= {f"{s.path}.{norm}": s.stream for s in family.stages(model.config) for norm in ("norm1", "norm2")}
+    with hooked(model, norms, add):
         for images in batches:
             family.last_tokens(model, images)
     if not all(counts.values()):

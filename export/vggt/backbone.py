@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from torch import Tensor
 
 from qvggt.export.blocks import BlockEmitter, Rope, emit_norm
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import array, emit_linear
 from qvggt.export.precision import Precision
-from qvggt.export.token_types import TokenTypes
+from qvggt.export.token_types import TokenTypes, frame_rows
 from qvggt.models.family import TokenLayout
 from qvggt.models.vggt.aggregator import IMAGE_MEAN, IMAGE_STD, Aggregator
 from qvggt.models.vggt.vit import VisionTransformer
@@ -61,19 +60,6 @@ def emit_vit(
     return emit_norm(builder, f"{path}.norm", vit.norm, builder.slice(x, 1, first, first + count, path))
 
 
-def _special_tokens(builder: GraphBuilder, path: str, rows: Tensor, images: str) -> str:
-    """rows [2, T, C] -> [S, T, C]: row 0 for frame 0, row 1 for every other frame.
-
-    By copies: TensorRT fails to build an indexed table that is fused with an INT4 quantization (docs/tensorrt.md).
-    """
-    first, other = (builder.real(f"{path}.special_tokens.{i}", array(rows[i : i + 1])) for i in (0, 1))
-    frames = builder.op("Shape", [images], path, start=0, end=1)
-    shape = builder.op("Concat", [frames, builder.ints(*rows.shape[1:])], path, axis=0)
-    # one row too many, so that no tensor is empty with a single frame
-    table = builder.op("Concat", [first, builder.op("Expand", [other, shape], path)], path, axis=0)
-    return builder.op("Slice", [table, builder.ints(0), frames, builder.ints(0)], path)
-
-
 def emit_aggregator(
     builder: GraphBuilder,
     aggregator: Aggregator,
@@ -91,7 +77,9 @@ def emit_aggregator(
         patches = emit_linear(builder, f"{path}.patch_rotation", aggregator.patch_rotation, patches, target)
     patches = builder.cast(patches, builder.precision, path)
     rows = torch.cat([aggregator.camera_token[0], aggregator.register_token[0]], dim=1)
-    special = _special_tokens(builder, path, rows, images)
+    constants = [builder.real(f"{path}.special_tokens.{i}", array(rows[i : i + 1])) for i in (0, 1)]
+    frames = builder.op("Shape", [images], path, start=0, end=1)
+    special = frame_rows(builder, path, constants, frames, (rows.shape[1], rows.shape[2]))
     x = builder.op("Concat", [special, patches], path, axis=1)
 
     tokens = rows.shape[1] + (height // config.patch_size) * (width // config.patch_size)

@@ -81,7 +81,7 @@ def search_budget(
     `search.store`, so that an interrupted search goes on. Deterministic. QvggtError when nothing fits.
     """
     from qvggt.calib.budget import cheapest_within, frontier, mixed_scheme
-    from qvggt.calib.memo import Memo
+    from qvggt.calib.journal import Journal
     from qvggt.calib.sensitivity import Trial, find_units, make_drop, measure_units, quick
 
     base = search.scheme
@@ -94,18 +94,18 @@ def search_budget(
         raise QvggtError("--budget: no part of this model is to be quantized; name some with --parts")
     scored = score_images(pool, images, SCORED)
     about = {"limit": search.limit, "by": search.by, "scheme": base.to_dict(), "scored": scored.listing()}
-    memo = Memo(search.store, {**search.job, **about}, "budget search")
-    if memo.values:
-        typer.echo(f"going on after {len(memo.values)} measured choices ({search.store})")
+    journal = Journal(search.store, {**search.job, **about}, "budget search")
+    if journal.values:
+        typer.echo(f"going on after {len(journal.values)} measured choices ({search.store})")
     metric = make_metric(model, scored)
     few = [batch for batch, _ in zip(images, range(MEASURED), strict=False)]
     trial = Trial(quick(search.recipe), few, search.seed, search.memory)
-    table = measure_units(model, units, ladder, base.activation, trial, memo=memo)
+    table = measure_units(model, units, ladder, base.activation, trial, journal=journal)
 
     def scheme_of(assignment: dict[str, Choice]) -> Scheme:
         return mixed_scheme(units, assignment, base.bits, base.activation, base.parts)
 
-    drop = make_drop(model, scheme_of, trial, metric.drop, memo)
+    drop = make_drop(model, scheme_of, trial, metric.drop, journal)
     chosen, fitting = cheapest_within(frontier(table), drop, search.limit)
     scheme = scheme_of(chosen)
     rows = [_row(model, unit, chosen[unit.name], table[unit.name]) for unit in units]

@@ -85,7 +85,7 @@ def calibrate(
 
     if import_quantvggt is not None:
         return import_released(import_quantvggt, model, output, bits, given_options(context), revision, offline, force)
-    from qvggt.calib.block_store import BlockStore
+    from qvggt.calib.block_journal import BlockJournal
     from qvggt.calib.budget import parse_budget
     from qvggt.calib.calibrate import calibrate_, report_table
     from qvggt.calib.recipe import RECIPES, find_recipe
@@ -150,10 +150,10 @@ def calibrate(
     else:
         assert images is not None
         whole = {**job, "scheme": wanted.to_dict(), **calibration}
-        store = BlockStore(output.with_name(f".{output.name}.unfinished"), whole)
+        store = BlockJournal(output.with_name(f".{output.name}.unfinished"), whole)
         if store.finished():
             typer.echo(f"going on after {store.finished()} finished blocks ({store.folder})")
-        reports = calibrate_(network, wanted, chosen, images, seed, store=store, memory=int(memory * 1e9))
+        reports = calibrate_(network, wanted, chosen, images, seed, journal=store, memory=int(memory * 1e9))
         layers = report_table(reports)
     drop = None
     if searched is not None:

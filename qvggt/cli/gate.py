@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from qvggt.eval.result import CandidateResult
     from qvggt.export.half_range import ModuleRange
-    from qvggt.export.parity import LinearParity, OutputParity
+    from qvggt.export.parity import LayerParity, OutputParity
 
 SHOWN_RANGES = 20  # of the fp16 ranges, in the report
 AUC_TOLERANCE = 0.5  # points of AUC@30
@@ -57,9 +57,8 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme) -> bool:
     from qvggt.engines.torch_runner import TorchRunner
     from qvggt.eval.harness import evaluate
     from qvggt.eval.report import write_report
-    from qvggt.export.conv_parity import check_convs
     from qvggt.export.emulation import measurable
-    from qvggt.export.parity import ParityReport, check_linears, check_outputs
+    from qvggt.export.parity import ParityReport, check_convs, check_linears, check_outputs
     from qvggt.versions import versions
 
     longest = max(gate.frames, default=1)
@@ -159,7 +158,7 @@ def _check_range(reference: Network, batches: list[Tensor]) -> tuple[ModuleRange
     return ranges
 
 
-def _print(linears: Sequence[LinearParity], outputs: Sequence[OutputParity], precision: Precision) -> None:
+def _print(linears: Sequence[LayerParity], outputs: Sequence[OutputParity], precision: Precision) -> None:
     if linears:
         worst = max(linears, key=lambda p: p.error / p.tolerance)
         tokens, ties = sum(p.tokens for p in linears), sum(p.ties for p in linears)

@@ -82,16 +82,16 @@ def select_images(
     """The chosen sequences of a pool and the list of reasons.
 
     One sequence is in memory at a time. Features go to the file `store` as they are measured and are taken from there;
-    `job`: what they depend on besides the pool's images. QvggtError as `select_pool`, and for a store of another job.
+    `job`: what they depend on besides the pool's images. QvggtError as `measure_pool`, and for a store of another job.
     """
-    from qvggt.calib.pool_store import PoolStore
+    from qvggt.calib.pool_journal import PoolJournal
     from qvggt.calib.selection import measure_pool, select_records
 
     for sequence in pool.sequences:
         if len(sequence.frame_indices) < 2:
             raise QvggtError("--select needs 2 frames or more of a sequence to compare; raise --frames")
     listing = hashlib.sha256(json.dumps(pool.listing(), sort_keys=True).encode()).hexdigest()
-    kept = PoolStore(store, {**job, "pool": listing, "deep_rounds": config.deep_rounds})
+    kept = PoolJournal(store, {**job, "pool": listing, "deep_rounds": config.deep_rounds})
     if kept.records:
         typer.echo(f"going on after {len(kept.records)} measured sequences ({store})")
     left = replace(pool, sequences=tuple(s for s in pool.sequences if s.key not in kept.records))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FRAMES_PER_CHUNK = 8  # frames are independent: chunking bounds memory, never changes a number
+FRAMES_PER_CHUNK = 8  # bounds memory
+Levels = Mapping[int, Tensor]
 
 
 def position_map(
@@ -123,7 +124,7 @@ class DPTFeatures(nn.Module):
             self.scratch.add_module(f"refinenet{i}", FeatureFusion(features, lateral=i < 4))
         self.scratch.add_module("output_conv1", nn.Conv2d(features, out_features, 3, padding=1))
 
-    def pyramid(self, levels: Mapping[int, Tensor], height: int, width: int) -> list[Tensor]:
+    def pyramid(self, levels: Levels, height: int, width: int) -> list[Tensor]:
         """The four lateral maps, fine to coarse, each [N, features, h_i, w_i]."""
         rows, cols = height // self.patch_size, width // self.patch_size
         maps = []
@@ -134,7 +135,7 @@ class DPTFeatures(nn.Module):
             maps.append(self.scratch.get_submodule(f"layer{i + 1}_rn")(self.resize_layers[i](x)))
         return maps
 
-    def features(self, levels: Mapping[int, Tensor], height: int, width: int, rows: int, cols: int) -> Tensor:
+    def features(self, levels: Levels, height: int, width: int, rows: int, cols: int) -> Tensor:
         """Fused map resized to rows x cols, position added (the input of the output convolutions)."""
         maps = self.pyramid(levels, height, width)
         path = maps[3]
@@ -144,6 +145,16 @@ class DPTFeatures(nn.Module):
             path = self.scratch.get_submodule(f"refinenet{i}")(path, lateral, *size)
         path = resize(self.scratch.get_submodule("output_conv1")(path), rows, cols)
         return add_position(path, width / height)
+
+    def chunked(self, levels: Levels, run: Callable[[Levels], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """What `run` makes of the levels, a few frames at a time: they are independent, so no number changes."""
+        frames = levels[self.layers[0]].shape[0]
+        # under export the frame count is a symbol, which a loop could not follow
+        if torch.compiler.is_exporting() or frames <= FRAMES_PER_CHUNK:
+            return run(levels)
+        starts = range(0, frames, FRAMES_PER_CHUNK)
+        parts = [run({k: levels[k][i : i + FRAMES_PER_CHUNK] for k in self.layers}) for i in starts]
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
 class DPTHead(DPTFeatures):
@@ -169,17 +180,14 @@ class DPTHead(DPTFeatures):
         return values, 1 + confidence.exp()
 
     def forward(
-        self, levels: Mapping[int, Tensor], height: int, width: int, output_size: tuple[int, int] | None = None
+        self, levels: Levels, height: int, width: int, output_size: tuple[int, int] | None = None
     ) -> tuple[Tensor, Tensor]:
         """`output_size` (rows, cols) overrides the full resolution height x width, e.g. for cheaper training."""
         rows, cols = output_size or (height, width)
-        frames = levels[self.layers[0]].shape[0]
-        # under export the frame count is a symbol, which a loop could not follow
-        if torch.compiler.is_exporting() or frames <= FRAMES_PER_CHUNK:
-            raw = self.scratch.get_submodule("output_conv2")(self.features(levels, height, width, rows, cols))
-            return self.activate(raw)
-        parts = [
-            self({k: levels[k][i : i + FRAMES_PER_CHUNK] for k in self.layers}, height, width, output_size)
-            for i in range(0, frames, FRAMES_PER_CHUNK)
-        ]
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+        def run(part: Levels) -> tuple[Tensor, ...]:
+            fused = self.features(part, height, width, rows, cols)
+            return self.activate(self.scratch.get_submodule("output_conv2")(fused))
+
+        values, confidence = self.chunked(levels, run)
+        return values, confidence

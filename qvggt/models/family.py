@@ -240,8 +240,8 @@ class Family(ABC):
         """Module paths that stay fp32 in a network of a half type, "fp16" or "bf16"; to match at their start."""
 
     @abstractmethod
-    def config(self, values: dict[str, Any]) -> ModelConfig:
-        """Rebuild sizes from the mapping in their JSON; raises QvggtError, TypeError or ValueError."""
+    def config(self, values: object) -> ModelConfig:
+        """Rebuild sizes from the mapping in their JSON; QvggtError names what is wrong."""
 
     @abstractmethod
     def stages(self, config: ModelConfig) -> tuple[Stage, ...]:

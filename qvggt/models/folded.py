@@ -43,7 +43,7 @@ def check_foldable(model: Network) -> None:
     """Raise QvggtError unless the model is as built, or as `rotate_streams_` left it, with float linears."""
     done, refoldable = applied_fold(model), model.__dict__.get(REFOLDABLE, False)
     if done is not None and not refoldable:
-        raise QvggtError(f"model: already folded with {done.to_json()}, expected an unfolded one; load it again")
+        raise QvggtError(f"model: already folded with {done}, expected an unfolded one; load it again")
     for added in family_of(model).added(model.config):
         if module_at(model, added.path) is not None and not refoldable:
             raise QvggtError(f"model: {added.path} exists, expected an unfolded model; load it again")

@@ -102,7 +102,7 @@ def parse_config(origin: str, text: str, family: str) -> ModelConfig:
         return found.config(json.loads(text))
     except QvggtError as error:
         raise QvggtError(f"{origin}: {error}") from error
-    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
+    except ValueError as error:
         expected = f"expected {found.title}Config.to_json()"
         raise QvggtError(f"{origin}: not a {found.title} config, {expected}; pass config=") from error
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_directory, file_sha256, line
 from qvggt.formats.grid import Grid
+from qvggt.mapping import Sha256, from_mapping
 from qvggt.models.family import ModelConfig, find_family
 from qvggt.models.fold_config import FoldConfig
 from qvggt.models.folded import applied_fold, fold_structure_
@@ -40,8 +41,6 @@ READABLE = (1, FORMAT_VERSION)
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "quant.json"
 HALF_TYPES = (torch.float16, torch.bfloat16)
-
-Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,18 @@ class Provenance:
 
 @dataclass(frozen=True)
 class _Description:
-    """What quant.json says, parsed."""
+    """What quant.json says."""
 
-    version: int
-    scheme: Scheme
-    config: ModelConfig
+    format_version: int
+    scheme: Mapping[str, Any]
+    config: Mapping[str, Any]
     fold: FoldConfig | None
     transforms: Mapping[str, TransformSpec]
-    weights_sha256: str
-    provenance: Provenance
+    weights_sha256: Sha256
+    source: Mapping[str, str]
+    calibration: Mapping[str, Any]
+    versions: Mapping[str, str]
+    layers: Mapping[str, Mapping[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,10 @@ def save_calibrated(
             "format_version": FORMAT_VERSION,
             "scheme": scheme.to_dict(),
             "config": json.loads(model.config.to_json()),
-            "fold": None if fold is None else fold.to_dict(),
-            "transforms": {name: spec.to_dict() for name, spec in transform_specs(model).items()},
+            "fold": None if fold is None else asdict(fold),
+            "transforms": {name: asdict(spec) for name, spec in transform_specs(model).items()},
             "weights_sha256": file_sha256(folder / WEIGHTS),
-            "source": dict(provenance.source),
-            "calibration": dict(provenance.calibration),
-            "versions": dict(provenance.versions),
+            **asdict(provenance),
             "layers": {name: _finite(figures) for name, figures in provenance.layers.items()},
         }
         for name, text in (notes or {}).items():
@@ -122,7 +122,7 @@ def save_calibrated(
 def load_calibrated(path: str | Path) -> Calibrated:
     """Rebuild the fake-quant model. QvggtError names the file and key of whatever is missing or does not fit."""
     folder = Path(path)
-    description = _read_description(folder / DESCRIPTION)
+    description, scheme, config = _read_description(folder / DESCRIPTION)
     weights = folder / WEIGHTS
     digest = file_sha256(weights)
     if digest != description.weights_sha256:
@@ -133,22 +133,16 @@ def load_calibrated(path: str | Path) -> Calibrated:
     file = open_tensors(weights)
     try:
         with torch.device("meta"):
-            model = find_family(description.scheme.family).build(description.config)
+            model = find_family(scheme.family).build(config)
             if description.fold is not None:
                 fold_structure_(model, description.fold)
-            prepare_(model, description.scheme, description.transforms)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        AttributeError,
-        OverflowError,
-    ) as error:  # values that do not go together
+            prepare_(model, scheme, description.transforms)
+    except (TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:  # that do not go together
         raise QvggtError(
             f"{folder / DESCRIPTION}: describes no model that can be built ({line(error)}); calibrate again"
         ) from error
     expected = model.state_dict()
-    packed = packed_grids(model) if description.version > 1 else {}
+    packed = packed_grids(model) if description.format_version > 1 else {}
     for key in (*expected, *file.entries):
         shape: object = list(expected[key].shape) if key in expected else "absent"
         if key in packed:
@@ -163,14 +157,15 @@ def load_calibrated(path: str | Path) -> Calibrated:
         raise QvggtError(f"{weights}: cannot be read ({line(error)}); calibrate again") from error
     for key, tensor in expected.items():
         wanted = torch.uint8 if key in packed else tensor.dtype
-        if description.version > 1 and wanted == torch.float32 and state[key].dtype in HALF_TYPES:
+        if description.format_version > 1 and wanted == torch.float32 and state[key].dtype in HALF_TYPES:
             state[key] = state[key].float()
         if state[key].dtype != wanted:
             raise QvggtError(f"{weights}: {key} expected {wanted}, got {state[key].dtype}; calibrate again")
         if key in packed:
             state[key] = packed[key].unpack(state[key], tuple(tensor.shape))
     model.load_state_dict(state, assign=True)
-    return Calibrated(model.requires_grad_(False).eval(), description.scheme, description.provenance, digest)
+    about = Provenance(description.source, description.calibration, description.versions, description.layers)
+    return Calibrated(model.requires_grad_(False).eval(), scheme, about, digest)
 
 
 def packed_grids(model: nn.Module) -> dict[str, Grid]:
@@ -203,40 +198,20 @@ def _finite(figures: Mapping[str, float | None]) -> dict[str, float | None]:
     return {name: None if value is None or not math.isfinite(value) else value for name, value in figures.items()}
 
 
-def _read_description(path: Path) -> _Description:
+def _read_description(path: Path) -> tuple[_Description, Scheme, ModelConfig]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         kind = type(error).__name__
         raise QvggtError(f"{path}: no readable JSON ({kind}); expected a calibrated checkpoint") from error
-    if not isinstance(values, dict):
-        raise QvggtError(f"{path}: expected a JSON object, got {type(values).__name__}")
-    version = values.get("format_version")
+    version = values.get("format_version") if isinstance(values, dict) else FORMAT_VERSION
     if version not in READABLE:
         raise QvggtError(
             f"{path}: format_version {version}, expected {FORMAT_VERSION}; update qvggt or calibrate again"
         )
-    kinds: dict[str, Any] = {"scheme": dict, "config": dict, "weights_sha256": str, "source": dict}
-    kinds |= {"calibration": dict, "versions": dict, "layers": dict, "transforms": dict, "fold": dict | None}
-    for key, kind in kinds.items():
-        if key not in values or not isinstance(values[key], kind):
-            raise QvggtError(f"{path}: key {key!r} is missing or of the wrong kind; calibrate again")
-
-    def part(key: str, parse: Callable[[Any], Part]) -> Part:
-        try:
-            return parse(values[key])
-        except QvggtError as error:
-            raise QvggtError(f"{path}: {error}") from error
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            raise QvggtError(f"{path}: key {key!r} holds a value that does not fit; calibrate again") from error
-
-    scheme = part("scheme", Scheme.from_dict)  # it names the model family
-    return _Description(
-        version=version,
-        scheme=scheme,
-        config=part("config", find_family(scheme.family).config),
-        fold=part("fold", lambda fold: None if fold is None else FoldConfig.from_dict(fold)),
-        transforms=part("transforms", lambda specs: {name: TransformSpec(**spec) for name, spec in specs.items()}),
-        weights_sha256=values["weights_sha256"],
-        provenance=Provenance(*(values[key] for key in ("source", "calibration", "versions", "layers"))),
-    )
+    try:
+        description = from_mapping(_Description, values, "description", advice="calibrate again")
+        scheme = Scheme.from_dict(description.scheme)
+        return description, scheme, find_family(scheme.family).config(description.config)
+    except QvggtError as error:
+        raise QvggtError(f"{path}: {error}") from error

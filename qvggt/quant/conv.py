@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.tensor_format import EPS, TensorFormat
 
@@ -142,13 +141,6 @@ def conv_rows(conv: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
     if isinstance(conv, nn.Conv2d):
         return weight
     return weight.permute(1, 2, 3, 0).reshape(-1, conv.in_channels, 1, 1)
-
-
-def check_range(path: str, ranges: ConvRange | None) -> ConvRange:
-    """QvggtError where none was observed."""
-    if ranges is None:
-        raise QvggtError(f"{path}: a quantized convolution needs observed ranges; calibrate with data first")
-    return ranges
 
 
 def _single(conv: nn.Module, name: str) -> int:

@@ -44,11 +44,6 @@ class KroneckerHadamard(nn.Module):
                 factor = head_rotation(size, seed) if power(size, 2) is None else sylvester_hadamard(size)
             self.register_buffer(name, factor.to(self.signs))
 
-    @property
-    def macs(self) -> int:
-        """Multiply-adds for one token, the signs not counted."""
-        return self.width * sum(self.factors)
-
     def forward(self, x: Tensor) -> Tensor:
         x = (x * self.signs).unflatten(-1, self.factors)  # [..., a, b]
         return (self.left.T @ x @ self.right).flatten(-2)

@@ -13,7 +13,7 @@ from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.family import LINEARS, family_of, find_family
 from qvggt.models.network import Network
 from qvggt.models.token_types import tell_token_types_
-from qvggt.quant.conv import ConvRange, ConvShape, QuantConv2d, check_range
+from qvggt.quant.conv import ConvRange, ConvShape, QuantConv2d
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import Scheme
 from qvggt.quant.transform import TransformSpec
@@ -98,7 +98,8 @@ def quantize_(
         if format.mode == "static" and path not in ranges:
             raise QvggtError(f"{path}: static activations need an observed range; calibrate with data first")
     for path, _, _ in scheme_convs(model, scheme):
-        check_range(path, conv_ranges.get(path))
+        if path not in conv_ranges:
+            raise QvggtError(f"{path}: a quantized convolution needs observed ranges; calibrate with data first")
     for path, linear, format in scheme_linears(model, scheme):
         quantized = QuantLinear.from_float(linear, format, ranges.get(path))
         visit(path, linear, quantized)

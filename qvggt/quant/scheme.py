@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import Activation, Format, LinearFormat
 from qvggt.formats.table import ACTIVATIONS, find_format, is_format
+from qvggt.mapping import from_mapping
 from qvggt.models.family import DEFAULT, find_family
 
 VERSION = 1
@@ -102,34 +103,11 @@ class Scheme:
         return json.dumps(self.to_dict(), sort_keys=True)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Scheme:
-        """Rebuild from `to_dict`'s mapping; missing keys take their default, except `bits`."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown or "bits" not in values:
-            raise QvggtError(f"scheme: expected keys {', '.join(sorted(known))}, got {', '.join(sorted(values))}")
-        parts, overrides = values.get("parts"), values.get("overrides", ())
-        if parts is None:
-            parts = find_family(values.get("family", DEFAULT)).default_parts
-        if not _is_list(parts) or not all(isinstance(p, str) for p in parts):
-            raise QvggtError(f"scheme: parts {parts!r}, expected a list of names")
-        if not _is_list(overrides) or not all(_is_list(o) and [type(v) for v in o] == [str, str] for o in overrides):
-            raise QvggtError(f"scheme: overrides {overrides!r}, expected a list of [pattern, bits]")
-        return cls(**{**values, "parts": tuple(parts), "overrides": tuple((p, b) for p, b in overrides)})
-
-    @classmethod
-    def from_json(cls, text: str) -> Scheme:
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise QvggtError(f"scheme: not JSON ({error})") from error
-        if not isinstance(values, dict):
-            raise QvggtError(f"scheme: expected a JSON object, got {type(values).__name__}")
-        return cls.from_dict(values)
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, (list, tuple))
+    def from_dict(cls, values: object) -> Scheme:
+        """Rebuild from `to_dict`'s mapping; QvggtError names the key that is wrong, or `bits` where it lacks."""
+        if isinstance(values, Mapping):
+            values = {"parts": find_family(str(values.get("family", DEFAULT))).default_parts, **values}
+        return from_mapping(cls, values, "scheme")
 
 
 def parse_scheme(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +21,6 @@ class TransformSpec:
 
     def __bool__(self) -> bool:
         return self.rotation or self.scale or self.kinds > 0
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class InputTransform(nn.Module):

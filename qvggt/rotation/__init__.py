@@ -6,7 +6,7 @@ from qvggt.quant.hadamard import head_rotation, residual_rotation
 from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.rotation.cost import CostTable
 from qvggt.rotation.fold import fold_, rotate_streams_
-from qvggt.rotation.smoothing import fold_fc2_smoothing_, fold_smoothing_
+from qvggt.rotation.smoothing import fold_smoothing_
 
 __all__ = [
     "CostTable",
@@ -14,7 +14,6 @@ __all__ = [
     "KroneckerHadamard",
     "applied_fold",
     "fold_",
-    "fold_fc2_smoothing_",
     "fold_smoothing_",
     "fold_structure_",
     "head_rotation",

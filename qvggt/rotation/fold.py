@@ -11,9 +11,8 @@ from qvggt.models.fold_config import FoldConfig
 from qvggt.models.folded import add_rotations_, blocks, check_foldable, mark_
 from qvggt.models.network import Network
 from qvggt.quant.hadamard import check_residual_rotation, named_seed, residual_rotation
-from qvggt.rotation.layer_scale import fold_layer_scale_
 from qvggt.rotation.precision import in_float64
-from qvggt.rotation.residual import rotate_block_, rotate_ends_, set_identity_, stream_ends
+from qvggt.rotation.residual import fold_layer_scale_, rotate_block_, rotate_ends_, set_identity_, stream_ends
 from qvggt.rotation.value import head_rotations, rotate_values_
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from qvggt.models.block import Block
+from qvggt.models.block import Block, LayerScale
 from qvggt.models.family import ResidualStream
 from qvggt.models.network import Network
 
@@ -48,6 +48,16 @@ def rotate_writer_(writer: Layer, q: Tensor) -> None:
 def rotate_vectors_(vectors: nn.Parameter, q: Tensor) -> None:
     """Tokens and embeddings [..., D] that live in the stream."""
     vectors.data = vectors.data @ q
+
+
+def fold_layer_scale_(block: Block) -> None:
+    """W' = diag(g) W and b' = b * g for proj and fc2; both LayerScales become identities."""
+    for name, linear in (("ls1", block.attn.proj), ("ls2", block.mlp.fc2)):
+        scale = block.get_submodule(name)
+        if isinstance(scale, LayerScale):
+            linear.weight.data = scale.gamma.data[:, None] * linear.weight.data
+            linear.bias.data = linear.bias.data * scale.gamma.data
+            block.set_submodule(name, nn.Identity())
 
 
 def rotate_block_(block: Block, q: Tensor) -> None:

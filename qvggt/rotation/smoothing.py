@@ -38,19 +38,6 @@ def fold_smoothing_(
             attention.proj.weight.data = attention.proj.weight.data * s
 
 
-def fold_fc2_smoothing_(block: Block, s: Tensor) -> Tensor:
-    """Multiply fc2's columns by s [hidden]; returns the multiplier of fc2's input, 1/s in the weight's type.
-
-    Nothing before the GELU can take that factor, so the caller has to apply it at run time, as one elementwise
-    multiply (an online rotation's signs can share it). Raises ValueError as `fold_smoothing_` does.
-    """
-    fc2 = block.mlp.fc2
-    with in_float64(fc2):
-        s = checked(s, fc2)
-        fc2.weight.data = fc2.weight.data * s
-    return (1 / s).to(fc2.weight.dtype)
-
-
 def checked(s: Tensor, linear: nn.Linear) -> Tensor:
     """s in float64, on the linear's device."""
     if tuple(s.shape) != (linear.in_features,):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +22,28 @@ from qvggt.calib.selection import (
     load_selection,
     measure_pool,
     save_selection,
-    select_pool,
     select_records,
 )
 from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.errors import QvggtError
 from qvggt.hub.loading import load_model
+from qvggt.models.network import Network
 
 FRAMES = 3
 CONFIG = SelectionConfig(clusters=3, per_cluster=2)
 Item = tuple[str, str, Tensor]
+
+
+def select_pool(
+    model: Network,
+    pool: Iterable[tuple[str, str, torch.Tensor]],
+    config: SelectionConfig = CONFIG,
+    *,
+    total: int | None = None,
+    progress: bool = True,
+) -> Selection:
+    return select_records(measure_pool(model, pool, config.deep_rounds, total=total, progress=progress), config)
 
 
 def scene(seed: int, size: int = SIZE, frames: int = FRAMES) -> Tensor:

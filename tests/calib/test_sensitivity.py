@@ -9,7 +9,7 @@ import torch
 from small_network import small_images, small_model
 
 from qvggt.calib import sensitivity
-from qvggt.calib.memo import Memo
+from qvggt.calib.journal import Journal
 from qvggt.calib.recipe import find_recipe
 from qvggt.calib.sensitivity import (
     Trial,
@@ -50,8 +50,8 @@ def test_fewer_bits_do_more_damage_and_cost_less(tmp_path: Path, monkeypatch: py
     units = find_units(model, ("aggregator", "dpt"), "part")
     ladder = ("w4a4", "w4a8", "w8a8", "fp32")
     trial = Trial(quick(find_recipe("smoothquant")), BATCHES)
-    memo = Memo(tmp_path / "memo.jsonl", {"a": 1}, "search")
-    table = measure_units(model, units, ladder, "dynamic", trial, memo=memo, progress=False)
+    journal = Journal(tmp_path / "journal.jsonl", {"a": 1}, "search")
+    table = measure_units(model, units, ladder, "dynamic", trial, journal=journal, progress=False)
     assert [c.bits for c in table["aggregator"]] == ["w4a4", "w4a8", "w8a8", "fp32"]
     assert [c.bits for c in table["dpt"]] == ["w4a4", "w8a8", "fp32"]  # activations have 8 bits anyway
     for choices in table.values():
@@ -62,10 +62,10 @@ def test_fewer_bits_do_more_damage_and_cost_less(tmp_path: Path, monkeypatch: py
         assert sizes == sorted(sizes)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     monkeypatch.setattr(sensitivity, "quantized_copy", lambda *_: pytest.fail("measured twice"))
-    again = Memo(tmp_path / "memo.jsonl", {"a": 1}, "search")
-    assert measure_units(model, units, ladder, "dynamic", trial, memo=again, progress=False) == table
+    again = Journal(tmp_path / "journal.jsonl", {"a": 1}, "search")
+    assert measure_units(model, units, ladder, "dynamic", trial, journal=again, progress=False) == table
     with pytest.raises(QvggtError, match="search of another kind"):
-        Memo(tmp_path / "memo.jsonl", {"a": 2}, "search")
+        Journal(tmp_path / "journal.jsonl", {"a": 2}, "search")
 
 
 def test_the_error_of_outputs() -> None:

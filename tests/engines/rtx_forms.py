@@ -62,7 +62,7 @@ def write_network(
 def run_onnx(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
     import onnxruntime as ort
 
-    from qvggt.export.subgraph import session_options
+    from qvggt.export.emulation import session_options
 
     session = ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
     result: NDArray[np.float32] = session.run(None, {"x": x})[0]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from reference_weights import fill
 from small_network import CONFIG
 
+from qvggt.export.emulation import session_options
 from qvggt.export.exporter import ExportConfig, export_onnx
-from qvggt.export.subgraph import session_options
 from qvggt.models.vggt.config import VGGTConfig
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.scheme import parse_scheme

@@ -10,10 +10,10 @@ import onnxruntime as ort
 import pytest
 from small_network import SIZE, small_images, small_rounded
 
-from qvggt.export.conv_parity import check_convs
+from qvggt.export.emulation import session_options
 from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.export.parity import check_convs
 from qvggt.export.precision import Precision
-from qvggt.export.subgraph import session_options
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.model import quantized_convs
 from qvggt.quant.scheme import parse_scheme

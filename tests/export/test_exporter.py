@@ -74,7 +74,7 @@ def test_equal_models_give_equal_bytes(tiny_model: VGGT, tmp_path: Path, above: 
 def test_metadata(exported: Path, tiny_config: VGGTConfig) -> None:
     model = onnx.load(exported, load_external_data=False)
     metadata = {p.key: p.value for p in model.metadata_props}
-    assert Scheme.from_json(metadata["qvggt.scheme"]) == FP32
+    assert Scheme.from_dict(json.loads(metadata["qvggt.scheme"])) == FP32
     assert metadata["qvggt.size"] == "42x70"
     assert set(json.loads(metadata["qvggt.semantics"])) >= {"images", "pose_enc", "depth", "world_points"}
     assert metadata["qvggt.family"] == "vggt"

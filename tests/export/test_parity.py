@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_network import small_model
 
-from qvggt.export.parity import LinearParity, OutputParity, ParityReport, check_outputs, sqnr_db, tie_rows
+from qvggt.export.parity import LayerParity, OutputParity, ParityReport, check_outputs, sqnr_db, tie_rows
 from qvggt.formats.table import find_format
 from qvggt.quant import QuantLinear, parse_scheme
 
@@ -36,7 +36,7 @@ def test_weight_only_has_no_ties() -> None:
 
 
 def test_a_report_fails_with_its_worst_part() -> None:
-    good, bad = LinearParity("a", 1e-7, 100, 0), LinearParity("b", 1e-3, 100, 0)
+    good, bad = LayerParity("a", 1e-7, 100, 0), LayerParity("b", 1e-3, 100, 0)
     fine, poor = OutputParity("depth", 2, 60.0, 1e-4, 45.0), OutputParity("pose_enc", 2, 20.0, 1.0, 45.0)
     assert ParityReport((good,), (fine,))
     assert not ParityReport((good, bad), (fine,))
@@ -55,8 +55,8 @@ def test_the_reference_own_noise_lowers_the_floor() -> None:
 
 
 def test_too_many_ties_are_no_accident() -> None:
-    assert LinearParity("a", 1e-7, 100, 5)
-    assert not LinearParity("a", 1e-7, 100, 6)
+    assert LayerParity("a", 1e-7, 100, 5)
+    assert not LayerParity("a", 1e-7, 100, 6)
 
 
 def test_outputs_are_compared_with_the_reference() -> None:

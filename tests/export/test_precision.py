@@ -138,7 +138,7 @@ def linear_file(module: QuantLinear, path: Path, precision: Precision = Precisio
 def run_linear(path: Path, x: torch.Tensor) -> np.ndarray:
     import onnxruntime as ort
 
-    from qvggt.export.subgraph import session_options
+    from qvggt.export.emulation import session_options
 
     session = ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
     return session.run(None, {"x": x[None].numpy()})[0][0]  # type: ignore[no-any-return]

@@ -12,9 +12,9 @@ import torch
 from onnx import TensorProto
 from small_network import small_images, small_model, small_rounded
 
+from qvggt.export.emulation import session_options
 from qvggt.export.exporter import ExportConfig, export_onnx
-from qvggt.export.parity import LINEAR_TOLERANCE, check_linears, record_inputs
-from qvggt.export.subgraph import session_options
+from qvggt.export.parity import LINEAR_TOLERANCE, check_linears, spread_rows
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant import QuantLinear, Scheme, parse_scheme
 from qvggt.quant.model import scheme_linears, tell_centers_
@@ -191,8 +191,10 @@ def test_a_wrong_weight_fails_the_gate(images: torch.Tensor, tmp_path: Path) -> 
     assert all(p for path, p in results.items() if path != PATH)
 
 
-def test_recorded_inputs_are_bounded_and_spread(images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compared_inputs_are_bounded_and_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qvggt.export.parity.MAX_ROWS", 8)
-    rows = record_inputs(quantized(parse_scheme("w8a8"), images), images, [PATH])[PATH]
-    assert rows.shape[1] == 256
+    rows = spread_rows(torch.arange(60.0).view(3, 10, 2))
+    assert rows.shape[1] == 2
+    assert rows[0, 0] == 0
+    assert rows[-1, 0] >= 48
     assert 4 <= len(rows) <= 8

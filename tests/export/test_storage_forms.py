@@ -15,10 +15,10 @@ import torch
 from onnx import TensorProto
 from small_network import small_rounded
 
+from qvggt.export.emulation import session_options
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import emit_linear
-from qvggt.export.subgraph import session_options
 from qvggt.formats.table import find_format
 from qvggt.quant import QuantLinear, parse_scheme, quantized_linears
 from qvggt.target import Target

@@ -20,11 +20,11 @@ from qvggt.calib.recipe import find_recipe
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.calib.sensitivity import weight_bytes
 from qvggt.errors import QvggtError
+from qvggt.export.emulation import session_options
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.forms import table
 from qvggt.export.lint import errors, lint_model
 from qvggt.export.parity import check_linears, check_outputs
-from qvggt.export.subgraph import session_options
 from qvggt.formats.granularity import ROW, TOKEN, block
 from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import LinearFormat

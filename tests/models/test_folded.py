@@ -45,7 +45,7 @@ def test_a_saved_fold_loads_with_identical_outputs(config: FoldConfig, tmp_path:
     save_file(model.state_dict(), tmp_path / "folded.safetensors")
     with torch.device("meta"):
         other = VGGT(model.config)
-    fold_structure_(other, FoldConfig.from_json(config.to_json()))
+    fold_structure_(other, config)
     other.load_state_dict(load_file(tmp_path / "folded.safetensors"), assign=True)
     x = images(2, 28, 42, torch.float32)
     expected, got = model(x), other.eval()(x)

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qvggt import QvggtError
-from qvggt.export.subgraph import run_cut
+from qvggt.export.emulation import run_cut
 from qvggt.onnx_view.cut import cut_linear, expected_in
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from small_network import SIZE, small_batches, small_model
 from torch import nn
 
-from qvggt.calib.convs import observe_convs
+from qvggt.calib.ranges import observe_convs
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.errors import QvggtError
 from qvggt.formats.table import find_format

@@ -190,16 +190,16 @@ def stock(shop: Path, *, unfinished: bool = True) -> None:
 
 def stopped_calibration(calibration: Work) -> None:
     """A calibration that ends after the second block, as if the machine had stopped."""
-    from qvggt.calib.block_store import BlockStore
+    from qvggt.calib.block_journal import BlockJournal
 
-    save = BlockStore.save
+    save = BlockJournal.save
 
-    def save_two(store: BlockStore, *block: Any) -> None:
+    def save_two(store: BlockJournal, *block: Any) -> None:
         save(store, *block)
         if store.finished() == 2:
             raise SystemExit(0)
 
-    BlockStore.save = save_two  # type: ignore[method-assign]
+    BlockJournal.save = save_two  # type: ignore[method-assign]
     calibration()
 
 

@@ -7,7 +7,7 @@ import torch
 from reference_weights import fill
 
 from qvggt.models.block import Block
-from qvggt.rotation import fold_fc2_smoothing_, fold_smoothing_
+from qvggt.rotation import fold_smoothing_
 
 DIM, HEADS, RATIO = 24, 2, 3
 
@@ -62,19 +62,9 @@ def test_the_reciprocal_undoes_it(block: Block) -> None:
         torch.testing.assert_close(value, kept[key], atol=1e-14, rtol=1e-13)
 
 
-def test_fc2_returns_the_multiplier_of_its_input(block: Block) -> None:
-    x = torch.randn(4, DIM * RATIO, generator=torch.Generator().manual_seed(1)).double()
-    expected, s = block.mlp.fc2(x), scale(DIM * RATIO, 0)
-    multiplier = fold_fc2_smoothing_(block, s)
-    torch.testing.assert_close(multiplier, 1 / s)
-    torch.testing.assert_close(block.mlp.fc2(x * multiplier), expected)
-    assert not torch.allclose(block.mlp.fc2(x), expected)
-
-
 def test_types_are_kept(block: Block) -> None:
     block.float()
     fold_smoothing_(block, scale(DIM, 0).float(), scale(DIM, 1), scale(DIM, 2))
-    assert fold_fc2_smoothing_(block, scale(DIM * RATIO, 3)).dtype == torch.float32
     assert {p.dtype for p in block.parameters()} == {torch.float32}
 
 

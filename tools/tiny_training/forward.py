@@ -13,11 +13,11 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qvggt.hooks import hooked
 from qvggt.models.block import Block, Rope
 from qvggt.models.rope import rotate
 from qvggt.models.vggt.camera_head import activate_pose
 from qvggt.models.vggt.network import VGGT
-from qvggt.watching import watching
 
 
 @dataclass
@@ -70,10 +70,11 @@ def fast(model: VGGT, attention: list[Tensor]) -> Iterator[None]:
 def aggregate(model: VGGT, images: Tensor, taps: Taps) -> dict[int, Tensor]:
     """Aggregator.forward with fast blocks and taps: {round: [B, S, P, 2C]}."""
 
-    def keep(_block: Block, _inputs: object, tokens: Tensor) -> None:
+    def keep(_path: str, _block: Block, _input: Tensor, tokens: Tensor) -> None:
         taps.frame_tokens.append(tokens.unflatten(0, images.shape[:2]))
 
-    with fast(model, taps.attention), watching([(b, keep) for b in model.aggregator.frame_blocks], outputs=True):
+    paths = [str(i) for i in range(len(model.aggregator.frame_blocks))]
+    with fast(model, taps.attention), hooked(model.aggregator.frame_blocks, paths, keep, outputs=True):
         levels: dict[int, Tensor] = model.aggregator(images)
     return levels
 

@@ -6,60 +6,45 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from qvggt.errors import QvggtError
+from qvggt.mapping import Check, from_mapping
 
 if TYPE_CHECKING:
     from qvggt.models.dpt import DPTConfig
 
 HEADS = ("camera", "point", "depth", "track")
-LARGEST = 1 << 16  # of any size, so that a damaged config is refused before it takes all memory
-LARGEST_DEPTH = 1024
-MAY_BE_ZERO = ("num_register_tokens", "corr_radius", "virtual_tracks", "dpt_layers")
 
 
-def _check_fields(config: Any, prefix: str = "") -> None:
-    """QvggtError for a field that is not of its default's kind, or a size out of range."""
-    for field in dataclasses.fields(config):
-        value, default = getattr(config, field.name), field.default
-        name = f"model config: {prefix}{field.name}"
-        if isinstance(default, tuple):
-            if not isinstance(value, tuple) or any(type(item) is not type(default[0]) for item in value):
-                raise QvggtError(f"{name} {str(value)[:60]}, expected values like {default}")
-            if isinstance(default[0], int) and len(value) != len(default):
-                raise QvggtError(f"{name} {str(value)[:60]}, expected {len(default)} numbers")
-        elif isinstance(default, float):
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise QvggtError(f"{name} {str(value)[:60]}, expected a number")
-        elif not isinstance(default, int) and not isinstance(value, type(default)):
-            raise QvggtError(f"{name} {str(value)[:60]}, expected an object of sizes")
-        for item in value if isinstance(value, tuple) else (value,):
-            low = 0 if field.name in MAY_BE_ZERO else 1
-            high = LARGEST_DEPTH if field.name.endswith("depth") else LARGEST
-            whole = isinstance(default, int) or (isinstance(default, tuple) and isinstance(item, int))
-            if whole and not (type(item) is int and low <= item <= high):
-                raise QvggtError(f"{name} {str(item)[:60]}, expected an integer from {low} to {high}")
+def _from(low: int, high: int = 1 << 16) -> Check:
+    """Bounds that refuse a damaged config before it takes all memory."""
+    return Check(f"an integer from {low} to {high}", lambda value: low <= value <= high)
+
+
+Size = Annotated[int, _from(1)]
+MaybeNone = Annotated[int, _from(0)]
+Depth = Annotated[int, _from(1, 1024)]
+Real = Annotated[float, Check("a finite number", math.isfinite)]
 
 
 @dataclass(frozen=True)
 class TrackConfig:
     """Track head sizes (spec/track_head.md section 1)."""
 
-    features: int = 128
-    iters: int = 4
-    stride: int = 2
-    corr_levels: int = 7
-    corr_radius: int = 4
-    hidden_size: int = 384
-    depth: int = 6
-    num_heads: int = 8
-    mlp_ratio: int = 4
-    virtual_tracks: int = 64
-    max_scale: int = 518
+    features: Size = 128
+    iters: Size = 4
+    stride: Size = 2
+    corr_levels: Size = 7
+    corr_radius: MaybeNone = 4
+    hidden_size: Size = 384
+    depth: Depth = 6
+    num_heads: Size = 8
+    mlp_ratio: Size = 4
+    virtual_tracks: MaybeNone = 64
+    max_scale: Size = 518
 
     def __post_init__(self) -> None:
-        _check_fields(self, "track.")
         if self.features % 4:
             raise QvggtError(
                 f"model config: track.features {self.features} must be divisible by 4 (sin/cos of x and y)"
@@ -68,14 +53,6 @@ class TrackConfig:
             raise QvggtError(
                 f"model config: track.hidden_size {self.hidden_size} must split into {self.num_heads} heads"
             )
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrackConfig:
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise QvggtError(f"model config: unknown key track.{unknown[0]}, expected {', '.join(sorted(known))}")
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -87,29 +64,28 @@ class VGGTConfig:
     """
 
     family: ClassVar[str] = "vggt"
-    img_size: int = 518
-    patch_size: int = 14
-    embed_dim: int = 1024
-    vit_depth: int = 24
-    aa_depth: int = 24
-    num_heads: int = 16
-    mlp_ratio: int = 4
-    num_register_tokens: int = 4
-    rope_base: float = 100.0
-    vit_layer_scale: float = 1.0
-    layer_scale: float = 0.01
-    camera_trunk_depth: int = 4
-    camera_num_heads: int = 16
-    camera_iters: int = 4
-    dpt_features: int = 256
-    dpt_out_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
-    dpt_layers: tuple[int, int, int, int] = (4, 11, 17, 23)
-    dpt_head_channels: int = 32
+    img_size: Size = 518
+    patch_size: Size = 14
+    embed_dim: Size = 1024
+    vit_depth: Depth = 24
+    aa_depth: Depth = 24
+    num_heads: Size = 16
+    mlp_ratio: Size = 4
+    num_register_tokens: MaybeNone = 4
+    rope_base: Real = 100.0
+    vit_layer_scale: Real = 1.0
+    layer_scale: Real = 0.01
+    camera_trunk_depth: Depth = 4
+    camera_num_heads: Size = 16
+    camera_iters: Size = 4
+    dpt_features: Size = 256
+    dpt_out_channels: tuple[Size, Size, Size, Size] = (256, 512, 1024, 1024)
+    dpt_layers: tuple[MaybeNone, MaybeNone, MaybeNone, MaybeNone] = (4, 11, 17, 23)
+    dpt_head_channels: Size = 32
     heads: tuple[str, ...] = HEADS
     track: TrackConfig = TrackConfig()
 
     def __post_init__(self) -> None:
-        _check_fields(self)
         unknown = [h for h in self.heads if h not in HEADS]
         if unknown:
             raise QvggtError(f"model config: unknown head {unknown[0]!r}, expected a subset of {', '.join(HEADS)}")
@@ -143,19 +119,9 @@ class VGGTConfig:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> VGGTConfig:
-        """Rebuild from `to_json`'s mapping; unknown keys are an error, missing ones take the 1B default."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise QvggtError(f"model config: unknown key {unknown[0]!r}, expected {', '.join(sorted(known))}")
-        values = dict(values)
-        for key in ("dpt_out_channels", "dpt_layers", "heads"):
-            if key in values:
-                values[key] = tuple(values[key])
-        if isinstance(values.get("track"), dict):
-            values["track"] = TrackConfig.from_dict(values["track"])
-        return cls(**values)
+    def from_dict(cls, values: object) -> VGGTConfig:
+        """Rebuild from `to_json`'s mapping; missing keys take the 1B default. QvggtError names the key."""
+        return from_mapping(cls, values, "model config")
 
     def replace(self, **changes: Any) -> VGGTConfig:
         return dataclasses.replace(self, **changes)

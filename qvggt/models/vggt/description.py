@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from qvggt.models.family import (
     AddedLinear,
@@ -74,7 +74,7 @@ class VGGTFamily(Family):
         # opset 21 has no bf16 convolution, and 8 bits of mantissa are too few for a depth map
         return re.compile(ALWAYS_FP32 + (r"|(depth|point)_head\." if float_type == "bf16" else ""))
 
-    def config(self, values: dict[str, Any]) -> VGGTConfig:
+    def config(self, values: object) -> VGGTConfig:
         return VGGTConfig.from_dict(values)
 
     def stages(self, config: ModelConfig) -> tuple[Stage, ...]:
@@ -82,11 +82,11 @@ class VGGTFamily(Family):
         special = sizes.patch_start  # the class token and the encoder's registers, then the camera token and others
         alone, apart = TokenLayout(special), TokenLayout(special, first_apart=True)
         blocks = range(sizes.vit_depth)
-        found = [Stage(f"{ENCODER}.blocks.{i}", "dino", "frame", "patch encoder", alone) for i in blocks]
+        stages = [Stage(f"{ENCODER}.blocks.{i}", "dino", "frame", "patch encoder", alone) for i in blocks]
         for i in range(sizes.aa_depth):
-            found.append(Stage(f"{FRAME}.{i}", "frame", "frame", "aggregator", apart, GRID, enters=i == 0))
-            found.append(Stage(f"{GLOBAL}.{i}", "global", "global", "aggregator", apart, GRID))
-        return tuple(found)
+            stages.append(Stage(f"{FRAME}.{i}", "frame", "frame", "aggregator", apart, GRID, enters=i == 0))
+            stages.append(Stage(f"{GLOBAL}.{i}", "global", "global", "aggregator", apart, GRID))
+        return tuple(stages)
 
     def streams(self, config: ModelConfig) -> tuple[ResidualStream, ...]:
         embeddings = ("cls_token", "pos_embed", "register_tokens", "mask_token")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
-from qvggt.models.dpt import FRAMES_PER_CHUNK, DPTFeatures
+from qvggt.models.dpt import DPTFeatures
 from qvggt.models.vggt.config import VGGTConfig
 from qvggt.models.vggt.tracker import Tracker
 
@@ -26,15 +25,7 @@ class TrackFeatures(DPTFeatures):
 
     def forward(self, levels: Mapping[int, Tensor], height: int, width: int) -> Tensor:
         rows, cols = (size // self.patch_size * self.patch_size // self.stride for size in (height, width))
-        frames = levels[self.layers[0]].shape[0]
-        # under export the frame count is a symbol, which a loop could not follow
-        if torch.compiler.is_exporting() or frames <= FRAMES_PER_CHUNK:
-            return self.features(levels, height, width, rows, cols)
-        parts = [
-            self.features({k: levels[k][i : i + FRAMES_PER_CHUNK] for k in self.layers}, height, width, rows, cols)
-            for i in range(0, frames, FRAMES_PER_CHUNK)
-        ]
-        return torch.cat(parts)
+        return self.chunked(levels, lambda part: (self.features(part, height, width, rows, cols),))[0]
 
 
 class TrackHead(nn.Module):

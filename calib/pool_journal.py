@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 
 from qvggt.calib.frame_features import SequenceFeatures
-from qvggt.calib.memo import Memo
+from qvggt.calib.journal import Journal
 from qvggt.calib.selection import Record
 from qvggt.errors import QvggtError
 
 
-class PoolStore:
-    """The records measured so far, by key. `job` is everything the features depend on (`Memo`)."""
+class PoolJournal:
+    """The records measured so far, by key. `job` is everything the features depend on (`Journal`)."""
 
     def __init__(self, path: Path, job: dict[str, Any]) -> None:
-        self.memo = Memo(path, job, "selection")
+        self.journal = Journal(path, job, "selection")
         try:
-            self.records = {key: _record(key, value) for key, value in self.memo.values.items()}
-        except (KeyError, TypeError, ValueError) as error:
+            self.records = {key: _record(key, **value) for key, value in self.journal.values.items()}
+        except (TypeError, ValueError) as error:
             raise QvggtError(f"{path}: is damaged ({type(error).__name__}); delete it to start anew") from error
 
     def add(self, record: Record) -> None:
@@ -28,9 +28,9 @@ class PoolStore:
         features = record.features
         arrays = {"statistics": features.statistics.tolist(), "similarity": features.similarity.tolist()}
         self.records[record.key] = record
-        self.memo.add(record.key, {"category": record.category, "layers": list(features.layers), **arrays})
+        self.journal.add(record.key, {"category": record.category, "layers": features.layers, **arrays})
 
 
-def _record(key: str, value: dict[str, Any]) -> Record:
-    arrays = (np.array(value[name], np.float64) for name in ("statistics", "similarity"))
-    return Record(key, value["category"], SequenceFeatures(tuple(value["layers"]), *arrays))
+def _record(key: str, category: str, layers: list[str], statistics: Any, similarity: Any) -> Record:
+    arrays = (np.array(values, np.float64) for values in (statistics, similarity))
+    return Record(key, category, SequenceFeatures(tuple(layers), *arrays))

@@ -12,22 +12,24 @@ from qvggt.files import atomic_write, reason
 FORMAT = 1
 
 
-class Memo:
+class Journal:
     """A JSON-lines file: the job, then (key, value) pairs in the order they were found. `values`: those so far.
 
     `job` is everything the values depend on; a file of another job is refused with QvggtError, in which `what` names
-    it. A last line cut short by a kill is dropped. Floats read back exactly. Without a path nothing is kept.
+    it and `place` (by default the file) is what to delete. A last line cut short by a kill is dropped. Floats read back
+    exactly. Without a path nothing is kept.
     """
 
-    def __init__(self, path: Path | None, job: dict[str, Any], what: str) -> None:
+    def __init__(self, path: Path | None, job: dict[str, Any], what: str, place: Path | None = None) -> None:
         self.path = path
         self.values: dict[str, Any] = {}
         if path is None:
             return
         header = json.dumps({"format": FORMAT, "job": job}, sort_keys=True)
-        lines = _lines(path)
-        if lines and lines[0] != header:
-            raise QvggtError(f"{path}: holds an unfinished {what} of another kind; delete it to start anew")
+        place = place or path
+        lines = _lines(path, place)
+        if path.exists() and lines[:1] != [header]:
+            raise QvggtError(f"{place}: holds an unfinished {what} of another kind; delete it to start anew")
         whole = [header]
         for line in lines[1:]:
             try:
@@ -52,9 +54,9 @@ class Memo:
             self.path.unlink(missing_ok=True)
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path, place: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     except (OSError, ValueError) as error:
         why = reason(error) if isinstance(error, OSError) else "no text"
-        raise QvggtError(f"{path}: cannot be read ({why}); delete it to start anew") from error
+        raise QvggtError(f"{path}: cannot be read ({why}); delete {place} to start anew") from error

@@ -14,19 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qvggt.calib.journal import Journal
 from qvggt.calib.reconstruct import BlockReport
 from qvggt.errors import QvggtError
-from qvggt.files import atomic_write, line
+from qvggt.files import line
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.quant.linear import QuantLinear
+from qvggt.quant.model import transform_specs
 from qvggt.quant.transform import TransformSpec
 from qvggt.tensor_file import TensorFile, open_tensors, write_tensors
 
 JOB = "job.json"
 
 
-class BlockStore:
+class BlockJournal:
     """A folder of one calibration job: its description, and one safetensors file per finished block.
 
     `job` is everything the result depends on (source hash, scheme, recipe, image list, seed, versions). A folder of
@@ -35,19 +37,9 @@ class BlockStore:
 
     def __init__(self, folder: Path, job: dict[str, Any]) -> None:
         self.folder = folder
-        text = json.dumps(job, indent=1, sort_keys=True)
-        if (folder / JOB).exists():
-            try:
-                stored = (folder / JOB).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise QvggtError(f"{folder / JOB}: cannot be read; delete {folder} to start anew") from error
-            if stored != text:
-                raise QvggtError(f"{folder}: holds an unfinished calibration of another kind; delete it to start anew")
-            return
-        if folder.exists() and any(folder.iterdir()):
+        if not (folder / JOB).exists() and folder.exists() and any(folder.iterdir()):
             raise QvggtError(f"{folder}: is not empty and no calibration; choose another output")
-        with atomic_write(folder / JOB) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        Journal(folder / JOB, job, "calibration", folder)
 
     def _file(self, path: str) -> Path:
         digest = hashlib.sha256(path.encode()).hexdigest()[:8]
@@ -55,11 +47,7 @@ class BlockStore:
 
     def save(self, path: str, block: Block, report: BlockReport) -> None:
         """Store a finished block; atomic."""
-        specs = {
-            name: m.transform.spec.to_dict()
-            for name, m in block.named_modules()
-            if isinstance(m, QuantLinear) and m.transform is not None
-        }
+        specs = {name: asdict(spec) for name, spec in transform_specs(block).items()}
         tensors = block.state_dict()
         metadata = {"report": json.dumps(asdict(report)), "transforms": json.dumps(specs), "sha256": digest(tensors)}
         write_tensors(self._file(path), tensors, metadata)
@@ -102,8 +90,8 @@ class BlockStore:
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of tensors with their names: a damaged number would go into every later block unseen."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for name in sorted(tensors):
-        found.update(name.encode())
-        found.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        hashed.update(name.encode())
+        hashed.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_network import small_model
 
-from qvggt.calib.block_store import JOB, BlockStore
+from qvggt.calib.block_journal import JOB, BlockJournal
 from qvggt.calib.reconstruct import BlockReport
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import LinearFormat
@@ -44,18 +44,18 @@ def report() -> BlockReport:
 
 
 @pytest.fixture
-def store(tmp_path: Path, report: BlockReport) -> BlockStore:
-    store = BlockStore(tmp_path / "store", {"seed": 0})
+def store(tmp_path: Path, report: BlockReport) -> BlockJournal:
+    store = BlockJournal(tmp_path / "store", {"seed": 0})
     store.save(PATH, block_of(quantized=True), report)
     return store
 
 
-def stored(store: BlockStore) -> Path:
+def stored(store: BlockJournal) -> Path:
     (path,) = store.folder.glob("*.safetensors")
     return path
 
 
-def refused(store: BlockStore, *words: str) -> None:
+def refused(store: BlockJournal, *words: str) -> None:
     with pytest.raises(QvggtError) as caught:
         store.load(PATH, block_of(quantized=False), formats())
     message = str(caught.value)
@@ -64,7 +64,7 @@ def refused(store: BlockStore, *words: str) -> None:
         assert word in message, message
 
 
-def test_a_block_is_read_back_bit_for_bit(store: BlockStore, report: BlockReport) -> None:
+def test_a_block_is_read_back_bit_for_bit(store: BlockJournal, report: BlockReport) -> None:
     loaded = store.load(PATH, block_of(quantized=False), formats())
     assert loaded is not None
     wanted = block_of(quantized=True).state_dict()
@@ -86,7 +86,7 @@ def test_a_block_is_read_back_bit_for_bit(store: BlockStore, report: BlockReport
         {"transforms": '{"mlp.fc2": {"scale": true}}', "report": "{}"},
     ],
 )
-def test_damaged_metadata_is_one_line(store: BlockStore, metadata: dict[str, str]) -> None:
+def test_damaged_metadata_is_one_line(store: BlockJournal, metadata: dict[str, str]) -> None:
     file = open_tensors(stored(store))
     read = file.opener()
     tensors = {key: read(key).clone() for key in file.entries}
@@ -94,7 +94,7 @@ def test_damaged_metadata_is_one_line(store: BlockStore, metadata: dict[str, str
     refused(store, "no finished block", "delete it")
 
 
-def test_absent_and_misshaped_tensors_are_one_line(store: BlockStore) -> None:
+def test_absent_and_misshaped_tensors_are_one_line(store: BlockJournal) -> None:
     file = open_tensors(stored(store))
     read = file.opener()
     tensors = {key: read(key).clone() for key in file.entries}
@@ -105,7 +105,7 @@ def test_absent_and_misshaped_tensors_are_one_line(store: BlockStore) -> None:
     refused(store, "no finished block")
 
 
-def test_a_flipped_bit_is_noticed(store: BlockStore) -> None:
+def test_a_flipped_bit_is_noticed(store: BlockJournal) -> None:
     path = stored(store)
     damaged = bytearray(path.read_bytes())
     damaged[-5] ^= 4
@@ -113,14 +113,14 @@ def test_a_flipped_bit_is_noticed(store: BlockStore) -> None:
     refused(store, "do not match their sha256")
 
 
-def test_a_truncated_file_is_one_line(store: BlockStore) -> None:
+def test_a_truncated_file_is_one_line(store: BlockJournal) -> None:
     path = stored(store)
     path.write_bytes(path.read_bytes()[:-100])
     refused(store, "truncated")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\xbb", b"", json.dumps({"seed": 1}).encode()])
-def test_another_or_damaged_job_is_refused(store: BlockStore, content: bytes) -> None:
+def test_another_or_damaged_job_is_refused(store: BlockJournal, content: bytes) -> None:
     (store.folder / JOB).write_bytes(content)
     with pytest.raises(QvggtError, match="delete"):
-        BlockStore(store.folder, {"seed": 0})
+        BlockJournal(store.folder, {"seed": 0})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 import torch
+from reporting import markdown
 from scipy.stats import kurtosis
 from torch import Tensor, nn
 
@@ -20,6 +21,15 @@ from qvggt.progress import bar
 from qvggt.quant.linear import QuantLinear
 
 TINY = math.ldexp(1, -126)  # smallest normal fp32: ratios stay finite where a median is 0
+FIGURES = {
+    "kurtosis": "kurtosis",
+    "max_over_median": "max/med",
+    "channel_ratio": "ch max/med",
+    "token_ratio": "tok max/med",
+    "special_over_patch": "special/patch",
+    "kurtosis_max": "kurt_max",
+    "max_over_median_max": "mm_max",
+}
 MEDIANS = ("kurtosis", "max_over_median", "channel_ratio", "token_ratio")
 
 
@@ -118,3 +128,18 @@ def statistics(path: str, frames: Sequence[Tensor], special: int) -> LinearStati
         *(peak / max(value, TINY) for value in medians),
         *peaks,
     )
+
+
+def print_statistics(tables: Mapping[str, Sequence[LinearStatistics]]) -> None:
+    """Tables for a terminal: every linear, and medians over the layers of a kind; `tables`: model -> its rows."""
+    print("\nKurtosis (3 = Gaussian) and max|x| / median|x| at the input of every linear:")
+    lines = zip(*tables.values(), strict=True)
+    cells = [[rows[0].path, *(f"{row.kurtosis:.1f}, {row.max_over_median:.1f}" for row in rows)] for rows in lines]
+    print(markdown(["linear", *tables], cells))
+    print("Medians over the layers of a kind; *_max: over them the largest:")
+    summaries = [(name, kind, figures) for name, table in tables.items() for kind, figures in summary(table).items()]
+    cells = [
+        [name, kind, *(f"{figures[key]:.2f}" if key in figures else "-" for key in FIGURES)]
+        for name, kind, figures in summaries
+    ]
+    print(markdown(["model", "linear", *FIGURES.values()], cells), end="")

@@ -3,6 +3,7 @@
     python tools/bench_accuracy.py                          # everything (an hour or more on two cores; resumes)
     python tools/bench_accuracy.py --models plain --schemes w4a4-dynamic,w4a4-static --recipes rtn,qvggt
     python tools/bench_accuracy.py --models plain --schemes w4a4-dynamic --recipes qvggt --calibration-scenes 8
+    python tools/bench_accuracy.py --statistics             # how hard each model is: tails of every linear's input
 
 Held-out scenes only (seeds from 10000000), `--scenes` of them, 4 frames each; calibration on `--calibration-scenes`
 others. Each row is appended to OUT/rows.jsonl as it is done, so that an interrupted run goes on; the table is written
@@ -15,11 +16,13 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from activation_statistics import measure_activations, print_statistics
 from held_out import CALIBRATION_SEED, FRAMES, HELD_OUT_SEED, Yardstick, images_of, scenes_in
 from outlier_injection import inject_outliers_, pca_basis_
 from reporting import Columns, change_text, columns, start, write_json
@@ -76,6 +79,9 @@ def main(
     scenes: Annotated[int, typer.Option(min=2)] = 256,
     calibration_scenes: Annotated[int, typer.Option(min=1)] = 32,
     threads: Annotated[int, typer.Option(min=1)] = 2,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Print activation statistics of the models, write them, and stop.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for scenes and results.")] = Path("outputs/bench_accuracy"),
 ) -> None:
     """Run what is not in OUT/rows.jsonl yet, print and write the table."""
@@ -84,6 +90,13 @@ def main(
     split = scenes_in(out / "held_out", HELD_OUT_SEED, scenes)
     pool = scenes_in(folder, CALIBRATION_SEED, calibration_scenes)
     calibration = [images_of(pool, i) for i in range(calibration_scenes)]
+    makers = model_makers(model, calibration)
+    if statistics:
+        tables = {name: measure_activations(makers[name](), calibration) for name in models.split(",")}
+        print_statistics(tables)
+        rows_of = {name: [asdict(row) for row in table] for name, table in tables.items()}
+        write_json(out / "statistics.json", {"model": model, "versions": versions(), "rows": rows_of})
+        return
     weights = file_sha256(find_weights(model))[:16]
     path = out / "rows.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -92,7 +105,6 @@ def main(
     pairs = [(m, s) for m in models.split(",") for s in schemes.split(",")]
     plan = [(m, s, recipe) for m, s in pairs for recipe in chosen]
     plan += [(m, s, recipe) for m, s in pairs for recipe in ablations()] if ablate else []
-    makers = model_makers(model, calibration)
     current, yardstick = "", None
     for kind, scheme_name, recipe in bar(plan, desc="rows", unit="row"):
         job = json.dumps(recipe.to_dict(), sort_keys=True)

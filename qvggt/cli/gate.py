@@ -94,7 +94,7 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme) -> bool:
                 f"ONNX {auc['onnx']:.2f} ({auc['delta']:+.2f} points, tolerance {AUC_TOLERANCE})"
             )
             moved = abs(auc["delta"]) > AUC_TOLERANCE
-            if moved and gate.precision is not Precision.FP32:  # rounding moves poses at random: by chance or by fault?
+            if moved:  # a flipped rounding moves poses at random: by chance or by fault?
                 auc["low"], auc["high"] = _delta_interval(*results)
                 moved = not auc["low"] <= 0 <= auc["high"]
                 typer.echo(f"95 % interval of the change: {auc['low']:+.2f} to {auc['high']:+.2f} points")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from qvggt.errors import QvggtError
 
@@ -41,13 +42,17 @@ class BuildConfig:
             )
 
 
-def parse_capabilities(text: str | None) -> tuple[str, ...]:
-    """Such as "8.6,8.9" -> ("8.6", "8.9"), without repeats; QvggtError for anything else. None: none asked."""
-    parts = [] if text is None else [part.strip() for part in text.split(",")]
-    for part in parts:
-        if not re.fullmatch(r"\d{1,2}\.\d", part):
-            raise QvggtError(f"--cc {text!r}: expected compute capabilities such as 8.6,8.9,12.0, got {part!r}")
-    return tuple(dict.fromkeys(parts))
+def capability(text: str) -> str:
+    """A compute capability such as "8.6"; QvggtError for anything else."""
+    if not re.fullmatch(r"\d{1,2}\.\d", text):
+        raise QvggtError(f"--cc: expected compute capabilities such as 8.6,8.9,12.0, got {text!r}")
+    return text
+
+
+def check_output(path: Path) -> None:
+    """QvggtError for a name that is no engine's."""
+    if path.suffix not in SUFFIXES:
+        raise QvggtError(f"{path}: expected a file name ending in {' or '.join(SUFFIXES)}")
 
 
 def enum_name(capability: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qvggt import __version__
-from qvggt.engines.build_config import FRAMES, SUFFIXES, BuildConfig
+from qvggt.engines.build_config import FRAMES, BuildConfig, check_output
 from qvggt.engines.layer_report import LayerReport, layer_report
 from qvggt.engines.layer_table import rows_of_inspector, rows_of_log
 from qvggt.engines.manifest import FileFact, Manifest, Shapes, manifest_path
@@ -154,12 +154,6 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
         manifest_slot.write_text(manifest.to_json(), encoding="utf-8")
         report_slot.write_text(report.to_json(), encoding="utf-8")
     return BuildResult(output, manifest, report, report_path(output))
-
-
-def check_output(path: Path) -> None:
-    """QvggtError for a name that is no engine's."""
-    if path.suffix not in SUFFIXES:
-        raise QvggtError(f"{path}: expected a file name ending in {' or '.join(SUFFIXES)}")
 
 
 def _with_trtexec(source: Source, output: Path, engine: Path, folder: Path, config: BuildConfig, shown: bool) -> Built:

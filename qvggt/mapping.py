@@ -8,6 +8,7 @@ from collections import abc
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -23,6 +24,7 @@ NAMES = {
     bool: ("true or false", "truth values"),
     NoneType: ("null", "nulls"),
     Any: ("anything", "anything"),
+    Path: ("a path", "paths"),
 }
 COUNTS = ("no", "one", "two", "three", "four", "five", "six")
 _NO = object()  # a value is not of the type
@@ -30,10 +32,25 @@ _NO = object()  # a value is not of the type
 
 @dataclass(frozen=True)
 class Check:
-    """What a value must be beyond its type, as in `Annotated[int, Check("a count", lambda value: value >= 0)]`."""
+    """What a value must be beyond its type, as in `Annotated[int, Check("a count", lambda value: value >= 0)]`.
+
+    low, high: the smallest and largest value it lets pass, where it is about a range.
+    """
 
     words: str
     holds: Callable[[Any], bool]
+    low: float | None = None
+    high: float | None = None
+
+
+def at_least(low: float) -> Check:
+    """Numbers of that size or larger."""
+    return Check(f"{low} or more", lambda value: value >= low, low)
+
+
+def between(low: float, high: float) -> Check:
+    """Numbers from `low` to `high`, both included."""
+    return Check(f"{low} to {high}", lambda value: low <= value <= high, low, high)
 
 
 Count = Annotated[int, Check("a count", lambda value: value >= 0)]
@@ -43,15 +60,21 @@ Sha256 = Annotated[str, Check("64 hex digits", lambda text: re.fullmatch("[0-9a-
 def from_mapping(cls: type[T], values: object, where: str, *, advice: str = "", ignore_unknown: bool = False) -> T:
     """A dataclass of its fields by name; fields with a default may be missing.
 
-    Fields are str, int, float, bool, None, Literal, tuples, mappings (keys: str or int), dataclasses, unions of these,
-    Any, and Annotated with a `Check`. A list is a tuple, the text of an integer is an int as a mapping's key, an
-    integer or "nan", "inf", "-inf" is a float; nothing else is converted, and a bool is no number. ignore_unknown: keys
+    Fields are str, int, float, bool, None, Path, Literal, tuples, mappings (keys: str or int), dataclasses, unions of
+    these, Any, and Annotated with a `Check` (other annotations say nothing here). A list is a tuple, text is a path,
+    the text of an integer is an int as a mapping's key, an integer or "nan", "inf", "-inf" is a float; nothing else is
+    converted, and a bool is no number. ignore_unknown: keys
     that are no field are passed over, in nested objects too.
 
     QvggtError "WHERE: KEY: expected this, got that; ADVICE" or "WHERE: unknown key 'KEY', expected ..."; keys of nested
     values are paths such as candidates[0].label. What `__post_init__` raises passes unchanged.
     """
     return _Reader(where, advice, ignore_unknown).read(cls, values, "")
+
+
+def read_value(hint: Any, value: object, where: str) -> Any:
+    """`value` as a field of type `hint` wants it; QvggtError "WHERE: expected this, got that"."""
+    return _Reader(where, "", False).read(hint, value, "")
 
 
 @dataclass(frozen=True)
@@ -85,13 +108,15 @@ class _Reader:
         if origin is Annotated:
             match = self.match(options[0], value, path)
             for check in options[1:] if match is not _NO else ():
-                if not check.holds(match):
+                if isinstance(check, Check) and not check.holds(match):
                     self.mismatch(check.words, path, value)
             return match
         if origin is Literal:
             return next((option for option in options if option == value and type(option) is type(value)), _NO)
         if hint is float:
             return _number(value)
+        if hint is Path:
+            return Path(value) if isinstance(value, str | Path) and str(value) else _NO
         if hint in NAMES:
             return value if type(value) is hint else _NO
         if origin is tuple:

@@ -1,10 +1,43 @@
-"""Progress bars with an ETA: silent for short work, sparse in a log file."""
+"""What a program hears of long work: the words of a job, and bars with an ETA that stay away for short work."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
+
+_BARS: ContextVar[bool] = ContextVar("bars", default=True)
+
+
+class Console:
+    """Where a job's words go. This one keeps silent but for warnings, and shows bars: what Python programs get."""
+
+    bars: bool = True
+
+    def detail(self, text: str) -> None:
+        """What only those want who asked for more (-v)."""
+
+    def say(self, text: str) -> None:
+        """What is going on."""
+
+    def result(self, text: str) -> None:
+        """What the job was run for; heard under -q too."""
+
+    def warn(self, text: str) -> None:
+        """What must not be missed, one line on stderr."""
+        print(text, file=sys.stderr)
+
+
+@contextmanager
+def bars(shown: bool) -> Iterator[None]:
+    """Whether bars appear in the block, whatever its functions say."""
+    token = _BARS.set(shown and _BARS.get())
+    try:
+        yield
+    finally:
+        _BARS.reset(token)
 
 
 def bar(
@@ -22,7 +55,7 @@ def bar(
         total=total,
         desc=desc,
         unit=unit,
-        disable=not shown,
+        disable=not (shown and _BARS.get()),
         leave=False,
         dynamic_ncols=not log,
         delay=20 if log else 1,

@@ -8,20 +8,24 @@ from typing import Any
 import pytest
 import typer
 
-from qvggt.cli.common import run
+from qvggt.cli import main
+from qvggt.cli.terminal import run
 
 
-def call(app: typer.Typer, *args: object) -> int:
-    """The exit code of a command line."""
+def call(command: str | typer.Typer, *args: object) -> int:
+    """The exit code of `qvggt COMMAND args`."""
+    words = [str(arg) for arg in args]
     with pytest.raises(SystemExit) as caught:
-        run(app, [str(arg) for arg in args])
+        if isinstance(command, str):
+            main.main([command, *words])
+        run(command, words)
     assert isinstance(caught.value.code, int)
     return caught.value.code
 
 
-def mistake(capsys: pytest.CaptureFixture[str], app: typer.Typer, *args: object) -> str:
+def mistake(capsys: pytest.CaptureFixture[str], command: str | typer.Typer, *args: object) -> str:
     """The one line with which a wrong command line ends."""
-    code = call(app, *args)
+    code = call(command, *args)
     err = capsys.readouterr().err
     assert code == 2, err
     assert err.startswith("error: ")

@@ -39,8 +39,9 @@ MAY_IMPORT = {  # DESIGN section 2; "base" is what lies in qvggt/ itself
     "export": CORE | {"export"},
     "engines": CORE | {"engines"},
     "eval": CORE | {"engines", "eval"},
-    "cli": CORE | {"calib", "export", "engines", "eval", "cli"},
-    "api": CORE | {"calib", "export", "engines", "eval"},  # the composition root of Python programs
+    "jobs": CORE | {"calib", "export", "engines", "eval", "jobs"},
+    "cli": BASE | {"jobs", "cli"},
+    "api": CORE | {"calib", "export", "engines", "eval", "jobs"},
 }
 BASE_PACKAGES = {"torch", "numpy", "safetensors", "tqdm"}
 PACKAGES = {  # of others; where it is not here, a room may import what the project depends on

@@ -35,7 +35,7 @@ from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
 from qvggt.models.network import Network
 from qvggt.progress import bar
-from qvggt.quant import parse_scheme
+from qvggt.quant.scheme import parse_scheme
 from qvggt.versions import versions
 
 SCHEMES = "w8a8-dynamic,w8a8-static,w4a8-dynamic,w4a8-static,w4a4-dynamic,w4a4-static,w4a16-dynamic"

@@ -29,7 +29,7 @@ from qvggt.files import file_sha256
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
 from qvggt.models.network import Network
-from qvggt.quant import parse_scheme
+from qvggt.quant.scheme import parse_scheme
 from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
 from qvggt.versions import versions

@@ -130,7 +130,8 @@ def gate_images(gate: Gate, frames: int) -> Iterator[ImageSet[Posed]]:
     if gate.data is not None:
         yield read_images(replace(question, root=gate.data, max_sequences=count), gate.height, gate.width)
         return
-    from qvggt.data.synthetic.generator import GATE_SEEDS, write_scenes
+    from qvggt.data.synthetic.generator import write_scenes
+    from qvggt.data.synthetic.seeds import GATE_SEEDS
 
     with tempfile.TemporaryDirectory(prefix="qvggt-gate-") as folder:
         seeds = range(GATE_SEEDS, GATE_SEEDS + count)

@@ -1,8 +1,1 @@
-"""Quantization scheme, quantizers, fake-quant modules and the calibrated checkpoint."""
-
-from qvggt.formats.linear_format import LinearFormat
-from qvggt.quant.linear import QuantLinear
-from qvggt.quant.model import quantize_, quantized_linears
-from qvggt.quant.scheme import Scheme, parse_scheme
-
-__all__ = ["LinearFormat", "QuantLinear", "Scheme", "parse_scheme", "quantize_", "quantized_linears"]
+"""Quantization scheme, fake-quant modules and the calibrated checkpoint; the scheme is read without torch."""

@@ -14,7 +14,8 @@ from qvggt.calib.reconstruct import BlockReport
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
-from qvggt.quant import parse_scheme, quantize_
+from qvggt.quant.model import quantize_
+from qvggt.quant.scheme import parse_scheme
 from qvggt.tensor_file import open_tensors, write_tensors
 
 PATH = "aggregator.frame_blocks.0"

@@ -17,7 +17,8 @@ from qvggt.formats.table import choices
 from qvggt.models.family import family_of
 from qvggt.models.folded import applied_fold
 from qvggt.models.vggt.network import VGGT
-from qvggt.quant import Scheme, parse_scheme, quantized_linears
+from qvggt.quant.model import quantized_linears
+from qvggt.quant.scheme import Scheme, parse_scheme
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from small_network import SIZE, small_model
 from qvggt.calib import plan
 from qvggt.calib.plan import Cost, Plan, make_plan
 from qvggt.calib.recipe import Recipe, find_recipe
-from qvggt.quant import parse_scheme
+from qvggt.quant.scheme import parse_scheme
 
 TOKENS, DIM = 5 + (SIZE // 14) ** 2, 64
 

@@ -91,7 +91,7 @@ def test_calibrate_then_export_a_static_checkpoint(
 
 
 def _linears(folder: Path) -> list[tuple[str, Any]]:
-    from qvggt.quant import quantized_linears
+    from qvggt.quant.model import quantized_linears
 
     return list(quantized_linears(load_calibrated(folder).model))
 

@@ -17,7 +17,7 @@ from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.precision import Precision
 from qvggt.onnx_view.graph import tensor_types
-from qvggt.quant import parse_scheme
+from qvggt.quant.scheme import parse_scheme
 
 
 def network(precision: Precision) -> onnx.ModelProto:

@@ -11,7 +11,8 @@ from small_network import small_model
 
 from qvggt.export.parity import LayerParity, OutputParity, ParityReport, check_outputs, sqnr_db, tie_rows
 from qvggt.formats.table import find_format
-from qvggt.quant import QuantLinear, parse_scheme
+from qvggt.quant.linear import QuantLinear
+from qvggt.quant.scheme import parse_scheme
 
 
 def test_sqnr() -> None:

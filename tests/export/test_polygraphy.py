@@ -18,7 +18,7 @@ from small_network import small_images, small_rounded
 
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.lint import lint_model
-from qvggt.quant import parse_scheme
+from qvggt.quant.scheme import parse_scheme
 from qvggt.target import Target
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

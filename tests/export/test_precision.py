@@ -23,7 +23,8 @@ from qvggt.export.precision import Precision, float_type, rounded
 from qvggt.formats.table import find_format
 from qvggt.models.vggt.network import VGGT
 from qvggt.onnx_view.graph import tensor_types
-from qvggt.quant import QuantLinear, parse_scheme
+from qvggt.quant.linear import QuantLinear
+from qvggt.quant.scheme import parse_scheme
 from qvggt.quant.model import scheme_linears
 from qvggt.quant.transform import InputTransform, TransformSpec
 from qvggt.target import Target

@@ -16,7 +16,7 @@ from qvggt.engines.builder import build_engine, read_source
 from qvggt.engines.layer_report import LayerReport
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.precision import Precision
-from qvggt.quant import parse_scheme
+from qvggt.quant.scheme import parse_scheme
 from qvggt.target import Target
 
 pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'qvggt[rtx]'")

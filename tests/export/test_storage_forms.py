@@ -20,7 +20,9 @@ from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import emit_linear
 from qvggt.formats.table import find_format
-from qvggt.quant import QuantLinear, parse_scheme, quantized_linears
+from qvggt.quant.linear import QuantLinear
+from qvggt.quant.model import quantized_linears
+from qvggt.quant.scheme import parse_scheme
 from qvggt.target import Target
 
 K, N = 256, 128

@@ -10,7 +10,7 @@ from qvggt.errors import QvggtError
 from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.table import find_format
 from qvggt.formats.tensor_format import EPS
-from qvggt.quant import QuantLinear
+from qvggt.quant.linear import QuantLinear
 from qvggt.quant.transform import InputTransform, TransformSpec
 
 FORMS = [("w8a8", "dynamic"), ("w8a8", "static"), ("w4a4", "dynamic"), ("w4a4", "static"), ("w4a16", "dynamic")]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qvggt.formats.table import find_format
 from qvggt.formats.tensor_format import EPS
 from qvggt.onnxruntime_config import session_config
-from qvggt.quant import QuantLinear
+from qvggt.quant.linear import QuantLinear
 
 IN, OUT = 96, 40
 CLIP, AMAX = 0.83, 2.6

@@ -11,7 +11,9 @@ from qvggt.errors import QvggtError
 from qvggt.formats.table import find_format
 from qvggt.models.vggt.config import VGGT_1B
 from qvggt.models.vggt.network import VGGT
-from qvggt.quant import QuantLinear, Scheme, parse_scheme, quantize_, quantized_linears
+from qvggt.quant.linear import QuantLinear
+from qvggt.quant.model import quantize_, quantized_linears
+from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.quant.model import prepare_, scheme_linears, transform_specs
 from qvggt.quant.transform import TransformSpec
 

@@ -17,7 +17,8 @@ from qvggt.errors import QvggtError
 from qvggt.models.block import LayerScale
 from qvggt.models.vggt.config import VGGT_1B, VGGTConfig
 from qvggt.models.vggt.network import VGGT
-from qvggt.quant import parse_scheme, quantize_
+from qvggt.quant.model import quantize_
+from qvggt.quant.scheme import parse_scheme
 from qvggt.rotation import FoldConfig, applied_fold, fold_
 
 REFERENCE = Path(__file__).parents[1] / "data" / "vggt_reference_small.safetensors"

@@ -16,7 +16,8 @@ from small_network import CONFIG, SIZE, small_model
 from qvggt.errors import QvggtError
 from qvggt.models.family import find_family
 from qvggt.models.vggt.network import VGGT
-from qvggt.quant import parse_scheme, quantize_
+from qvggt.quant.model import quantize_
+from qvggt.quant.scheme import parse_scheme
 
 Rows = list[LinearStatistics]
 PARTS = {part.name: part.pattern for part in find_family().parts}

@@ -1,4 +1,4 @@
-"""The generated scenes commands test on, in Co3D layout, and which seeds are whose."""
+"""The generated scenes commands test on, in Co3D layout."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from pathlib import Path
 from qvggt.data.co3d_writer import write_co3d
 from qvggt.data.registry import Question
 from qvggt.data.synthetic.scene import SceneConfig
-
-# below are the training (from 0) and held-out (from 10 million) scenes of the tiny model: none of them is seen again
-TEST_SEEDS = 20_000_000
-TRAIN_SEEDS = 30_000_000
-GATE_SEEDS = 40_000_000
-ROOM = 10_000_000  # seeds of each split
+from qvggt.data.synthetic.seeds import TEST_SEEDS
 
 FRAMES = 8  # of a scene, at least
 

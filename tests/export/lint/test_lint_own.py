@@ -10,7 +10,7 @@ from small_network import small_images, small_rounded
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.lint import RULES, Severity, lint_model
 from qvggt.export.precision import Precision
-from qvggt.quant import parse_scheme
+from qvggt.quant.scheme import parse_scheme
 from qvggt.target import Target
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,0 +1,133 @@
+"""Build: ONNX -> TensorRT engine, with its manifest and layer report."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from qvggt.engines.build_config import BuildConfig, capability, check_output
+from qvggt.errors import QvggtError
+from qvggt.files import check_file
+from qvggt.jobs.job import Doc, Job, Place, Result
+from qvggt.jobs.places import check_new_file
+from qvggt.jobs.words import frame_profile
+from qvggt.progress import Console
+
+if TYPE_CHECKING:
+    from qvggt.engines.layer_report import LayerReport
+    from qvggt.engines.manifest import Manifest
+
+SHOWN = 10  # linears that are not as wanted; the report has them all
+
+
+@dataclass(frozen=True)
+class BuildOutcome(Result):
+    """An engine, its manifest and what the builder's layer table says of every quantized linear."""
+
+    engine: Path
+    manifest_path: Path
+    report_path: Path
+    manifest: Manifest
+    report: LayerReport
+
+    @property
+    def passed(self) -> bool:
+        return not self.report.failed
+
+    def to_dict(self, folder: Path | None = None) -> dict[str, Any]:
+        return {
+            "engine": str(self.engine),
+            "manifest": str(self.manifest_path),
+            "report": str(self.report_path),
+            "passed": self.passed,
+            "bytes": self.manifest.engine.bytes,
+            "seconds": self.manifest.build["seconds"],
+            "peak_bytes": self.manifest.build["peak_bytes"],
+            **self.report.facts(),
+        }
+
+
+@dataclass(frozen=True)
+class BuildJob(Job[BuildOutcome]):
+    """Build an engine and show which kernel every quantized linear became.
+
+    Writes OUTPUT, OUTPUT.manifest.json (hashes, origin; runners refuse an engine without it) and OUTPUT.layers.json,
+    read from the builder's own layer table. Nothing is run on a GPU: the report says what is planned and stored.
+    Exit code 1 when a linear that should be low-bit is not, 2 for a mistake in the call or a graph that is refused.
+    """
+
+    name: ClassVar[str] = "build"
+    examples: ClassVar[tuple[str, ...]] = (
+        "qvggt export tiny --bits w4a4 --target tensorrt -o outputs/tiny-w4a4.onnx",
+        "qvggt build outputs/tiny-w4a4.onnx -o outputs/tiny-w4a4.engine --frames 1:4:8 --cc 8.6,8.9,12.0",
+        "qvggt build model.onnx -o model.engine --backend trtexec   # saves the command; runs it if it can",
+    )
+
+    model: Annotated[Place, Doc("The file to build, from qvggt export or elsewhere.", argument=True, metavar="ONNX")]
+    output: Annotated[Place, Doc("Engine to write, ending in .engine or .plan.", ("-o", "--output"))]
+    _: KW_ONLY
+    backend: Annotated[
+        Literal["rtx", "tensorrt", "trtexec"],
+        Doc("rtx (TensorRT-RTX, needs no GPU), tensorrt or trtexec (both build where they run)."),
+    ] = "rtx"
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16"] | None, Doc("Fail unless the network has this float type. [any]")
+    ] = None
+    frames: Annotated[
+        tuple[int, int, int] | None,
+        Doc("min:opt:max frame counts. [those of the file, else 1:8:32]", parse=frame_profile),
+    ] = None
+    compute_capabilities: Annotated[
+        tuple[str, ...],
+        Doc(
+            "GPU compute capabilities, comma-separated; rtx only. [the builder's portable set]",
+            ("--cc",),
+            comma=True,
+            parse=capability,
+        ),
+    ] = ()
+
+    def config(self) -> BuildConfig:
+        """What the builders read."""
+        return BuildConfig(self.backend, self.precision, self.frames, self.compute_capabilities)
+
+    def check(self) -> None:
+        self.config()
+        check_output(Path(self.output))
+
+    def prepare(self) -> None:
+        check_file(Path(self.model), "an ONNX file")
+        check_new_file(Path(self.output), self.overwrite)
+
+    def execute(self, console: Console) -> BuildOutcome:
+        from qvggt.engines.builder import build_engine, check_precision, plan_trtexec, read_source
+        from qvggt.engines.manifest import manifest_path
+        from qvggt.engines.trtexec import find_trtexec
+
+        output, config = Path(self.output), self.config()
+        source = read_source(Path(self.model))
+        check_precision(source, self.precision)
+        if self.backend == "trtexec":
+            command, saved = plan_trtexec(source, output, config)
+            console.result(shlex.join(command))
+            console.result(f"command: {saved}")
+            if find_trtexec() is None:
+                raise QvggtError(f"trtexec: not on PATH, so nothing was built; run {saved} where TensorRT is installed")
+        built = build_engine(source, output, config)
+        manifest, report = built.manifest, built.report
+        seconds, peak = manifest.build["seconds"], manifest.build["peak_bytes"]
+        console.result(
+            f"{output}: {manifest.backend} {manifest.backend_version}, {manifest.precision} network, "
+            f"{manifest.engine.bytes / 1e6:.2f} MB, {seconds:.1f} s"
+            + ("" if peak is None else f", peak {peak / 1e9:.2f} GB")
+        )
+        if report.linears:
+            console.say(report.table())
+        console.result(report.summary)
+        console.say("nothing was run on a GPU: speed and numbers of the engine are not measured")
+        console.say(f"manifest: {manifest_path(output)}, report: {built.report_path}")
+        for verdict in report.failed[:SHOWN]:
+            console.warn(f"not as wanted: {verdict.path}: {verdict.wanted} expected, {verdict.found}: {verdict.note}")
+        return BuildOutcome(output, manifest_path(output), built.report_path, manifest, report)

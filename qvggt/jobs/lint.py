@@ -1,0 +1,95 @@
+"""Lint: what TensorRT would refuse, get wrong or slow down in an ONNX file."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from qvggt.files import check_file
+from qvggt.jobs.job import Doc, Job, Place, Result
+from qvggt.progress import Console
+
+if TYPE_CHECKING:
+    from qvggt.export.lint import Finding
+
+SHOWN = 5  # places of one rule in the text; JSON has them all, and so has -v
+
+
+@dataclass(frozen=True)
+class LintResult(Result):
+    """What was found in a file."""
+
+    model: Path
+    target: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.count("error")
+
+    def count(self, severity: str) -> int:
+        """Findings of a severity, "error" or "warning"."""
+        return sum(finding.severity.value == severity for finding in self.findings)
+
+    @property
+    def summary(self) -> str:
+        """Such as "0 errors and 1 warning"."""
+        counts = {kind: self.count(kind) for kind in ("error", "warning")}
+        return " and ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items())
+
+    def lines(self, most: int = SHOWN) -> list[str]:
+        """One line a finding, the first few of each rule."""
+        shown = []
+        for rule in dict.fromkeys(finding.rule for finding in self.findings):
+            mine = [finding for finding in self.findings if finding.rule == rule]
+            shown += [finding.line() for finding in mine[:most]]
+            if len(mine) > most:
+                shown.append(f"... and {rule} at {len(mine) - most} other places")
+        return shown
+
+    def to_dict(self, folder: Path | None = None) -> dict[str, Any]:
+        return {
+            "model": str(self.model),
+            "target": self.target,
+            "errors": self.count("error"),
+            "warnings": self.count("warning"),
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+@dataclass(frozen=True)
+class LintJob(Job[LintResult]):
+    """Check an ONNX file against what TensorRT is known to refuse, miscompile or run in floating point.
+
+    Reads the file only: no GPU, no TensorRT, no weights. Errors are models that do not build or compute something
+    else; warnings lose a low-bit kernel. Exit code 1 for errors, 2 for a file that cannot be read.
+    """
+
+    name: ClassVar[str] = "lint"
+    examples: ClassVar[tuple[str, ...]] = ("qvggt lint outputs/tiny-w4a4.onnx --json -",)
+
+    model: Annotated[Place, Doc("An ONNX file, of qvggt export or of any other tool.", argument=True)]
+    _: KW_ONLY
+    target: Annotated[
+        Literal["tensorrt", "cpu"],
+        Doc("tensorrt: all rules. cpu: those on the file itself (bytes, external data)."),
+    ] = "tensorrt"
+
+    def prepare(self) -> None:
+        check_file(Path(self.model), "an ONNX file")
+
+    def execute(self, console: Console) -> LintResult:
+        result = lint_file(Path(self.model), self.target)
+        for line in result.lines():
+            console.result(line)
+        console.result(f"{self.model}: {result.summary} for {self.target}")
+        return result
+
+
+def lint_file(model: Path, target: str) -> LintResult:
+    """QvggtError for a file that cannot be read."""
+    from qvggt.export.lint import lint_model
+    from qvggt.target import Target
+
+    return LintResult(model, target, tuple(lint_model(model, Target(target))))

@@ -1,0 +1,49 @@
+"""Fields that several jobs have, word for word."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from qvggt.formats.table import DEFAULT, choices, choices_text
+from qvggt.jobs.job import Doc, Source
+from qvggt.jobs.words import override
+from qvggt.mapping import at_least
+from qvggt.models.family import find_family
+
+FAMILY = find_family()  # whose words help texts name
+PATCH = FAMILY.patch_size
+
+Format = Annotated[
+    str | None,
+    Doc(f"{choices_text()}. [{DEFAULT}]", ("--bits", "--format"), words=lambda: tuple(choices())),
+]
+Parts = Annotated[
+    tuple[str, ...] | None,
+    Doc(
+        f"Parts to quantize: {', '.join(FAMILY.part_names)}. [{','.join(FAMILY.default_parts)}]",
+        comma=True,
+        words=lambda: FAMILY.part_names,
+    ),
+]
+Overrides = Annotated[
+    tuple[tuple[str, str], ...],
+    Doc(
+        f"PATTERN=FORMAT for modules whose path matches, e.g. '{FAMILY.override_example}=w4a16'; repeatable.",
+        ("--override",),
+        parse=override,
+    ),
+]
+Models = Annotated[
+    tuple[Source, ...],
+    Doc(
+        "tiny, vggt-1b, a weights file, a Hub id or a calibrated checkpoint; may be repeated.",
+        ("--model",),
+        metavar="NAME",
+    ),
+]
+Threads = Annotated[int | None, Doc("CPU threads; results are recorded with their count. [all cores]"), at_least(1)]
+Device = Annotated[str | None, Doc("cpu or cuda. [cpu; of engine files cuda]")]
+FrameSeed = Annotated[int, Doc("Seed of the frames drawn.")]
+Revision = Annotated[str | None, Doc("Hub revision (commit, tag or branch) to pin.")]
+Offline = Annotated[bool, Doc("Never use the network.")]
+Show = Annotated[bool, Doc("Open the page in a browser.", ("--open",))]

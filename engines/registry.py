@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qvggt.errors import QvggtError
 from qvggt.lazy import Function, function
+
+if TYPE_CHECKING:
+    from qvggt.quant.handle import Model
+
+    Source = str | Path | Model
 
 
 @dataclass(frozen=True)
@@ -82,23 +87,28 @@ def file_suffixes() -> tuple[str, ...]:
     return tuple(dict.fromkeys(suffix for kind in _KINDS.values() for suffix in kind.suffixes))
 
 
-def kinds_of(source: str | Path) -> tuple[RunnerKind, ...]:
+def kinds_of(source: Source) -> tuple[RunnerKind, ...]:
     """The runtimes that open a source, by how its name ends; the first is the default."""
-    suffix = Path(source).suffix.lower()
+    suffix = Path(source).suffix.lower() if isinstance(source, str | Path) else ""
     kinds = tuple(kind for kind in _KINDS.values() if suffix in kind.suffixes)
     return kinds or tuple(kind for kind in _KINDS.values() if not kind.suffixes)
 
 
-def kind_of(source: str | Path, runtime: str | None = None) -> RunnerKind:
+def kind_of(source: Source, runtime: str | None = None) -> RunnerKind:
     """The runtime to open a source with; QvggtError for one that opens no such file."""
     kinds = {kind.name: kind for kind in kinds_of(source)}
     first = next(iter(kinds.values()))
     if runtime is not None and runtime not in kinds:
-        raise QvggtError(f"{source}: {runtime} runs no such file, {' or '.join(kinds)} does; {first.advice}")
+        raise QvggtError(f"{shown(source)}: {runtime} runs no such file, {' or '.join(kinds)} does; {first.advice}")
     own = None if first.named_by is None else function(first.named_by)(source)
     if None not in (own, runtime) and own != runtime:
         raise QvggtError(f"{source}: is an engine of {own}, not of {runtime}; leave the runtime out")
     return kinds[runtime or own or first.name]
+
+
+def shown(source: Source) -> str:
+    """A source in a message: its path or name, or that of a model in memory."""
+    return str(source) if isinstance(source, str | Path) else source.name
 
 
 def split_runtime(text: str) -> tuple[str | None, str]:

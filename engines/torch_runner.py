@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +19,11 @@ from qvggt.models.dpt import FRAMES_PER_CHUNK
 from qvggt.models.family import check_size, family_of
 from qvggt.models.network import Network
 from qvggt.quant.checkpoint import DESCRIPTION, WEIGHTS, is_calibrated, load_calibrated
+from qvggt.quant.handle import Model
 from qvggt.quant.scheme import Scheme
+
+if TYPE_CHECKING:
+    from qvggt.engines.registry import Source
 
 DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -92,10 +97,31 @@ def check_device(device: str) -> torch.device:
     return parsed
 
 
-def open_torch(source: str | Path, options: RunnerOptions) -> TorchRunner:
+def open_torch(source: Source, options: RunnerOptions) -> TorchRunner:
     """As `open_runner` has it."""
+    if not isinstance(source, str | Path):
+        if options.revision is not None:
+            raise QvggtError(f"{source.name}: is in memory, which has no revision; leave it out")
+        return of_model(source, float_type=options.precision, device=options.device or "cpu")
     hub: dict[str, Any] = {"revision": options.revision, "offline": options.offline}
     return open_model(source, float_type=options.precision, device=options.device or "cpu", **hub)
+
+
+def of_model(model: Model, *, float_type: str | None = None, device: str = "cpu") -> TorchRunner:
+    """A runner for a model in memory, without files to tell of; on another device than the CPU it runs a copy."""
+    scheme = model.scheme
+    if scheme is not None and float_type is not None:
+        raise QvggtError(f"{model.name}: is quantized, which takes no {float_type!r}; leave it out")
+    network = model.network if check_device(device).type == "cpu" else copy.deepcopy(model.network)
+    name = Path(model.name).name if Path(model.name).exists() else model.name
+    return TorchRunner(network, *_named(name, scheme, float_type), scheme=scheme, device=device)
+
+
+def _named(name: str, scheme: Scheme | None, float_type: str | None) -> tuple[str, str]:
+    """Label and float type."""
+    if scheme is None:
+        return f"torch {float_type or 'fp32'} {name}", float_type or "fp32"
+    return f"{'fake-quant' if scheme.quantizes else 'torch'} {scheme.label} {name}", scheme.float_type
 
 
 def open_model(
@@ -120,9 +146,7 @@ def open_model(
         scheme, folder = loaded.scheme, Path(source)
         weights = ModelFile(str(folder / WEIGHTS), loaded.sha256, (folder / WEIGHTS).stat().st_size)
         files = weights, ModelFile.of(folder / DESCRIPTION)
-        label = f"{'fake-quant' if scheme.quantizes else 'torch'} {scheme.label} {name}"
-        return TorchRunner(loaded.model, label, scheme.float_type, scheme=scheme, files=files, device=device)
+        return TorchRunner(loaded.model, *_named(name, scheme, None), scheme=scheme, files=files, device=device)
     path = find_weights(source, revision=revision, offline=offline)
     model = load_model(path, heads="predicting")
-    float_type = float_type or "fp32"
-    return TorchRunner(model, f"torch {float_type} {name}", float_type, files=(ModelFile.of(path),), device=device)
+    return TorchRunner(model, *_named(name, None, float_type), files=(ModelFile.of(path),), device=device)

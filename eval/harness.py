@@ -17,6 +17,7 @@ from qvggt.errors import QvggtError
 from qvggt.eval.clouds import check_backend
 from qvggt.eval.depth import depth_errors
 from qvggt.eval.ground_truth import ImagePlan, network_intrinsics, plan_images, sequence_depth
+from qvggt.eval.groups import METRIC_GROUPS
 from qvggt.eval.noise import Noise, compare
 from qvggt.eval.points import PointConfig, PointErrors, point_errors, predicted_cameras, predicted_points, true_points
 from qvggt.eval.pose import pairwise_errors
@@ -24,8 +25,6 @@ from qvggt.eval.records import Row
 from qvggt.eval.result import CandidateResult, SequenceRecord
 from qvggt.predictions import CAMERAS, Predictions
 from qvggt.progress import bar
-
-METRIC_GROUPS = ("pose", "depth", "points")
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,6 @@ def shard_of(count: int, shard: tuple[int, int]) -> range:
     return range(shard[0] - 1, count, shard[1])
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """ "2/4" -> (2, 4); QvggtError for anything else."""
-    parts = text.split("/")
-    if len(parts) == 2 and all(part.isdecimal() for part in parts):
-        index, count = int(parts[0]), int(parts[1])
-        if 1 <= index <= count:
-            return index, count
-    raise QvggtError(f"--shard {text!r}: expected i/n with 1 <= i <= n, e.g. 2/4")
-
-
 def merge_records(paths: Sequence[str | Path]) -> tuple[dict[str, Any], list[CandidateResult]]:
     """(header, results) of files that together hold every sequence of one configuration, in the order of the data set.
 

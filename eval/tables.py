@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qvggt.eval.bootstrap import Bootstrap
-from qvggt.eval.metrics import METRICS, column
+from qvggt.eval.metrics import BY_NAME, METRICS, column
 from qvggt.eval.result import CandidateResult
 from qvggt.predictions import OUTPUTS
 
@@ -21,7 +21,7 @@ def format_tables(results: Sequence[CandidateResult]) -> str:
     """Accuracy with deltas against the first candidate, points, intervals of the deltas, categories, then closeness of
     the outputs, time, memory and size. Parts without content are left out."""
     parts = [
-        _accuracy(results),
+        accuracy(results),
         *(
             _points(results, source, words)
             for source, words in (("head", "points of the point head"), ("unproj", "points of the depth"))
@@ -37,7 +37,8 @@ def format_tables(results: Sequence[CandidateResult]) -> str:
     return "\n\n".join(["\n".join(part) for part in parts if part] + [notes])
 
 
-def _accuracy(results: Sequence[CandidateResult]) -> list[str]:
+def accuracy(results: Sequence[CandidateResult]) -> list[str]:
+    """Lines with the AUCs and depth figures of every candidate, deltas against the first."""
     base = results[0].auc()
     rows = [["candidate", *(c for t in base for c in (f"AUC@{t}", "delta")), "abs-rel", "d<1.25"]]
     for result in results:
@@ -79,6 +80,17 @@ def _categories(results: Sequence[CandidateResult]) -> list[str]:
         ("mean", None, results[0].records),
     ):
         rows.append([name, str(len(records)), *(_number(result.figure("auc30", category), 2) for result in results)])
+    return aligned(rows)
+
+
+def by_sequence(results: Sequence[CandidateResult]) -> list[str]:
+    """Lines with AUC@30 and the time of every sequence, candidates numbered in order."""
+    numbers = range(1, len(results) + 1)
+    rows = [["AUC@30 by sequence", *(f"({i})" for i in numbers), *(f"s ({i})" for i in numbers)]]
+    for records in zip(*(result.records for result in results), strict=True):
+        auc = [BY_NAME["auc30"].value(record) for record in records]
+        seconds = [f"{record.seconds:.3f}" for record in records]
+        rows.append([records[0].key, *(_number(value, 2) for value in auc), *seconds])
     return aligned(rows)
 
 

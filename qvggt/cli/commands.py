@@ -43,7 +43,7 @@ def command(cls: type[Job[Any]]) -> Any:
     def function(context: typer.Context, **options: Any) -> None:
         if context.invoked_subcommand is not None:
             for name in given(context):
-                raise QvggtError(f"--{_dashed(name)}: has no use before {context.invoked_subcommand}; leave it out")
+                raise QvggtError(f"{flag(cls, name)}: has no use before {context.invoked_subcommand}; leave it out")
             return
         run_job(job_of(cls, context, options), options)
 
@@ -122,6 +122,12 @@ def given(context: typer.Context) -> tuple[str, ...]:
     return tuple(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
 
 
+def flag(cls: type[Job[Any]], name: str) -> str:
+    """The option that gives a field."""
+    doc = None if name in EXTRAS else annotation(hints(cls)[name], Doc)
+    return doc.flags[-1] if doc is not None and doc.flags else f"--{_dashed(name)}"
+
+
 def epilog(cls: type[Job[Any]]) -> str | None:
     """Examples, then what else is to know."""
     if not cls.examples:
@@ -140,11 +146,11 @@ def _parameter(cls: type[Job[Any]], field: Any) -> inspect.Parameter:
         options["metavar"] = field.name.upper()
     if (check := annotation(hint, Check)) is not None and kinds[0] in (int, float):
         options |= {"min": check.low, "max": check.high}
-    if doc.words is not None:
+    if doc.words:
         options["autocompletion"] = _completion(doc)
     default = None if field.default is MISSING else field.default
-    if default in ((), False):
-        default = None if default == () else False
+    if default == ():
+        default = None
     elif default is not None and (doc.parse or doc.comma):
         default = doc.default or ",".join(map(str, default))
     kind: Any = _type(kinds, doc)
@@ -190,9 +196,9 @@ def _value(cls: type[Job[Any]], name: str, value: Any) -> Any:
 
 def _completion(doc: Doc) -> Any:
     def complete(incomplete: str) -> list[str]:
-        assert doc.words is not None
+        words = doc.words() if callable(doc.words) else doc.words
         head, comma, word = incomplete.rpartition(",") if doc.comma else ("", "", incomplete)
-        return [head + comma + found for found in doc.words() if found.startswith(word)]
+        return [head + comma + found for found in words if found.startswith(word)]
 
     return complete
 

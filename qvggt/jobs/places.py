@@ -1,4 +1,4 @@
-"""Whether something can be written where a job is to write it: found out by trying, before the work."""
+"""Whether a job can read and write where it is to: found out by trying, before the work."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ def check_new_folder(path: Path, overwrite: bool, what: str) -> None:
     check_place(path)
     if path.exists() and any(path.iterdir() if path.is_dir() else [path]) and not overwrite:
         raise QvggtError(f"{path}: exists already; choose another folder, or add --overwrite to replace {what}")
+
+
+def check_readable(path: Path, expected: str) -> None:
+    """QvggtError unless a file can be read at `path`; `expected`: what it should be."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise QvggtError(f"{path}: cannot be read ({reason(error)}); expected {expected}") from error
 
 
 def check_place(path: Path) -> None:

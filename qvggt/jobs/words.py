@@ -1,4 +1,4 @@
-"""The short texts of command lines, as values: sizes, frame counts, overrides, shares."""
+"""The short texts of command lines, as values: sizes, frame counts, overrides, shards."""
 
 from __future__ import annotations
 
@@ -38,3 +38,13 @@ def frame_count(text: str) -> int:
     if not (text.isdigit() and int(text) > 0):
         raise QvggtError(f"--parity-frames {text!r}: expected positive frame counts such as 1,2,5,8")
     return int(text)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """ "2/4" -> (2, 4): part i of n."""
+    parts = text.split("/")
+    if len(parts) == 2 and all(part.isdecimal() for part in parts):
+        index, count = int(parts[0]), int(parts[1])
+        if 1 <= index <= count:
+            return index, count
+    raise QvggtError(f"--shard {text!r}: expected i/n with 1 <= i <= n, e.g. 2/4")

@@ -15,11 +15,10 @@ import torch
 from room_data import room, write_nrgbd, write_seven_scenes
 from small_network import SIZE, small_scenes
 
-from qvggt.cli.evaluate import app
 from qvggt.data.frame_list import load_frame_list
 
 FRAMES = 4
-call = partial(calling.call, app)
+call = partial(calling.call, "eval")
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +45,7 @@ def on(data, *more):
 
 
 def mistake(capsys, *args):
-    return calling.mistake(capsys, app, *args)
+    return calling.mistake(capsys, "eval", *args)
 
 
 def test_three_candidates_on_the_same_frames(data, tmp_path, capsys):
@@ -91,7 +90,8 @@ def test_size_and_selection(data, tmp_path, capsys):
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["config"]["images"] == {"mode": "crop", "width": 28}
     assert report["frame_list"]["sequences"] == 1
-    assert call("--model", data / "float.safetensors", *on(data, "--json", tmp_path / "r.json")) == 0
+    again = ("--json", tmp_path / "r.json", "--overwrite")
+    assert call("--model", data / "float.safetensors", *on(data, *again)) == 0
     native = json.loads((tmp_path / "r.json").read_text())
     assert native["config"]["images"] == {"mode": "crop", "width": SIZE}
 
@@ -121,7 +121,9 @@ def test_calls_that_make_no_sense(data, tmp_path, capsys):
     assert "leave the size out" in mistake(capsys, *engine, *on(data), "--size", 28)
     assert "multiple of 14" in mistake(capsys, *model, *on(data), "--size", 30)
     assert "no --model is a Hub id" in mistake(capsys, *model, *on(data), "--revision", "main")
-    assert "'tpu': expected cpu, cuda" in mistake(capsys, *model, *on(data), "--device", "tpu")
+    assert "device: expected cpu, cuda or cuda:N, got str 'tpu'" in mistake(
+        capsys, *model, *on(data), "--device", "tpu"
+    )
 
 
 def test_data_that_is_not_there(data, tmp_path, capsys):
@@ -235,7 +237,9 @@ def test_a_finished_run_is_only_read(data, whole, tmp_path, capsys):
     assert (whole / "r.jsonl").read_bytes() == before
     found, first = (json.loads((folder / "r.json").read_text()) for folder in (tmp_path, whole))
     assert found["candidates"] == first["candidates"]  # times too: they are in the records
-    assert "another configuration (differs in protocol)" in mistake(capsys, *generated(data, "--repeats", 2, *more))
+    assert "another configuration (differs in protocol)" in mistake(
+        capsys, *generated(data, "--repeats", 2, *more, "--overwrite")
+    )
     assert (whole / "r.jsonl").read_bytes() == before
 
 
@@ -259,7 +263,7 @@ def test_shards_merge_to_the_whole(data, whole, tmp_path, capsys):
     found, first = (without_times(json.loads((folder / "r.json").read_text())) for folder in (tmp_path, whole))
     for key in ("candidates", "parity", "config_sha256", "frame_list", "notes", "metrics"):
         assert found[key] == first[key], key
-    err = mistake(capsys, "merge", parts[0], "--json", tmp_path / "r.json")
+    err = mistake(capsys, "merge", parts[0], "--json", tmp_path / "r2.json")
     assert "2 of 5 sequences are in no file" in err
     assert "no.jsonl: cannot be read" in mistake(capsys, "merge", tmp_path / "no.jsonl")
     assert "Missing argument" in mistake(capsys, "merge")
@@ -276,7 +280,7 @@ def test_rooms(data, tmp_path, capsys):
     write_nrgbd(tmp_path / "n", "kitchen", views)
     model = ("--model", data / "float.safetensors", "--threads", 1, "--stride", 1, "--point-backend", "scipy")
     for name, root, key in (("7scenes", "7", "chess/seq-01"), ("nrgbd", "n", "kitchen/all")):
-        more = ("--dataset", name, "--root", tmp_path / root, "--json", tmp_path / "r.json")
+        more = ("--dataset", name, "--root", tmp_path / root, "--json", tmp_path / "r.json", "--overwrite")
         assert call(*model, *more, "--frame-list", tmp_path / f"{root}.json", "--fast") == 0
         report = json.loads((tmp_path / "r.json").read_text())
         assert report["frame_list"]["frames"] == {key: [0, 1]}

@@ -11,9 +11,8 @@ import pytest
 import torch
 from page_data import report, store
 
-from qvggt.cli.evaluate import app
 
-call = partial(calling.call, app)
+call = partial(calling.call, "eval")
 
 
 def test_the_page_lies_beside_the_report(tmp_path, capsys, monkeypatch):

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from small_network import SIZE
 
-from qvggt.cli import calibrate, evaluate, export
-from qvggt.cli.evaluation import Candidates, Outputs, run_evaluation
-from qvggt.cli.evaluation_data import data_request
+from qvggt.cli import calibrate, export
 from qvggt.data import registry
 from qvggt.data.frame_list import FrameList, draw_frames
 from qvggt.data.reading import read_images, read_pool
@@ -27,7 +25,7 @@ from qvggt.data.sequence import Sequence, SequenceSet
 from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.errors import QvggtError
-from qvggt.eval.harness import Protocol
+from qvggt.jobs.evaluate import EvaluateJob
 
 FRAMES, SCENES = 4, 9
 
@@ -96,16 +94,12 @@ def registered(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_evaluation_knows_it(root: Path, tmp_path: Path) -> None:
-    request = data_request("csv", root, None, False, Question(), tmp_path / "frames.json")
-    candidates = Candidates((str(root / "float.safetensors"),), (), None, (), 1, None, True)
-    protocol = Protocol(metrics=("pose", "depth"), warmup=0)
-    reports = []
-    for name in ("drawn.json", "stored.json"):
-        run_evaluation(
-            request, candidates, protocol, SIZE, Outputs(tmp_path / name, None, (1, 1), None, 1, memory=False)
-        )
-        reports.append(json.loads((tmp_path / name).read_text()))
-    drawn, stored = reports
+    model, frame_list = root / "float.safetensors", tmp_path / "frames.json"
+    job = EvaluateJob(
+        (model,), dataset="csv", root=root, frame_list=frame_list, metrics=("pose", "depth"), warmup=0, size=SIZE,
+        threads=1, offline=True,
+    )  # fmt: skip
+    drawn, stored = (json.loads(job.run().save(tmp_path / "r.json").read_text()) for _ in range(2))
     assert drawn["config"]["dataset"] == "csv"
     assert drawn["config"]["root"] == str(root)
     assert {key: len(frames) for key, frames in drawn["frame_list"]["frames"].items()} == {"csv/100": 3, "csv/101": 3}
@@ -116,11 +110,11 @@ def test_evaluation_knows_it(root: Path, tmp_path: Path) -> None:
 
 def test_its_name_is_a_word_of_the_command(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = ("--model", root / "float.safetensors", "--root", root, "--threads", 1)
-    assert call(evaluate.app, *model, "--dataset", "csv", "--fast", "--json", tmp_path / "r.json") == 0
+    assert call("eval", *model, "--dataset", "csv", "--fast", "--json", tmp_path / "r.json") == 0
     assert "1 sequences of 1 category, 3 frames each" in capsys.readouterr().out
-    assert call(evaluate.app, *model, "--dataset", "csv", "--stride", 2) == 2
+    assert call("eval", *model, "--dataset", "csv", "--stride", 2) == 2
     assert "--stride 2: only for --dataset 7scenes and nrgbd" in capsys.readouterr().err
-    assert call(evaluate.app, *model, "--dataset", "tsv") == 2
+    assert call("eval", *model, "--dataset", "tsv") == 2
     assert "expected one of co3d, 7scenes, nrgbd, synthetic, csv" in capsys.readouterr().err
 
 

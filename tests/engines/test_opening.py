@@ -14,7 +14,6 @@ from calling import call
 from fake_tensorrt import write
 
 from qvggt import QvggtError
-from qvggt.cli import evaluate
 from qvggt.engines import registry
 from qvggt.engines.engine_runner import EngineRunner
 from qvggt.engines.onnx_runner import OnnxRunner
@@ -158,12 +157,12 @@ def test_a_runner_of_somebody_else_is_opened(numpy_runtime):
 
 def test_a_runner_of_somebody_else_is_evaluated(numpy_runtime, tmp_path, capsys, one_thread):
     candidate = ("--engine", str(numpy_runtime), "--dataset", "synthetic", "--scenes", "2", "--size", "56")
-    code = call(evaluate.app, *candidate, "--frames", "3", "--json", tmp_path / "r.json")
+    code = call("eval", *candidate, "--frames", "3", "--json", tmp_path / "r.json")
     assert code == 0, capsys.readouterr().err
     (row,) = json.loads((tmp_path / "r.json").read_text())["candidates"]
     assert row["kind"] == "numpy"
     assert all(record["depth"] is not None for record in row["sequences"])
-    assert call(evaluate.app, *candidate, "--frames", "5") == 2
+    assert call("eval", *candidate, "--frames", "5") == 2
     assert "takes 2 to 4 frames" in capsys.readouterr().err
 
 

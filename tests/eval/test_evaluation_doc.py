@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-from typer.main import get_command
-
-from qvggt.cli.evaluate import app
-from qvggt.eval.merging import parse_shard
+from qvggt.cli.main import make_command
+from qvggt.jobs.words import shard
 
 DOC = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
@@ -27,10 +25,10 @@ def test_the_ray_example(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda line, check: lines.append(line))
     exec(compile(code, str(DOC), "exec"), {})
     *shards, merge = lines
-    assert [parse_shard(line[line.index("--shard") + 1]) for line in shards] == [(i, 8) for i in range(1, 9)]
+    assert [shard(line[line.index("--shard") + 1]) for line in shards] == [(i, 8) for i in range(1, 9)]
     records = [line[line.index("--records") + 1] for line in shards]
     assert merge[1:] == ["merge", *records, "--json", "/nfs/out/eval.json"]
-    command = get_command(app)
+    command = make_command("eval")
     known = {name for param in command.params for name in param.opts}
     assert {part for line in shards for part in line if part.startswith("--")} <= known
     assert "merge" in command.commands

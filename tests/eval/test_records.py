@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qvggt import QvggtError
 from qvggt.eval.depth import DepthErrors
-from qvggt.eval.merging import merge_records, parse_shard, shard_of
+from qvggt.eval.merging import merge_records, shard_of
 from qvggt.eval.noise import Noise
 from qvggt.eval.points import PointErrors
 from qvggt.eval.pose import PoseErrors
@@ -189,10 +189,6 @@ def test_pose_errors_must_pair():
 
 def test_shards_partition():
     assert sorted(i for k in range(1, 5) for i in shard_of(11, (k, 4))) == list(range(11))
-    assert parse_shard("2/4") == (2, 4)
-    for text in ("0/4", "5/4", "1", "a/b", "1/2/3", "-1/2", "1/0"):
-        with pytest.raises(QvggtError, match="expected i/n"):
-            parse_shard(text)
 
 
 def test_merged_shards_equal_the_whole(tmp_path):

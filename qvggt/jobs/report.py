@@ -1,0 +1,98 @@
+"""Reports of evaluations that are over: record files put together, and the page of a JSON report."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from qvggt.errors import QvggtError
+from qvggt.jobs.evaluation import Evaluation, announce, evaluation_of, publish
+from qvggt.jobs.job import Doc, Job, Place, Result
+from qvggt.jobs.options import Show
+from qvggt.jobs.places import check_new_file, check_readable
+from qvggt.progress import Console
+
+
+@dataclass(frozen=True)
+class MergeJob(Job[Evaluation]):
+    """Put the record files of an evaluation together: its tables and its report."""
+
+    name: ClassVar[str] = "merge"
+    examples: ClassVar[tuple[str, ...]] = ("qvggt eval merge a.jsonl b.jsonl --json r.json --html r.html",)
+
+    files: Annotated[
+        tuple[Place, ...], Doc("Record files (--records) of all shards of one run.", argument=True, metavar="FILES...")
+    ]
+    _: KW_ONLY
+    html: Annotated[Place | None, Doc("Where to write the report as one HTML page.", metavar="FILE")] = None
+    show: Show = False
+
+    def check(self) -> None:
+        check_page(self.html, self.show)
+
+    def prepare(self) -> None:
+        if self.html is not None:
+            check_new_file(Path(self.html), self.overwrite)
+        for file in self.files:
+            check_readable(Path(file), "a record file")
+
+    def execute(self, console: Console) -> Evaluation:
+        from qvggt.eval.merging import merge_records
+
+        header, results = merge_records([Path(file) for file in self.files])
+        count = len(self.files)
+        console.say(f"{len(results[0].records)} sequences of {count} record {'file' if count == 1 else 'files'}")
+        evaluation = evaluation_of(header, results)
+        publish(evaluation, self.html, self.show, console)
+        return evaluation
+
+
+@dataclass(frozen=True)
+class ReportPage(Result):
+    """The page of a report, and the JSON file it was made from."""
+
+    page: Path
+    report: Path
+
+    def to_dict(self, folder: Path | None = None) -> dict[str, Any]:
+        return {"page": str(self.page), "report": str(self.report), "bytes": self.page.stat().st_size}
+
+
+@dataclass(frozen=True)
+class ReportJob(Job[ReportPage]):
+    """The report of a finished evaluation as one HTML page that needs no network."""
+
+    name: ClassVar[str] = "report"
+    examples: ClassVar[tuple[str, ...]] = ("qvggt eval report r.json --html r.html --open",)
+
+    report: Annotated[Place, Doc("What qvggt eval --json wrote.", argument=True, metavar="JSON")]
+    _: KW_ONLY
+    html: Annotated[Place | None, Doc("Where to write the page. [beside the JSON, as .html]", metavar="FILE")] = None
+    show: Show = False
+
+    @property
+    def page(self) -> Path:
+        """Where it is written."""
+        return Path(self.report).with_suffix(".html") if self.html is None else Path(self.html)
+
+    def check(self) -> None:
+        if self.page.resolve() == Path(self.report).resolve():
+            raise QvggtError(f"--html {self.page}: is the report itself; give another name")
+
+    def prepare(self) -> None:
+        check_new_file(self.page, self.overwrite)
+        check_readable(Path(self.report), "a report of qvggt-eval --json")
+
+    def execute(self, console: Console) -> ReportPage:
+        from qvggt.eval.html.page import page_of_file
+
+        page_of_file(self.page, self.report)
+        announce(self.page, self.show, console.result, console)
+        return ReportPage(self.page, Path(self.report))
+
+
+def check_page(html: Place | None, show: bool) -> None:
+    """QvggtError for a page that is to be opened and not written."""
+    if show and html is None:
+        raise QvggtError("--open: give --html FILE, which it opens")

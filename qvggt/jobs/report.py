@@ -22,7 +22,7 @@ class MergeJob(Job[Evaluation]):
     examples: ClassVar[tuple[str, ...]] = ("qvggt eval merge a.jsonl b.jsonl --json r.json --html r.html",)
 
     files: Annotated[
-        tuple[Place, ...], Doc("Record files (--records) of all shards of one run.", argument=True, metavar="FILES...")
+        tuple[Place, ...], Doc("Record files (--records) of all shards of one run.", argument=True, metavar="FILE")
     ]
     _: KW_ONLY
     html: Annotated[Place | None, Doc("Where to write the report as one HTML page.", metavar="FILE")] = None

@@ -11,7 +11,6 @@ import pytest
 import torch
 from page_data import report, store
 
-
 call = partial(calling.call, "eval")
 
 

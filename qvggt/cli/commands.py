@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -105,7 +106,11 @@ def run_job(job: Job[Any], options: dict[str, Any]) -> None:
     if json is not None and not to_stdout:
         check_new_file(json, job.overwrite)
     console = Terminal(options["verbose"] - options["quiet"], to_stdout)
-    result = job.run(console)
+    try:
+        result = job.run(console)
+    except KeyboardInterrupt:
+        console.warn(interrupted(job))
+        raise
     if to_stdout:
         from qvggt.json_file import json_text
 
@@ -114,6 +119,14 @@ def run_job(job: Job[Any], options: dict[str, Any]) -> None:
         console.say(f"result: {result.save(json)}")
     if not result.passed:
         raise typer.Exit(1)
+
+
+def interrupted(job: Job[Any]) -> str:
+    """What is kept of an interrupted job, and how to go on."""
+    kept = [str(path) for path in job.unfinished() if path.exists()]
+    if not kept:
+        return "interrupted; nothing was kept, and what was there before is as it was"
+    return f"interrupted; kept {', '.join(kept)}: the same command goes on from there (delete it to start anew)"
 
 
 def given(context: typer.Context) -> tuple[str, ...]:
@@ -176,7 +189,7 @@ def _type(kinds: list[Any], doc: Doc) -> Any:
     if doc.comma:
         return str
     first = kinds[0]
-    if get_origin(first) is tuple and get_args(first)[1:] == (...,):
+    if get_origin(first) is Sequence or (get_origin(first) is tuple and get_args(first)[1:] == (...,)):
         inner = str if doc.parse else _type(list(leaves(get_args(first)[0])), Doc(""))
         return list[inner]  # type: ignore[valid-type]
     if doc.parse is not None or first is Any:

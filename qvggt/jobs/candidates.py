@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +30,10 @@ class Candidates:
     files. providers: of ONNX Runtime. revision: of the Hub ids among the models.
     """
 
-    models: tuple[Source, ...]
-    engines: tuple[Place, ...]
+    models: Sequence[Source]
+    engines: Sequence[Place]
     device: str | None = None
-    providers: tuple[str, ...] = ()
+    providers: Sequence[str] = ()
     revision: str | None = None
     offline: bool = False
 

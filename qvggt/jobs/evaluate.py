@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from qvggt.data.registry import DataSet, Question, dataset_names, find_dataset
 from qvggt.errors import QvggtError
 from qvggt.eval.groups import METRIC_GROUPS
 from qvggt.jobs.candidates import Candidates
-from qvggt.jobs.evaluation import Evaluation, ShardRecords, beside, evaluation_of, publish
+from qvggt.jobs.evaluation import Evaluation, Part, beside, evaluation_of, publish
 from qvggt.jobs.job import Doc, Job, Place
 from qvggt.jobs.options import PATCH, Device, FrameSeed, Models, Offline, Revision, Show, Threads
 from qvggt.jobs.places import check_file_place, check_new_file, check_place
@@ -23,8 +24,6 @@ from qvggt.mapping import at_least
 from qvggt.progress import Console, bar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from qvggt.data.reading import Data
     from qvggt.eval.ground_truth import ImagePlan
     from qvggt.eval.harness import Protocol
@@ -32,11 +31,12 @@ if TYPE_CHECKING:
 IDENTITY = ("kind", "label", "scheme", "sha256", "float_type", "providers", "size")
 """Facts of a candidate that records depend on; where its file lies is not among them."""
 
+WORST = 6  # sequences that --store keeps
 ON_DISK = "save it and name its folder"
 
 
 @dataclass(frozen=True)
-class EvaluateJob(Job[Evaluation | ShardRecords]):
+class EvaluateJob(Job[Evaluation]):
     """Evaluate models and engines on the same frames: cameras, depth, points, output SQNR, time, memory and size."""
 
     name: ClassVar[str] = "eval"
@@ -56,14 +56,14 @@ class EvaluateJob(Job[Evaluation | ShardRecords]):
     models: Models = ()
     _: KW_ONLY
     engines: Annotated[
-        tuple[Place, ...],
+        Sequence[Place],
         Doc("An .onnx file, openvino:FILE.onnx, or an engine; may be repeated.", ("--engine",), metavar="FILE"),
     ] = ()
     dataset: Annotated[str, Doc(f"One of {', '.join(dataset_names())}.", words=dataset_names)] = "co3d"
     root: Annotated[Place | None, Doc("Folder that holds the categories or scenes. [synthetic: generated]")] = None
     annotations: Annotated[Place | None, Doc("Folder of the .jgz files. [ROOT/annotations]")] = None
     categories: Annotated[
-        tuple[str, ...], Doc("Categories or scenes, comma-separated. [all that are there]", comma=True)
+        Sequence[str], Doc("Categories or scenes, comma-separated. [all that are there]", comma=True)
     ] = ()
     split: Annotated[str, Doc("Which annotation files: CATEGORY_SPLIT.jgz.")] = "test"
     frames: Annotated[
@@ -90,7 +90,7 @@ class EvaluateJob(Job[Evaluation | ShardRecords]):
         at_least(PATCH),
     ] = None
     metrics: Annotated[
-        tuple[str, ...],
+        Sequence[str],
         Doc("Of pose, depth, points. [co3d pose,depth; others all]", comma=True, words=METRIC_GROUPS),
     ] = ()
     sim3: Annotated[bool, Doc("Points: fit a similarity before ICP.")] = False
@@ -111,10 +111,10 @@ class EvaluateJob(Job[Evaluation | ShardRecords]):
         Doc("Only every N-th sequence; merge them later.", metavar="I/N", parse=shard),
     ] = None
     store: Annotated[Place | None, Doc("Folder for the predictions of the worst sequences.")] = None
-    worst: Annotated[int, Doc("How many sequences --store keeps."), at_least(1)] = 6
+    worst: Annotated[int | None, Doc("How many sequences --store keeps. [6]"), at_least(1)] = None
     device: Device = None
     providers: Annotated[
-        tuple[str, ...],
+        Sequence[str],
         Doc("ONNX Runtime: cpu, cuda, tensorrt or a provider's name; may be repeated.", ("--provider",)),
     ] = ()
     revision: Revision = None
@@ -135,12 +135,16 @@ class EvaluateJob(Job[Evaluation | ShardRecords]):
         self.candidates.check()
         _check_data(self, find_dataset(self.dataset))
         check_page(self.html, self.show)
+        if self.worst is not None and self.store is None:
+            raise QvggtError(f"--worst {self.worst}: needs --store FOLDER, which keeps them")
         if unknown := [name for name in self.metrics if name not in METRIC_GROUPS]:
             raise QvggtError(f"--metrics: expected some of {', '.join(METRIC_GROUPS)}, got {unknown[0]!r}")
         if self.size is not None and self.size % PATCH:
             raise QvggtError(
                 f"--size: expected a multiple of {PATCH}, got {self.size}; {self.size // PATCH * PATCH} would do"
             )
+        if (self.sim3 or self.point_backend != "auto") and "points" not in self._measured():
+            raise QvggtError("--sim3, --point-backend: no points are measured; add points to --metrics")
         if self.shard is not None:
             shard("{}/{}".format(*self.shard))
             if self.records is None or self.html is not None:
@@ -163,6 +167,9 @@ class EvaluateJob(Job[Evaluation | ShardRecords]):
             holds = find_dataset(self.dataset).holds
             raise QvggtError(f"{self.root}: root is not a folder; give the one of the {self.dataset} data ({holds})")
 
+    def _measured(self) -> tuple[str, ...]:
+        return tuple(self.metrics) or find_dataset(self.dataset).metrics
+
     def _check_store(self, store: Path) -> None:
         if store.exists() and not store.is_dir():
             raise QvggtError(f"{store}: is a file, expected a folder for --store")
@@ -176,7 +183,7 @@ class EvaluateJob(Job[Evaluation | ShardRecords]):
     def unfinished(self) -> tuple[Path, ...]:
         return () if self.records is None else (Path(self.records),)
 
-    def execute(self, console: Console) -> Evaluation | ShardRecords:
+    def execute(self, console: Console) -> Evaluation:
         import torch
 
         from qvggt.eval.ground_truth import plan_images
@@ -193,34 +200,35 @@ class EvaluateJob(Job[Evaluation | ShardRecords]):
             plan = plan_images(runners, self.size, dataset.room)
             if data is None:
                 data = self._read(dataset, self._generate(dataset, plan, stack), console)
-            part = [data.sequences[i] for i in shard_of(len(data.sequences), (index, count))]
-            if not part:
+            mine = [data.sequences[i] for i in shard_of(len(data.sequences), (index, count))]
+            if not mine:
                 raise QvggtError(
                     f"--shard {index}/{count}: has none of {len(data.sequences)} sequences; use fewer shards"
                 )
-            check(runners, part, protocol)
+            check(runners, mine, protocol)
             facts = [{**runner.describe(), "label": runner.label} for runner in runners]
             header = {**header_of(self, data, plan, protocol, facts, threads), "shard": [index, count]}
-            writer = None if self.records is None else stack.enter_context(RecordWriter(Path(self.records), header))
+            writer = None if self.records is None else RecordWriter(Path(self.records), header)
             done = {} if writer is None else writer.done
             if done:
-                console.say(f"{self.records}: {len(done)} of {len(part)} sequences are done already")
+                console.say(f"{self.records}: {len(done)} of {len(mine)} sequences are done already")
             save = None if writer is None else writer.append
-            rows = evaluate_rows(runners, part, plan, protocol, done=done, save=save)
+            rows = evaluate_rows(runners, mine, plan, protocol, done=done, save=save)
             if self.store is not None:
-                header["worst"] = store_worst(self.store, runners, part, plan, rank_worst(rows, self.worst))
+                header["worst"] = store_worst(self.store, runners, mine, plan, rank_worst(rows, self.worst or WORST))
                 if writer is not None:
                     writer.append_extra("worst", beside(header["worst"], writer.path.parent))
             if self.memory:
                 known = None if writer is None else writer.header.get("memory")
-                header["memory"] = known or self._memory(part, plan, threads)
+                header["memory"] = known or self._memory(mine, plan, threads)
                 if writer is not None and not known:
                     writer.append_extra("memory", header["memory"])
-        if self.shard is not None and self.records is not None and count > 1:
-            total = header["frame_list"]["sequences"]
-            console.result(f"shard {index}/{count}: {len(rows)} of {total} sequences in {self.records}")
-            return ShardRecords(index, count, len(rows), total, Path(self.records))
-        evaluation = evaluation_of(header, results_of(header["candidates"], rows, header.get("memory")))
+        results = results_of(header["candidates"], rows, header.get("memory"))
+        if self.records is not None and count > 1:
+            part = Part(header, tuple(results), Path(self.records))
+            console.result(part.summary)
+            return part
+        evaluation = evaluation_of(header, results)
         publish(evaluation, self.html, self.show, console)
         return evaluation
 
@@ -229,7 +237,7 @@ class EvaluateJob(Job[Evaluation | ShardRecords]):
         from qvggt.eval.harness import Protocol
         from qvggt.eval.points import PointConfig
 
-        asked = self.metrics or find_dataset(self.dataset).metrics
+        asked = self._measured()
         points = PointConfig(sim3=self.sim3)
         if "points" in asked:
             backend = default_backend() if self.point_backend == "auto" else self.point_backend
@@ -245,7 +253,7 @@ class EvaluateJob(Job[Evaluation | ShardRecords]):
             self.max_sequences or (dataset.fast if self.fast else None),
             self.seed,
             None if self.annotations is None else Path(self.annotations),
-            self.categories,
+            tuple(self.categories),
             stride=self.stride,
             depth=self.depth,
         )

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from qvggt.errors import QvggtError
 from qvggt.jobs.job import Place, Result
 from qvggt.lazy import optional
 from qvggt.progress import Console
@@ -37,10 +38,7 @@ class Evaluation(Result):
         return make_report(self.results, self.header)
 
     def to_dict(self, folder: Path | None = None) -> dict[str, Any]:
-        from qvggt.eval.records import jsonable
-
-        report: dict[str, Any] = jsonable({**self.report, "worst": beside(self.report["worst"], folder or Path())})
-        return report
+        return {**self.report, "worst": beside(self.report["worst"], folder or Path())}
 
     def tables(self) -> str:
         """As the command prints them."""
@@ -88,19 +86,25 @@ class Evaluation(Result):
         return "\n".join([f"Evaluation of {count} sequences of {name}", *accuracy(self.results)])
 
 
-@dataclass(frozen=True)
-class ShardRecords(Result):
-    """A part of an evaluation, to be merged: `done` of all its `total` sequences are in the file `records`."""
+@dataclass(frozen=True, repr=False)
+class Part(Evaluation):
+    """A shard of an evaluation, to be merged with the others from the file `records`: no report of its own."""
 
-    index: int
-    count: int
-    done: int
-    total: int
     records: Path
 
+    @property
+    def summary(self) -> str:
+        """Such as "shard 1/2: 3 of 5 sequences in a.jsonl"."""
+        facts = self.to_dict()
+        return "shard {}/{}: {done} of {of} sequences in {records}".format(*facts["shard"], **facts)
+
     def to_dict(self, folder: Path | None = None) -> dict[str, Any]:
-        shard = [self.index, self.count]
-        return {"shard": shard, "done": self.done, "of": self.total, "records": str(self.records)}
+        total = self.header["frame_list"]["sequences"]
+        done = {"shard": self.header["shard"], "done": len(self.results[0].records), "of": total}
+        return {**done, "records": str(self.records)}
+
+    def page(self, path: Place) -> Path:
+        raise QvggtError(f"{path}: a page is of a whole evaluation; give {self.records} and the others to merge")
 
 
 def evaluation_of(header: dict[str, Any], results: Sequence[CandidateResult]) -> Evaluation:

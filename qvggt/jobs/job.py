@@ -126,7 +126,7 @@ class Job(ABC, Generic[R]):
         return ()
 
     def run(self, console: Console | None = None) -> R:
-        """Do it. QvggtError for a mistake of the user; KeyboardInterrupt passes, after a word on what is kept."""
+        """Do it. QvggtError for a mistake of the user. What was interrupted goes on when it is run again."""
         console = console or Console()
         self.prepare()
         with ExitStack() as stack:
@@ -135,16 +135,7 @@ class Job(ABC, Generic[R]):
                 from qvggt.threads import pinned
 
                 stack.enter_context(pinned(threads))
-            try:
-                return self.execute(console)
-            except KeyboardInterrupt:
-                kept = [str(path) for path in self.unfinished() if path.exists()]
-                console.warn(
-                    f"interrupted; kept {', '.join(kept)}: give the same command again to go on, or delete it"
-                    if kept
-                    else "interrupted; nothing was kept, and what was there before is as it was"
-                )
-                raise
+            return self.execute(console)
 
     def changed(self) -> tuple[str, ...]:
         """Names of the fields that do not hold their defaults."""
@@ -231,10 +222,10 @@ def annotation(hint: Any, kind: type[T]) -> T | None:
 
 
 def _placed(hint: Any, value: Any) -> Any:
-    """Places as paths, in tuples too."""
+    """Places as paths, in sequences too."""
     if isinstance(value, str) and Path in leaves(hint):
         return Path(value)
-    inner = [get_args(leaf)[0] for leaf in leaves(hint) if get_args(leaf)[1:] == (...,)]
+    inner = [get_args(leaf)[0] for leaf in leaves(hint) if get_origin(leaf) is Sequence or get_args(leaf)[1:] == (...,)]
     return tuple(_placed(inner[0], item) for item in value) if inner and isinstance(value, tuple) else value
 
 

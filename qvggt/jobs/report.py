@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -22,7 +23,7 @@ class MergeJob(Job[Evaluation]):
     examples: ClassVar[tuple[str, ...]] = ("qvggt eval merge a.jsonl b.jsonl --json r.json --html r.html",)
 
     files: Annotated[
-        tuple[Place, ...], Doc("Record files (--records) of all shards of one run.", argument=True, metavar="FILE")
+        Sequence[Place], Doc("Record files (--records) of all shards of one run.", argument=True, metavar="FILE")
     ]
     _: KW_ONLY
     html: Annotated[Place | None, Doc("Where to write the report as one HTML page.", metavar="FILE")] = None

@@ -203,7 +203,7 @@ def test_an_interrupt_says_what_is_kept(
     with monkeypatch.context() as patch:
         patch.setattr(harness, "_timed", calling.interrupted(harness._timed, calls, 2))
         assert call(*more) == 130
-    assert f"interrupted; kept {tmp_path / 'r.jsonl'}: give the same command again to go on" in capsys.readouterr().err
+    assert f"interrupted; kept {tmp_path / 'r.jsonl'}: the same command goes on from there" in capsys.readouterr().err
     assert call(*more) == 0
     assert "1 of 2 sequences are done already" in capsys.readouterr().out
 
@@ -213,6 +213,14 @@ def test_a_shard_tells_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert call(*SMALL, *more) == 0
     told = json.loads((tmp_path / "s.json").read_text())
     assert told == {"shard": [2, 2], "done": 1, "of": 2, "records": str(tmp_path / "b.jsonl")}
+    job = EvaluateJob(
+        ("tiny",), dataset="synthetic", scenes=2, frames=2, size=28, metrics=("pose",), records=tmp_path / "a.jsonl",
+        shard=(1, 2), threads=1,
+    )  # fmt: skip
+    part = job.run()
+    assert len(part.rows("sequences")) == 1
+    with pytest.raises(QvggtError, match="a page is of a whole evaluation"):
+        part.page(tmp_path / "p.html")
     with pytest.raises(QvggtError, match="--shard '3/2': expected i/n"):
         EvaluateJob(("tiny",), dataset="synthetic", records="r", shard=(3, 2))
 
@@ -231,6 +239,8 @@ def test_a_shard_tells_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[
         (("--model", "tiny", "--dataset", "synthetic", "--device", "tpu"), "'tpu'"),
         (("--engine", "m.onnx", "--dataset", "synthetic", "--provider", "gpu"), "--provider gpu: expected cpu, cuda"),
         (("--model", "tiny", "--dataset", "synthetic", "--point-backend", "pcl"), "'pcl'"),
+        (("--model", "tiny", "--dataset", "synthetic", "--worst", "2"), "--worst 2: needs --store"),
+        (("--model", "tiny", "--root", "/tmp", "--sim3"), "no points are measured; add points to --metrics"),
         (("--model", "tiny", "--dataset", "synthetic", "--shard", "0/2"), "--shard '0/2': expected i/n"),
         (("merge", "/no/a.jsonl"), "/no/a.jsonl: cannot be read"),
         (("report", "/no/r.json"), "/no/r"),
@@ -247,19 +257,3 @@ def test_a_mistake_is_found_before_anything_heavy_is_imported(args: tuple[str, .
     assert exit_code == "2"
     assert message in done.stderr
     assert not set(loaded) & {"torch", "numpy", "onnx", "onnxruntime", "PIL"}
-
-
-def test_every_example_is_a_call() -> None:
-    """As far as a parser goes: files and data are not looked for."""
-    from qvggt.cli import commands, main
-
-    jobs = []
-    for cls in (EvaluateJob, MergeJob, ReportJob):
-        for example in cls.examples:
-            words = example.split("  #")[0].split()
-            assert words[:2] == ["qvggt", "eval"]
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(commands, "run_job", lambda job, options: jobs.append(job))
-                main.make_command("eval").main(words[2:], standalone_mode=False)
-    assert {type(job) for job in jobs} == {EvaluateJob, MergeJob, ReportJob}
-    assert len(jobs) == sum(len(cls.examples) for cls in (EvaluateJob, MergeJob, ReportJob))

@@ -1,4 +1,4 @@
-"""The Ray example of docs/evaluation.md, with a stand-in for Ray: its commands are ones that qvggt-eval takes."""
+"""The examples of docs/evaluation.md; that for Ray with a stand-in for it: its commands are ones qvggt-eval takes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from qvggt.jobs.words import shard
 DOC = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
 
+def examples():
+    return re.findall(r"```python\n(.*?)```", DOC.read_text(encoding="utf-8"), re.DOTALL)
+
+
 def test_the_ray_example(monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", DOC.read_text(encoding="utf-8"), re.DOTALL)
+    code = examples()[0]
     ray = ModuleType("ray")
     ray.remote = lambda **options: lambda function: SimpleNamespace(remote=function)
     ray.init = lambda **options: None
@@ -32,3 +36,12 @@ def test_the_ray_example(monkeypatch):
     known = {name for param in command.params for name in param.opts}
     assert {part for line in shards for part in line if part.startswith("--")} <= known
     assert "merge" in command.commands
+
+
+def test_the_python_example(tmp_path, monkeypatch, one_thread):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=list))
+    found = {}
+    exec(compile(examples()[1], str(DOC), "exec"), found)
+    assert [row["candidate"] for row in found["frame"]] == [result.label for result in found["result"].results]
+    assert {path.name for path in tmp_path.iterdir()} == {"eval.json", "eval.html"}

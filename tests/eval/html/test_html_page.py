@@ -156,9 +156,7 @@ def test_a_scene_without_ground_truth(tmp_path: Path) -> None:
     text = made(tmp_path, report())
     (data,) = [json.loads(s) for s in Page(text).scripts if s.startswith('{"clouds"')]
     assert [(cloud["name"], cloud["shown"]) for cloud in data["clouds"]] == [(label, True) for label in LABELS]
-    assert (
-        sum(tag == "img" for tag, _ in Page(text).tags) == 3 * 4 + 1
-    )  # frames, two candidates, one distance; the scale
+    assert sum(tag == "img" for tag, _ in Page(text).tags) == 3 * 4 + 1  # no row of the truth
 
 
 @pytest.mark.parametrize(

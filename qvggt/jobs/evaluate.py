@@ -283,7 +283,7 @@ class EvaluateJob(Job[Evaluation]):
         from qvggt.eval.memory import measure_memory
 
         largest = max(sequences, key=lambda s: len(s.image_paths))
-        frames, _, height, width = plan.load(largest.image_paths, largest.intrinsics)[0].shape
+        frames, _, height, width = plan.load_frames(largest)[0].shape
         measured = bar(self.candidates.sources(threads), desc="peak memory", unit="candidate")
         return [vars(measure_memory(str(source), options, frames, height, width)) for source, options in measured]
 
@@ -310,6 +310,7 @@ def header_of(
 ) -> dict[str, Any]:
     """What a record file starts with, and what a report needs beside the records."""
     from qvggt.data.sequence import list_config
+    from qvggt.eval.harness import truth_notes
     from qvggt.eval.records import config_sha256
     from qvggt.versions import versions
 
@@ -345,7 +346,7 @@ def header_of(
             "skipped": sequences.skip_counts(),
             "frames": frame_list.frames,
         },
-        "notes": [*sequences.notes, *points],
+        "notes": [*sequences.notes, *truth_notes(list(sequences), facts[0]["label"]), *points],
         "sequences": [
             {
                 "key": s.key,

@@ -105,7 +105,11 @@ def run_job(job: Job[Any], options: dict[str, Any]) -> None:
     if json is not None and not to_stdout:
         check_new_file(json, job.overwrite)
     console = Terminal(options["verbose"] - options["quiet"], to_stdout)
-    result = job.run(console)
+    try:
+        result = job.run(console)
+    except KeyboardInterrupt:
+        console.warn(interrupted(job))
+        raise
     if to_stdout:
         from qvggt.json_file import json_text
 
@@ -114,6 +118,14 @@ def run_job(job: Job[Any], options: dict[str, Any]) -> None:
         console.say(f"result: {result.save(json)}")
     if not result.passed:
         raise typer.Exit(1)
+
+
+def interrupted(job: Job[Any]) -> str:
+    """What is kept of an interrupted job, and how to go on."""
+    kept = [str(path) for path in job.unfinished() if path.exists()]
+    if not kept:
+        return "interrupted; nothing was kept, and what was there before is as it was"
+    return f"interrupted; kept {', '.join(kept)}: the same command goes on from there (delete it to start anew)"
 
 
 def given(context: typer.Context) -> tuple[str, ...]:

@@ -127,7 +127,7 @@ class Job(ABC, Generic[R]):
         return ()
 
     def run(self, console: Console | None = None) -> R:
-        """Do it. QvggtError for a mistake of the user; KeyboardInterrupt passes, after a word on what is kept."""
+        """Do it. QvggtError for a mistake of the user. What was interrupted goes on when it is run again."""
         console = console or Console()
         self.prepare()
         with ExitStack() as stack:
@@ -136,16 +136,7 @@ class Job(ABC, Generic[R]):
                 from qvggt.threads import pinned
 
                 stack.enter_context(pinned(threads))
-            try:
-                return self.execute(console)
-            except KeyboardInterrupt:
-                kept = [str(path) for path in self.unfinished() if path.exists()]
-                console.warn(
-                    f"interrupted; kept {', '.join(kept)}: give the same command again to go on, or delete it"
-                    if kept
-                    else "interrupted; nothing was kept, and what was there before is as it was"
-                )
-                raise
+            return self.execute(console)
 
     def changed(self) -> tuple[str, ...]:
         """Names of the fields that do not hold their defaults."""

@@ -15,13 +15,14 @@ help:  ## Show this list
 setup: $(STAMP)  ## Make .venv and install qvggt with its tested dependencies
 
 # pip, not python, is looked for: an interrupted or half-supported venv has only the latter
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt tools/editable.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "error: qvggt needs Python 3.10 or newer; run: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
 		{ echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 2; }
 	@echo "installing qvggt and its dependencies into $(VENV) (minutes where PyTorch is downloaded)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python tools/editable.py
 	@touch $(STAMP)
 
 test: $(STAMP)  ## Run the default test suite

@@ -29,8 +29,7 @@ from qvggt.files import file_sha256
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
 from qvggt.models.network import Network
-from qvggt.quant.scheme import parse_scheme
-from qvggt.quant.scheme import Scheme
+from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.target import Target
 from qvggt.versions import versions
 

@@ -36,11 +36,11 @@ from qvggt.models.fold_config import FoldConfig
 from qvggt.models.loading import save_model
 from qvggt.models.vggt.config import VGGTConfig
 from qvggt.models.vggt.network import VGGT
+from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
+from qvggt.quant.hadamard import sylvester_hadamard
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import quantize_
 from qvggt.quant.scheme import Scheme, parse_scheme
-from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
-from qvggt.quant.hadamard import sylvester_hadamard
 from qvggt.rotation.fold import fold_
 
 DATA = Path(__file__).parents[1] / "data"

@@ -54,8 +54,8 @@ stress: $(STAMP)  ## Robustness: kills, full disks (docs/results/stress.json), t
 	@$(BIN)/python tools/stress.py
 	@$(BIN)/python -m pytest -m slow tests/robustness --hypothesis-seed=0
 
-demo: $(STAMP)  ## Scenes -> w8a8 and w4a4 ONNX -> ONNX Runtime -> table, pictures, JSON in outputs/demo
-	@$(BIN)/python tools/demo.py
+demo: $(STAMP)  ## Scenes -> w8a8 and w4a4 ONNX -> ONNX Runtime -> table, page with pictures, JSON in outputs/demo
+	@$(BIN)/qvggt deploy tiny --format w8a8,w4a4 --baselines rtn -o outputs/demo
 
 clean:  ## Remove .venv, caches, builds and outputs/demo (the rest of outputs/ is yours and stays)
 	rm -rf $(VENV) outputs/demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

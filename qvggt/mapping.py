@@ -60,11 +60,11 @@ Sha256 = Annotated[str, Check("64 hex digits", lambda text: re.fullmatch("[0-9a-
 def from_mapping(cls: type[T], values: object, where: str, *, advice: str = "", ignore_unknown: bool = False) -> T:
     """A dataclass of its fields by name; fields with a default may be missing.
 
-    Fields are str, int, float, bool, None, Path, Literal, tuples, mappings (keys: str or int), dataclasses, unions of
-    these, Any, and Annotated with a `Check` (other annotations say nothing here). A list is a tuple, text is a path,
-    the text of an integer is an int as a mapping's key, an integer or "nan", "inf", "-inf" is a float; nothing else is
-    converted, and a bool is no number. ignore_unknown: keys
-    that are no field are passed over, in nested objects too.
+    Fields are str, int, float, bool, None, Path, Literal, tuples and sequences (both become tuples), mappings (keys: str
+    or int), dataclasses, unions of these, Any, and Annotated with a `Check` (other annotations say nothing here). Text
+    is a path, the text of an integer is an int as a mapping's key, an integer or "nan", "inf", "-inf" is a float;
+    nothing else is converted, and a bool is no number. ignore_unknown: keys that are no field are passed over, in
+    nested objects too.
 
     QvggtError "WHERE: KEY: expected this, got that; ADVICE" or "WHERE: unknown key 'KEY', expected ..."; keys of nested
     values are paths such as candidates[0].label. What `__post_init__` raises passes unchanged.
@@ -119,8 +119,9 @@ class _Reader:
             return Path(value) if isinstance(value, str | Path) and str(value) else _NO
         if hint in NAMES:
             return value if type(value) is hint else _NO
-        if origin is tuple:
-            return self.elements(options, value, path) if isinstance(value, list | tuple) else _NO
+        if origin in (tuple, abc.Sequence):
+            kinds = options if origin is tuple else (*options, ...)
+            return self.elements(kinds, value, path) if isinstance(value, list | tuple) else _NO
         if origin in (abc.Mapping, dict):
             return self.entries(options, value, path) if isinstance(value, Mapping) else _NO
         if isinstance(hint, type) and is_dataclass(hint):
@@ -186,8 +187,8 @@ def type_words(hint: Any, many: bool = False) -> str:
         return type_words(options[0], many)
     if origin is Literal:
         return f"one of {', '.join(map(str, options))}"
-    if origin is tuple:
-        if options[1:] == (...,):
+    if origin in (tuple, abc.Sequence):
+        if origin is not tuple or options[1:] == (...,):
             return f"{'lists' if many else 'a list'} of {type_words(options[0], True)}"
         if len(set(options)) == 1 and len(options) < len(COUNTS):
             text = f"{COUNTS[len(options)]} {type_words(options[0], len(options) > 1)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -182,7 +183,7 @@ def _type(kinds: list[Any], doc: Doc) -> Any:
     if doc.comma:
         return str
     first = kinds[0]
-    if get_origin(first) is tuple and get_args(first)[1:] == (...,):
+    if get_origin(first) is Sequence or (get_origin(first) is tuple and get_args(first)[1:] == (...,)):
         inner = str if doc.parse else _type(list(leaves(get_args(first)[0])), Doc(""))
         return list[inner]  # type: ignore[valid-type]
     if doc.parse is not None or first is Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from qvggt.formats.table import DEFAULT, choices, choices_text
@@ -34,7 +35,7 @@ Overrides = Annotated[
     ),
 ]
 Models = Annotated[
-    tuple[Source, ...],
+    Sequence[Source],
     Doc(
         "tiny, vggt-1b, a weights file, a Hub id or a calibrated checkpoint; may be repeated.",
         ("--model",),

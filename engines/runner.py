@@ -111,6 +111,11 @@ class Runner(ABC):
     def describe(self) -> dict[str, Any]:
         """JSON-ready facts for a report: kind, label, files with hashes, scheme, where it runs, versions."""
 
+    def __repr__(self) -> str:
+        closed = ", closed" if self.closed else ""
+        outputs = ", ".join(self.outputs)
+        return f"{type(self).__name__}({self.label!r}, device {self.device}, outputs {outputs}{closed})"
+
     def network_sizes(self) -> NetworkSizes | None:
         """What memory estimates need; None where it is not known."""
         return None

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt.data.images import Mode, Resize, load_images_exact, load_images_tracked
+from qvggt.data.images import ImageReader, Mode, Resize, load_images_exact, load_images_tracked
 from qvggt.data.room_images import load_room_images
+from qvggt.data.sequence import Frames
 from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.engines.runner import Runner
 from qvggt.errors import QvggtError
@@ -34,20 +35,30 @@ class ImagePlan:
     room: bool = False
 
     def load(
-        self, paths: Sequence[Path], intrinsics: NDArray[np.float64] | None = None, fit: Mode = "crop"
+        self,
+        paths: Sequence[Path],
+        intrinsics: NDArray[np.float64] | None = None,
+        fit: Mode = "crop",
+        read: ImageReader | None = None,
     ) -> tuple[NDArray[np.float32], list[Resize]]:
         """Images float32 [S, 3, H, W] in [0, 1] and where their pixels came from; QvggtError for unreadable ones.
 
         intrinsics [S, 3, 3] of the stored images: needed by `room` alone. fit: mode where the height is free.
+        read: of an image file, unless `room`.
         """
         if self.exact is None:
-            images, resizes = load_images_tracked(paths, fit, self.width)
+            images, resizes = load_images_tracked(paths, fit, self.width, read=read)
         elif self.room:
             assert intrinsics is not None
             return load_room_images(paths, intrinsics, *self.exact)
         else:
-            images, resizes = load_images_exact(paths, *self.exact)
+            images, resizes = load_images_exact(paths, *self.exact, read=read)
         return images.numpy(), resizes
+
+    def load_frames(self, frames: Frames) -> tuple[NDArray[np.float32], list[Resize]]:
+        """The images of a sequence, as `load` gives them."""
+        intrinsics = frames.intrinsics if isinstance(frames, EvalSequence) else None
+        return self.load(frames.image_paths, intrinsics, read=frames.image_reader)
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from qvggt.data.images import Resize
+from qvggt.data.sequence import Frames
 from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.engines.runner import Runner
 from qvggt.errors import QvggtError
@@ -55,12 +57,32 @@ class Truth:
     extrinsics: NDArray[np.float64]
 
     @classmethod
-    def of(cls, sequence: EvalSequence, resizes: Sequence[Resize], height: int, width: int) -> Truth:
+    def of(
+        cls, sequence: Frames, resizes: Sequence[Resize], height: int, width: int, first: Predictions | None = None
+    ) -> Truth:
+        """first: what the first candidate predicts, which stands for the truth of frames without cameras."""
+        if not isinstance(sequence, EvalSequence):
+            assert first is not None, f"{sequence.key} has no cameras"
+            return cls.predicted(first, height, width, sequence.key)
         return cls(
             sequence_depth(sequence, resizes, height, width),
             network_intrinsics(sequence, resizes),
             sequence.extrinsics,
         )
+
+    @classmethod
+    def predicted(cls, first: Predictions, height: int, width: int, key: str) -> Truth:
+        """QvggtError when its cameras are not finite."""
+        extrinsics, intrinsics = predicted_cameras(first, height, width)
+        if not torch.isfinite(extrinsics).all():
+            raise QvggtError(
+                f"{key}: has no ground truth, and the first candidate, which stands for it, gives cameras that are not "
+                "finite; put another one first"
+            )
+        depth = first.depth
+        if depth is not None:
+            depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+        return cls(depth if depth is not None and depth.any() else None, intrinsics.numpy(), extrinsics.numpy())
 
     @cached_property
     def points(self) -> NDArray[np.float64] | None:
@@ -70,7 +92,7 @@ class Truth:
 
 def evaluate(
     runners: Sequence[Runner],
-    sequences: Iterable[EvalSequence],
+    sequences: Iterable[Frames],
     *,
     size: int | None = None,
     plan: ImagePlan | None = None,
@@ -78,7 +100,8 @@ def evaluate(
     warmup: int = 1,
     progress: bool = True,
 ) -> list[CandidateResult]:
-    """One result per runner, in order; the first is the reference of the output SQNR.
+    """One result per runner, in order; the first is the reference of the output SQNR, and the truth of sequences that
+    have no cameras (`truth_notes` says so).
 
     size, plan: see `plan_images`. warmup: of a default protocol. QvggtError as `evaluate_rows` raises it.
     """
@@ -95,7 +118,7 @@ def evaluate(
 
 def evaluate_rows(
     runners: Sequence[Runner],
-    sequences: Sequence[EvalSequence],
+    sequences: Sequence[Frames],
     plan: ImagePlan,
     protocol: Protocol,
     *,
@@ -113,8 +136,8 @@ def evaluate_rows(
     warmed: set[tuple[int, ...]] = set()
     with bar(total=len(missing) * len(runners), desc="evaluate", unit="run", shown=progress) as moved:
         for sequence in missing:
-            images, resizes = plan.load(sequence.image_paths, sequence.intrinsics)
-            truth = Truth.of(sequence, resizes, *images.shape[2:])
+            images, resizes = plan.load_frames(sequence)
+            truth, (height, width) = None, images.shape[2:]
             records: list[SequenceRecord] = []
             earlier: list[Predictions] = []
             for runner in runners:
@@ -124,6 +147,7 @@ def evaluate_rows(
                 # a copy each: nothing one candidate does to its input can reach the next
                 timed = [_timed(runner, images.copy()) for _ in range(protocol.repeats)]
                 predictions, timings = timed[0][0], tuple(seconds for _, seconds in timed)
+                truth = truth or Truth.of(sequence, resizes, height, width, predictions)
                 records.append(_record(sequence, predictions, earlier, truth, protocol, images.shape, timings))
                 earlier.append(predictions)
                 moved.update()
@@ -135,7 +159,17 @@ def evaluate_rows(
     return [finished[sequence.key] for sequence in sequences]
 
 
-def check(runners: Sequence[Runner], sequences: Sequence[EvalSequence], protocol: Protocol | None = None) -> None:
+def truth_notes(sequences: Sequence[Frames], first: str) -> list[str]:
+    """What a reader must know of sequences without cameras; first: label of the first candidate."""
+    if all(isinstance(sequence, EvalSequence) for sequence in sequences):
+        return []
+    return [
+        f"no ground truth: cameras and depth of {first} are taken for the truth, so figures say agreement with it, "
+        "not accuracy"
+    ]
+
+
+def check(runners: Sequence[Runner], sequences: Sequence[Frames], protocol: Protocol | None = None) -> None:
     """What can be known before any work. QvggtError: no runner or sequence, a runner without poses, a frame count it
     does not take, a missing image file, a sequence of one frame, points without Open3D."""
     if not runners:
@@ -174,7 +208,7 @@ def _timed(runner: Runner, images: NDArray[np.float32]) -> tuple[Predictions, fl
 
 
 def _record(
-    sequence: EvalSequence,
+    sequence: Frames,
     predictions: Predictions,
     earlier: Sequence[Predictions],
     truth: Truth,
@@ -197,7 +231,7 @@ def _record(
     return SequenceRecord(
         key=sequence.key,
         category=sequence.category,
-        pose=pairwise_errors(extrinsics, sequence.extrinsics),
+        pose=pairwise_errors(extrinsics, truth.extrinsics),
         depth=depth,
         noise=noise[0] if noise else {},
         seconds=float(np.median(timings)),

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qvggt.data.sequence import Frames
 from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.engines.runner import Runner
 from qvggt.eval.depth import depth_errors
@@ -50,7 +51,7 @@ def loss(values: Sequence[float]) -> float:
 def store_worst(
     folder: str | Path,
     runners: Sequence[Runner],
-    sequences: Sequence[EvalSequence],
+    sequences: Sequence[Frames],
     plan: ImagePlan,
     ranked: Sequence[dict[str, Any]],
     progress: bool = True,
@@ -64,18 +65,17 @@ def store_worst(
     for entry in bar(ranked, desc="store worst", unit="sequence", shown=progress):
         sequence = by_key[entry["sequence"]]
         path = Path(folder) / f"{entry['sequence'].replace('/', '__')}.npz"
-        images, resizes = plan.load(sequence.image_paths, sequence.intrinsics)
-        truth = Truth.of(sequence, resizes, *images.shape[2:])
-        arrays = thinned(images, sequence, truth, [runner(images.copy()) for runner in runners])
+        images, resizes = plan.load_frames(sequence)
+        predictions = [runner(images.copy()) for runner in runners]
+        truth = Truth.of(sequence, resizes, images.shape[2], images.shape[3], predictions[0])
+        arrays = thinned(images, sequence, truth, predictions)
         with atomic_write(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         stored.append({**entry, "file": str(path)})
     return stored
 
 
-def thinned(
-    images: NDArray[np.float32], sequence: EvalSequence, truth: Truth, predictions: Sequence[Predictions]
-) -> Arrays:
+def thinned(images: NDArray[np.float32], sequence: Frames, truth: Truth, predictions: Sequence[Predictions]) -> Arrays:
     """The arrays of a stored file (docs/evaluation.md names them) from images [S, 3, H, W] and every candidate's
     predictions."""
     height, width = images.shape[2:]
@@ -84,12 +84,13 @@ def thinned(
     arrays: Arrays = {
         "images": colours[:, ::step, ::step],
         "frames": np.array(sequence.frame_indices, np.int64),
-        "gt_extrinsics": in_first_camera(torch.from_numpy(sequence.extrinsics)).numpy(),
-        "gt_intrinsics": _thin_intrinsics(truth.intrinsics, step),
     }
-    if truth.depth is not None and truth.points is not None:
-        arrays["gt_depth"] = truth.depth[:, ::step, ::step]
-        arrays |= _cloud("gt", truth.points, colours, truth.depth > 0, None)
+    if isinstance(sequence, EvalSequence):  # else the first candidate stands for the truth
+        arrays["gt_extrinsics"] = in_first_camera(torch.from_numpy(truth.extrinsics)).numpy()
+        arrays["gt_intrinsics"] = _thin_intrinsics(truth.intrinsics, step)
+        if truth.depth is not None and truth.points is not None:
+            arrays["gt_depth"] = truth.depth[:, ::step, ::step]
+            arrays |= _cloud("gt", truth.points, colours, truth.depth > 0, None)
     for index, predicted in enumerate(predictions):
         name = f"c{index}"
         extrinsics, intrinsics = predicted_cameras(predicted, height, width)

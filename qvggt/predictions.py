@@ -6,8 +6,12 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
+    from torch import Tensor
 
     Array = NDArray[np.float32]
 
@@ -55,3 +59,16 @@ class Predictions:
         """Output name -> array, of those that are there."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
+
+    def __repr__(self) -> str:
+        return f"Predictions({', '.join(f'{name} {list(value.shape)}' for name, value in self.named().items())})"
+
+    def plot(self, images: Array | Tensor | None = None, path: str | Path | None = None) -> Figure:
+        """A matplotlib figure: depth and confidence of up to six frames, and all cameras from above with what they see.
+
+        images [S, 3, H, W] in [0, 1]: what the runner was given, to show too. path: where to save it, as its suffix
+        says. QvggtError for images of another shape, or a path that cannot be written.
+        """
+        from qvggt.pictures import draw
+
+        return draw(self, images, path)

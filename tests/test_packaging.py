@@ -45,7 +45,7 @@ MAY_IMPORT = {  # DESIGN section 2; "base" is what lies in qvggt/ itself
 }
 BASE_PACKAGES = {"torch", "numpy", "safetensors", "tqdm"}
 PACKAGES = {  # of others; where it is not here, a room may import what the project depends on
-    "base": BASE_PACKAGES,
+    "base": BASE_PACKAGES | {"matplotlib"},  # of `Predictions.plot`
     "formats": {"torch", "numpy"},
     "models": {"torch"},
     "quant": {"torch", "numpy", "safetensors"},

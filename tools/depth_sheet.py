@@ -22,7 +22,7 @@ from qvggt.engines.runner import Array, Runner
 from qvggt.errors import QvggtError
 from qvggt.eval.depth import depth_errors
 from qvggt.eval.ground_truth import plan_images, sequence_depth
-from qvggt.files import atomic_write
+from qvggt.pictures import DEPTH_COLOURS, save, shared_range, show_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,25 +91,15 @@ def relative_difference(reference: Array, other: Array) -> Array:
     return np.where(np.isfinite(difference), difference, np.nan)
 
 
-def shared_range(maps: Sequence[Array]) -> tuple[float, float]:
-    """Percentiles 1 and 99 of all finite values together; (0, 1) without any, never an empty range."""
-    values = np.concatenate([m[np.isfinite(m)] for m in maps])
-    if not values.size:
-        return 0.0, 1.0
-    low, high = (float(v) for v in np.percentile(values, [1, 99]))
-    return (low, high) if high > low else (low, low + max(abs(low), 1.0) * 1e-3)
-
-
 def draw(rows: Sequence[Row], columns: Sequence[str]) -> Figure:
     """A row of pictures per `Row`: image, depth maps under the titles `columns`, difference of the last two.
 
     The depth maps of a row share one colour scale (percentiles 1 to 99 of the row), so equal colours are equal depths;
     the differences of all rows share another one. What is not finite is grey.
     """
-    from matplotlib import colormaps, rc_context
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    depth_colours, error_colours = (colormaps[name].with_extremes(bad="#c8c8c8") for name in ("viridis_r", "inferno"))
     errors = [relative_difference(*row.depths[-2:]) for row in rows]
     worst = shared_range(errors)[1]
     titles = ("input", *columns, "relative difference")
@@ -118,13 +108,13 @@ def draw(rows: Sequence[Row], columns: Sequence[str]) -> Figure:
         figure = Figure((PANEL * len(titles) + 3.3, tall * len(rows) + 0.9), dpi=150, layout="compressed")
         panels = figure.subplots(len(rows), len(titles), squeeze=False, subplot_kw={"xticks": [], "yticks": []})
         for row, axes, error in zip(rows, panels, errors, strict=True):
-            axes[0].imshow(np.clip(row.image, 0, 1))
+            show_map(axes[0], row.image, "", 0, 1)
             axes[0].set_ylabel(row.label, rotation=0, ha="right", va="center", labelpad=6)
             low, high = shared_range(row.depths)
             for axis, depth in zip(axes[1:-1], row.depths, strict=True):
-                shown = axis.imshow(np.ma.masked_invalid(depth), cmap=depth_colours, vmin=low, vmax=high)
+                shown = show_map(axis, depth, DEPTH_COLOURS, low, high)
             figure.colorbar(shown, ax=axes[1:-1], pad=0.02, aspect=14, label="depth")
-            shown = axes[-1].imshow(error, cmap=error_colours, vmin=0, vmax=worst)
+            shown = show_map(axes[-1], error, "inferno", 0, worst)
             axes[-1].set_xlabel(
                 f"mean {np.nanmean(error):.2g} %" if np.isfinite(error).any() else "no depth", labelpad=2
             )
@@ -134,12 +124,6 @@ def draw(rows: Sequence[Row], columns: Sequence[str]) -> Figure:
         figure.suptitle(TITLE, fontsize=12, weight="bold")
         figure.supxlabel(CAPTION, fontsize=8, color="#444444")
     return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """As a PNG, atomically; equal figures give equal bytes. QvggtError when `path` cannot be written."""
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": "qvggt"})
 
 
 def main(

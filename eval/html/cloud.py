@@ -23,22 +23,22 @@ def points_per_cloud(clouds: int) -> int:
 
 
 def viewer_data(stored: Stored, labels: list[str], shown: set[int], most: int) -> dict[str, Any]:
-    """JSON-ready: "clouds", one per candidate and first of all the ground truth.
+    """JSON-ready: "clouds", one per candidate and first of all the ground truth, if there is one.
 
     All coordinates are in halves of one box around the points of the ground truth (without: of the first candidate), in
     the frame of the first camera (x right, y down, z forward). points: base64 of int16 [M, 3], 32767 = 1; colors: uint8
     [M, 3]; cameras: per frame, centre and four corners, 15 numbers; outside: points not shown because they lie beyond
     the box; total: points in the file. shown: candidates that are visible at first.
     """
-    views = [stored.truth, *stored.candidates]
-    middle, half = _box(views)
+    views: dict[int, View] = {} if stored.truth is None else {-1: stored.truth}
+    views |= dict(enumerate(stored.candidates))
+    middle, half = _box([*views.values()])
     clouds = []
-    for index, view in enumerate(views):
-        candidate = index - 1
+    for candidate, view in views.items():
         clouds.append(
             {
-                "name": "ground truth" if index == 0 else plain(labels[candidate]),
-                "colour": TRUTH if index == 0 else colour(candidate),
+                "name": "ground truth" if candidate < 0 else plain(labels[candidate]),
+                "colour": TRUTH if candidate < 0 else colour(candidate),
                 "shown": candidate in shown,
                 "cameras": _cameras(view, stored.images.shape[1:3], middle, half),
                 **_points(view, middle, half, most),

@@ -66,7 +66,7 @@ def scenes(document: Document, folder: Path) -> list[Scene]:
         shown = None
         if stored is not None:
             frames = evenly(len(stored.images), max(min(FRAMES, PICTURES // views), 1))
-            depths = depth_range([stored.truth.depth, *(view.depth for view in stored.candidates)])
+            depths = depth_range([view.depth for view in (stored.truth, *stored.candidates) if view is not None])
             points = points_per_cloud(len(document.worst) * (count + 1))
             data = viewer_data(stored, labels, _first_visible(worst), points)
             numbers = [int(stored.frames[i]) for i in frames]
@@ -86,10 +86,9 @@ def _rows(stored: Stored, frames: Sequence[int], low: float, high: float) -> lis
         return [] if depth is None else [(data_uri(depth_colours(depth[i], low, high)), "depth") for i in frames]
 
     base = stored.candidates[0].depth
-    rows = [
-        Row("frames", [(data_uri(stored.images[i]), f"frame {stored.frames[i]}") for i in frames]),
-        Row("truth", depths(stored.truth.depth)),
-    ]
+    rows = [Row("frames", [(data_uri(stored.images[i]), f"frame {stored.frames[i]}") for i in frames])]
+    if stored.truth is not None:
+        rows.append(Row("truth", depths(stored.truth.depth)))
     for index, view in enumerate(stored.candidates):
         rows.append(Row("depth", depths(view.depth), index))
         if index and view.depth is not None and base is not None:

@@ -36,11 +36,12 @@ class View:
 
 @dataclass(frozen=True)
 class Stored:
-    """images: uint8 [S, h, w, 3]. frames: their indices [S]. truth: the ground truth. candidates: in order."""
+    """images: uint8 [S, h, w, 3]. frames: their indices [S]. truth: the ground truth, if there is one. candidates:
+    in order."""
 
     images: Array
     frames: Array
-    truth: View
+    truth: View | None
     candidates: tuple[View, ...]
 
 
@@ -68,7 +69,7 @@ def read_stored(path: Path, candidates: int) -> Stored | None:
     return Stored(
         images,
         _array(path, arrays, "frames", "iu", (count,)),
-        _view(path, arrays, "gt", maps),
+        _view(path, arrays, "gt", maps) if "gt_extrinsics" in arrays else None,
         tuple(_view(path, arrays, f"c{index}", maps) for index in range(candidates)),
     )
 

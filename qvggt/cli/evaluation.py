@@ -139,6 +139,7 @@ def _header(
 ) -> dict[str, Any]:
     """What a record file starts with, and what a report needs beside the records."""
     from qvggt.data.sequence import list_config
+    from qvggt.eval.harness import truth_notes
     from qvggt.eval.records import config_sha256
     from qvggt.versions import versions
 
@@ -173,7 +174,7 @@ def _header(
             "skipped": sequences.skip_counts(),
             "frames": frame_list.frames,
         },
-        "notes": [*sequences.notes, *points],
+        "notes": [*sequences.notes, *truth_notes(list(sequences), facts[0]["label"]), *points],
         "sequences": [
             {
                 "key": s.key,
@@ -304,6 +305,6 @@ def _memory(candidates: Candidates, sequences: Sequence[Any], plan: ImagePlan) -
     from qvggt.progress import bar
 
     largest = max(sequences, key=lambda s: len(s.image_paths))
-    frames, _, height, width = plan.load(largest.image_paths, largest.intrinsics)[0].shape
+    frames, _, height, width = plan.load_frames(largest)[0].shape
     measured = bar(candidates.sources(), desc="peak memory", unit="candidate")
     return [vars(measure_memory(source, options, frames, height, width)) for source, options in measured]

@@ -27,7 +27,7 @@ class ImageSet(Generic[FramesType]):
 
     def __iter__(self) -> Iterator[Tensor]:
         for sequence in self.sequences:
-            yield load_images_exact(sequence.image_paths, self.height, self.width)[0]
+            yield load_images_exact(sequence.image_paths, self.height, self.width, read=sequence.image_reader)[0]
 
     def listing(self) -> dict[str, Any]:
         """Sequences with their frames, and a hash of that list (for the checkpoint's provenance)."""

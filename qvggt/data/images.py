@@ -10,7 +10,7 @@ alpha of palette and grey images is dropped).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Mode = Literal["crop", "pad"]
+ImageReader = Callable[["str | os.PathLike[str]"], "Image.Image"]
+"""A file -> its PIL RGB image."""
 
 _MAX_ASPECT = 100  # beyond it no photograph, and crop mode would first blow the image up to gigabytes
 
@@ -70,12 +72,17 @@ def load_images(
 
 
 def load_images_tracked(
-    paths: Sequence[str | os.PathLike[str]], mode: Mode = "crop", size: int = 518, patch: int = 14
+    paths: Sequence[str | os.PathLike[str]],
+    mode: Mode = "crop",
+    size: int = 518,
+    patch: int = 14,
+    read: ImageReader | None = None,
 ) -> tuple[Tensor, list[Resize]]:
-    """`load_images` plus the `Resize` of each image, which leads intrinsics and pixels back to the source image."""
+    """`load_images` plus the `Resize` of each image, which leads intrinsics and pixels back to the source image; read:
+    instead of `read_rgb`."""
     _check_options(mode, size, patch)
     _check_paths(paths)
-    return _centred((read_rgb(path) for path in paths), mode, size, patch)
+    return _centred(((read or read_rgb)(path) for path in paths), mode, size, patch)
 
 
 def preprocess(image: Image.Image, mode: Mode = "crop", size: int = 518, patch: int = 14) -> Tensor:
@@ -85,12 +92,17 @@ def preprocess(image: Image.Image, mode: Mode = "crop", size: int = 518, patch: 
 
 
 def load_images_exact(
-    paths: Sequence[str | os.PathLike[str]], height: int, width: int, patch: int = 14
+    paths: Sequence[str | os.PathLike[str]],
+    height: int,
+    width: int,
+    patch: int = 14,
+    read: ImageReader | None = None,
 ) -> tuple[Tensor, list[Resize]]:
     """Read images into a fixed height and width -> float32 `[S, 3, height, width]` in [0, 1], and each `Resize`.
 
     The image is scaled (bicubic, antialiased) by the smallest factor that covers the target, the same in x and y, and
     the excess is cropped on both sides equally. Centre and aspect ratio are exact: a crop may start between two pixels.
+    read: instead of `read_rgb`.
 
     Raises QvggtError on an empty list, an unreadable image or sides that are no multiples of `patch`.
     """
@@ -102,7 +114,7 @@ def load_images_exact(
     batch = torch.empty(len(paths), 3, height, width, dtype=torch.uint8)
     resizes = []
     for slot, path in zip(batch, paths, strict=True):
-        image = read_rgb(path)
+        image = (read or read_rgb)(path)
         source_w, source_h = image.size
         scale = max(width / source_w, height / source_h)
         # Rounding may put a covering side a hair outside the image, which Pillow refuses.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qvggt.data.images import read_rgb
 from qvggt.errors import QvggtError
 from qvggt.progress import bar
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 LOSSY = (".jpg", ".jpeg")
 IMAGE_SUFFIXES = (*LOSSY, ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -78,14 +83,26 @@ def stage_images(paths: Sequence[Path], folder: Path) -> list[Photo]:
         if orientation == 1:
             shutil.copyfile(path, target)
         else:
-            from PIL.Image import Transpose
-
-            image = image.transpose(Transpose[UPRIGHT[orientation]])
-            image.info.clear()  # the turn is done: its EXIF must not ask for it again
+            image = _turned(image, orientation)
             target = target if path.suffix.lower() in LOSSY else target.with_suffix(".png")
             save_image(image, target)
         photos.append(Photo(target.name, target, *image.size, str(path), orientation))
     return photos
+
+
+def read_upright(path: str | os.PathLike[str]) -> Image.Image:
+    """`read_rgb`, turned as its EXIF asks."""
+    return _turned(read_rgb(path), exif_orientation(Path(path)))
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    if orientation == 1:
+        return image
+    from PIL.Image import Transpose
+
+    image = image.transpose(Transpose[UPRIGHT[orientation]])
+    image.info.clear()  # the turn is done: its EXIF must not ask for it again
+    return image
 
 
 def save_image(image: object, path: Path) -> None:

@@ -14,14 +14,15 @@ from qvggt.errors import QvggtError
 
 
 def read_pool(question: Question) -> tuple[Frames, ...]:
-    """Every usable sequence, sorted by category and name, of whatever data set lies at the root; else of a folder of
-    sequences, which has no split: all of it is taken. QvggtError: no such folder, nothing usable, a category that the
-    class mode asks for missing."""
+    """Every usable sequence, sorted by category and name, of whatever data set lies at the root; else of photographs,
+    which have no split: all of them are taken. QvggtError: no such folder, nothing usable, a category that the class
+    mode asks for missing."""
     if not question.root.is_dir():
         raise QvggtError(
-            f"{question.root}: is not a folder; give one in Co3D format, or with one folder of images per sequence"
+            f"{question.root}: is not a folder; give one in Co3D format, one of photographs, or one with a folder of "
+            "images per sequence"
         )
-    dataset = recognise(question, "folders" if question.annotations is None else "co3d")
+    dataset = recognise(question, "photos" if question.annotations is None else "co3d")
     return dataset.answer(_of_any_length(question)).sequences
 
 

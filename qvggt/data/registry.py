@@ -58,9 +58,9 @@ class Question:
 class DataSet:
     """A data set. holds: what lies under its root, in a line.
 
-    reader(question, frame list or None) -> SequenceSet, of posed sequences where there are `metrics`: what an
-    evaluation measures unless asked otherwise; () for images without cameras. options: of a call, those that not every
-    data set has. frames, min_frames, stride: defaults of the question; fast: sequences per category of the fast
+    reader(question, frame list or None) -> SequenceSet; without cameras an evaluation takes the first candidate's for
+    the truth. metrics: what it measures unless asked otherwise; () where it cannot. options: of a call, those that not
+    every data set has. frames, min_frames, stride: defaults of the question; fast: sequences per category of the fast
     mode. room: images are prepared as the room protocols do, else cropped.
     recognise(question) -> whether this data lies there; a data set without it is read only where it is named.
     list_frames(question) -> FrameList to store, where that is more than the frames that were read.
@@ -165,6 +165,12 @@ for _data_set in (
         scenes=32,
         **_CO3D,
     ),
-    DataSet("folders", "SEQUENCE/*.jpg", "qvggt.data.image_folders:read_folders", metrics=()),
+    DataSet(
+        "photos",
+        "*.jpg, or SEQUENCE/*.jpg",
+        "qvggt.data.image_folders:read_photos",
+        metrics=("pose", "depth"),
+        frames=4,
+    ),
 ):
     register(_data_set)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from qvggt.data.depth_png import read_depth
 from qvggt.data.frame_list import FrameList
+from qvggt.data.images import ImageReader, read_rgb
 
 DepthReader = Callable[[Path], NDArray[np.float32]]
 
@@ -23,12 +24,14 @@ LOCATION = ("root", "annotations")
 
 @dataclass(frozen=True)
 class Frames:
-    """S chosen frames of a sequence, in order. frame_indices: which frames of the sequence they are."""
+    """S chosen frames of a sequence, in order. frame_indices: which frames of the sequence they are. image_reader: file
+    -> RGB image."""
 
     category: str
     name: str
     image_paths: tuple[Path, ...]
     frame_indices: tuple[int, ...]
+    image_reader: ImageReader = field(default=read_rgb, kw_only=True)
 
     @property
     def key(self) -> str:

@@ -57,6 +57,12 @@ class Provenance:
     versions: Mapping[str, str] = field(default_factory=dict)
     layers: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        words = [f"source {self.source['name']}"] if "name" in self.source else []
+        words += [f"calibration {', '.join(self.calibration)}"] if self.calibration else []
+        words += [f"{len(self.layers)} layers"] if self.layers else []
+        return f"Provenance({'; '.join(words)})"
+
 
 @dataclass(frozen=True)
 class _Description:

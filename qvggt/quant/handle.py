@@ -12,6 +12,7 @@ from qvggt.errors import QvggtError
 from qvggt.models.loading import save_model
 from qvggt.models.network import Network
 from qvggt.quant.checkpoint import Provenance, save_calibrated
+from qvggt.quant.model import quantized_convs, quantized_linears
 from qvggt.quant.scheme import Scheme
 
 
@@ -38,6 +39,27 @@ class Model:
     def layers(self) -> Mapping[str, Mapping[str, float | None]]:
         """Path of each quantized linear or block -> its error figures; empty for float weights."""
         return self.provenance.layers
+
+    def __repr__(self) -> str:
+        config, network = self.network.config, self.network
+        values = sum(tensor.numel() for tensor in network.parameters())
+        linears = [module for _, module in quantized_linears(network)]
+        convs = [module for _, module in quantized_convs(network)]
+        values += sum(linear.codes.numel() for linear in linears) + sum(conv.codes.numel() for conv in convs)
+        lines = [
+            f"Model {self.name} (sha256 {self.sha256[:12]})",
+            f"{config.family}, {values / 1e6:.1f} M weights, made for {self.size}x{self.size} pixels, "
+            f"heads {', '.join(config.heads)}",
+        ]
+        if self.scheme is None:
+            return "\n  ".join([*lines, "float weights"])
+        quantized = f"{len(linears)} linears" + (f" and {len(convs)} convolutions" if convs else "")
+        lines.append(f"{self.scheme.label}: {quantized} quantized, parts {', '.join(self.scheme.parts)}")
+        about = self.provenance.calibration
+        recipe, frames = about.get("recipe"), about.get("frames")
+        words = [f"recipe {recipe['name']}"] if isinstance(recipe, Mapping) and "name" in recipe else []
+        words += [f"calibrated on {len(frames)} sequences"] if isinstance(frames, Mapping) and frames else []
+        return "\n  ".join([*lines, *([", ".join(words)] if words else [])])
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """images float32 [S, 3, H, W], RGB in [0, 1] -> output name -> tensor [1, S, ...] as the network gives it."""

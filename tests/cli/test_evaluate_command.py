@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import calling
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from room_data import room, write_nrgbd, write_seven_scenes
 from small_network import SIZE, small_scenes
 
@@ -341,3 +343,32 @@ def test_options_without_a_use(data, tmp_path, capsys):
         capsys, *model, *on(data), "--records", tmp_path / "other.jsonl"
     )
     assert (tmp_path / "other.jsonl").read_text() == "no records\n"
+
+
+def test_a_folder_of_photographs(data, tmp_path, capsys):
+    """Ten of them, of two shapes: no cameras, so the first candidate stands for the truth, and all outputs say so."""
+    (tmp_path / "photos").mkdir()
+    for index in range(10):
+        pixels = np.random.default_rng(index).integers(0, 255, (60, 80, 3), np.uint8)
+        Image.fromarray(pixels if index % 3 else pixels.swapaxes(0, 1)).save(tmp_path / "photos" / f"{index}.jpg")
+    candidates = ("--model", data / "float.safetensors", "--engine", data / "w8a8.onnx")
+    outputs = ("--json", tmp_path / "r.json", "--html", tmp_path / "r.html", "--store", tmp_path / "store")
+    photos = ("--dataset", "photos", "--root", tmp_path / "photos", "--frames", FRAMES, "--threads", 1)
+    assert call(*candidates, *photos, *outputs, "--records", tmp_path / "r.jsonl") == 0
+    out = capsys.readouterr().out
+    report = json.loads((tmp_path / "r.json").read_text())
+    (note,) = report["notes"]
+    assert "cameras and depth of torch fp32 float.safetensors are taken for the truth" in note
+    assert f"note: {note}" in out
+    assert note in (tmp_path / "r.html").read_text()
+    assert "3 sequences of 1 category, 4 frames each" in out
+    first, second = report["candidates"]
+    assert first["abs_rel"] == 0
+    assert first["auc"]["30"] == 100
+    assert second["abs_rel"] > 0
+    assert second["auc"]["30"] < 100
+    stored = dict(np.load(tmp_path / report["worst"][0]["file"]))
+    assert "c1_extrinsics" in stored
+    assert not [name for name in stored if name.startswith("gt_")]
+    assert call(*candidates, *photos, "--records", tmp_path / "r.jsonl") == 0
+    assert "3 of 3 sequences are done already" in capsys.readouterr().out

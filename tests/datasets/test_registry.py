@@ -121,7 +121,7 @@ def test_its_name_is_a_word_of_the_command(root: Path, tmp_path: Path, capsys: p
     assert call(evaluate.app, *model, "--dataset", "csv", "--stride", 2) == 2
     assert "--stride 2: only for --dataset 7scenes and nrgbd" in capsys.readouterr().err
     assert call(evaluate.app, *model, "--dataset", "tsv") == 2
-    assert "expected one of co3d, 7scenes, nrgbd, synthetic, csv" in capsys.readouterr().err
+    assert "expected one of co3d, 7scenes, nrgbd, synthetic, photos, csv" in capsys.readouterr().err
 
 
 def test_calibration_images_come_from_it(root: Path, tmp_path: Path) -> None:
@@ -144,16 +144,16 @@ def test_the_gate_of_an_export_takes_it(root: Path, tmp_path: Path, capsys: pyte
 
 
 def test_data_is_recognised_by_what_lies_there(root: Path, tmp_path: Path) -> None:
-    assert recognise(Question(root), "folders").name == "csv"
+    assert recognise(Question(root), "photos").name == "csv"
     assert recognise(Question(root, "validation"), "co3d").name == "co3d"
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "apple_train.jgz").touch()
-    assert recognise(Question(tmp_path, "train"), "folders").name == "co3d"
-    assert recognise(Question(tmp_path, "test"), "folders").name == "folders"
+    assert recognise(Question(tmp_path, "train"), "photos").name == "co3d"
+    assert recognise(Question(tmp_path, "test"), "photos").name == "photos"
 
 
 def test_names() -> None:
-    assert dataset_names() == ("co3d", "7scenes", "nrgbd", "synthetic", "csv")  # folders have no cameras
+    assert dataset_names() == ("co3d", "7scenes", "nrgbd", "synthetic", "photos", "csv")
     assert dataset_names("stride") == ("7scenes", "nrgbd")
     assert register(POSED_CSV) is POSED_CSV
     with pytest.raises(QvggtError, match="data set csv: is registered already"):

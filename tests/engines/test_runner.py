@@ -114,3 +114,11 @@ def test_model_file_hashes_and_measures(tmp_path):
     file = ModelFile.of(path)
     assert file.bytes == 3
     assert file.sha256.startswith("ba7816bf")
+
+
+def test_repr_is_one_line() -> None:
+    runner = Blank(("pose_enc", "depth"))
+    text = "Blank('blank', device cpu, outputs pose_enc, depth"
+    assert repr(runner) == f"{text})"
+    runner.close()
+    assert repr(runner) == f"{text}, closed)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from qvggt.data.depth_png import read_depth
 from qvggt.data.images import load_images
 from qvggt.data.nrgbd import read_nrgbd
 from qvggt.data.registry import Question
+from qvggt.data.sequence import Frames
 from qvggt.engines import Predictions, Runner
 from qvggt.engines.torch_runner import TorchRunner
 from qvggt.eval.ground_truth import plan_images
-from qvggt.eval.harness import Protocol, check, evaluate, evaluate_rows
+from qvggt.eval.harness import Protocol, check, evaluate, evaluate_rows, truth_notes
 from qvggt.eval.points import PointConfig, true_points
 from qvggt.eval.records import RecordWriter, config_sha256, read_records
 from qvggt.geometry import encode_pose
@@ -294,3 +296,38 @@ def test_protocols_that_make_no_sense(sequences, monkeypatch):
     with pytest.raises(QvggtError, match="Open3D"):
         check([runner], list(sequences), Protocol(metrics=("points",)))
     check([runner], list(sequences), POINTS)
+
+
+def without_cameras(sequences):
+    return [Frames(s.category, s.name, s.image_paths, s.frame_indices) for s in sequences]
+
+
+def test_without_ground_truth_the_first_candidate_stands_for_it(sequences):
+    """Figures of the second one are those it has where the first one's predictions are the annotated truth."""
+    seconds = [truth(s, noise=2.0, frame_scale=1.1) for s in sequences]
+    frames = without_cameras(sequences)
+    runners = [Scripted(map(truth, sequences), "exact"), Scripted(seconds)]
+    check(runners, frames, Protocol())
+    first, second = evaluate(runners, frames, size=SIZE, warmup=0, progress=False)
+    (known,) = evaluate([Scripted(seconds)], sequences, size=SIZE, warmup=0, progress=False)
+    assert first.auc()[3] == 100.0
+    assert first.figure("abs_rel") == 0.0
+    assert second.figure("rta5") == known.figure("rta5") < 100.0
+    assert second.auc() == known.auc()
+    assert second.figure("abs_rel") == pytest.approx(known.figure("abs_rel"), abs=1e-7)
+    (note,) = truth_notes(frames, "exact")
+    assert note.startswith("no ground truth: cameras and depth of exact are taken for the truth")
+    assert truth_notes(list(sequences), "exact") == []
+
+
+def test_a_first_candidate_that_cannot_stand_for_the_truth(sequences):
+    broken = Scripted([Predictions(np.full((FRAMES, 9), np.nan, np.float32))])
+    with pytest.raises(QvggtError, match=r"has no ground truth, and the first candidate.* put another one first"):
+        evaluate([broken], without_cameras(sequences)[:1], size=SIZE, warmup=0, progress=False)
+    sparse = np.full((FRAMES, SIZE, SIZE), np.nan, np.float32)
+    sparse[0, 0, 0] = 2.0
+    answers = [replace(truth(sequences[0]), depth=depth) for depth in (sparse, np.zeros_like(sparse))]
+    runs = [Scripted([answer]) for answer in answers]
+    found = [evaluate([run], without_cameras(sequences)[:1], size=SIZE, warmup=0, progress=False) for run in runs]
+    assert [result.records[0].depth is not None for (result,) in found] == [True, False]
+    assert found[0][0].records[0].depth.pixels == 1

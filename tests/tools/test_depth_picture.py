@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from depth_sheet import Row, draw, relative_difference, save, shared_range
+from depth_sheet import Row, draw, relative_difference
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+
+from qvggt.pictures import save, shared_range
 
 RAMP = np.linspace(1, 2, 14 * 28).reshape(14, 28)
 IMAGE = np.full((14, 28, 3), (1.0, 0.0, 0.0))

@@ -151,6 +151,14 @@ def test_stored_parts_that_are_missing(tmp_path: Path, dropped: tuple[str, ...])
     assert '"count":0' in text or "not measured" in Page(text).text.split("ground truth")[1]
 
 
+def test_a_scene_without_ground_truth(tmp_path: Path) -> None:
+    store(tmp_path, **dict.fromkeys(("gt_extrinsics", "gt_intrinsics", "gt_depth", "gt_points", "gt_colors")))
+    text = made(tmp_path, report())
+    (data,) = [json.loads(s) for s in Page(text).scripts if s.startswith('{"clouds"')]
+    assert [(cloud["name"], cloud["shown"]) for cloud in data["clouds"]] == [(label, True) for label in LABELS]
+    assert sum(tag == "img" for tag, _ in Page(text).tags) == 3 * 4 + 1  # no row of the truth
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -61,8 +61,8 @@ def from_mapping(cls: type[T], values: object, where: str, *, advice: str = "", 
     """A dataclass of its fields by name; fields with a default may be missing.
 
     Fields are str, int, float, bool, None, Path, Literal, tuples and sequences (both become tuples), mappings (keys:
-    str or int), dataclasses, unions of these, Any, and Annotated with a `Check` (other annotations say nothing here). Text
-    is a path, the text of an integer is an int as a mapping's key, an integer or "nan", "inf", "-inf" is a float;
+    str or int), dataclasses, unions of these, Any, and Annotated with a `Check` (other annotations say nothing here).
+    Text is a path, the text of an integer is an int as a mapping's key, an integer or "nan", "inf", "-inf" is a float;
     nothing else is converted, and a bool is no number. ignore_unknown: keys that are no field are passed over, in
     nested objects too.
 

@@ -13,6 +13,7 @@ import typer
 
 from qvggt.cli.common import run
 from qvggt.files import atomic_write
+from qvggt.sqnr import decibels
 
 CELL = re.compile(r"([\w.]+)(?:/([\w.]+))?(?: (\S*\{\S*))?(?: or ?(.*))?")
 
@@ -72,4 +73,4 @@ def sqnr_db(truth: Any, value: Any) -> float:
     """10 log10 of signal over error power in float64; finite for equal arrays, so that JSON can hold it."""
     truth = np.asarray(truth, np.float64)
     error = np.square(np.asarray(value, np.float64) - truth).sum()
-    return float(10 * np.log10(np.square(truth).sum() / max(error, 1e-300)))
+    return decibels(float(np.square(truth).sum()), max(float(error), 1e-300))

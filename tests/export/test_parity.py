@@ -9,9 +9,10 @@ import pytest
 import torch
 from small_network import small_model
 
-from qvggt.export.parity import LayerParity, OutputParity, ParityReport, check_outputs, sqnr_db, tie_rows
+from qvggt.export.parity import LayerParity, OutputParity, ParityReport, check_outputs, tie_rows
 from qvggt.formats.table import find_format
 from qvggt.quant import QuantLinear, parse_scheme
+from qvggt.sqnr import sqnr_db
 
 
 def test_sqnr() -> None:

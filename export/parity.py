@@ -120,13 +120,6 @@ class ParityReport:
         return lines
 
 
-def sqnr_db(reference: NDArray[Any], other: NDArray[Any]) -> float:
-    """10 log10 of signal power over error power, float64; inf for equal arrays, -inf for non-finite ones."""
-    pool = _Pool()
-    pool.add(reference, other)
-    return pool.sqnr_db
-
-
 def spread_rows(x: Tensor) -> Tensor:
     """At most MAX_ROWS of the tokens x [..., K], spread evenly: special ones and every frame are among them."""
     rows = x.detach().reshape(-1, x.shape[-1])

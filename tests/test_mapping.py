@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qvggt import QvggtError
-from qvggt.eval.records import jsonable
+from qvggt.json_file import jsonable
 from qvggt.mapping import Check, Count, Sha256, from_mapping, type_words
 
 Even = Annotated[int, Check("an even number", lambda value: value % 2 == 0)]

@@ -81,8 +81,8 @@ def search_budget(
     `search.store`, so that an interrupted search goes on. Deterministic. QvggtError when nothing fits.
     """
     from qvggt.calib.budget import cheapest_within, frontier, mixed_scheme
-    from qvggt.calib.journal import Journal
     from qvggt.calib.sensitivity import Trial, find_units, make_drop, measure_units, quick
+    from qvggt.journal import Journal
 
     base = search.scheme
     ladder = base.base.ladder
@@ -220,7 +220,8 @@ def _auc(network: Network, images: ImageSet[Frames], posed: list[Sequence]) -> f
     """AUC@30 in points."""
     import torch
 
-    from qvggt.eval.pose import pairwise_errors, pose_auc
+    from qvggt.eval.metrics import pose_auc
+    from qvggt.eval.pose import pairwise_errors
     from qvggt.geometry import decode_pose
 
     errors = []

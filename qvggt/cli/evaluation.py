@@ -108,7 +108,7 @@ def run_evaluation(
         check(runners, part, protocol)
         facts = [{**runner.describe(), "label": runner.label} for runner in runners]
         header = {**_header(request, data, plan, protocol, candidates, facts), "shard": list(outputs.shard)}
-        writer = None if outputs.records is None else stack.enter_context(RecordWriter(outputs.records, header))
+        writer = None if outputs.records is None else RecordWriter(outputs.records, header)
         done = {} if writer is None else writer.done
         if done:
             typer.echo(f"{outputs.records}: {len(done)} of {len(part)} sequences are done already")
@@ -200,7 +200,8 @@ def merge(files: Sequence[Path], outputs: Outputs) -> None:
 
 def _publish(header: dict[str, Any], results: list[CandidateResult], outputs: Outputs) -> None:
     """The tables, and the JSON document, the page, or both of one computation."""
-    from qvggt.eval.report import format_tables, make_report, write_report
+    from qvggt.eval.report import format_tables, make_report
+    from qvggt.json_file import write_json
 
     header["notes"] += _without_data(header, results)
     typer.echo(format_tables(results))
@@ -212,7 +213,7 @@ def _publish(header: dict[str, Any], results: list[CandidateResult], outputs: Ou
     report = make_report(results, header)
     worst = header.get("worst", [])
     if json is not None:
-        write_report(json, {**report, "worst": _beside(worst, json)})
+        write_json(json, {**report, "worst": _beside(worst, json)})
         typer.echo(f"report: {json}")
     if html is not None:
         from qvggt.eval.html.page import page_of_report

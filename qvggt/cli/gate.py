@@ -56,9 +56,9 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme) -> bool:
     from qvggt.engines.onnx_runner import OnnxRunner
     from qvggt.engines.torch_runner import TorchRunner
     from qvggt.eval.harness import evaluate
-    from qvggt.eval.report import write_report
     from qvggt.export.emulation import measurable
     from qvggt.export.parity import ParityReport, check_convs, check_linears, check_outputs
+    from qvggt.json_file import write_json
     from qvggt.versions import versions
 
     longest = max(gate.frames, default=1)
@@ -95,14 +95,14 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme) -> bool:
             )
             moved = abs(auc["delta"]) > AUC_TOLERANCE
             if moved:  # a flipped rounding moves poses at random: by chance or by fault?
-                auc["low"], auc["high"] = _delta_interval(*results)
+                auc["low"], auc["high"] = _delta_interval(*results) or (auc["delta"], auc["delta"])
                 moved = not auc["low"] <= 0 <= auc["high"]
                 typer.echo(f"95 % interval of the change: {auc['low']:+.2f} to {auc['high']:+.2f} points")
             if moved:
                 failures.append(f"AUC@30 moves by {auc['delta']:+.2f} points > {AUC_TOLERANCE}")
         else:
             typer.echo("AUC@30: not measured (no pose output or --parity-sequences 0)")
-    write_report(
+    write_json(
         gate.report,
         {
             "passed": not failures,
@@ -139,13 +139,12 @@ def gate_images(gate: Gate, frames: int) -> Iterator[ImageSet[Posed]]:
         yield read_images(replace(question, root=Path(folder)), gate.height, gate.width)
 
 
-def _delta_interval(first: CandidateResult, second: CandidateResult) -> tuple[float, float]:
-    """Paired-bootstrap 95 % interval of the change in AUC@30 over the sequences, in points."""
-    from qvggt.eval.bootstrap import paired_interval
-    from qvggt.eval.pose import pose_auc
+def _delta_interval(first: CandidateResult, second: CandidateResult) -> tuple[float, float] | None:
+    """Paired-bootstrap 95 % interval of the change in AUC@30, in points; None for one sequence."""
+    from qvggt.eval.bootstrap import Bootstrap
+    from qvggt.eval.metrics import BY_NAME, column
 
-    a, b = ([100 * pose_auc([record.pose])[30] for record in result.records] for result in (first, second))
-    return paired_interval(a, b)
+    return Bootstrap().paired(*(column(BY_NAME["auc30"], result.records) for result in (first, second)))
 
 
 def _check_range(reference: Network, batches: list[Tensor]) -> tuple[ModuleRange, ...]:

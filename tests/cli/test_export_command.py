@@ -240,7 +240,9 @@ def test_an_interrupted_calibration_goes_on(
     assert not (tmp_path / "cut").exists()
     monkeypatch.setattr(driver, "calibrate_block", lambda *args: calls.append(1) or real(*args))
     capsys.readouterr()
-    assert "another kind" in mistake(capsys, calibrate.app, *line, "-o", tmp_path / "cut", "--seed", 1)
+    refused = mistake(capsys, calibrate.app, *line, "-o", tmp_path / "cut", "--seed", 1)
+    assert "calibration of another configuration (differs in" in refused
+    assert "seed" in refused
     assert call(calibrate.app, *line, "-o", tmp_path / "cut") == 0
     assert "going on after 4 finished blocks" in capsys.readouterr().out
     assert len(calls) == 5 + 5

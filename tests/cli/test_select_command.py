@@ -85,7 +85,7 @@ def test_an_interrupted_selection_goes_on(
         file.write('{"key": "apple/torn')  # a kill in the middle of a line
     monkeypatch.setattr(driver, "sequence_features", lambda *args: calls.append(1) or real(*args))
     assert call(calibrate.app, *line(inputs, tmp_path / "cut", *SELECT, "--frames", 3)) == 2
-    assert "another kind" in capsys.readouterr().err
+    assert "selection of another configuration (differs in pool)" in capsys.readouterr().err
     assert call(calibrate.app, *line(inputs, tmp_path / "cut", *SELECT)) == 0
     assert "going on after 7 measured sequences" in capsys.readouterr().out
     assert len(calls) == 8 + GOOD + len(BLANK) - 7

@@ -9,10 +9,11 @@ import pytest
 import torch
 from small_network import small_model
 
-from qvggt.export.parity import LayerParity, OutputParity, ParityReport, check_outputs, sqnr_db, tie_rows
+from qvggt.export.parity import LayerParity, OutputParity, ParityReport, check_outputs, tie_rows
 from qvggt.formats.table import find_format
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import parse_scheme
+from qvggt.sqnr import sqnr_db
 
 
 def test_sqnr() -> None:

@@ -140,7 +140,7 @@ KINDS = (
     Kind("frame list", (*SCENES, "frames"), "frames/list.json", JSON, (LISTED,)),
     Kind("records", (*SCENES, "records"), "records/r.jsonl", BYTES, (RECORDED, MERGED)),
     Kind("block store", STORE, "store/.c.unfinished/*.safetensors", HEADER, (RESUMED,)),
-    Kind("block store job", STORE, "store/.c.unfinished/job.json", JSON, (RESUMED,)),
+    Kind("block journal", STORE, "store/.c.unfinished/journal.jsonl", BYTES, (RESUMED,)),
     Kind("released parameters", ("wide", "release"), RELEASE_FILE, BYTES, (Reader("calibrate", RELEASED),)),
     Kind("metrics report", ("calibrated", "report"), "report/r.json", JSON, PUSHED),
     Kind("7-Scenes pose", ("float", "rooms"), POSE, LINE, ROOMS),

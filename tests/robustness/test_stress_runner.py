@@ -32,7 +32,7 @@ def ended(code: int = 2, err: str = "error: x: expected y\n") -> Outcome:
     [
         (ended(), set(), "refused", ""),
         (ended(err="note: z\nerror: x\n"), set(), "refused", ""),
-        (ended(), {".c.unfinished", ".c.unfinished/job.json"}, "refused", ""),
+        (ended(), {".c.unfinished", ".c.unfinished/journal.jsonl"}, "refused", ""),
         (ended(0, ""), {"m.onnx"}, "harmless", ""),
         (ended(), {".m.onnx.tmp-1"}, "fault", "left behind"),
         (ended(err="error: a\nb\n"), set(), "fault", "2 lines"),

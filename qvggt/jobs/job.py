@@ -107,9 +107,7 @@ class Job(ABC, Generic[R]):
         for field in fields(self):
             hint = hints(type(self))[field.name]
             value = read_value(hint, getattr(self, field.name), field.name)
-            if Path in leaves(hint) and isinstance(value, str):
-                value = Path(value)
-            object.__setattr__(self, field.name, value)
+            object.__setattr__(self, field.name, _placed(hint, value))
         self.check()
 
     def check(self) -> None:
@@ -229,6 +227,14 @@ def annotation(hint: Any, kind: type[T]) -> T | None:
     if get_origin(hint) in (Union, UnionType):
         return next((found for option in get_args(hint) if (found := annotation(option, kind)) is not None), None)
     return None
+
+
+def _placed(hint: Any, value: Any) -> Any:
+    """Places as paths, in tuples too."""
+    if isinstance(value, str) and Path in leaves(hint):
+        return Path(value)
+    inner = [get_args(leaf)[0] for leaf in leaves(hint) if get_args(leaf)[1:] == (...,)]
+    return tuple(_placed(inner[0], item) for item in value) if inner and isinstance(value, tuple) else value
 
 
 def _plain(value: Any, name: str) -> Any:

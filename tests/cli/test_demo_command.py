@@ -1,4 +1,4 @@
-"""qvggt-demo up to the point where it would serve; the page itself is tested in eval/demo."""
+"""qvggt demo up to the point where it would serve; the page itself is tested in eval/demo."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from typing import Any
 import calling
 import pytest
 
-from qvggt.cli.demo import app
 from qvggt.eval.demo import page
 
 pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")
 pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
 
 
-call = partial(calling.call, app)
+call = partial(calling.call, "demo")
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +44,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mistakes_in_the_call(
     options: tuple[str, ...], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = calling.mistake(capsys, app, *options)
+    error = calling.mistake(capsys, "demo", *options)
     assert all(word in error for word in words), error
 
 

@@ -1,4 +1,4 @@
-"""qvggt-reconstruct, from the command line to the files; every mistake is one line and exit code 2."""
+"""qvggt reconstruct, from the command line to the files; every mistake is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from PIL import Image
 from small_network import small_model
 from true_runner import TrueRunner, shoot
 
-from qvggt.cli.reconstruct import app
 from qvggt.data.photos import ORIENTATION, stage_images
 from qvggt.engines import torch_runner
 from qvggt.eval.ground_truth import ImagePlan
@@ -27,7 +26,7 @@ from qvggt.models.vggt.config import TrackConfig
 pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")
 pycolmap = pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
 
-call = partial(calling.call, app)
+call = partial(calling.call, "reconstruct")
 TRACK = TrackConfig(
     features=16, iters=2, corr_levels=3, corr_radius=2, hidden_size=32, depth=1, num_heads=2, virtual_tracks=4
 )
@@ -46,7 +45,7 @@ def data(small_float: Path, small_float_onnx: Path, tmp_path_factory: pytest.Tem
 
 
 def mistake(capsys: pytest.CaptureFixture[str], *args: Any) -> str:
-    return calling.mistake(capsys, app, *args)
+    return calling.mistake(capsys, "reconstruct", *args)
 
 
 def test_everything_is_written(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,9 +161,9 @@ def test_overwrite(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (("--model", "FLOAT", "--formats", ","), ("at least one",)),
         (("--model", "FLOAT", "--mask", "clouds"), ("clouds", "black, white, sky")),
         (("--model", "FLOAT", "--masks", "gone"), ("gone", "no such folder")),
-        (("--model", "FLOAT", "--points", "both"), ("both", "depth or head")),
-        (("--model", "FLOAT", "--fit", "squeeze"), ("squeeze", "crop or pad")),
-        (("--model", "FLOAT", "--depth-size", "huge"), ("huge", "network or image")),
+        (("--model", "FLOAT", "--points", "both"), ("both", "depth", "head")),
+        (("--model", "FLOAT", "--fit", "squeeze"), ("squeeze", "crop", "pad")),
+        (("--model", "FLOAT", "--depth-size", "huge"), ("huge", "network", "image")),
         (("--model", "FLOAT", "--size", "60"), ("60", "56")),
         (("--model", "FLOAT", "--conf-percentile", "100"), ("--conf-percentile",)),
         (("--model", "FLOAT", "--max-frames-per-pass", "3"), ("overlap", "1 to 2")),

@@ -54,7 +54,8 @@ class Doc:
     help: one sentence; what applies without the option in square brackets. flags: in place of --NAME. metavar: what
     stands for the value. argument: given by position. parse(text): a value of the field, of each item where the option
     is repeated; QvggtError for text that is none. default: the default as one would type it, where it is parsed. comma:
-    one text with commas for a tuple of words. words(): what the shell completes. hidden: of old names.
+    one text with commas for a tuple of words. words: what the shell completes, or a named function that
+    tells (a lambda of a field knows no name of its module). hidden: of old names.
     """
 
     help: str
@@ -64,7 +65,7 @@ class Doc:
     parse: Callable[[str], Any] | None = None
     default: str | None = None
     comma: bool = False
-    words: Callable[[], Sequence[str]] | None = None
+    words: Sequence[str] | Callable[[], Sequence[str]] = ()
     hidden: bool = False
 
 

@@ -45,7 +45,7 @@ Models = Annotated[
 Threads = Annotated[int | None, Doc("CPU threads; results are recorded with their count. [all cores]"), at_least(1)]
 Device = Annotated[
     str | None,
-    Doc("cpu or cuda. [cpu; of engine files cuda]", words=lambda: ("cpu", "cuda")),
+    Doc("cpu or cuda. [cpu; of engine files cuda]", words=("cpu", "cuda")),
     Check("cpu, cuda or cuda:N", lambda text: text is None or re.fullmatch(r"cpu|cuda(:\d+)?", text) is not None),
 ]
 FrameSeed = Annotated[int, Doc("Seed of the frames drawn.")]

@@ -115,7 +115,7 @@ before by a similarity from the images both saw. The fit is printed, and errors 
             f"Comma-separated: {', '.join(FORMATS)}.",
             comma=True,
             parse=one_of("--formats", FORMATS),
-            words=lambda: FORMATS,
+            words=FORMATS,
         ),
     ] = FORMATS
     points: Annotated[PointSource, Doc("depth: unproject depth maps (sharper). head: the network's point maps.")] = (
@@ -131,7 +131,7 @@ before by a similarity from the images both saw. The fit is printed, and errors 
             "segmentation network.",
             comma=True,
             parse=one_of("--mask", MASKS),
-            words=lambda: MASKS,
+            words=MASKS,
         ),
     ] = ()
     masks: Annotated[Place | None, Doc("Folder of mask files NAME.jpg.png or NAME.png; black is left out.")] = None

@@ -14,6 +14,9 @@ from small_network import small_model
 
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.files import file_sha256
+from qvggt.jobs.job import read_job
+from qvggt.jobs.pull import PullJob
+from qvggt.jobs.push import PushJob
 from qvggt.quant.checkpoint import Provenance, save_calibrated
 from qvggt.quant.scheme import parse_scheme
 
@@ -266,3 +269,26 @@ def test_a_calibrated_repository_is_no_float_model(
     mistake(call("reconstruct", *line), "qvggt-pull me/quantized")
     asked: list[Any] = [path for _, path in hub.requests if "model.safetensors" in path]
     assert asked == []
+
+
+def test_results_are_json(hub: FakeHub, call: Commands, checkpoint: Path, tmp_path: Path) -> None:
+    card = json.loads(call("push", checkpoint, "me/json", "--card-only", "--json", "-").out)
+    assert (card["commit"], hub.requests) == (None, [])
+    pushed = json.loads(call("push", checkpoint, "me/json", "--json", "-", **ME).out)
+    assert pushed == {**card, "commit": hub.repos["me/json"].refs["main"], "url": pushed["url"]}
+    assert pushed["files"] == {path.name: path.stat().st_size for path in checkpoint.iterdir()}
+    assert hub.repos["me/json"].commits[pushed["commit"]]["README.md"].decode() == pushed["card"]
+    pulled = json.loads(call("pull", "me/json", "-o", tmp_path / "back", "--json", "-").out)
+    assert (pulled["output"], pulled["commit"]) == (str(tmp_path / "back"), pushed["commit"])
+    assert sorted(pulled["files"]) == ["model.safetensors", "quant.json"]
+
+
+@pytest.mark.parametrize(
+    "job",
+    [PushJob("a/b", "me/x", branch="int4", overwrite=True), PullJob("me/x", "there", revision="v1", offline=True)],
+)
+def test_jobs_travel_as_json(job: Any, call: Commands, tmp_path: Path) -> None:
+    assert read_job(job.save(tmp_path / "job.json")) == job
+    saved = call(job.name, "--config", tmp_path / "job.json", "--save-config", tmp_path / "again.json")
+    assert saved.code == 0, saved
+    assert read_job(tmp_path / "again.json") == job

@@ -44,12 +44,12 @@ class Check:
 
 
 def at_least(low: float) -> Check:
-    """Numbers of that size or larger; where None may stand for the number, it does."""
+    """Numbers of that size or larger, and None where the type allows it."""
     return Check(f"{low} or more", lambda value: value is None or value >= low, low)
 
 
 def between(low: float, high: float) -> Check:
-    """Numbers from `low` to `high`, both included; where None may stand for the number, it does."""
+    """Numbers from `low` to `high`, both included, and None where the type allows it."""
     return Check(f"{low} to {high}", lambda value: value is None or low <= value <= high, low, high)
 
 
@@ -103,6 +103,8 @@ class _Reader:
         if hint is Any:
             return value
         if origin in (Union, UnionType):
+            if value is None and NoneType in options:
+                return None  # no check of the other options is asked
             matches = (self.match(option, value, path) for option in options)
             return next((match for match in matches if match is not _NO), _NO)
         if origin is Annotated:

@@ -17,7 +17,10 @@ from qvggt.errors import QvggtError
 from qvggt.jobs.job import Doc, Job, annotation, hints, job_values, leaves
 from qvggt.mapping import Check, from_mapping
 
-HELP = {"help_option_names": ["-h", "--help"]}
+HELP: dict[str, Any] = {
+    "help_option_names": ["-h", "--help"],
+    "token_normalize_func": lambda word: {"force": "overwrite"}.get(word, word),  # the older name
+}
 Json = Annotated[Path | None, Option(metavar="FILE", help="Write the result there as JSON; - writes it to stdout.")]
 Config = Annotated[Path | None, Option(metavar="FILE", help="Take the job from there; options given here win.")]
 SaveConfig = Annotated[Path | None, Option(metavar="FILE", help="Write this call there for --config, and stop.")]
@@ -153,11 +156,11 @@ def _parameter(cls: type[Job[Any]], field: Any) -> inspect.Parameter:
         options["metavar"] = field.name.upper()
     if (check := annotation(hint, Check)) is not None and kinds[0] in (int, float):
         options |= {"min": check.low, "max": check.high}
-    if doc.words is not None:
+    if doc.words:
         options["autocompletion"] = _completion(doc)
     default = None if field.default is MISSING else field.default
-    if default in ((), False):
-        default = None if default == () else False
+    if default == ():
+        default = None
     elif default is not None and (doc.parse or doc.comma):
         default = doc.default or ",".join(map(str, default))
     kind: Any = _type(kinds, doc)
@@ -203,9 +206,9 @@ def _value(cls: type[Job[Any]], name: str, value: Any) -> Any:
 
 def _completion(doc: Doc) -> Any:
     def complete(incomplete: str) -> list[str]:
-        assert doc.words is not None
+        words = doc.words() if callable(doc.words) else doc.words
         head, comma, word = incomplete.rpartition(",") if doc.comma else ("", "", incomplete)
-        return [head + comma + found for found in doc.words() if found.startswith(word)]
+        return [head + comma + found for found in words if found.startswith(word)]
 
     return complete
 

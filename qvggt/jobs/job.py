@@ -54,7 +54,8 @@ class Doc:
     help: one sentence; what applies without the option in square brackets. flags: in place of --NAME. metavar: what
     stands for the value. argument: given by position. parse(text): a value of the field, of each item where the option
     is repeated; QvggtError for text that is none. default: the default as one would type it, where it is parsed. comma:
-    one text with commas for a tuple of words. words(): what the shell completes. hidden: of old names.
+    one text with commas for a tuple of words. words: what the shell completes, or a named function that
+    tells (a lambda of a field knows no name of its module). hidden: of old names.
     """
 
     help: str
@@ -64,7 +65,7 @@ class Doc:
     parse: Callable[[str], Any] | None = None
     default: str | None = None
     comma: bool = False
-    words: Callable[[], Sequence[str]] | None = None
+    words: Sequence[str] | Callable[[], Sequence[str]] = ()
     hidden: bool = False
 
 
@@ -107,9 +108,7 @@ class Job(ABC, Generic[R]):
         for field in fields(self):
             hint = hints(type(self))[field.name]
             value = read_value(hint, getattr(self, field.name), field.name)
-            if Path in leaves(hint) and isinstance(value, str):
-                value = Path(value)
-            object.__setattr__(self, field.name, value)
+            object.__setattr__(self, field.name, _placed(hint, value))
         self.check()
 
     def check(self) -> None:
@@ -220,6 +219,14 @@ def annotation(hint: Any, kind: type[T]) -> T | None:
     if get_origin(hint) in (Union, UnionType):
         return next((found for option in get_args(hint) if (found := annotation(option, kind)) is not None), None)
     return None
+
+
+def _placed(hint: Any, value: Any) -> Any:
+    """Places as paths, in tuples too."""
+    if isinstance(value, str) and Path in leaves(hint):
+        return Path(value)
+    inner = [get_args(leaf)[0] for leaf in leaves(hint) if get_args(leaf)[1:] == (...,)]
+    return tuple(_placed(inner[0], item) for item in value) if inner and isinstance(value, tuple) else value
 
 
 def _plain(value: Any, name: str) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
 from qvggt.formats.table import DEFAULT, choices, choices_text
 from qvggt.jobs.job import Doc, Source
 from qvggt.jobs.words import override
-from qvggt.mapping import at_least
+from qvggt.mapping import Check, at_least
 from qvggt.models.family import find_family
 
 FAMILY = find_family()  # whose words help texts name
@@ -43,7 +44,11 @@ Models = Annotated[
     ),
 ]
 Threads = Annotated[int | None, Doc("CPU threads; results are recorded with their count. [all cores]"), at_least(1)]
-Device = Annotated[str | None, Doc("cpu or cuda. [cpu; of engine files cuda]")]
+Device = Annotated[
+    str | None,
+    Doc("cpu or cuda. [cpu; of engine files cuda]", words=("cpu", "cuda")),
+    Check("cpu, cuda or cuda:N", lambda text: text is None or re.fullmatch(r"cpu|cuda(:\d+)?", text) is not None),
+]
 FrameSeed = Annotated[int, Doc("Seed of the frames drawn.")]
 Revision = Annotated[str | None, Doc("Hub revision (commit, tag or branch) to pin.")]
 Offline = Annotated[bool, Doc("Never use the network.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvggt.errors import QvggtError
@@ -32,6 +33,21 @@ def load_source(source: Source, revision: str | None, offline: bool, *, calibrat
     if model.scheme is not None and not calibrated:
         raise QvggtError(f"{model.name}: is calibrated already ({model.scheme.label}); give the float checkpoint")
     return model
+
+
+def is_calibrated(source: Source) -> bool:
+    """Whether a model is quantized already, or a local checkpoint that is; asks no torch."""
+    if isinstance(source, str | Path):
+        return (Path(source) / "quant.json").is_file()
+    return source.scheme is not None
+
+
+def check_source(source: Source, revision: str | None = None) -> None:
+    """QvggtError for a local model that is not there; asks neither torch nor the Hub."""
+    from qvggt.hub.names import find_weights, hub_id
+
+    if isinstance(source, str | Path) and hub_id(source) is None and not is_calibrated(source):
+        find_weights(source, revision=revision)
 
 
 def scheme_of(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvggt.errors import QvggtError
 from qvggt.formats.table import DEFAULT
 from qvggt.models.family import check_size
-from qvggt.quant.scheme import Scheme, parse_scheme
+from qvggt.quant.scheme import DESCRIPTION, Scheme, parse_scheme
 
 if TYPE_CHECKING:
     from qvggt.jobs.job import Source
@@ -32,6 +33,14 @@ def load_source(source: Source, revision: str | None, offline: bool, *, calibrat
     if model.scheme is not None and not calibrated:
         raise QvggtError(f"{model.name}: is calibrated already ({model.scheme.label}); give the float checkpoint")
     return model
+
+
+def check_source(source: Source, revision: str | None) -> None:
+    """QvggtError for a local model that is not there, found out without loading anything; the Hub is not asked."""
+    from qvggt.hub.names import find_weights, hub_id
+
+    if isinstance(source, str | Path) and hub_id(source) is None and not (Path(source) / DESCRIPTION).is_file():
+        find_weights(source, revision=revision)
 
 
 def scheme_of(

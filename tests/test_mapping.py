@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qvggt import QvggtError
 from qvggt.eval.records import jsonable
-from qvggt.mapping import Check, Count, Sha256, from_mapping, type_words
+from qvggt.mapping import Check, Count, Sha256, at_least, between, from_mapping, read_value, type_words
 
 Even = Annotated[int, Check("an even number", lambda value: value % 2 == 0)]
 
@@ -176,3 +176,11 @@ def test_hashes(text: str) -> None:
 )
 def test_words(hint: Any, words: str) -> None:
     assert type_words(hint) == words
+
+
+def test_a_range_lets_none_pass_where_the_type_does() -> None:
+    hint = Annotated[int | None, at_least(1)]
+    assert [read_value(hint, value, "threads") for value in (None, 1)] == [None, 1]
+    for wrong, bound in ((0, at_least(1)), (None, at_least(1)), (3, between(0, 2)), (None, between(0, 2))):
+        with pytest.raises(QvggtError, match="threads: expected"):
+            read_value(Annotated[int, bound], wrong, "threads")

@@ -221,11 +221,9 @@ class CalibrateJob(Job[Calibrated | Planned]):
 
     def unfinished(self) -> tuple[Path, ...]:
         """The finished blocks, the measured pool and the measured choices, beside the output."""
-        return tuple(self._beside(kind) for kind in ("unfinished", "pool.jsonl", "budget.jsonl"))
-
-    def _beside(self, kind: str) -> Path:
         output = Path(self.output)
-        return output.parent / f".{output.name}.{kind}"
+        kinds = ("unfinished", "pool.jsonl", "budget.jsonl")
+        return tuple(output.parent / f".{output.name}.{kind}" for kind in kinds)
 
     def wanted(self) -> Scheme:
         """What the parts are quantized to (with a budget: where the search begins); reads the file of --scheme."""

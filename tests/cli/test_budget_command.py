@@ -120,7 +120,7 @@ def test_static_and_weight_only_is_said(inputs: Path, tmp_path: Path, capsys: py
     ("options", "words"),
     [
         (("--budget", "0.5"), ("--budget", "0.5%")),
-        (("--budget", "1%", "--budget-by", "layer"), ("layer", "part or block")),
+        (("--budget", "1%", "--budget-by", "layer"), ("layer", "'part', 'block'")),
         (("--budget-by", "block"), ("--budget-by", "--budget")),
         (("--budget", "1%", "--bits", "fp32"), ("fp32", "w8a8, w4a8, w6a6, w4a4, w4a16")),
         (("--budget", "1%", "--scheme", "x.json"), ("--bits", "x.json")),

@@ -261,9 +261,9 @@ def test_plan_measures_and_stops(inputs: Path, tmp_path: Path, capsys: pytest.Ca
     ("options", "word"),
     [
         (("--recipe", "magic"), "rtn, smoothquant"),
-        (("--rounding", "up"), "rtn or gptq"),
-        (("--fc2", "dense"), "none or kronecker"),
-        (("--propagation", "none"), "float or quantized"),
+        (("--rounding", "up"), "'rtn', 'gptq'"),
+        (("--fc2", "dense"), "'none', 'kronecker'"),
+        (("--propagation", "none"), "'float', 'quantized'"),
         (("--recipe", "quarot"), "--data"),
     ],
 )

@@ -93,6 +93,8 @@ def stage_images(paths: Sequence[Path], folder: Path) -> list[Photo]:
 
 def read_upright(path: str | os.PathLike[str]) -> Image.Image:
     """`read_rgb`, turned as its EXIF asks."""
+    from qvggt.data.images import read_rgb
+
     return _turned(read_rgb(path), exif_orientation(Path(path)))
 
 

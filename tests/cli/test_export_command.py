@@ -17,7 +17,7 @@ import torch
 from calling import call, interrupted, mistake
 from small_network import small_scenes
 
-from qvggt.cli import calibrate, export
+from qvggt.cli import export
 from qvggt.quant.checkpoint import load_calibrated
 
 Files = Callable[[], set[Path]]
@@ -80,7 +80,7 @@ def test_calibrate_then_export_a_static_checkpoint(
 ) -> None:
     folder = tmp_path / "w8a8"
     line = (inputs / "float.safetensors", "--bits", "w8a8", "--act", "static", "--data", inputs / "scenes")
-    assert call(calibrate.app, *RTN, *line, "-o", folder, "--sequences", 2, "--frames", 2) == 0
+    assert call("calibrate", *RTN, *line, "-o", folder, "--sequences", 2, "--frames", 2) == 0
     loaded = load_calibrated(folder)
     assert loaded.scheme.label == "w8a8-static"
     assert len(loaded.provenance.calibration["frames"]) == 2
@@ -98,9 +98,9 @@ def _linears(folder: Path) -> list[tuple[str, Any]]:
 
 def test_static_equals_dynamic_in_nothing_but_the_activations(inputs: Path, tmp_path: Path) -> None:
     line = (inputs / "float.safetensors", "--bits", "w4a4")
-    assert call(calibrate.app, *RTN, *line, "-o", tmp_path / "dynamic") == 0
+    assert call("calibrate", *RTN, *line, "-o", tmp_path / "dynamic") == 0
     static = ("--act", "static", "--data", inputs / "scenes", "--sequences", 1, "--frames", 2)
-    assert call(calibrate.app, *RTN, *line, *static, "-o", tmp_path / "static") == 0
+    assert call("calibrate", *RTN, *line, *static, "-o", tmp_path / "static") == 0
     for (_, a), (_, b) in zip(_linears(tmp_path / "dynamic"), _linears(tmp_path / "static"), strict=True):
         assert torch.equal(a.codes, b.codes)
         assert a.act_clip.tolist() == [1, 1]
@@ -172,7 +172,7 @@ def test_mistakes_in_the_model(inputs: Path, tmp_path: Path, capsys: pytest.Capt
     assert "broken.safetensors" in mistake(capsys, export.app, broken, "-o", out / "m.onnx")
     missing = tmp_path / "in" / "missing.safetensors"
     assert "missing.safetensors" in mistake(capsys, export.app, missing, "-o", out / "m.onnx")
-    assert "broken.safetensors" in mistake(capsys, calibrate.app, *RTN, broken, "-o", out / "ckpt")
+    assert "broken.safetensors" in mistake(capsys, "calibrate", *RTN, broken, "-o", out / "ckpt")
     (tmp_path / "in" / "ckpt").mkdir()
     (tmp_path / "in" / "ckpt" / "quant.json").write_text("{")
     assert "quant.json" in mistake(capsys, export.app, tmp_path / "in" / "ckpt", "-o", out / "m.onnx")
@@ -184,11 +184,11 @@ def test_mistakes_in_the_place(inputs: Path, tmp_path: Path, capsys: pytest.Capt
     assert ".onnx" in mistake(capsys, export.app, float_model, "-o", tmp_path / "m.bin")
     (tmp_path / "file").write_text("mine")
     assert "file" in mistake(capsys, export.app, float_model, "-o", tmp_path / "file" / "m.onnx")
-    assert "file" in mistake(capsys, calibrate.app, *RTN, float_model, "-o", tmp_path / "file")
+    assert "file" in mistake(capsys, "calibrate", *RTN, float_model, "-o", tmp_path / "file")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    assert "--force" in mistake(capsys, calibrate.app, *RTN, float_model, "-o", tmp_path / "mine")
-    assert "quant.json" in mistake(capsys, calibrate.app, *RTN, float_model, "-o", tmp_path / "mine", "--force")
+    assert "--overwrite" in mistake(capsys, "calibrate", *RTN, float_model, "-o", tmp_path / "mine")
+    assert "quant.json" in mistake(capsys, "calibrate", *RTN, float_model, "-o", tmp_path / "mine", "--overwrite")
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -196,17 +196,17 @@ def test_mistakes_in_the_place(inputs: Path, tmp_path: Path, capsys: pytest.Capt
 def test_mistakes_in_the_data(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     float_model, out = inputs / "float.safetensors", tmp_path / "out" / "ckpt"
     static = (float_model, "--act", "static", "-o", out)
-    assert "--data" in mistake(capsys, calibrate.app, *RTN, *static)
+    assert "--data" in mistake(capsys, "calibrate", *RTN, *static)
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "annotations" in mistake(capsys, calibrate.app, *RTN, *static, "--data", empty)
-    assert "frames" in mistake(capsys, calibrate.app, *RTN, *static, "--data", inputs / "scenes", "--frames", 9)
+    assert "annotations" in mistake(capsys, "calibrate", *RTN, *static, "--data", empty)
+    assert "frames" in mistake(capsys, "calibrate", *RTN, *static, "--data", inputs / "scenes", "--frames", 9)
     import shutil
 
     shutil.copytree(inputs / "scenes", tmp_path / "scenes")
     for image in (tmp_path / "scenes").rglob("*.jpg"):
         image.write_bytes(b"not a picture")
-    assert ".jpg" in mistake(capsys, calibrate.app, *RTN, *static, "--data", tmp_path / "scenes")
+    assert ".jpg" in mistake(capsys, "calibrate", *RTN, *static, "--data", tmp_path / "scenes")
     assert not out.parent.exists()
 
 
@@ -216,8 +216,8 @@ RECIPE = ("--sequences", 2, "--frames", 2, "--epochs", 1)
 def test_calibrate_with_our_recipe(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Folds, learns, rounds; the file it exports to passes the gate; the same call gives the same bytes."""
     line = (inputs / "float.safetensors", "--bits", "w4a4", "--data", inputs / "scenes", *RECIPE)
-    assert call(calibrate.app, *line, "-o", tmp_path / "a") == 0
-    assert call(calibrate.app, *line, "-o", tmp_path / "b") == 0
+    assert call("calibrate", *line, "-o", tmp_path / "a") == 0
+    assert call("calibrate", *line, "-o", tmp_path / "b") == 0
     assert load_calibrated(tmp_path / "a").sha256 == load_calibrated(tmp_path / "b").sha256
     loaded = load_calibrated(tmp_path / "a")
     assert loaded.provenance.calibration["recipe"]["name"] == "qvggt"
@@ -233,17 +233,17 @@ def test_an_interrupted_calibration_goes_on(
     from qvggt.calib import calibrate as driver
 
     line = (inputs / "float.safetensors", "--bits", "w4a4", "--data", inputs / "scenes", *RECIPE)
-    assert call(calibrate.app, *line, "-o", tmp_path / "whole") == 0
+    assert call("calibrate", *line, "-o", tmp_path / "whole") == 0
     real, calls = driver.calibrate_block, []
     monkeypatch.setattr(driver, "calibrate_block", interrupted(real, calls, at=5))
-    assert call(calibrate.app, *line, "-o", tmp_path / "cut") == 130
+    assert call("calibrate", *line, "-o", tmp_path / "cut") == 130
     assert not (tmp_path / "cut").exists()
     monkeypatch.setattr(driver, "calibrate_block", lambda *args: calls.append(1) or real(*args))
     capsys.readouterr()
-    refused = mistake(capsys, calibrate.app, *line, "-o", tmp_path / "cut", "--seed", 1)
+    refused = mistake(capsys, "calibrate", *line, "-o", tmp_path / "cut", "--seed", 1)
     assert "calibration of another configuration (differs in" in refused
     assert "seed" in refused
-    assert call(calibrate.app, *line, "-o", tmp_path / "cut") == 0
+    assert call("calibrate", *line, "-o", tmp_path / "cut") == 0
     assert "going on after 4 finished blocks" in capsys.readouterr().out
     assert len(calls) == 5 + 5
     assert load_calibrated(tmp_path / "cut").sha256 == load_calibrated(tmp_path / "whole").sha256
@@ -252,7 +252,7 @@ def test_an_interrupted_calibration_goes_on(
 
 def test_plan_measures_and_stops(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = (inputs / "float.safetensors", "--data", inputs / "scenes", "--plan", "-o", tmp_path / "c")
-    assert call(calibrate.app, *line) == 0
+    assert call("calibrate", *line) == 0
     printed = capsys.readouterr().out
     assert "time: about" in printed
     assert "memory: about" in printed
@@ -263,16 +263,16 @@ def test_plan_measures_and_stops(inputs: Path, tmp_path: Path, capsys: pytest.Ca
     ("options", "word"),
     [
         (("--recipe", "magic"), "rtn, smoothquant"),
-        (("--rounding", "up"), "rtn or gptq"),
-        (("--fc2", "dense"), "none or kronecker"),
-        (("--propagation", "none"), "float or quantized"),
+        (("--rounding", "up"), "'rtn', 'gptq'"),
+        (("--fc2", "dense"), "'none', 'kronecker'"),
+        (("--propagation", "none"), "'float', 'quantized'"),
         (("--recipe", "quarot"), "--data"),
     ],
 )
 def test_mistakes_in_the_recipe(
     options: tuple[str, ...], word: str, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = mistake(capsys, calibrate.app, inputs / "float.safetensors", *options, "-o", tmp_path / "c")
+    error = mistake(capsys, "calibrate", inputs / "float.safetensors", *options, "-o", tmp_path / "c")
     assert word in error
     assert list(tmp_path.iterdir()) == []
 
@@ -280,7 +280,7 @@ def test_mistakes_in_the_recipe(
 def test_a_calibrated_checkpoint_keeps_its_scheme(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(calibrate.app, *RTN, inputs / "float.safetensors", "--bits", "w4a8", "-o", tmp_path / "c") == 0
+    assert call("calibrate", *RTN, inputs / "float.safetensors", "--bits", "w4a8", "-o", tmp_path / "c") == 0
     capsys.readouterr()
     assert "w4a8" in mistake(capsys, export.app, tmp_path / "c", "--bits", "w8a8", "-o", tmp_path / "m.onnx")
-    assert "calibrated already" in mistake(capsys, calibrate.app, *RTN, tmp_path / "c", "-o", tmp_path / "d")
+    assert "calibrated already" in mistake(capsys, "calibrate", *RTN, tmp_path / "c", "-o", tmp_path / "d")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from small_network import SIZE
 
-from qvggt.cli import calibrate, evaluate, export
+from qvggt.cli import evaluate, export
 from qvggt.cli.evaluation import Candidates, Outputs, run_evaluation
 from qvggt.cli.evaluation_data import data_request
 from qvggt.data import registry
@@ -129,7 +129,7 @@ def test_calibration_images_come_from_it(root: Path, tmp_path: Path) -> None:
     assert [s.key for s in read_pool(question)] == [f"csv/{seed:03d}" for seed in range(SCENES)]
     out, float_model = tmp_path / "c", root / "float.safetensors"
     options = ("--bits", "w8a8", "--act", "static", "--recipe", "rtn", "--frames", 2, "--sequences", 3)
-    assert call(calibrate.app, float_model, *options, "--data", root, "-o", out) == 0
+    assert call("calibrate", float_model, *options, "--data", root, "-o", out) == 0
     frames = json.loads((out / "quant.json").read_text())["calibration"]["frames"]
     assert list(frames) == ["csv/000", "csv/001", "csv/002"]
     assert frames["csv/000"] == list(draw_frames(0, "csv", "000", FRAMES, 2))

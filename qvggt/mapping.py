@@ -44,13 +44,13 @@ class Check:
 
 
 def at_least(low: float) -> Check:
-    """Numbers of that size or larger."""
-    return Check(f"{low} or more", lambda value: value >= low, low)
+    """Numbers of that size or larger, and None where the type allows it."""
+    return Check(f"{low} or more", lambda value: value is None or value >= low, low)
 
 
 def between(low: float, high: float) -> Check:
-    """Numbers from `low` to `high`, both included."""
-    return Check(f"{low} to {high}", lambda value: low <= value <= high, low, high)
+    """Numbers from `low` to `high`, both included, and None where the type allows it."""
+    return Check(f"{low} to {high}", lambda value: value is None or low <= value <= high, low, high)
 
 
 Count = Annotated[int, Check("a count", lambda value: value >= 0)]

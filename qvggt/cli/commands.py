@@ -143,8 +143,8 @@ def _parameter(cls: type[Job[Any]], field: Any) -> inspect.Parameter:
     if doc.words is not None:
         options["autocompletion"] = _completion(doc)
     default = None if field.default is MISSING else field.default
-    if default in ((), False):
-        default = None if default == () else False
+    if default == ():
+        default = None
     elif default is not None and (doc.parse or doc.comma):
         default = doc.default or ",".join(map(str, default))
     kind: Any = _type(kinds, doc)

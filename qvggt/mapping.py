@@ -103,6 +103,8 @@ class _Reader:
         if hint is Any:
             return value
         if origin in (Union, UnionType):
+            if value is None and NoneType in options:
+                return None  # no check of the other options is asked
             matches = (self.match(option, value, path) for option in options)
             return next((match for match in matches if match is not _NO), _NO)
         if origin is Annotated:

@@ -15,10 +15,18 @@ import onnxruntime as ort
 import pytest
 import torch
 from calling import call, interrupted, mistake
-from small_network import small_scenes
+from small_network import small_images, small_scenes
 
-from qvggt.cli import calibrate, export
+from qvggt.cli import calibrate
+from qvggt.errors import QvggtError
+from qvggt.hub.loading import load
+from qvggt.jobs import rounding
+from qvggt.jobs.export import ExportJob
+from qvggt.jobs.job import read_job
+from qvggt.jobs.rounding import round_to_nearest
 from qvggt.quant.checkpoint import load_calibrated
+from qvggt.quant.handle import Model
+from qvggt.quant.scheme import parse_scheme
 
 Files = Callable[[], set[Path]]
 
@@ -40,7 +48,7 @@ def test_export_writes_a_checked_file_and_its_report(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "m.onnx"
-    assert call(export.app, inputs / "float.safetensors", "--bits", "w4a4", "-o", out, *QUICK) == 0
+    assert call("export", inputs / "float.safetensors", "--bits", "w4a4", "-o", out, *QUICK) == 0
     printed = capsys.readouterr().out
     assert "36/36 quantized linears agree" in printed
     assert "parity passed" in printed
@@ -56,7 +64,7 @@ def test_export_writes_a_checked_file_and_its_report(
 
 def test_one_file_runs_with_any_frame_count(inputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.onnx"
-    assert call(export.app, inputs / "float.safetensors", "-o", out, "--size", "28x56", "--no-check") == 0
+    assert call("export", inputs / "float.safetensors", "-o", out, "--size", "28x56", "--no-check") == 0
     session = ort.InferenceSession(out)
     for frames in (1, 2, 5, 8):
         images = np.random.default_rng(0).random((1, frames, 3, 28, 56), dtype=np.float32)
@@ -67,11 +75,11 @@ def test_fused_attention_is_checked_like_any_file(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "m.onnx"
-    line = (inputs / "float.safetensors", "--fused-attention", "-o", out, *QUICK)
-    assert call(export.app, *line) == 0
+    line = (inputs / "float.safetensors", "--fused-attention", "-o", out, *QUICK, "--overwrite")
+    assert call("export", *line) == 0
     assert "parity passed" in capsys.readouterr().out
     assert "MultiHeadAttention" in {node.op_type for node in onnx.load(out).graph.node}
-    err = mistake(capsys, export.app, *line, "--target", "tensorrt")
+    err = mistake(capsys, "export", *line, "--target", "tensorrt")
     assert "fused attention" in err
 
 
@@ -86,8 +94,114 @@ def test_calibrate_then_export_a_static_checkpoint(
     assert len(loaded.provenance.calibration["frames"]) == 2
     assert set(loaded.provenance.layers) == {p for p, _ in _linears(folder)}
     capsys.readouterr()
-    assert call(export.app, folder, "-o", tmp_path / "m.onnx", "--data", inputs / "scenes", *QUICK) == 0
+    assert call("export", folder, "-o", tmp_path / "m.onnx", "--data", inputs / "scenes", *QUICK) == 0
     assert "w8a8-static" in capsys.readouterr().out
+
+
+def weights(model: Model) -> torch.Tensor:
+    return model.network.get_submodule("aggregator.frame_blocks.0.mlp.fc2").weight
+
+
+def measured(report: dict[str, Any]) -> list[tuple[object, ...]]:
+    """What was compared; figures differ by float noise where the weights lie elsewhere in memory."""
+    layers = [(p["path"], p["tokens"]) for p in (*report["linears"], *report["convolutions"])]
+    return [*layers, *((p["name"], p["frames"]) for p in report["outputs"]), *((name,) for name in report["auc30"])]
+
+
+def test_a_program_exports_as_the_command_does(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Float weights in memory are rounded in a copy; the file and its parity are those of the command."""
+    line = (inputs / "float.safetensors", "--bits", "w4a4", *QUICK, "-o", tmp_path / "a.onnx")
+    assert call("export", *line, "--threads", 1, "--json", tmp_path / "a.json") == 0
+    capsys.readouterr()
+    model = load(inputs / "float.safetensors")
+    before = weights(model).clone()
+    done = ExportJob(
+        model, tmp_path / "b.onnx", format="w4a4", parity_sequences=2, parity_frames=(1, 3), threads=1
+    ).run()
+    assert torch.equal(weights(model), before)
+    assert model.scheme is None
+    assert capsys.readouterr().out == ""
+    assert done.passed
+    assert done.path.read_bytes() == (tmp_path / "a.onnx").read_bytes()
+    written = json.loads((tmp_path / "a.json").read_text())
+    stored = json.loads((tmp_path / "b.onnx.parity.json").read_text())
+    assert measured(written["parity"]) == measured(stored) == measured(done.to_dict()["parity"])
+    assert {found[0] for found in measured(stored)} >= {"aggregator.frame_blocks.0.mlp.fc2", "depth", "onnx"}
+    assert (written["path"], written["passed"], written["lint"]["errors"]) == (str(tmp_path / "a.onnx"), True, 0)
+    assert written["parity"]["threads"] == 1
+    assert len(repr(done)) < 500
+
+
+def test_a_quantized_model_in_memory_is_exported_as_it_is(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(inputs / "float.safetensors")
+    quantized = round_to_nearest(model, parse_scheme("w4a8"))
+    monkeypatch.setattr(rounding, "round_to_nearest", None)
+    done = ExportJob(quantized, tmp_path / "m.onnx", parity=False).run()
+    assert (done.scheme, done.parity, done.passed) == ("w4a8-dynamic", None, True)
+    with pytest.raises(QvggtError, match="JSON cannot hold"):
+        ExportJob(quantized, tmp_path / "m.onnx").to_dict()
+
+
+def test_rounding_to_nearest(inputs: Path) -> None:
+    model = load(inputs / "float.safetensors")
+    static = parse_scheme("w8a8", "static")
+    images = small_images(2)
+    done = round_to_nearest(model, static, [images], seed=3)
+    assert model.scheme is None
+    assert done.provenance.source == {"name": model.name, "sha256": model.sha256}
+    assert done.provenance.calibration["recipe"]["name"] == "rtn"
+    assert done.provenance.calibration["seed"] == 3
+    assert done.provenance.calibration["threads"] == 1
+    assert done.layers["aggregator.frame_blocks.0.mlp.fc2"]["input_amax"] > 0
+    for call_, words in (
+        (lambda: round_to_nearest(done, static, [images]), "quantized already"),
+        (lambda: round_to_nearest(model, static), "need"),
+        (lambda: round_to_nearest(model, static, [images[0]]), r"image tensors \[S, 3, H, W\]"),
+        (lambda: round_to_nearest(model, static, [images * float("nan")]), "NaN or infinity"),
+    ):
+        before = weights(model).clone()
+        with pytest.raises(QvggtError, match=words):
+            call_()
+        assert torch.equal(weights(model), before)
+    again = round_to_nearest(model, parse_scheme("w8a8"), in_place=True)
+    assert again.network is model.network
+
+
+def test_a_stored_export_is_the_same_export(tmp_path: Path) -> None:
+    job = ExportJob("tiny", tmp_path / "m.onnx", frames=(2, 3, 4), outputs=("pose",), overrides=(("x.*", "w4a16"),))
+    assert read_job(job.save(tmp_path / "job.json")) == job
+    config = ("--config", tmp_path / "job.json", "--save-config", tmp_path / "again.json")
+    assert call("export", *config, "--bits", "w4a4", "--no-check", "--parity-frames", "1,4", "--size", "28x56") == 0
+    again = replace(job, format="w4a4", parity=False, parity_frames=(1, 4), size=(28, 56))
+    assert read_job(tmp_path / "again.json") == again
+
+
+def test_json_alone_goes_to_stdout(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ("export", inputs / "float.safetensors", "-o", tmp_path / "m.onnx", "--no-check", "--json", "-")
+    assert call(*line) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["bytes"] == (tmp_path / "m.onnx").stat().st_size
+    assert "parity: not measured" in captured.err
+
+
+def test_an_existing_file_is_replaced_when_asked_alone(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its parity report goes with it; a report of another name is an output of its own."""
+    out, report = tmp_path / "m.onnx", tmp_path / "p.json"
+    for path in (out, report):
+        path.write_text("mine")
+    line = ("export", inputs / "float.safetensors", "--parity-sequences", 0, "--parity-frames", 1, "-o")
+    assert "m.onnx: exists already" in mistake(capsys, *line, out)
+    assert "p.json: exists already" in mistake(capsys, *line, tmp_path / "n.onnx", "--report", report)
+    assert (out.read_text(), report.read_text()) == ("mine", "mine")
+    (tmp_path / "m.onnx.parity.json").write_text("old")
+    assert call(*line, out, "--overwrite") == 0
+    assert json.loads((tmp_path / "m.onnx.parity.json").read_text())["passed"] is True
 
 
 def _linears(folder: Path) -> list[tuple[str, Any]]:
@@ -112,19 +226,26 @@ def test_a_failed_gate_ends_with_one(
 ) -> None:
     from qvggt.export import parity
     from qvggt.formats.table import FORMATS, find_format
+    from qvggt.jobs import gate
 
     monkeypatch.setitem(FORMATS, "w8a8-dynamic", replace(find_format("w8a8"), floor_db=500.0))
     monkeypatch.setattr(parity, "SELF_MARGIN_DB", -500.0)
     line = (inputs / "float.safetensors", "-o", tmp_path / "m.onnx", "--parity-sequences", 0, "--parity-frames", "2")
-    assert call(export.app, *line) == 1
+    assert call("export", *line) == 1
     captured = capsys.readouterr()
     assert "parity FAILED" in captured.out
     assert " dB < " in captured.err
-    assert json.loads((tmp_path / "m.onnx.parity.json").read_text())["passed"] is False
+    report = json.loads((tmp_path / "m.onnx.parity.json").read_text())
+    assert report["passed"] is False
+    assert len(report["failures"]) == 2
+    monkeypatch.setattr(gate, "SHOWN", 1)
+    assert call("export", *line, "--overwrite", "-v") == 1
+    captured = capsys.readouterr()
+    assert [stream.count("parity FAILED: ") for stream in (captured.err, captured.out)] == [1, 1]
 
 
 def test_what_was_not_checked_is_said(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(export.app, inputs / "float.safetensors", "-o", tmp_path / "m.onnx", "--no-check") == 0
+    assert call("export", inputs / "float.safetensors", "-o", tmp_path / "m.onnx", "--no-check") == 0
     assert "not measured" in capsys.readouterr().out
 
 
@@ -139,16 +260,20 @@ def test_what_was_not_checked_is_said(inputs: Path, tmp_path: Path, capsys: pyte
         (("--frames", "none"), ("none", "1:8:32")),
         (("--outputs", "pose,tracks"), ("tracks", "pose, depth, points")),
         (("--outputs", ","), ("no output",)),
-        (("--target", "tpu"), ("tpu", "cpu, tensorrt")),
+        (("--target", "tpu"), ("tpu", "'cpu', 'tensorrt'")),
         (("--parts", "dino,eyes"), ("eyes", "dino, aggregator, camera")),
         (("--bits", "fp16", "--precision", "bf16"), ("precision bf16", "bits fp16")),
-        (("--precision", "int8"), ("int8", "fp32, fp16, bf16")),
+        (("--precision", "int8"), ("int8", "'fp32', 'fp16', 'bf16'")),
         (("--override", "camera_head.trunk.*"), ("PATTERN=BITS", "w4a16")),
         (("--override", "camera.*=w4a16"), ("camera.*", "matches no linear")),
         (("--override", "camera_head.*=w3a3"), ("w3a3", "w8a8, w4a8")),
         (("--bits", "w8a8", "--act", "static"), ("--calib",)),
         (("--revision", "abc"), ("revision",)),
         (("--parity-frames", "0"), ("--parity-frames", "1,2,5,8")),
+        (("--parity-frames", ","), ("--parity-frames", "1,2,5,8")),
+        (("--fused-attention", "--bits", "bf16"), ("fused attention", "bf16")),
+        (("--data", "no-such-folder"), ("no-such-folder", "Co3D")),
+        (("--calib", "no-such-folder"), ("no-such-folder", "Co3D")),
         (("--no-such-option",), ("--no-such-option",)),
     ],
 )
@@ -159,7 +284,7 @@ def test_mistakes_in_the_call(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    error = mistake(capsys, export.app, inputs / "float.safetensors", "-o", tmp_path / "m.onnx", *options)
+    error = mistake(capsys, "export", inputs / "float.safetensors", "-o", tmp_path / "m.onnx", *options)
     assert all(word in error for word in words), error
     assert list(tmp_path.iterdir()) == []
 
@@ -169,21 +294,21 @@ def test_mistakes_in_the_model(inputs: Path, tmp_path: Path, capsys: pytest.Capt
     broken.parent.mkdir()
     broken.write_bytes((inputs / "float.safetensors").read_bytes()[:5000])
     out = tmp_path / "out"
-    assert "broken.safetensors" in mistake(capsys, export.app, broken, "-o", out / "m.onnx")
+    assert "broken.safetensors" in mistake(capsys, "export", broken, "-o", out / "m.onnx")
     missing = tmp_path / "in" / "missing.safetensors"
-    assert "missing.safetensors" in mistake(capsys, export.app, missing, "-o", out / "m.onnx")
+    assert "missing.safetensors" in mistake(capsys, "export", missing, "-o", out / "m.onnx")
     assert "broken.safetensors" in mistake(capsys, calibrate.app, *RTN, broken, "-o", out / "ckpt")
     (tmp_path / "in" / "ckpt").mkdir()
     (tmp_path / "in" / "ckpt" / "quant.json").write_text("{")
-    assert "quant.json" in mistake(capsys, export.app, tmp_path / "in" / "ckpt", "-o", out / "m.onnx")
+    assert "quant.json" in mistake(capsys, "export", tmp_path / "in" / "ckpt", "-o", out / "m.onnx")
     assert not out.exists()
 
 
 def test_mistakes_in_the_place(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     float_model = inputs / "float.safetensors"
-    assert ".onnx" in mistake(capsys, export.app, float_model, "-o", tmp_path / "m.bin")
+    assert ".onnx" in mistake(capsys, "export", float_model, "-o", tmp_path / "m.bin")
     (tmp_path / "file").write_text("mine")
-    assert "file" in mistake(capsys, export.app, float_model, "-o", tmp_path / "file" / "m.onnx")
+    assert "file" in mistake(capsys, "export", float_model, "-o", tmp_path / "file" / "m.onnx")
     assert "file" in mistake(capsys, calibrate.app, *RTN, float_model, "-o", tmp_path / "file")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
@@ -223,7 +348,7 @@ def test_calibrate_with_our_recipe(inputs: Path, tmp_path: Path, capsys: pytest.
     assert loaded.provenance.calibration["recipe"]["name"] == "qvggt"
     assert len(loaded.provenance.layers) == 9
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
-    assert call(export.app, tmp_path / "a", "-o", tmp_path / "m.onnx", *QUICK) == 0
+    assert call("export", tmp_path / "a", "-o", tmp_path / "m.onnx", *QUICK) == 0
     assert "36/36 quantized linears agree" in capsys.readouterr().out
 
 
@@ -280,5 +405,5 @@ def test_a_calibrated_checkpoint_keeps_its_scheme(
 ) -> None:
     assert call(calibrate.app, *RTN, inputs / "float.safetensors", "--bits", "w4a8", "-o", tmp_path / "c") == 0
     capsys.readouterr()
-    assert "w4a8" in mistake(capsys, export.app, tmp_path / "c", "--bits", "w8a8", "-o", tmp_path / "m.onnx")
+    assert "w4a8" in mistake(capsys, "export", tmp_path / "c", "--bits", "w8a8", "-o", tmp_path / "m.onnx")
     assert "calibrated already" in mistake(capsys, calibrate.app, *RTN, tmp_path / "c", "-o", tmp_path / "d")

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from qvggt import QvggtError
-from qvggt.engines import Predictions, Runner
-from qvggt.engines.runner import ModelFile, strip_batch
-from qvggt.predictions import TRAILING
+from qvggt.engines.runner import ModelFile, Runner, strip_batch
+from qvggt.predictions import TRAILING, Predictions
 
 
 class Blank(Runner):

@@ -16,13 +16,14 @@ from qvggt.data.depth_png import read_depth
 from qvggt.data.images import load_images
 from qvggt.data.nrgbd import read_nrgbd
 from qvggt.data.registry import Question
-from qvggt.engines import Predictions, Runner
+from qvggt.engines.runner import Runner
 from qvggt.engines.torch_runner import TorchRunner
 from qvggt.eval.ground_truth import plan_images
 from qvggt.eval.harness import Protocol, check, evaluate, evaluate_rows
 from qvggt.eval.points import PointConfig, true_points
 from qvggt.eval.records import RecordWriter, config_sha256, read_records
 from qvggt.geometry import encode_pose
+from qvggt.predictions import Predictions
 
 FRAMES = 4
 

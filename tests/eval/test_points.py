@@ -17,12 +17,12 @@ from scipy.spatial.transform import Rotation
 from qvggt import QvggtError
 from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene
-from qvggt.engines import Predictions
 from qvggt.eval import clouds
 from qvggt.eval.alignment import align, lower_median
 from qvggt.eval.points import PointConfig, point_errors, predicted_points, true_points
 from qvggt.eval.similarity import fit_similarity
 from qvggt.geometry import encode_pose
+from qvggt.predictions import Predictions
 
 GOLDEN = Path(__file__).parents[1] / "data" / "geometry_reference.safetensors"
 NO_ICP = 1e-9  # no pair is that close

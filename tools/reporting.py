@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import typer
 
-from qvggt.cli.common import run
+from qvggt.cli.terminal import run
 from qvggt.files import atomic_write
 
 CELL = re.compile(r"([\w.]+)(?:/([\w.]+))?(?: (\S*\{\S*))?(?: or ?(.*))?")

@@ -121,12 +121,10 @@ class ExportJob(Job[ExportResult]):
     ] = None
     parts: Parts = None
     overrides: Overrides = ()
-    calib: Annotated[
-        Place | None, Doc("Co3D-format folder whose train split gives --act static its ranges.")
-    ] = None
-    data: Annotated[
-        Place | None, Doc("Co3D-format folder for the accuracy gate (test split). [generated scenes]")
-    ] = None
+    calib: Annotated[Place | None, Doc("Co3D-format folder whose train split gives --act static its ranges.")] = None
+    data: Annotated[Place | None, Doc("Co3D-format folder for the accuracy gate (test split). [generated scenes]")] = (
+        None
+    )
     fused_attention: Annotated[
         bool, Doc("ONNX Runtime's and OpenVINO's attention operator: less memory, cpu target, fp32.")
     ] = False
@@ -218,9 +216,7 @@ class ExportJob(Job[ExportResult]):
             parity = run_gate(gate, network, scheme, console)
         else:
             console.result("parity: not measured (--no-check)")
-        return ExportResult(
-            output, written.data, written.bytes, scheme.label, self.target, floats.value, lint, parity
-        )
+        return ExportResult(output, written.data, written.bytes, scheme.label, self.target, floats.value, lint, parity)
 
     def _quantized(self, source: Model, height: int, width: int) -> tuple[Network, Scheme]:
         """The network to write: that of a calibrated model as it is, float weights rounded to nearest."""

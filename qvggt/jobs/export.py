@@ -199,6 +199,8 @@ class ExportJob(Job[ExportResult]):
         floats = float_type(self.precision, scheme, self.target)
         config = ExportConfig(height, width, outputs, self.frames, Target(self.target), floats, self.fused_attention)
         written = export_onnx(network, scheme, config, output, {"name": source.name, "sha256": source.sha256})
+        if self.report is None:
+            self.report_path.unlink(missing_ok=True)  # is about the file that was replaced
         console.result(
             f"{output}: {scheme.label}, target {self.target}, {floats.value}, {height}x{width}, "
             f"{written.bytes / 1e6:.2f} MB"

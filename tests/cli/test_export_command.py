@@ -17,7 +17,6 @@ import torch
 from calling import call, interrupted, mistake
 from small_network import small_scenes
 
-from qvggt.cli import export
 from qvggt.quant.checkpoint import load_calibrated
 
 Files = Callable[[], set[Path]]
@@ -40,7 +39,7 @@ def test_export_writes_a_checked_file_and_its_report(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "m.onnx"
-    assert call(export.app, inputs / "float.safetensors", "--bits", "w4a4", "-o", out, *QUICK) == 0
+    assert call("export", inputs / "float.safetensors", "--bits", "w4a4", "-o", out, *QUICK) == 0
     printed = capsys.readouterr().out
     assert "36/36 quantized linears agree" in printed
     assert "parity passed" in printed
@@ -56,7 +55,7 @@ def test_export_writes_a_checked_file_and_its_report(
 
 def test_one_file_runs_with_any_frame_count(inputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.onnx"
-    assert call(export.app, inputs / "float.safetensors", "-o", out, "--size", "28x56", "--no-check") == 0
+    assert call("export", inputs / "float.safetensors", "-o", out, "--size", "28x56", "--no-check") == 0
     session = ort.InferenceSession(out)
     for frames in (1, 2, 5, 8):
         images = np.random.default_rng(0).random((1, frames, 3, 28, 56), dtype=np.float32)
@@ -67,11 +66,11 @@ def test_fused_attention_is_checked_like_any_file(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "m.onnx"
-    line = (inputs / "float.safetensors", "--fused-attention", "-o", out, *QUICK)
-    assert call(export.app, *line) == 0
+    line = (inputs / "float.safetensors", "--fused-attention", "-o", out, *QUICK, "--overwrite")
+    assert call("export", *line) == 0
     assert "parity passed" in capsys.readouterr().out
     assert "MultiHeadAttention" in {node.op_type for node in onnx.load(out).graph.node}
-    err = mistake(capsys, export.app, *line, "--target", "tensorrt")
+    err = mistake(capsys, "export", *line, "--target", "tensorrt")
     assert "fused attention" in err
 
 
@@ -86,7 +85,7 @@ def test_calibrate_then_export_a_static_checkpoint(
     assert len(loaded.provenance.calibration["frames"]) == 2
     assert set(loaded.provenance.layers) == {p for p, _ in _linears(folder)}
     capsys.readouterr()
-    assert call(export.app, folder, "-o", tmp_path / "m.onnx", "--data", inputs / "scenes", *QUICK) == 0
+    assert call("export", folder, "-o", tmp_path / "m.onnx", "--data", inputs / "scenes", *QUICK) == 0
     assert "w8a8-static" in capsys.readouterr().out
 
 
@@ -112,19 +111,26 @@ def test_a_failed_gate_ends_with_one(
 ) -> None:
     from qvggt.export import parity
     from qvggt.formats.table import FORMATS, find_format
+    from qvggt.jobs import gate
 
     monkeypatch.setitem(FORMATS, "w8a8-dynamic", replace(find_format("w8a8"), floor_db=500.0))
     monkeypatch.setattr(parity, "SELF_MARGIN_DB", -500.0)
     line = (inputs / "float.safetensors", "-o", tmp_path / "m.onnx", "--parity-sequences", 0, "--parity-frames", "2")
-    assert call(export.app, *line) == 1
+    assert call("export", *line) == 1
     captured = capsys.readouterr()
     assert "parity FAILED" in captured.out
     assert " dB < " in captured.err
-    assert json.loads((tmp_path / "m.onnx.parity.json").read_text())["passed"] is False
+    report = json.loads((tmp_path / "m.onnx.parity.json").read_text())
+    assert report["passed"] is False
+    assert len(report["failures"]) == 2
+    monkeypatch.setattr(gate, "SHOWN", 1)
+    assert call("export", *line, "--overwrite", "-v") == 1
+    captured = capsys.readouterr()
+    assert [stream.count("parity FAILED: ") for stream in (captured.err, captured.out)] == [1, 1]
 
 
 def test_what_was_not_checked_is_said(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(export.app, inputs / "float.safetensors", "-o", tmp_path / "m.onnx", "--no-check") == 0
+    assert call("export", inputs / "float.safetensors", "-o", tmp_path / "m.onnx", "--no-check") == 0
     assert "not measured" in capsys.readouterr().out
 
 
@@ -139,16 +145,20 @@ def test_what_was_not_checked_is_said(inputs: Path, tmp_path: Path, capsys: pyte
         (("--frames", "none"), ("none", "1:8:32")),
         (("--outputs", "pose,tracks"), ("tracks", "pose, depth, points")),
         (("--outputs", ","), ("no output",)),
-        (("--target", "tpu"), ("tpu", "cpu, tensorrt")),
+        (("--target", "tpu"), ("tpu", "'cpu', 'tensorrt'")),
         (("--parts", "dino,eyes"), ("eyes", "dino, aggregator, camera")),
         (("--bits", "fp16", "--precision", "bf16"), ("precision bf16", "bits fp16")),
-        (("--precision", "int8"), ("int8", "fp32, fp16, bf16")),
+        (("--precision", "int8"), ("int8", "'fp32', 'fp16', 'bf16'")),
         (("--override", "camera_head.trunk.*"), ("PATTERN=BITS", "w4a16")),
         (("--override", "camera.*=w4a16"), ("camera.*", "matches no linear")),
         (("--override", "camera_head.*=w3a3"), ("w3a3", "w8a8, w4a8")),
         (("--bits", "w8a8", "--act", "static"), ("--calib",)),
         (("--revision", "abc"), ("revision",)),
         (("--parity-frames", "0"), ("--parity-frames", "1,2,5,8")),
+        (("--parity-frames", ","), ("--parity-frames", "1,2,5,8")),
+        (("--fused-attention", "--bits", "bf16"), ("fused attention", "bf16")),
+        (("--data", "no-such-folder"), ("no-such-folder", "Co3D")),
+        (("--calib", "no-such-folder"), ("no-such-folder", "Co3D")),
         (("--no-such-option",), ("--no-such-option",)),
     ],
 )
@@ -159,7 +169,7 @@ def test_mistakes_in_the_call(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    error = mistake(capsys, export.app, inputs / "float.safetensors", "-o", tmp_path / "m.onnx", *options)
+    error = mistake(capsys, "export", inputs / "float.safetensors", "-o", tmp_path / "m.onnx", *options)
     assert all(word in error for word in words), error
     assert list(tmp_path.iterdir()) == []
 
@@ -169,21 +179,21 @@ def test_mistakes_in_the_model(inputs: Path, tmp_path: Path, capsys: pytest.Capt
     broken.parent.mkdir()
     broken.write_bytes((inputs / "float.safetensors").read_bytes()[:5000])
     out = tmp_path / "out"
-    assert "broken.safetensors" in mistake(capsys, export.app, broken, "-o", out / "m.onnx")
+    assert "broken.safetensors" in mistake(capsys, "export", broken, "-o", out / "m.onnx")
     missing = tmp_path / "in" / "missing.safetensors"
-    assert "missing.safetensors" in mistake(capsys, export.app, missing, "-o", out / "m.onnx")
+    assert "missing.safetensors" in mistake(capsys, "export", missing, "-o", out / "m.onnx")
     assert "broken.safetensors" in mistake(capsys, "calibrate", *RTN, broken, "-o", out / "ckpt")
     (tmp_path / "in" / "ckpt").mkdir()
     (tmp_path / "in" / "ckpt" / "quant.json").write_text("{")
-    assert "quant.json" in mistake(capsys, export.app, tmp_path / "in" / "ckpt", "-o", out / "m.onnx")
+    assert "quant.json" in mistake(capsys, "export", tmp_path / "in" / "ckpt", "-o", out / "m.onnx")
     assert not out.exists()
 
 
 def test_mistakes_in_the_place(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     float_model = inputs / "float.safetensors"
-    assert ".onnx" in mistake(capsys, export.app, float_model, "-o", tmp_path / "m.bin")
+    assert ".onnx" in mistake(capsys, "export", float_model, "-o", tmp_path / "m.bin")
     (tmp_path / "file").write_text("mine")
-    assert "file" in mistake(capsys, export.app, float_model, "-o", tmp_path / "file" / "m.onnx")
+    assert "file" in mistake(capsys, "export", float_model, "-o", tmp_path / "file" / "m.onnx")
     assert "file" in mistake(capsys, "calibrate", *RTN, float_model, "-o", tmp_path / "file")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
@@ -223,7 +233,7 @@ def test_calibrate_with_our_recipe(inputs: Path, tmp_path: Path, capsys: pytest.
     assert loaded.provenance.calibration["recipe"]["name"] == "qvggt"
     assert len(loaded.provenance.layers) == 9
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
-    assert call(export.app, tmp_path / "a", "-o", tmp_path / "m.onnx", *QUICK) == 0
+    assert call("export", tmp_path / "a", "-o", tmp_path / "m.onnx", *QUICK) == 0
     assert "36/36 quantized linears agree" in capsys.readouterr().out
 
 
@@ -282,5 +292,5 @@ def test_a_calibrated_checkpoint_keeps_its_scheme(
 ) -> None:
     assert call("calibrate", *RTN, inputs / "float.safetensors", "--bits", "w4a8", "-o", tmp_path / "c") == 0
     capsys.readouterr()
-    assert "w4a8" in mistake(capsys, export.app, tmp_path / "c", "--bits", "w8a8", "-o", tmp_path / "m.onnx")
+    assert "w4a8" in mistake(capsys, "export", tmp_path / "c", "--bits", "w8a8", "-o", tmp_path / "m.onnx")
     assert "calibrated already" in mistake(capsys, "calibrate", *RTN, tmp_path / "c", "-o", tmp_path / "d")

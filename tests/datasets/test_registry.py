@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from small_network import SIZE
 
-from qvggt.cli import evaluate, export
+from qvggt.cli import evaluate
 from qvggt.cli.evaluation import Candidates, Outputs, run_evaluation
 from qvggt.cli.evaluation_data import data_request
 from qvggt.data import registry
@@ -139,7 +139,7 @@ def test_the_gate_of_an_export_takes_it(root: Path, tmp_path: Path, capsys: pyte
     images = read_images(Question(root, frames=2, max_sequences=1), SIZE, SIZE)
     assert [batch.shape for batch in images] == [(2, 3, SIZE, SIZE)]
     model = (root / "float.safetensors", "--bits", "fp32", "--parity-sequences", 2, "--parity-frames", 2)
-    assert call(export.app, *model, "--data", root, "-o", tmp_path / "m.onnx") == 0
+    assert call("export", *model, "--data", root, "-o", tmp_path / "m.onnx") == 0
     assert "AUC@30 on 2 sequences of 4 frames" in capsys.readouterr().out
 
 

@@ -15,13 +15,14 @@ help:  ## Show this list
 setup: $(STAMP)  ## Make .venv and install qvggt with its tested dependencies
 
 # pip, not python, is looked for: an interrupted or half-supported venv has only the latter
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt tools/editable.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "error: qvggt needs Python 3.10 or newer; run: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
 		{ echo "error: $(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv" >&2; exit 2; }
 	@echo "installing qvggt and its dependencies into $(VENV) (minutes where PyTorch is downloaded)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python tools/editable.py
 	@touch $(STAMP)
 
 test: $(STAMP)  ## Run the default test suite
@@ -53,8 +54,8 @@ stress: $(STAMP)  ## Robustness: kills, full disks (docs/results/stress.json), t
 	@$(BIN)/python tools/stress.py
 	@$(BIN)/python -m pytest -m slow tests/robustness --hypothesis-seed=0
 
-demo: $(STAMP)  ## Scenes -> w8a8 and w4a4 ONNX -> ONNX Runtime -> table, pictures, JSON in outputs/demo
-	@$(BIN)/python tools/demo.py
+demo: $(STAMP)  ## Scenes -> w8a8 and w4a4 ONNX -> ONNX Runtime -> table, page with pictures, JSON in outputs/demo
+	@$(BIN)/qvggt deploy tiny --format w8a8,w4a4 --baselines rtn -o outputs/demo
 
 clean:  ## Remove .venv, caches, builds and outputs/demo (the rest of outputs/ is yours and stays)
 	rm -rf $(VENV) outputs/demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,22 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qvggt.calib.journal import Journal
 from qvggt.calib.reconstruct import BlockReport
 from qvggt.errors import QvggtError
 from qvggt.files import line
 from qvggt.formats.linear_format import LinearFormat
+from qvggt.journal import Journal
+from qvggt.mapping import from_mapping
 from qvggt.models.block import Block
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import transform_specs
 from qvggt.quant.transform import TransformSpec
 from qvggt.tensor_file import TensorFile, open_tensors, write_tensors
 
-JOB = "job.json"
+JOURNAL = "journal.jsonl"
 
 
 class BlockJournal:
-    """A folder of one calibration job: its description, and one safetensors file per finished block.
+    """A folder of one calibration job: a journal with a line per finished block, and a safetensors file of each.
 
     `job` is everything the result depends on (source hash, scheme, recipe, image list, seed, versions). A folder of
     another job is refused with QvggtError: its blocks would not fit.
@@ -37,55 +37,60 @@ class BlockJournal:
 
     def __init__(self, folder: Path, job: dict[str, Any]) -> None:
         self.folder = folder
-        if not (folder / JOB).exists() and folder.exists() and any(folder.iterdir()):
-            raise QvggtError(f"{folder}: is not empty and no calibration; choose another output")
-        Journal(folder / JOB, job, "calibration", folder)
+        path = folder / JOURNAL
+        if not (path.exists() and path.stat().st_size) and folder.exists() and any(p != path for p in folder.iterdir()):
+            raise QvggtError(f"{folder}: is not empty and no calibration; choose another output or delete it")
+        self.journal = Journal(path, job, "calibration", folder)
 
     def _file(self, path: str) -> Path:
         digest = hashlib.sha256(path.encode()).hexdigest()[:8]
         return self.folder / f"{path}-{digest}.safetensors"
 
     def save(self, path: str, block: Block, report: BlockReport) -> None:
-        """Store a finished block; atomic."""
+        """Store a finished block: its file, then the line that vouches for it."""
+        file, tensors = self._file(path), block.state_dict()
+        write_tensors(file, tensors, {})
         specs = {name: asdict(spec) for name, spec in transform_specs(block).items()}
-        tensors = block.state_dict()
-        metadata = {"report": json.dumps(asdict(report)), "transforms": json.dumps(specs), "sha256": digest(tensors)}
-        write_tensors(self._file(path), tensors, metadata)
+        entry = {"file": file.name, "sha256": digest(tensors), "report": asdict(report), "transforms": specs}
+        self.journal.add(path, entry)
 
     def load(self, path: str, block: Block, formats: dict[str, LinearFormat]) -> tuple[Block, BlockReport] | None:
         """The finished form of a float block, or None when it is not there yet."""
-        if not self._file(path).exists():
+        if path not in self.journal.values or not self._file(path).exists():
             return None
         file = open_tensors(self._file(path))
         try:
-            return self._read(file, block, formats)
-        except Exception as error:  # a damaged file fails in many ways: absent keys, wrong shapes, no JSON
+            return _read(file, self.journal.values[path], block, formats)
+        except Exception as error:  # a damaged file fails in many ways: absent keys, wrong shapes
             raise QvggtError(
                 f"{file.path}: is no finished block of this calibration ({line(error)}); delete it to compute it again"
             ) from error
 
-    def _read(self, file: TensorFile, block: Block, formats: dict[str, LinearFormat]) -> tuple[Block, BlockReport]:
-        specs = json.loads(file.metadata["transforms"])
-        final = copy.deepcopy(block)
-        for name, format in formats.items():
-            linear = block.get_submodule(name)
-            spec = TransformSpec(**specs[name]) if name in specs else None
-            bias = getattr(linear, "bias", None) is not None
-            final.set_submodule(name, QuantLinear(linear.in_features, linear.out_features, format, bias, spec))  # type: ignore[arg-type]
-        read = file.opener()
-        tensors = {key: read(key).clone() for key in file.entries}
-        if file.metadata["sha256"] != digest(tensors):
-            raise ValueError("its tensors do not match their sha256")
-        final.load_state_dict(tensors, assign=True)
-        return final.requires_grad_(False), BlockReport(**json.loads(file.metadata["report"]))
-
     def finished(self) -> int:
         """Number of blocks stored."""
-        return len(list(self.folder.glob("*.safetensors")))
+        return sum(self._file(path).exists() for path in self.journal.values)
 
     def remove(self) -> None:
         """Delete the folder once the checkpoint that replaces it is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _read(
+    file: TensorFile, entry: Mapping[str, Any], block: Block, formats: dict[str, LinearFormat]
+) -> tuple[Block, BlockReport]:
+    read = file.opener()
+    tensors = {key: read(key).clone() for key in file.entries}
+    if entry["sha256"] != digest(tensors):
+        raise ValueError("its tensors do not match their sha256")
+    specs = entry["transforms"]
+    final = copy.deepcopy(block)
+    for name, format in formats.items():
+        linear = block.get_submodule(name)
+        spec = TransformSpec(**specs[name]) if name in specs else None
+        bias = getattr(linear, "bias", None) is not None
+        final.set_submodule(name, QuantLinear(linear.in_features, linear.out_features, format, bias, spec))  # type: ignore[arg-type]
+    final.load_state_dict(tensors, assign=True)
+    return final.requires_grad_(False), from_mapping(BlockReport, entry["report"], "report")
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

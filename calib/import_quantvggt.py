@@ -9,12 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qvggt.calib.quantvggt_release import PART, LinearParameters, ReleasedParameters, read_released
+from qvggt.calib.quantvggt_release import LinearParameters, ReleasedParameters, read_released
+from qvggt.calib.quantvggt_scheme import check_scheme
 from qvggt.calib.rtn import weight_sqnr
 from qvggt.errors import QvggtError
-from qvggt.formats.granularity import ROW
 from qvggt.formats.linear_format import LinearFormat
-from qvggt.formats.table import FORMATS
 from qvggt.models.folded import applied_fold
 from qvggt.models.network import Network
 from qvggt.models.vggt.network import VGGT
@@ -23,7 +22,7 @@ from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import Scheme
 from qvggt.quant.transform import InputTransform, TransformSpec
 
-__all__ = ["PART", "LinearParameters", "ReleasedParameters", "import_quantvggt_", "read_released"]
+__all__ = ["LinearParameters", "ReleasedParameters", "import_quantvggt_", "read_released"]
 
 
 def import_quantvggt_(
@@ -48,17 +47,6 @@ def import_quantvggt_(
         model.set_submodule(path, quantized)
         table[path] = {"weight_sqnr_db": round(sqnr, 3)}
     return table
-
-
-def check_scheme(scheme: Scheme) -> None:
-    """QvggtError for a scheme that the released parameters cannot serve."""
-    formats = [f for f in FORMATS.values() if isinstance(f, LinearFormat) and f.mode == "dynamic"]
-    names = [format.bits for format in formats if format.weight.granularity == ROW]
-    allowed = f"one of {', '.join(names)} with dynamic activations on the part {PART} alone"
-    if scheme.bits not in names or scheme.activation != "dynamic" or scheme.parts != (PART,) or scheme.overrides:
-        got = f"{scheme.bits} {scheme.activation} on {','.join(scheme.parts)}"
-        got += f" with {len(scheme.overrides)} overrides" if scheme.overrides else ""
-        raise QvggtError(f"QuantVGGT import: expected bits {allowed}, got {got}")
 
 
 def matching_linears(model: Network, released: ReleasedParameters) -> dict[str, nn.Linear]:

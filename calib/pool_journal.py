@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from qvggt.calib.frame_features import SequenceFeatures
-from qvggt.calib.journal import Journal
 from qvggt.calib.selection import Record
 from qvggt.errors import QvggtError
+from qvggt.journal import Journal
 
 
 class PoolJournal:

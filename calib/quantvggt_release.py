@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from qvggt.calib.quantvggt_scheme import PART
 from qvggt.errors import QvggtError
 from qvggt.files import line, reason, sniff
 from qvggt.models.family import LINEARS
@@ -33,7 +34,6 @@ GROUPS = {  # what calibration can learn, and the tensors of a linear it leaves
     "lwc": ("clip_factor_w_min", "clip_factor_w_max"),
     "lac": ("act_quantizer.clip_factor_a_min", "act_quantizer.clip_factor_a_max"),
 }
-PART = "aggregator"
 TOLERANCE = 1e-5  # of the size of R's entries; fp32 rounding is a hundredth of it
 
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from qvggt.calib.budget import Choice, Unit
 from qvggt.calib.calibrate import calibrate_
-from qvggt.calib.journal import Journal
 from qvggt.calib.recipe import Recipe
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import Activation, Format, LinearFormat
 from qvggt.formats.table import DEFAULT, FLOAT32
+from qvggt.journal import Journal
 from qvggt.models.family import family_of
 from qvggt.models.network import Network, module_at
 from qvggt.predictions import VALUES
@@ -147,7 +147,7 @@ def measure_units(
                         reference = reference or network_outputs(model, trial.batches)
                         network = quantized_copy(model, scheme, trial)
                         journal.add(key, output_error(reference, network_outputs(network, trial.batches)))
-                    damage = journal.values[key]
+                    damage = float(journal.values[key])
                 choices.append(unit_choice(model, unit, bits, activation, damage))
             table[unit.name] = choices
     return table

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from qvggt.sqnr import decibels
 
 MEASURES = {
     "weight_sqnr_db": "SQNR of the weights of a linear",
@@ -54,8 +55,8 @@ def _table(path: Path, rows: Any) -> dict[str, Any] | None:
 def _decibel(name: str, value: float) -> float:
     if name.endswith("_db"):
         return float(value)
-    factor = 20 if name == "error" else 10  # "final" is a ratio of energies
-    return -factor * math.log10(value) if value > 0 else math.inf
+    ratio = decibels(1.0, max(value, 0.0))
+    return 2 * ratio if name == "error" else ratio  # of amplitudes; "final" is a ratio of energies
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from qvggt.errors import QvggtError
 from qvggt.eval.memory import Memory
-from qvggt.eval.records import RecordFile, Row, difference, read_records
+from qvggt.eval.records import RecordFile, Row, read_records
 from qvggt.eval.result import CandidateResult
 from qvggt.eval.worst import loss
+from qvggt.journal import difference
 from qvggt.mapping import from_mapping
 
 
@@ -31,10 +32,10 @@ def merge_records(paths: Sequence[str | Path]) -> tuple[dict[str, Any], list[Can
     rows: dict[str, Row] = {}
     owner: dict[str, RecordFile] = {}
     for file in files:
-        if file.header["config_sha256"] != first.header["config_sha256"]:
+        if changed := difference(first.header["identity"], file.header["identity"]):
             raise QvggtError(
                 f"{file.path}: holds records of another configuration than {first.path} "
-                f"(differs in {difference(first.header, file.header)}); merge shards of one run"
+                f"(differs in {', '.join(changed)}); merge shards of one run"
             )
         for key, row in file.rows.items():
             if key in rows:

@@ -13,8 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from qvggt.errors import QvggtError
 from qvggt.eval.pose import THRESHOLDS, PoseErrors, accuracy, auc
 from qvggt.mapping import Check
 
@@ -56,6 +57,12 @@ class Column:
     weights: NDArray[np.float64]
     groups: NDArray[np.int64]
 
+    @classmethod
+    def of(cls, values: ArrayLike) -> Column:
+        """Of N values that count alike."""
+        array = np.asarray(values, np.float64)
+        return cls(array, np.ones(len(array)), np.zeros(len(array), np.int64))
+
     def figure(self) -> float:
         """Weighted mean of each group, then the mean of the groups."""
         return float(self.resampled(np.ones((1, len(self.values))))[0])
@@ -89,6 +96,16 @@ def figure(name: str, records: Sequence[SequenceRecord]) -> float | None:
     """A metric by name over records; None when no record has it."""
     own = column(BY_NAME[name], records)
     return None if own is None else own.figure()
+
+
+def pose_auc(sequences: Sequence[PoseErrors], thresholds: Sequence[int] = THRESHOLDS) -> dict[int, float]:
+    """AUC of the larger of rotation and translation error, the pairs of all sequences pooled as those of one category:
+    threshold -> [0, 1]. QvggtError without a sequence."""
+    if not sequences:
+        raise QvggtError("pose AUC: expected at least one sequence, got none")
+    pairs = np.array([len(errors.worst_deg) for errors in sequences], np.float64)
+    one = np.zeros(len(sequences), np.int64)
+    return {t: Column(np.array([auc(e.worst_deg, t) for e in sequences]), pairs, one).figure() for t in thresholds}
 
 
 Kind = tuple[str, Literal["higher", "lower"], int, Literal["categories", "sequences"]]

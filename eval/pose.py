@@ -7,7 +7,6 @@ not depend on scale either. Angles are degrees.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,17 +81,6 @@ def auc(errors_deg: ArrayLike, threshold: int) -> float:
 def accuracy(errors_deg: ArrayLike, threshold: float) -> float:
     """Fraction of errors strictly below `threshold` degrees, in [0, 1]: RRA@T (rotation) or RTA@T (translation)."""
     return float(np.mean(_as_errors(errors_deg) < threshold))
-
-
-def pose_auc(sequences: Sequence[PoseErrors], thresholds: Sequence[int] = THRESHOLDS) -> dict[int, float]:
-    """AUC of the larger of rotation and translation error, all pairs of all sequences pooled: threshold -> [0, 1].
-
-    The published protocol pools the sequences of one category and then averages the categories with equal weight.
-    """
-    if not sequences:
-        raise QvggtError("pose AUC: expected at least one sequence, got none")
-    pooled = np.concatenate([errors.worst_deg for errors in sequences])
-    return {threshold: auc(pooled, threshold) for threshold in thresholds}
 
 
 def _as_poses(name: str, poses: ArrayLike | Tensor) -> Tensor:

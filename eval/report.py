@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +10,13 @@ import numpy as np
 from qvggt.eval.bootstrap import Bootstrap
 from qvggt.eval.layers import layer_table
 from qvggt.eval.metrics import METRICS, column
-from qvggt.eval.records import jsonable
 from qvggt.eval.result import CandidateResult, SequenceRecord
 from qvggt.eval.tables import format_tables
-from qvggt.files import atomic_write
 
-__all__ = ["FORMAT", "format_tables", "make_report", "write_report"]
+__all__ = ["FORMAT", "format_tables", "make_report"]
 
 FORMAT = 2
 FIGURES = ("rra5", "rta5", "abs_rel", "delta1")  # of format 1, beside the AUC
-_FLAT_LIST = re.compile(r"\[\n\s*([^\[\]{}]*?)\n\s*\]")  # a line break inside JSON text is never part of a string
-_BREAK = re.compile(r"\n\s*")
 UNITS = {
     "auc": "points, 0-100; pairs pooled per category, unweighted mean over categories",
     "rra, rta": "points, 0-100; pairs with a rotation / translation direction error below T degrees, pooled as auc",
@@ -59,14 +52,6 @@ def make_report(results: Sequence[CandidateResult], header: Mapping[str, Any]) -
         "parity": parity(results),
         "worst": [dict(entry) for entry in header.get("worst", ())],
     }
-
-
-def write_report(path: str | Path, report: Mapping[str, Any]) -> None:
-    """Write strict JSON atomically; QvggtError when the place refuses it."""
-    with atomic_write(path) as temporary:
-        text = json.dumps(jsonable(report), indent=1, allow_nan=False)
-        text = _FLAT_LIST.sub(lambda match: f"[{_BREAK.sub(' ', match[1])}]", text)  # thousands of numbers: one line
-        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def parity(results: Sequence[CandidateResult]) -> list[dict[str, Any]]:

@@ -42,22 +42,18 @@ class Similarity:
 def fit_similarity(source: Array, target: Array, weights: Array | None = None, rigid: bool = False) -> Similarity:
     """Least squares in closed form (Umeyama 1991): target ~ similarity(source). rigid: scale 1.
 
-    source, target [N, 3], weights [N] >= 0, N >= 3 points that do not all lie on a line: with weights QvggtError
-    otherwise; without, a source without spread is only moved.
+    source, target [N, 3], weights [N] >= 0 (None: all alike), N >= 3 points that do not all lie on a line: with
+    weights QvggtError otherwise; without, a source without spread is only moved.
     """
     count = len(source)
-    if weights is None:
-        mean_source, mean_target = source.mean(0), target.mean(0)
-        a, b = source - mean_source, target - mean_target
-        covariance, variance = b.T @ a / count, float(np.square(a).sum() / count)
-    else:
-        total = float(weights.sum())
-        if count < 3 or not total > 0:
-            raise QvggtError(f"similarity: expected 3 or more points of positive weight, got {count}")
-        w = (weights / total)[:, None]
-        mean_source, mean_target = (w * source).sum(0), (w * target).sum(0)
-        a, b = source - mean_source, target - mean_target
-        covariance, variance = (w * b).T @ a, float((w * a * a).sum())
+    given = np.ones(count) if weights is None else weights
+    total = float(given.sum())
+    if weights is not None and (count < 3 or not total > 0):
+        raise QvggtError(f"similarity: expected 3 or more points of positive weight, got {count}")
+    w = (given / total)[:, None]
+    mean_source, mean_target = (w * source).sum(0), (w * target).sum(0)
+    a, b = source - mean_source, target - mean_target
+    covariance, variance = (w * b).T @ a, float((w * a * a).sum())
     u, d, vt = np.linalg.svd(covariance)
     if weights is not None and not (variance > 0 and d[1] > 1e-9 * d[0]):
         raise QvggtError("similarity: the shared points lie on a line or in one place, so no rotation follows")

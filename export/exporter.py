@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import onnx
 from onnx import NodeProto
@@ -14,7 +13,7 @@ from qvggt import __version__
 from qvggt.errors import QvggtError
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.network import emit_network
-from qvggt.export.precision import Precision
+from qvggt.export.precision import Precision, check_fused
 from qvggt.export.storage import EXTERNAL_ABOVE, model_files
 from qvggt.models.family import find_family
 from qvggt.models.network import Network
@@ -23,9 +22,6 @@ from qvggt.predictions import SEMANTICS
 from qvggt.quant.model import quantized_convs, quantized_linears
 from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
-
-if TYPE_CHECKING:
-    from qvggt.export.parity import ParityReport
 
 
 @dataclass(frozen=True)
@@ -46,12 +42,11 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class Exported:
-    """Files that were written and their size in bytes. parity: None when it was not measured."""
+    """Files that were written and their size in bytes."""
 
     path: Path
     data: Path | None
     bytes: int
-    parity: ParityReport | None = None
 
 
 def export_onnx(
@@ -63,11 +58,8 @@ def export_onnx(
     """
     if scheme.float_type not in ("fp32", config.precision.value):
         raise QvggtError(f"--bits {scheme.bits}: expected --precision {scheme.bits}, got {config.precision.value}")
-    if config.fused_attention and (config.target is not Target.CPU or config.precision is not Precision.FP32):
-        raise QvggtError(
-            f"fused attention: is for --target cpu in fp32, got {config.target.value} in {config.precision.value}; "
-            "TensorRT fuses the standard operators by itself"
-        )
+    if config.fused_attention:
+        check_fused(config.target.value, config.precision)
     target_path = Path(path)
     state = model.state_dict()
     external = sum(t.numel() * t.element_size() for t in state.values()) > config.external_above

@@ -11,7 +11,7 @@ in its input, which is 400 times less than one grey level of an 8-bit image.
 A half-precision file is held to the fp32 reference too. (a) allows two roundings of the product; an online rotation
 rounds values before they are quantized, so such a linear is compared with the reference that rounds at the same place.
 (b) takes as the reference's own noise what rounding its weights and module outputs to the half type does. The camera
-accuracy (`qvggt.cli.gate`) may move by chance: it fails when the paired-bootstrap interval of the change excludes 0.
+accuracy (`qvggt.jobs.gate`) may move by chance: it fails when the paired-bootstrap interval of the change excludes 0.
 """
 
 from __future__ import annotations
@@ -95,36 +95,19 @@ class OutputParity:
         return self.sqnr_db >= self.needed_db
 
 
-@dataclass(frozen=True)
-class ParityReport:
-    """Both checks; truthy when every linear and every output passes."""
-
-    linears: tuple[LayerParity, ...]
-    outputs: tuple[OutputParity, ...]
-
-    def __bool__(self) -> bool:
-        return all(self.linears) and all(self.outputs)
-
-    def failures(self) -> list[str]:
-        """One line per failed check, worst first."""
-        lines = [
-            f"{p.path}: relative error {p.error:.2e} > {p.tolerance:.0e} ({p.tokens} tokens, {p.ties} on ties)"
-            for p in sorted(self.linears, key=lambda p: -p.error / p.tolerance)
-            if not p
-        ]
-        lines += [
-            f"{p.name} with {p.frames} frames: SQNR {p.sqnr_db:.1f} dB < {p.needed_db:.1f} dB"
-            for p in sorted(self.outputs, key=lambda p: p.sqnr_db)
-            if not p
-        ]
-        return lines
-
-
-def sqnr_db(reference: NDArray[Any], other: NDArray[Any]) -> float:
-    """10 log10 of signal power over error power, float64; inf for equal arrays, -inf for non-finite ones."""
-    pool = _Pool()
-    pool.add(reference, other)
-    return pool.sqnr_db
+def failures(layers: Iterable[LayerParity], outputs: Iterable[OutputParity]) -> list[str]:
+    """One line per failed check, worst first."""
+    lines = [
+        f"{p.path}: relative error {p.error:.2e} > {p.tolerance:.0e} ({p.tokens} tokens, {p.ties} on ties)"
+        for p in sorted(layers, key=lambda p: -p.error / p.tolerance)
+        if not p
+    ]
+    lines += [
+        f"{p.name} with {p.frames} frames: SQNR {p.sqnr_db:.1f} dB < {p.needed_db:.1f} dB"
+        for p in sorted(outputs, key=lambda p: p.sqnr_db)
+        if not p
+    ]
+    return lines
 
 
 def spread_rows(x: Tensor) -> Tensor:

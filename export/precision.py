@@ -4,20 +4,22 @@ A half-precision network keeps its weights and the tensors between kernels in fp
 of which TensorRT fuses into the kernels around them: LayerNorm, the choice of quantized codes and the scales after an
 integer product, softmax (inside the attention kernel), the patch convolution, the camera head, the last convolution
 and the exp/expm1 tails of the dense heads. Inputs and outputs of the file are fp32 whatever the type.
+
+Nothing is imported for the names alone, so that a job refuses a wrong one at once.
 """
 
 from __future__ import annotations
 
 from enum import Enum
-
-import ml_dtypes
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from onnx import TensorProto
+from typing import TYPE_CHECKING
 
 from qvggt.errors import QvggtError
 from qvggt.quant.scheme import Scheme
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
 
 
 class Precision(str, Enum):
@@ -30,29 +32,42 @@ class Precision(str, Enum):
     @property
     def onnx(self) -> int:
         """TensorProto element type."""
+        from onnx import TensorProto
+
         return int({"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[self.value])
 
     @property
     def torch(self) -> torch.dtype:
+        import torch
+
         return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.value]
 
     @property
     def numpy(self) -> np.dtype[np.generic]:
+        import ml_dtypes
+        import numpy as np
+
         return np.dtype({"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}[self.value])
 
     @property
     def limit(self) -> float:
         """Largest finite value: 65504 for fp16."""
+        import torch
+
         return float(torch.finfo(self.torch).max)
 
     @property
     def epsilon(self) -> float:
         """Largest relative rounding error of a normal number: 2^-11 for fp16, 2^-8 for bf16."""
+        import torch
+
         return float(torch.finfo(self.torch).eps) / 2
 
 
 def rounded(name: str, array: NDArray[np.floating], precision: Precision) -> NDArray[np.generic]:
     """fp32 values rounded to half-even in `precision`; QvggtError for a finite value that would become infinite."""
+    import numpy as np
+
     if precision is Precision.FP32:
         return array.astype(np.float32, copy=False)
     with np.errstate(over="ignore"):
@@ -80,3 +95,12 @@ def float_type(asked: str | None, scheme: Scheme, target: str) -> Precision:
     if scheme.float_type not in ("fp32", asked):
         raise QvggtError(f"precision {asked}: contradicts bits {scheme.bits}; leave one of them out")
     return Precision(asked)
+
+
+def check_fused(target: str, precision: Precision) -> None:
+    """QvggtError unless ONNX Runtime's attention operator fits such a file."""
+    if target != "cpu" or precision is not Precision.FP32:
+        raise QvggtError(
+            f"fused attention: is for --target cpu in fp32, got {target} in {precision.value}; "
+            "TensorRT fuses the standard operators by itself"
+        )

@@ -1,113 +1,158 @@
-"""qvggt from Python: `load`, `quantize`, `export`, `open_runner`.
-
-Composition root for Python programs, as `qvggt/cli/` is for the command line: it alone of this folder uses the other
-rooms, inside its functions, and nothing imports it but `qvggt.__getattr__`, by name. `qvggt.export` is the package of
-that name, which can be called (`export/calling.py`).
-"""
+"""qvggt from Python. Each call that does work is the job of the command of that name: same fields, same checks."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args, get_origin
 
-from torch import Tensor
-
-from qvggt.data.image_set import ImageSet
 from qvggt.data.images import load_images
-from qvggt.errors import QvggtError
+from qvggt.engines.opening import open_runner as open_any
 from qvggt.formats.table import DEFAULT
 from qvggt.geometry import decode_pose
 from qvggt.hub.loading import load
-from qvggt.quant.checkpoint import Provenance
-from qvggt.quant.handle import Model
-from qvggt.quant.scheme import Scheme, parse_scheme
-from qvggt.versions import versions
+from qvggt.jobs.build import BuildJob, BuildOutcome
+from qvggt.jobs.calibrate import Calibrated, CalibrateJob
+from qvggt.jobs.deploy import Deployed, DeployJob
+from qvggt.jobs.evaluate import EvaluateJob, Evaluation
+from qvggt.jobs.export import ExportJob, ExportResult
+from qvggt.jobs.job import Doc, Job, annotation, hints
+from qvggt.jobs.lint import LintJob, LintResult
+from qvggt.jobs.reconstruct import Reconstruction, ReconstructJob
+from qvggt.jobs.source import scheme_of
 
 if TYPE_CHECKING:
-    from qvggt.calib.recipe import Recipe
+    from torch import Tensor
+
     from qvggt.engines.runner import Runner
+    from qvggt.quant.handle import Model
 
-__all__ = ["Model", "Scheme", "decode_pose", "load", "load_images", "open_runner", "quantize"]
+__all__ = [
+    "build",
+    "calibrate",
+    "decode_pose",
+    "deploy",
+    "evaluate",
+    "export_onnx",
+    "lint",
+    "load",
+    "load_images",
+    "open_runner",
+    "quantize",
+    "reconstruct",
+]
 
-PACKAGES = ("qvggt", "torch", "numpy", "safetensors")
+P = ParamSpec("P")
+J = TypeVar("J", bound=Job[Any])
+R = TypeVar("R")
+
+
+def parameters_of(job: Callable[P, J]) -> Callable[[Callable[[J], R]], Callable[P, R]]:
+    """A function of a job becomes one of the job's fields; `help` then lists them with what --help says of each."""
+
+    def decorate(function: Callable[[J], R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **options: P.kwargs) -> R:
+            return function(job(*args, **options))
+
+        types = hints(job)  # type: ignore[arg-type]
+        old = inspect.signature(job).parameters.values()
+        shown = [parameter.replace(annotation=_bare(types[parameter.name])) for parameter in old]
+        result = function.__annotations__.get("return", inspect.Signature.empty)
+        call.__signature__ = inspect.Signature(shown, return_annotation=result)  # type: ignore[attr-defined]
+        lines = [f"    {name}: {doc.help}" for name in types if (doc := annotation(types[name], Doc)) is not None]
+        call.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Parameters:", *lines])
+        return call
+
+    return decorate
+
+
+def _bare(hint: Any) -> Any:
+    """A type without its annotations."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+@parameters_of(CalibrateJob)
+def calibrate(job: CalibrateJob) -> Calibrated:
+    """`qvggt calibrate`: fold rotations and smoothing, learn clips block by block, round; writes a checkpoint.
+
+    The result's `model` is the quantized model. An interrupted call goes on when it is repeated.
+    """
+    return job.run()
 
 
 def quantize(
     model: Model,
-    bits: str = DEFAULT,
+    format: str = DEFAULT,
     *,
     act: str = "dynamic",
-    recipe: str | Recipe = "rtn",
-    data: str | Path | Sequence[Tensor] | None = None,
-    sequences: int = 64,
-    frames: int = 4,
     parts: Sequence[str] | None = None,
-    seed: int = 0,
-    progress: bool = True,
+    overrides: Sequence[tuple[str, str]] = (),
+    batches: Sequence[Tensor] | None = None,
 ) -> Model:
-    """A quantized copy of a float model; the model itself is not touched (so the peak is two copies).
+    """A copy of a float model in memory, rounded to nearest: no calibration (see `calibrate`), nothing written.
 
-    bits: a format such as w8a8 (qvggt/formats/table.py). act: "dynamic" (a scale per token) or "static" (one per
-    tensor). recipe: "rtn" rounds to nearest; "qvggt" calibrates block by block (docs/method.md); or a
-    `qvggt.calib.recipe.Recipe`. data: calibration images for every recipe but dynamic "rtn": a Co3D-format folder, of
-    whose training split the first `sequences` with `frames` seeded frames each are used, or a list of image sequences
-    float32 [S, 3, H, W] in [0, 1]. parts: by default those the model family's description names.
-    Deterministic for a seed. QvggtError for an unknown word, missing data or a model that is quantized already.
+    format: such as "w8a8" (docs/method.md). act: "dynamic" (a scale per token) or "static" (one per tensor, which needs
+    `batches`: image sequences float32 [S, 3, H, W] in [0, 1] to observe ranges on). parts, overrides: as --parts and
+    --override. The peak is two copies of the weights. QvggtError for an unknown word, or a model quantized already.
     """
-    from qvggt.calib.calibrate import calibrate_, report_table
-    from qvggt.calib.recipe import RECIPES, find_recipe
-    from qvggt.calib.rtn import quantize_rtn_
+    from qvggt.jobs.rounding import round_to_nearest
 
-    if model.scheme is not None:
-        raise QvggtError(f"{model.name}: is quantized already ({model.scheme.label}); give the float model")
-    scheme = parse_scheme(bits, act, parts, model.network.config.family)
-    chosen = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    plain = chosen == RECIPES["rtn"]
-    if data is None and (scheme.needs_ranges or not plain):
-        raise QvggtError(f"recipe {chosen.name}, {scheme.label}: needs data, a Co3D-format folder or image sequences")
-    images = None if data is None else image_sequences(data, model.size, sequences, frames, seed)
-    network = copy.deepcopy(model.network)
-    calibration: dict[str, Any] = {"recipe": chosen.to_dict(), "seed": seed}
-    if plain:
-        batches = images if scheme.needs_ranges else None
-        layers: Any = quantize_rtn_(network, scheme, batches, None if batches is None else len(batches), progress)
-    else:
-        assert images is not None
-        layers = report_table(calibrate_(network, scheme, chosen, images, seed, progress=progress))
-    if isinstance(images, ImageSet):
-        calibration["frames"] = images.listing()["frames"]
-    source = {"name": model.name, "sha256": model.sha256}
-    return Model(network, model.name, model.sha256, scheme, Provenance(source, calibration, versions(PACKAGES), layers))
+    return round_to_nearest(model, scheme_of(format, act, parts, overrides), batches)
+
+
+@parameters_of(ExportJob)
+def export_onnx(job: ExportJob) -> ExportResult:
+    """`qvggt export`: write ONNX with Q/DQ nodes, lint it, and prove it linear by linear, end to end and in AUC@30."""
+    return job.run()
+
+
+@parameters_of(LintJob)
+def lint(job: LintJob) -> LintResult:
+    """`qvggt lint`: what TensorRT would refuse, get wrong or slow down in an ONNX file."""
+    return job.run()
+
+
+@parameters_of(BuildJob)
+def build(job: BuildJob) -> BuildOutcome:
+    """`qvggt build`: an engine of an ONNX file, with its manifest and the builder's own layer report."""
+    return job.run()
+
+
+@parameters_of(EvaluateJob)
+def evaluate(job: EvaluateJob) -> Evaluation:
+    """`qvggt eval`: cameras, depth and points of models and engines on the same frames, with intervals."""
+    return job.run()
+
+
+@parameters_of(ReconstructJob)
+def reconstruct(job: ReconstructJob) -> Reconstruction:
+    """`qvggt reconstruct`: photographs or a video to a point cloud, a COLMAP model, depth maps and cameras."""
+    return job.run()
+
+
+@parameters_of(DeployJob)
+def deploy(job: DeployJob) -> Deployed:
+    """`qvggt deploy`: calibrate, export, lint, parity, build, evaluation and report in one resumable call."""
+    return job.run()
 
 
 def open_runner(
-    source: str | Path, *, device: str = "cpu", providers: Sequence[str] | None = None, threads: int | None = None
+    source: str | Path | Model,
+    *,
+    runtime: str | None = None,
+    device: str | None = None,
+    providers: Sequence[str] | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    cuda_graph: bool = False,
 ) -> Runner:
-    """A `qvggt.Runner` for an .onnx file, an engine, or anything `load` takes; a context manager.
+    """A `Runner` for an .onnx file, an engine, a checkpoint, or a model by name or in memory; a context manager.
 
     `runner(images)`: numpy float32 [S, 3, H, W], RGB in [0, 1] -> `Predictions` (pose_enc [S, 9], depth [S, H, W]...).
-    See `qvggt.engines.opening.open_runner` for device, providers and threads.
+    Options: see `qvggt.engines.registry.RunnerOptions`; None fits the file. QvggtError for one it has no use for.
     """
-    from qvggt.engines.opening import open_runner as open_any
-
-    return open_any(source, device=device, providers=providers, threads=threads)
-
-
-def image_sequences(
-    data: str | Path | Sequence[Tensor], size: int, sequences: int, frames: int, seed: int
-) -> Sequence[Tensor] | ImageSet[Any]:
-    """`data` of `quantize` as sequences [S, 3, H, W]."""
-    if not isinstance(data, str | Path):
-        if not data or not all(isinstance(item, Tensor) and item.ndim == 4 and item.shape[1] == 3 for item in data):
-            raise QvggtError("data: expected a folder, or a list of image tensors [S, 3, H, W] in [0, 1]")
-        for index, item in enumerate(data):
-            if not bool(item.isfinite().all()):
-                raise QvggtError(f"data: sequence {index} holds NaN or infinity, expected images in [0, 1]")
-        return data
-    from qvggt.data.reading import read_images
-    from qvggt.data.registry import Question
-
-    question = Question(Path(data), "train", frames=frames, max_sequences=sequences, seed=seed)
-    return read_images(question, size, size)
+    options = {"runtime": runtime, "device": device, "providers": providers, "precision": precision}
+    return open_any(source, **options, threads=threads, cuda_graph=cuda_graph)

@@ -44,12 +44,12 @@ class Check:
 
 
 def at_least(low: float) -> Check:
-    """Numbers of that size or larger; where None may stand for the number, it does."""
+    """Numbers of that size or larger, and None where the type allows it."""
     return Check(f"{low} or more", lambda value: value is None or value >= low, low)
 
 
 def between(low: float, high: float) -> Check:
-    """Numbers from `low` to `high`, both included; where None may stand for the number, it does."""
+    """Numbers from `low` to `high`, both included, and None where the type allows it."""
     return Check(f"{low} to {high}", lambda value: value is None or low <= value <= high, low, high)
 
 
@@ -61,8 +61,8 @@ def from_mapping(cls: type[T], values: object, where: str, *, advice: str = "", 
     """A dataclass of its fields by name; fields with a default may be missing.
 
     Fields are str, int, float, bool, None, Path, Literal, tuples and sequences (both become tuples), mappings (keys:
-    str or int), dataclasses, unions of these, Any, and Annotated with a `Check` (other annotations say nothing here). Text
-    is a path, the text of an integer is an int as a mapping's key, an integer or "nan", "inf", "-inf" is a float;
+    str or int), dataclasses, unions of these, Any, and Annotated with a `Check` (other annotations say nothing here).
+    Text is a path, the text of an integer is an int as a mapping's key, an integer or "nan", "inf", "-inf" is a float;
     nothing else is converted, and a bool is no number. ignore_unknown: keys that are no field are passed over, in
     nested objects too.
 
@@ -103,6 +103,8 @@ class _Reader:
         if hint is Any:
             return value
         if origin in (Union, UnionType):
+            if value is None and NoneType in options:
+                return None  # no check of the other options is asked
             matches = (self.match(option, value, path) for option in options)
             return next((match for match in matches if match is not _NO), _NO)
         if origin is Annotated:

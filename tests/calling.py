@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,10 +16,9 @@ from qvggt.cli.terminal import run
 def call(command: str | typer.Typer, *args: object) -> int:
     """The exit code of `qvggt COMMAND args`."""
     words = [str(arg) for arg in args]
+    start = partial(main.main, [command, *words]) if isinstance(command, str) else partial(run, command, words)
     with pytest.raises(SystemExit) as caught:
-        if isinstance(command, str):
-            main.main([command, *words])
-        run(command, words)
+        start()
     assert isinstance(caught.value.code, int)
     return caught.value.code
 

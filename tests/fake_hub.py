@@ -244,7 +244,7 @@ class Commands:
         )
 
     def __call__(self, command: str, *args: object, **environment: str) -> Answer:
-        """Run `qvggt.cli.<command>`; `environment` holds for this call only."""
+        """Run `qvggt COMMAND args`; `environment` holds for this call only."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps([command, [str(a) for a in args], environment]) + "\n")
@@ -259,20 +259,18 @@ class Commands:
 def serve() -> None:
     """Read calls from stdin, answer on stdout."""
     import contextlib
-    import importlib
     import io
 
-    from qvggt.cli.common import run
+    from qvggt.cli.main import main
 
     answers = sys.stdout
     for text in sys.stdin:
         command, args, environment = json.loads(text)
         os.environ.update(environment)
-        app = importlib.import_module(f"qvggt.cli.{command}").app
         code: Any = None
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
             try:
-                run(app, args)
+                main([command, *args])
             except SystemExit as end:
                 code = end.code or 0
             except BaseException as error:

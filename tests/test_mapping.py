@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qvggt import QvggtError
-from qvggt.eval.records import jsonable
-from qvggt.mapping import Check, Count, Sha256, from_mapping, type_words
+from qvggt.json_file import jsonable
+from qvggt.mapping import Check, Count, Sha256, at_least, between, from_mapping, read_value, type_words
 
 Even = Annotated[int, Check("an even number", lambda value: value % 2 == 0)]
 
@@ -176,3 +176,17 @@ def test_hashes(text: str) -> None:
 )
 def test_words(hint: Any, words: str) -> None:
     assert type_words(hint) == words
+
+
+def test_null_passes_where_the_type_has_it_whatever_is_checked() -> None:
+    """A check asks about values; null is none, whether the type has it inside the check or beside it."""
+    named = Annotated[Any, Check("a name", lambda value: isinstance(value, str))]
+    for hint in (named | None, Even | None, Annotated[int | None, at_least(1)], Annotated[float | None, between(0, 1)]):
+        assert read_value(hint, None, "x") is None
+    for hint in (named, named | None):
+        with pytest.raises(QvggtError, match=r"x: expected a name, got int '3'"):
+            read_value(hint, 3, "x")
+    with pytest.raises(QvggtError, match=r"x: expected 1 or more, got int '0'"):
+        read_value(Annotated[int | None, at_least(1)], 0, "x")
+    with pytest.raises(QvggtError, match="expected a name, got null"):
+        read_value(named, None, "x")

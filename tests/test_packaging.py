@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from qvggt.jobs.job import JOBS
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -165,6 +167,11 @@ def test_one_module_knows_the_hub(room: str) -> None:
     assert users == ({ROOT / "qvggt" / "hub" / "client.py"} if room == "hub" else set())
 
 
+def source_of(entry: str) -> str:
+    """qvggt.cli.main:main -> qvggt/cli/main.py."""
+    return entry.split(":")[0].replace(".", "/") + ".py"
+
+
 def loaded_after(statement: str) -> set[str]:
     """Top-level modules that a fresh interpreter has loaded after `statement`."""
     code = f"import sys\n{statement}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
@@ -173,6 +180,7 @@ def loaded_after(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
+JOB_MODULES = sorted({entry.split(":")[0] for entry in JOBS.values() if (ROOT / source_of(entry)).is_file()})
 HEAVY = {"onnx", "onnxruntime", "sklearn", "scipy", "matplotlib", "openvino", "polygraphy", "typer", "huggingface_hub"}
 
 
@@ -187,8 +195,9 @@ HEAVY = {"onnx", "onnxruntime", "sklearn", "scipy", "matplotlib", "openvino", "p
             "; ".join(f"import {entry.split(':')[0]}" for entry in PROJECT["project"]["scripts"].values()),
             (HEAVY | {"torch", "numpy", "PIL"}) - {"typer"},
         ),
+        ("; ".join(f"import {module}" for module in JOB_MODULES), HEAVY | {"torch", "numpy", "PIL"}),
     ],
-    ids=["qvggt", "core", "calib", "onnx_view", "commands"],
+    ids=["qvggt", "core", "calib", "onnx_view", "commands", "jobs"],
 )
 def test_import_stays_light(statement: str, absent: set[str]) -> None:
     assert not loaded_after(statement) & absent
@@ -206,10 +215,74 @@ def test_linting_a_file_needs_no_torch(tmp_path: Path) -> None:
             y = MatMul(d, w)
         }"""
     (tmp_path / "m.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
-    run = f"from qvggt.cli import common, lint; common.run(lint.app, [{str(tmp_path / 'm.onnx')!r}])"
-    loaded = loaded_after(f"try: {run}\nexcept SystemExit as done: assert not done.code, done.code")
+    loaded = loaded_after(calls(["lint", str(tmp_path / "m.onnx")], code=0))
     assert "onnx" in loaded
     assert not loaded & {"torch", "onnxruntime", "safetensors"}
+
+
+MISTAKES = {
+    "export": """
+        tiny -o m.bin
+        no-such.safetensors -o m.onnx
+        tiny -o m.onnx --bits w3a3
+        tiny -o m.onnx --act sometimes
+        tiny -o m.onnx --act static
+        tiny -o m.onnx --parts dino,eyes
+        tiny -o m.onnx --override fc1
+        tiny -o m.onnx --override fc1=w3a3
+        tiny -o m.onnx --outputs pose,nose
+        tiny -o m.onnx --outputs ,
+        tiny -o m.onnx --size big
+        tiny -o m.onnx --frames 8:1:2
+        tiny -o m.onnx --parity-frames 0
+        tiny -o m.onnx --parity-sequences -1
+        tiny -o m.onnx --target tpu
+        tiny -o m.onnx --precision int8
+        tiny -o m.onnx --bits fp16 --precision bf16
+        tiny -o m.onnx --fused-attention --target tensorrt
+        tiny -o m.onnx --data no-such-folder
+        tiny -o m.onnx --calib no-such-folder
+        tiny -o m.onnx --revision main
+        tiny -o taken.onnx
+        tiny -o m.onnx --report taken.onnx
+        tiny -o m.onnx --threads 0
+        tiny -o m.onnx --json taken.onnx
+        tiny -o m.onnx --bogus""",
+    "build": """
+        no-such.onnx -o m.engine
+        taken.onnx -o m.onnx
+        taken.onnx -o taken.engine
+        taken.onnx -o m.engine --cc sm_86
+        taken.onnx -o m.engine --cc 8.6 --backend trtexec
+        taken.onnx -o m.engine --frames 8:1
+        taken.onnx -o m.engine --backend cuda
+        taken.onnx -o m.engine --precision int8""",
+    "lint": """
+        no-such.onnx
+        taken.onnx --target tpu
+        taken.onnx --bogus""",
+}
+"""Command -> what follows it in a wrong call; taken.* are files."""
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_costs_no_heavy_import(command: str, tmp_path: Path) -> None:
+    for name in ("taken.onnx", "taken.engine"):
+        (tmp_path / name).write_text("mine")
+    lines = [[command, *line.split()] for line in MISTAKES[command].strip().splitlines()]
+    loaded = loaded_after(f"import os; os.chdir({str(tmp_path)!r})\n" + calls(*lines, code=2))
+    assert not loaded & ((HEAVY | {"torch", "numpy", "PIL", "safetensors"}) - {"typer"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken.engine", "taken.onnx"]
+
+
+def calls(*lines: list[str], code: int) -> str:
+    """Statements that run command lines, one after the other, and want each to end with `code`."""
+    return (
+        "from qvggt.cli.main import main\n"
+        f"for line in {list(lines)!r}:\n"
+        "    try: main(line)\n"
+        f"    except SystemExit as end: assert end.code == {code}, (line, end.code)"
+    )
 
 
 def packages_on_disk() -> set[str]:
@@ -234,7 +307,7 @@ def test_every_package_has_an_init() -> None:
 def test_every_command_exists() -> None:
     for entry in PROJECT["project"]["scripts"].values():
         module, function = entry.split(":")
-        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), entry
+        assert (ROOT / source_of(entry)).is_file(), entry
         assert callable(getattr(import_module(module), function)), entry
 
 

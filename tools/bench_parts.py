@@ -22,15 +22,14 @@ from reporting import Columns, change_text, columns, start, write_json
 
 from qvggt.calib.block_journal import BlockJournal
 from qvggt.calib.calibrate import calibrate_
-from qvggt.calib.journal import Journal
 from qvggt.calib.recipe import find_recipe
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.files import file_sha256
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
+from qvggt.journal import Journal
 from qvggt.models.network import Network
-from qvggt.quant.scheme import parse_scheme
-from qvggt.quant.scheme import Scheme
+from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.target import Target
 from qvggt.versions import versions
 

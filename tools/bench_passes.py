@@ -22,7 +22,8 @@ from reporting import start, write_json
 
 from qvggt.engines.torch_runner import open_model
 from qvggt.eval.ground_truth import ImagePlan
-from qvggt.eval.pose import PoseErrors, pairwise_errors, pose_auc
+from qvggt.eval.metrics import pose_auc
+from qvggt.eval.pose import PoseErrors, pairwise_errors
 from qvggt.eval.reconstruction.frames import load_frames
 from qvggt.eval.reconstruction.passes import Pass, plan_passes
 from qvggt.eval.reconstruction.scene import Join, reconstruct

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene
-from qvggt.eval.bootstrap import paired_interval
+from qvggt.eval.bootstrap import Bootstrap
 from qvggt.eval.depth import DepthErrors, depth_errors
-from qvggt.eval.pose import PoseErrors, pairwise_errors, pose_auc
+from qvggt.eval.metrics import Column, pose_auc
+from qvggt.eval.pose import THRESHOLDS, PoseErrors, auc, pairwise_errors
 from qvggt.geometry import decode_pose
 from qvggt.models.network import Network
 
@@ -75,8 +76,7 @@ def score(model: Network, split: SceneSplit, scenes: int, frames: int) -> dict[s
 def per_scene(outputs: Predictions, split: SceneSplit) -> Scores:
     """AUC (points) at every threshold and depth abs-rel of each scene."""
     cameras, depths = errors_of(outputs, split)
-    aucs = [pose_auc([errors]) for errors in cameras]
-    scores = {f"auc{t}": [100 * auc[t] for auc in aucs] for t in (30, 15, 5, 3)}
+    scores = {f"auc{t}": [100 * auc(errors.worst_deg, t) for errors in cameras] for t in THRESHOLDS}
     return scores | {"abs_rel": [depth.abs_rel for depth in depths]}
 
 
@@ -95,6 +95,7 @@ class Yardstick:
         row: dict[str, Any] = {name: round(float(np.mean(values)), 4) for name, values in scores.items()}
         for name in changes:
             row[f"{name}_change"] = round(float(np.mean(scores[name]) - np.mean(self.scores[name])), 3)
-            row[f"{name}_interval"] = [round(value, 3) for value in paired_interval(self.scores[name], scores[name])]
+            interval = Bootstrap().paired(Column.of(self.scores[name]), Column.of(scores[name]))
+            row[f"{name}_interval"] = [round(value, 3) for value in interval or [row[f"{name}_change"]] * 2]
         noise = {name: sqnr_db(truth, outputs[name]) for name, truth in self.outputs.items()}
         return row | {"sqnr_db": {name: round(value, 2) for name, value in noise.items()}}

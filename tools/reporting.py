@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import typer
 
-from qvggt.cli.common import run
+from qvggt import sqnr
+from qvggt.cli.terminal import run
 from qvggt.files import atomic_write
 
 CELL = re.compile(r"([\w.]+)(?:/([\w.]+))?(?: (\S*\{\S*))?(?: or ?(.*))?")
@@ -70,6 +70,4 @@ def change_text(row: dict[str, Any], name: str = "auc30") -> str:
 
 def sqnr_db(truth: Any, value: Any) -> float:
     """10 log10 of signal over error power in float64; finite for equal arrays, so that JSON can hold it."""
-    truth = np.asarray(truth, np.float64)
-    error = np.square(np.asarray(value, np.float64) - truth).sum()
-    return float(10 * np.log10(np.square(truth).sum() / max(error, 1e-300)))
+    return min(sqnr.sqnr_db(truth, value), 3000.0)

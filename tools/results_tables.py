@@ -193,8 +193,21 @@ def scale() -> str:
     return columns(forms.values(), SCALE)
 
 
+def threads() -> str:
+    """What idle threads cost, by tools/bench_threads.py."""
+    spec: Columns = {
+        "machine": "machine",
+        "threads": "threads",
+        "idle threads": "waiting",
+        "s a pass": "seconds {:.4f}",
+    }
+    return columns(load("threads")["rows"], spec | {"of one thread alone": "slower {:.2f}x"})
+
+
 TABLES: dict[str, Callable[[], str]] = {name: partial(simple, name) for name in SIMPLE}
-TABLES |= {made.__name__: made for made in (accuracy, ablation, calibration, scale, demo, goals, profile_slice)}
+TABLES |= {
+    made.__name__: made for made in (accuracy, ablation, calibration, scale, demo, goals, profile_slice, threads)
+}
 
 
 def filled(text: str) -> str:

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 from qvggt.errors import QvggtError
 from qvggt.eval.metrics import MetricWords
-from qvggt.eval.records import jsonable
 from qvggt.eval.report import FORMAT
 from qvggt.files import reason
+from qvggt.json_file import jsonable
 from qvggt.mapping import Check, Count, from_mapping
 
 Interval = tuple[float, float]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
-from qvggt.data.images import Mode
 from qvggt.errors import QvggtError
-from qvggt.eval.reconstruction.depth_maps import DepthSize
-from qvggt.eval.reconstruction.masks import MASKS
-from qvggt.eval.reconstruction.scene import PointSource
+from qvggt.files import check_file
 
-FORMATS = ("glb", "ply", "colmap", "depth", "cameras", "images")
+Format = Literal["glb", "ply", "colmap", "depth", "cameras", "images"]
+Mask = Literal["black", "white", "sky"]
+PointSource = Literal["depth", "head"]
+DepthSize = Literal["network", "image"]
+Fit = Literal["crop", "pad"]
+"""As `qvggt.data.images.Mode`, without its torch."""
+FORMATS = get_args(Format)
+MARKER = "reconstruction.json"  # the folder that holds it is ours
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class ReconstructionConfig:
     """
 
     size: int | None = None
-    fit: Mode = "crop"
+    fit: Fit = "crop"
     every: int = 1
     limit: int | None = None
     rate: float = 2.0
@@ -46,21 +50,26 @@ class ReconstructionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, values, known in (("format", self.formats, FORMATS), ("mask", self.masks, MASKS)):
+        for name, values, known in (("format", self.formats, FORMATS), ("mask", self.masks, get_args(Mask))):
             if unknown := [value for value in values if value not in known]:
                 raise QvggtError(f"{name} {unknown[0]!r}: expected one of {', '.join(known)}")
         if not self.formats:
             raise QvggtError(f"formats: expected at least one of {', '.join(FORMATS)}")
-        for name, kind in (("fit", Mode), ("depth_size", DepthSize), ("points", PointSource)):
+        for name, kind in (("fit", Fit), ("depth_size", DepthSize), ("points", PointSource)):
             if (value := getattr(self, name)) not in get_args(kind):
                 raise QvggtError(f"{name.replace('_', ' ')} {value!r}: expected {' or '.join(get_args(kind))}")
         if not 0 <= self.percentile < 100:
             raise QvggtError(f"confidence percentile: expected 0 <= percentile < 100, got {self.percentile:g}")
         if self.queries is not None and self.query_grid is not None:
             raise QvggtError("query points: give a file or a grid, not both")
-        if self.mask_folder is not None and not Path(self.mask_folder).is_dir():
-            raise QvggtError(f"{self.mask_folder}: no such folder of masks")
 
     @property
     def tracking(self) -> bool:
         return self.queries is not None or self.query_grid is not None
+
+    def check_files(self) -> None:
+        """QvggtError for masks or query points that are not there."""
+        if self.mask_folder is not None and not Path(self.mask_folder).is_dir():
+            raise QvggtError(f"{self.mask_folder}: no such folder of masks")
+        if self.queries is not None:
+            check_file(Path(self.queries), "a text file of query points")

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvggt.data.images import Resize
 from qvggt.eval.ground_truth import nearest
+from qvggt.eval.reconstruction.config import DepthSize
 from qvggt.eval.reconstruction.scene import Scene
 from qvggt.progress import bar
 
 Array = NDArray[Any]
-DepthSize = Literal["network", "image"]
 
 FARTHEST = 65534  # the integer of the 99.9th percentile of depth; 65535 means beyond, 0 no depth
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from qvggt import __version__
@@ -22,7 +23,7 @@ from qvggt.eval.reconstruction import tracks as tracking
 from qvggt.eval.reconstruction.cameras import CONVENTIONS, describe_cameras
 from qvggt.eval.reconstruction.cloud import Cloud, Selection, build_cloud, select
 from qvggt.eval.reconstruction.colmap import import_pycolmap, write_colmap
-from qvggt.eval.reconstruction.config import ReconstructionConfig
+from qvggt.eval.reconstruction.config import MARKER, ReconstructionConfig
 from qvggt.eval.reconstruction.depth_maps import write_depth_maps
 from qvggt.eval.reconstruction.frames import Frames, load_frames
 from qvggt.eval.reconstruction.masks import keep, read_masks
@@ -32,7 +33,6 @@ from qvggt.eval.reconstruction.passes import Pass, plan_passes
 from qvggt.eval.reconstruction.scene import Join, Scene, check_outputs, reconstruct
 from qvggt.files import atomic_directory
 
-MARKER = "reconstruction.json"
 POOR_RESIDUAL, POOR_ANGLE = 0.1, 10.0  # of depth, degrees: a join beyond is called poor
 Array = NDArray[Any]
 Say = Callable[[str], None]
@@ -79,6 +79,7 @@ def reconstruct_folder(
     a line per step. QvggtError for everything a user can get wrong.
     """
     config = config or ReconstructionConfig()
+    config.check_files()
     check_libraries(config, inputs)
     check_outputs(runner, config.points)
     if "depth" in config.formats and "depth" not in runner.outputs:
@@ -105,6 +106,7 @@ def reconstruct_folder(
             "version": 1,
             "qvggt": __version__,
             "network": runner.describe(),
+            "threads": torch.get_num_threads(),
             "options": asdict(config),
             "conventions": {**CONVENTIONS, "scene.glb": "glTF axes (x, -y, -z): y up, first camera looks along -z"},
             "images": len(photos),

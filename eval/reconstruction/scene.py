@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from qvggt.data.images import Resize
 from qvggt.engines.runner import Runner
 from qvggt.errors import QvggtError
 from qvggt.eval.points import predicted_cameras
+from qvggt.eval.reconstruction.config import PointSource
 from qvggt.eval.reconstruction.frames import Frames
 from qvggt.eval.reconstruction.passes import Pass
 from qvggt.eval.similarity import Similarity, fit_robust
@@ -22,7 +23,6 @@ from qvggt.predictions import CAMERAS, DEPTH, DEPTH_CONFIDENCE, POINTS, POINTS_C
 from qvggt.progress import bar
 
 Array = NDArray[Any]
-PointSource = Literal["depth", "head"]
 
 ARRAYS = ("extrinsics", "intrinsics", "points", "confidence", "depth")  # of a scene, by frame
 SAMPLES = 20_000  # pixels of a shared frame that an alignment uses

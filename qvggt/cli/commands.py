@@ -17,7 +17,10 @@ from qvggt.errors import QvggtError
 from qvggt.jobs.job import Doc, Job, annotation, hints, job_values, leaves
 from qvggt.mapping import Check, from_mapping
 
-HELP = {"help_option_names": ["-h", "--help"]}
+HELP: dict[str, Any] = {
+    "help_option_names": ["-h", "--help"],
+    "token_normalize_func": lambda word: {"force": "overwrite"}.get(word, word),  # the older name
+}
 Json = Annotated[Path | None, Option(metavar="FILE", help="Write the result there as JSON; - writes it to stdout.")]
 Config = Annotated[Path | None, Option(metavar="FILE", help="Take the job from there; options given here win.")]
 SaveConfig = Annotated[Path | None, Option(metavar="FILE", help="Write this call there for --config, and stop.")]

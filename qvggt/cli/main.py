@@ -30,14 +30,16 @@ class Commands(TyperGroup):
         return make_command(cmd_name) if cmd_name in NAMES else None
 
 
-app = typer.Typer(cls=Commands, rich_markup_mode=None, context_settings=HELP, no_args_is_help=True)
+app = typer.Typer(cls=Commands, rich_markup_mode=None, context_settings=HELP, invoke_without_command=True)
 
 
 @app.callback(
     epilog="Each command explains itself: qvggt deploy --help. docs/tutorial.md goes from a checkpoint to an engine."
 )
-def qvggt() -> None:
+def qvggt(context: typer.Context) -> None:
     """VGGT at low precision: calibrate, export to ONNX Q/DQ, build engines, and check the geometry that comes out."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def make_command(name: str) -> Any:

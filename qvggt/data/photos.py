@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvggt.data.images import read_rgb
 from qvggt.errors import QvggtError
 from qvggt.progress import bar
 
@@ -76,6 +75,8 @@ def natural(path: Path) -> list[tuple[int, int, str]]:
 def stage_images(paths: Sequence[Path], folder: Path) -> list[Photo]:
     """Copy images into `folder`, upright. A file whose EXIF asks for no turn is copied byte by byte; any other one is
     turned and stored again (JPEG at quality 95, or PNG), without EXIF. QvggtError names an unreadable file."""
+    from qvggt.data.images import read_rgb  # with torch, which finding images does without
+
     photos = []
     for path, name in zip(bar(paths, desc="read images", unit="image"), unique_names(paths), strict=True):
         image, orientation = read_rgb(path), exif_orientation(path)
@@ -92,6 +93,8 @@ def stage_images(paths: Sequence[Path], folder: Path) -> list[Photo]:
 
 def read_upright(path: str | os.PathLike[str]) -> Image.Image:
     """`read_rgb`, turned as its EXIF asks."""
+    from qvggt.data.images import read_rgb
+
     return _turned(read_rgb(path), exif_orientation(Path(path)))
 
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qvggt.errors import QvggtError
-from qvggt.hub.names import ALIASES, HUB_ID
+from qvggt.hub.names import ALIASES, HUB_ID, check_licence
 from qvggt.quant.checkpoint import Provenance
 from qvggt.quant.scheme import Scheme
 
 Kind = Literal["checkpoint", "onnx"]
-LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 TINY_LICENCE = "apache-2.0"
 
 
@@ -34,10 +33,8 @@ class CardFacts:
     licence: str | None = None
 
     def __post_init__(self) -> None:
-        if self.licence is not None and not LICENCE.fullmatch(self.licence):
-            raise QvggtError(
-                f"licence {self.licence!r}: expected a Hub licence id such as apache-2.0, cc-by-nc-4.0 or other"
-            )
+        if self.licence is not None:
+            check_licence(self.licence)
 
 
 def model_card(facts: CardFacts) -> str:

@@ -17,7 +17,7 @@ from qvggt.errors import QvggtError
 from qvggt.files import atomic_directory
 from qvggt.hub.card import CardFacts, Kind, model_card
 from qvggt.hub.client import Commit, commit, fetch, look_up, offline_by_environment
-from qvggt.hub.names import HUB_ID
+from qvggt.hub.names import check_repository
 from qvggt.quant.checkpoint import DESCRIPTION, WEIGHTS, load_calibrated
 
 CARD = "README.md"
@@ -53,12 +53,6 @@ class Pulled:
     files: tuple[str, ...]
 
 
-def check_repository(repository: str) -> None:
-    """QvggtError unless it reads owner/name."""
-    if not HUB_ID.fullmatch(repository) or repository.count("/") != 1:
-        raise QvggtError(f"{repository}: no valid Hub id; expected owner/name")
-
-
 def checkpoint_bundle(
     folder: str | Path, repository: str, *, metrics: Mapping[str, Any] | None = None, licence: str | None = None
 ) -> Bundle:
@@ -89,7 +83,7 @@ def push(bundle: Bundle, *, private: bool = False, branch: str | None = None, re
     foreign = [name for name in held if name not in HUB_OWN and not _ours(name)]
     if foreign and not replace:
         raise QvggtError(
-            f"{repository}: holds other files ({', '.join(foreign[:3])}); choose another repository, or --force"
+            f"{repository}: holds other files ({', '.join(foreign[:3])}); choose another repository, or --overwrite"
         )
     stale = [name for name in held if _ours(name) and name not in bundle.files]
     made = commit(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from qvggt.eval.ground_truth import ImagePlan
     from qvggt.eval.harness import Protocol
 
+__all__ = ["EvaluateJob", "Evaluation"]
+
 IDENTITY = ("kind", "label", "scheme", "sha256", "float_type", "providers", "size")
 """Facts of a candidate that records depend on; where its file lies is not among them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -38,15 +39,16 @@ class LintResult(Result):
         counts = {kind: self.count(kind) for kind in ("error", "warning")}
         return " and ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items())
 
-    def lines(self, most: int = SHOWN) -> list[str]:
-        """One line a finding, the first few of each rule."""
-        shown = []
+    def tell(self, hear: Callable[[str], None], console: Console) -> None:
+        """One line a finding, the first few of each rule; the others are details."""
         for rule in dict.fromkeys(finding.rule for finding in self.findings):
-            mine = [finding for finding in self.findings if finding.rule == rule]
-            shown += [finding.line() for finding in mine[:most]]
-            if len(mine) > most:
-                shown.append(f"... and {rule} at {len(mine) - most} other places")
-        return shown
+            mine = [finding.line() for finding in self.findings if finding.rule == rule]
+            for line in mine[:SHOWN]:
+                hear(line)
+            if len(mine) > SHOWN:
+                hear(f"... and {rule} at {len(mine) - SHOWN} other places")
+            for line in mine[SHOWN:]:
+                console.detail(line)
 
     def to_dict(self, folder: Path | None = None) -> dict[str, Any]:
         return {
@@ -81,8 +83,7 @@ class LintJob(Job[LintResult]):
 
     def execute(self, console: Console) -> LintResult:
         result = lint_file(Path(self.model), self.target)
-        for line in result.lines():
-            console.result(line)
+        result.tell(console.result, console)
         console.result(f"{self.model}: {result.summary} for {self.target}")
         return result
 

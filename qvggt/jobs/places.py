@@ -38,6 +38,12 @@ def check_readable(path: Path, expected: str) -> None:
         raise QvggtError(f"{path}: cannot be read ({reason(error)}); expected {expected}") from error
 
 
+def check_folder(path: Path, expected: str) -> None:
+    """QvggtError unless a folder is at `path`; `expected`: what it should be."""
+    if not path.is_dir():
+        raise QvggtError(f"{path}: is not a folder, expected {expected}; check the path")
+
+
 def check_place(path: Path) -> None:
     """QvggtError unless a file or folder can be made in the folder of `path`, or in the nearest one that exists."""
     folder = path.parent

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qvggt.errors import QvggtError
 from qvggt.formats.table import DEFAULT
+from qvggt.models.family import DEFAULT as VGGT
 from qvggt.models.family import check_size
 from qvggt.quant.scheme import Scheme, parse_scheme
 
@@ -21,15 +22,9 @@ def load_source(source: Source, revision: str | None, offline: bool, *, calibrat
     """Load "tiny", a weights file, a Hub id, or (unless not `calibrated`) a calibrated checkpoint; a `Model` is taken
     as it is. Its network is the caller's to change only where it was loaded here."""
     from qvggt.hub.loading import load
-    from qvggt.quant.checkpoint import is_calibrated
     from qvggt.quant.handle import Model
 
-    if isinstance(source, Model):
-        model = source
-    else:
-        if revision is not None and is_calibrated(source):
-            raise QvggtError(f"--revision {revision}: {source} is a local calibrated checkpoint, which has none")
-        model = load(source, revision=revision, offline=offline)
+    model = source if isinstance(source, Model) else load(source, revision=revision, offline=offline)
     if model.scheme is not None and not calibrated:
         raise QvggtError(f"{model.name}: is calibrated already ({model.scheme.label}); give the float checkpoint")
     return model
@@ -43,18 +38,27 @@ def is_calibrated(source: Source) -> bool:
 
 
 def check_source(source: Source, revision: str | None = None) -> None:
-    """QvggtError for a local model that is not there; asks neither torch nor the Hub."""
+    """QvggtError for a local model that is not there or has no revisions; asks neither torch nor the Hub."""
     from qvggt.hub.names import find_weights, hub_id
 
-    if isinstance(source, str | Path) and hub_id(source) is None and not is_calibrated(source):
-        find_weights(source, revision=revision)
+    if not isinstance(source, str | Path):
+        return
+    if not is_calibrated(source):
+        if hub_id(source) is None:
+            find_weights(source, revision=revision)
+    elif revision is not None:
+        raise QvggtError(f"--revision {revision}: {source} is a local calibrated checkpoint, which has none")
 
 
 def scheme_of(
-    format: str | None, act: str | None, parts: Sequence[str] | None, overrides: Sequence[tuple[str, str]] = ()
+    format: str | None,
+    act: str | None,
+    parts: Sequence[str] | None,
+    overrides: Sequence[tuple[str, str]] = (),
+    family: str = VGGT,
 ) -> Scheme:
     """The scheme that --bits, --act, --parts and --override name, with the defaults of those left out."""
-    scheme = parse_scheme(format or DEFAULT, act or "dynamic", parts)
+    scheme = parse_scheme(format or DEFAULT, act or "dynamic", parts, family)
     return with_overrides(scheme, overrides)
 
 

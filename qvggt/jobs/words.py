@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from qvggt.errors import QvggtError
 from qvggt.models.family import find_family
 
@@ -31,6 +33,17 @@ def override(text: str) -> tuple[str, str]:
     if not (pattern and equals and name):
         raise QvggtError(f"--override {text!r}: expected PATTERN=BITS, e.g. {find_family().override_example}=w4a16")
     return pattern, name
+
+
+def one_of(option: str, words: Sequence[str]) -> Callable[[str], str]:
+    """A reader of words from a closed set."""
+
+    def read(text: str) -> str:
+        if text not in words:
+            raise QvggtError(f"{option} {text!r}: expected one of {', '.join(words)}")
+        return text
+
+    return read
 
 
 def frame_count(text: str) -> int:

@@ -32,6 +32,7 @@ from qvggt.models.network import Network
 from qvggt.quant.conv import QuantConv2d
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import prepare_, quantized_convs, quantized_linears, transform_specs
+from qvggt.quant.scheme import DESCRIPTION as DESCRIPTION
 from qvggt.quant.scheme import Scheme
 from qvggt.quant.transform import TransformSpec
 from qvggt.tensor_file import open_tensors, write_tensors
@@ -39,7 +40,6 @@ from qvggt.tensor_file import open_tensors, write_tensors
 FORMAT_VERSION = 2
 READABLE = (1, FORMAT_VERSION)
 WEIGHTS = "model.safetensors"
-DESCRIPTION = "quant.json"
 HALF_TYPES = (torch.float16, torch.bfloat16)
 
 

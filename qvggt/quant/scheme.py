@@ -16,6 +16,7 @@ from qvggt.mapping import from_mapping
 from qvggt.models.family import DEFAULT, find_family
 
 VERSION = 1
+DESCRIPTION = "quant.json"  # of a calibrated checkpoint
 DEFAULT_PARTS = find_family().default_parts
 
 

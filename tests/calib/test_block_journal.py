@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from small_network import small_model
 
-from qvggt.calib.block_journal import JOB, BlockJournal
+from qvggt.calib.block_journal import JOURNAL, BlockJournal
 from qvggt.calib.reconstruct import BlockReport
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import LinearFormat
@@ -72,27 +73,34 @@ def test_a_block_is_read_back_bit_for_bit(store: BlockJournal, report: BlockRepo
     assert loaded[0].state_dict().keys() == wanted.keys()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in loaded[0].state_dict().items())
     assert loaded[1] == report
+    assert store.journal.values[PATH]["file"] == stored(store).name
+    assert store.finished() == 1
     assert store.load("aggregator.frame_blocks.1", block_of(quantized=False), formats()) is None
 
 
 @pytest.mark.parametrize(
-    "metadata",
+    "damage",
     [
-        {},
-        {"report": "{}"},
-        {"transforms": "{}", "report": "no json"},
-        {"transforms": "[]", "report": "{}"},
-        {"transforms": '{"mlp.fc2": {"colour": 1}}', "report": "{}"},
-        {"transforms": '{"mlp.fc2": 3}', "report": "{}"},
-        {"transforms": '{"mlp.fc2": {"scale": true}}', "report": "{}"},
+        None,
+        {"report": None},
+        {"report": {}},
+        {"report": "words"},
+        {"report": {"start": 1, "learned": 1, "final": 1, "colour": 1}},
+        {"sha256": 3},
+        {"transforms": 3},
+        {"transforms": {"mlp.fc2": {"colour": 1}}},
+        {"transforms": {"mlp.fc2": 3}},
+        {"transforms": {"mlp.fc2": {"scale": True}}},
     ],
 )
-def test_damaged_metadata_is_one_line(store: BlockJournal, metadata: dict[str, str]) -> None:
-    file = open_tensors(stored(store))
-    read = file.opener()
-    tensors = {key: read(key).clone() for key in file.entries}
-    write_tensors(stored(store), tensors, metadata)
-    refused(store, "no finished block", "delete it")
+def test_a_damaged_line_is_one_line(store: BlockJournal, damage: dict[str, Any] | None) -> None:
+    entry = store.journal.values[PATH]
+    store.journal.add(PATH, damage and {**entry, **damage})
+    again = BlockJournal(store.folder, {"seed": 0})
+    refused(again, "no finished block", "delete it")
+    stored(store).unlink()
+    assert again.load(PATH, block_of(quantized=False), formats()) is None
+    assert again.finished() == 0
 
 
 def test_absent_and_misshaped_tensors_are_one_line(store: BlockJournal) -> None:
@@ -122,6 +130,17 @@ def test_a_truncated_file_is_one_line(store: BlockJournal) -> None:
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\xbb", b"", json.dumps({"seed": 1}).encode()])
 def test_another_or_damaged_job_is_refused(store: BlockJournal, content: bytes) -> None:
-    (store.folder / JOB).write_bytes(content)
+    (store.folder / JOURNAL).write_bytes(content)
     with pytest.raises(QvggtError, match="delete"):
         BlockJournal(store.folder, {"seed": 0})
+
+
+def test_a_kill_between_file_and_line_means_another_go(store: BlockJournal, report: BlockReport) -> None:
+    journal = store.folder / JOURNAL
+    whole, file = journal.read_bytes(), stored(store).read_bytes()
+    for length in range(whole.index(b"\n") + 1, len(whole)):
+        journal.write_bytes(whole[:length])
+        again = BlockJournal(store.folder, {"seed": 0})
+        assert again.load(PATH, block_of(quantized=False), formats()) is None
+    again.save(PATH, block_of(quantized=True), report)
+    assert (journal.read_bytes(), stored(store).read_bytes()) == (whole, file)

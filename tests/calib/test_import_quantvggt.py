@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
-import typer
+from calling import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_weights import fill
@@ -26,21 +26,20 @@ from torch import Tensor, nn
 
 from qvggt.calib.import_quantvggt import import_linear, import_quantvggt_, read_released
 from qvggt.calib.quantvggt_release import FILES, hadamard_error
-from qvggt.cli.common import given_options, run
-from qvggt.cli.imports import import_released
 from qvggt.errors import QvggtError
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import check_linears
 from qvggt.formats.table import find_format
+from qvggt.jobs.calibrate import CalibrateJob
 from qvggt.models.fold_config import FoldConfig
 from qvggt.models.loading import save_model
 from qvggt.models.vggt.config import VGGTConfig
 from qvggt.models.vggt.network import VGGT
+from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
+from qvggt.quant.hadamard import sylvester_hadamard
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import quantize_
 from qvggt.quant.scheme import Scheme, parse_scheme
-from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
-from qvggt.quant.hadamard import sylvester_hadamard
 from qvggt.rotation.fold import fold_
 
 DATA = Path(__file__).parents[1] / "data"
@@ -591,11 +590,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def job(model: Path, out: Path, format: str | None = "w4a4", **others: Any) -> CalibrateJob:
+    return CalibrateJob(model, out, format=format, import_quantvggt=RELEASE, **others)
+
+
 def test_the_command_writes_a_checkpoint(
     checkpoint: Path, imported: VGGT, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    import_released(RELEASE, str(checkpoint), out, "w4a4", ("model", "output", "bits", "import_quantvggt"))
+    line = (checkpoint, "--import-quantvggt", RELEASE, "-o", out)
+    assert call("calibrate", *line, "--bits", "w4a4") == 0
     assert "32 linears" in capsys.readouterr().out
     loaded = load_calibrated(out)
     assert loaded.scheme == W4A4
@@ -603,21 +607,24 @@ def test_the_command_writes_a_checkpoint(
     assert set(loaded.provenance.layers) == set(PATHS)
     for path in PATHS:
         assert torch.equal(loaded.model.get_submodule(path).codes, imported.get_submodule(path).codes)
-    given = ("bits", "import_quantvggt")
-    assert "--force" in refusal(lambda: import_released(RELEASE, str(checkpoint), out, "w4a4", given))
-    import_released(RELEASE, str(checkpoint), out, "w8a8", given, force=True)
+    assert "--overwrite" in refusal(job(checkpoint, out).run)
+    job(checkpoint, out, "w8a8", overwrite=True).run()
     assert load_calibrated(out).scheme.bits == "w8a8"
 
 
 def test_the_command_takes_no_options_the_release_decides(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
-    def error(bits: str, *given: str) -> str:
-        return refusal(lambda: import_released(RELEASE, str(checkpoint), out, bits, given))
+    def error(format: str | None = "w4a4", **others: Any) -> str:
+        return refusal(lambda: job(checkpoint, out, format, **others))
 
-    assert "--bits" in error("w8a8", "import_quantvggt")
-    assert "--data, --fc2: not with" in error("w4a4", "bits", "data", "fc2")
-    assert "w4a16" in error("w4a16", "bits")
+    assert "--bits" in error(None)
+    assert "--data, --fc2: not with" in error(data="scenes", fc2="none")
+    assert "--override: not with" in error(overrides=(("a", "w8a8"),))
+    assert "w4a16" in error("w4a16")
+    assert "nowhere: is not a folder" in refusal(
+        CalibrateJob(checkpoint, out, format="w4a4", import_quantvggt=tmp_path / "nowhere").run
+    )
     assert not out.exists()
 
 
@@ -630,27 +637,14 @@ def test_the_command_tells_what_it_ignores(
     def edit(frame: dict[int, Any], _: dict[int, Any]) -> None:
         frame[0]["extra"] = torch.zeros(1)
 
-    import_released(edited(folder, edit), str(checkpoint), tmp_path / "out", "w4a4", ("bits",))
+    CalibrateJob(checkpoint, tmp_path / "out", format="w4a4", import_quantvggt=edited(folder, edit)).run()
     err = capsys.readouterr().err
     assert "1 unknown tensors ignored (extra)" in err
     assert "folder w6a6, imported as w4a4" in err
 
 
 def test_a_calibrated_model_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    import_released(RELEASE, str(checkpoint), tmp_path / "one", "w4a4", ("bits",))
-    again = refusal(lambda: import_released(RELEASE, str(tmp_path / "one"), tmp_path / "two", "w4a4", ("bits",)))
+    result = job(checkpoint, tmp_path / "one").run()
+    assert result.to_dict()["recipe"] == "quantvggt"
+    again = refusal(job(tmp_path / "one", tmp_path / "two").run)
     assert "calibrated already" in again
-
-
-def test_given_options() -> None:
-    app = typer.Typer()
-    seen: list[tuple[str, ...]] = []
-
-    @app.command()
-    def command(context: typer.Context, model: str, bits: str = "w8a8", fc2: str = "none", force: bool = False) -> None:
-        seen.append(given_options(context))
-
-    for line in (["m"], ["m", "--bits", "w8a8"], ["m", "--force", "--fc2", "none"]):
-        with pytest.raises(SystemExit):
-            run(app, line)
-    assert [set(names) for names in seen] == [{"model"}, {"model", "bits"}, {"model", "fc2", "force"}]

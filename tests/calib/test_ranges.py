@@ -12,8 +12,8 @@ from torch import nn
 from qvggt.calib.ranges import observe_ranges
 from qvggt.errors import QvggtError
 from qvggt.models.vggt.network import VGGT
-from qvggt.quant.scheme import parse_scheme
 from qvggt.quant.model import scheme_linears
+from qvggt.quant.scheme import parse_scheme
 
 FC2 = "aggregator.global_blocks.0.mlp.fc2"
 

@@ -14,9 +14,8 @@ from qvggt.calib.rtn import quantize_rtn_, weight_sqnr
 from qvggt.errors import QvggtError
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.model import quantized_linears
+from qvggt.quant.model import quantized_linears, scheme_linears
 from qvggt.quant.scheme import Scheme, parse_scheme
-from qvggt.quant.model import scheme_linears
 
 FC2 = "aggregator.frame_blocks.0.mlp.fc2"
 

@@ -9,7 +9,6 @@ import torch
 from small_network import small_images, small_model
 
 from qvggt.calib import sensitivity
-from qvggt.calib.journal import Journal
 from qvggt.calib.recipe import find_recipe
 from qvggt.calib.sensitivity import (
     Trial,
@@ -23,6 +22,7 @@ from qvggt.calib.sensitivity import (
     weight_bytes,
 )
 from qvggt.errors import QvggtError
+from qvggt.journal import Journal
 from qvggt.models.family import find_family
 from qvggt.quant.scheme import parse_scheme
 
@@ -64,7 +64,7 @@ def test_fewer_bits_do_more_damage_and_cost_less(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(sensitivity, "quantized_copy", lambda *_: pytest.fail("measured twice"))
     again = Journal(tmp_path / "journal.jsonl", {"a": 1}, "search")
     assert measure_units(model, units, ladder, "dynamic", trial, journal=again, progress=False) == table
-    with pytest.raises(QvggtError, match="search of another kind"):
+    with pytest.raises(QvggtError, match=r"search of another configuration \(a was 1, is 2\)"):
         Journal(tmp_path / "journal.jsonl", {"a": 2}, "search")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,13 +15,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from qvggt.cli.build import app
 from qvggt.engines.manifest import check_engine
+from qvggt.jobs.build import BuildJob
+from qvggt.jobs.job import read_job
 
 rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install 'qvggt[rtx]'")
 
 
-call = partial(calling.call, app)
+call = partial(calling.call, "build")
 
 
 def product(path: Path, dynamic_scale: bool = False) -> Path:
@@ -76,8 +78,8 @@ def test_a_linear_that_is_not_low_bit_ends_with_one(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--backend", "cuda"), ("--backend", "rtx, tensorrt, trtexec")),
-        (("--precision", "int8"), ("--precision", "fp32, fp16, bf16")),
+        (("--backend", "cuda"), ("--backend", "'rtx', 'tensorrt', 'trtexec'")),
+        (("--precision", "int8"), ("--precision", "'fp32', 'fp16', 'bf16'")),
         (("--precision", "fp16"), ("--precision fp16", "fp32 network", "qvggt-export")),
         (("--frames", "8:1"), ("--frames", "min:opt:max")),
         (("--cc", "sm_86"), ("--cc", "8.6,8.9,12.0")),
@@ -89,7 +91,7 @@ def test_mistakes_in_the_call(
     options: tuple[str, ...], words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = product(tmp_path / "m.onnx")
-    error = calling.mistake(capsys, app, model, "-o", tmp_path / "m.engine", *options)
+    error = calling.mistake(capsys, "build", model, "-o", tmp_path / "m.engine", *options)
     assert all(word in error for word in words), error
     assert list(tmp_path.iterdir()) == [model]
 
@@ -104,7 +106,22 @@ def test_mistakes_in_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (model, "m.onnx", ".engine or .plan"),
         (model, "folder.engine", "folder.engine"),
     ):
-        assert word in calling.mistake(capsys, app, source, "-o", tmp_path / output)
+        assert word in calling.mistake(capsys, "build", source, "-o", tmp_path / output)
+
+
+def test_an_engine_is_replaced_when_asked_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "m.engine").write_text("an engine")
+    line = ("build", product(tmp_path / "m.onnx"), "-o", tmp_path / "m.engine", "--precision", "bf16")
+    assert "--overwrite" in calling.mistake(capsys, *line)
+    assert "--precision bf16" in calling.mistake(capsys, *line, "--overwrite")
+
+
+def test_a_stored_build_is_the_same_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = BuildJob("m.onnx", tmp_path / "m.engine", frames=(1, 2, 3), compute_capabilities=("8.6", "8.9"))
+    assert read_job(job.save(tmp_path / "job.json")) == job
+    config = ("build", "--config", tmp_path / "job.json", "--save-config", tmp_path / "again.json")
+    assert calling.call(*config, "--cc", "12.0,8.6", "--overwrite") == 0
+    assert read_job(tmp_path / "again.json") == replace(job, compute_capabilities=("12.0", "8.6"), overwrite=True)
 
 
 def test_trtexec_is_printed_and_saved(

@@ -1,7 +1,8 @@
-"""qvggt-demo up to the point where it would serve; the page itself is tested in eval/demo."""
+"""qvggt demo up to the point where it would serve; the page itself is tested in eval/demo."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -13,14 +14,15 @@ from typing import Any
 import calling
 import pytest
 
-from qvggt.cli.demo import app
 from qvggt.eval.demo import page
+from qvggt.jobs.demo import DemoJob
+from qvggt.jobs.job import read_job
 
 pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")
 pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
 
 
-call = partial(calling.call, app)
+call = partial(calling.call, "demo")
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +47,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mistakes_in_the_call(
     options: tuple[str, ...], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = calling.mistake(capsys, app, *options)
+    error = calling.mistake(capsys, "demo", *options)
     assert all(word in error for word in words), error
 
 
@@ -55,10 +57,9 @@ def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert "qvggt[demo]" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("share", [False, True])
-def test_it_serves_the_loopback_address_and_cleans_up(
-    share: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a Gradio that serves nothing is asked for."""
     asked: dict[str, Any] = {}
 
     class Page:
@@ -75,6 +76,13 @@ def test_it_serves_the_loopback_address_and_cleans_up(
     fake.themes.Default = lambda **fonts: fonts
     monkeypatch.setitem(sys.modules, "gradio", fake)
     monkeypatch.setattr(page, "build_page", lambda workshop: Page())
+    return asked
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_it_serves_the_loopback_address_and_cleans_up(
+    share: bool, asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call("--port", 9999, *(["--share"] if share else [])) == 0
     assert asked["server_name"] == "127.0.0.1"
     assert asked["share"] is share
@@ -83,3 +91,21 @@ def test_it_serves_the_loopback_address_and_cleans_up(
     printed = capsys.readouterr().out
     assert ("PUBLIC INTERNET" in printed) is share
     assert not Path(asked["uploads"]).parent.exists()
+
+
+def test_the_result_says_what_was_served(
+    asked: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.onnx").touch()  # opened when it is first used
+    assert call("--model", "tiny", "--engine", tmp_path / "m.onnx", "--port", 9999, "--json", "-") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"url": "http://127.0.0.1:9999", "choices": ["tiny", "m.onnx"]}
+    assert "Ctrl-C ends it" in printed.err
+
+
+def test_the_job_travels_as_json(tmp_path: Path) -> None:
+    job = DemoJob(models=("tiny",), engines=("a/m.onnx",), share=True)
+    assert job.engines == (Path("a/m.onnx"),)
+    assert read_job(job.save(tmp_path / "job.json")) == job
+    assert call("--config", tmp_path / "job.json", "--port", 8000, "--save-config", tmp_path / "other.json") == 0
+    assert read_job(tmp_path / "other.json") == DemoJob(models=("tiny",), engines=("a/m.onnx",), share=True, port=8000)

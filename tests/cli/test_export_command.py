@@ -17,7 +17,6 @@ import torch
 from calling import call, interrupted, mistake
 from small_network import small_scenes
 
-from qvggt.cli import calibrate, export
 from qvggt.quant.checkpoint import load_calibrated
 
 Files = Callable[[], set[Path]]
@@ -40,7 +39,7 @@ def test_export_writes_a_checked_file_and_its_report(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "m.onnx"
-    assert call(export.app, inputs / "float.safetensors", "--bits", "w4a4", "-o", out, *QUICK) == 0
+    assert call("export", inputs / "float.safetensors", "--bits", "w4a4", "-o", out, *QUICK) == 0
     printed = capsys.readouterr().out
     assert "36/36 quantized linears agree" in printed
     assert "parity passed" in printed
@@ -56,7 +55,7 @@ def test_export_writes_a_checked_file_and_its_report(
 
 def test_one_file_runs_with_any_frame_count(inputs: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.onnx"
-    assert call(export.app, inputs / "float.safetensors", "-o", out, "--size", "28x56", "--no-check") == 0
+    assert call("export", inputs / "float.safetensors", "-o", out, "--size", "28x56", "--no-check") == 0
     session = ort.InferenceSession(out)
     for frames in (1, 2, 5, 8):
         images = np.random.default_rng(0).random((1, frames, 3, 28, 56), dtype=np.float32)
@@ -67,11 +66,11 @@ def test_fused_attention_is_checked_like_any_file(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "m.onnx"
-    line = (inputs / "float.safetensors", "--fused-attention", "-o", out, *QUICK)
-    assert call(export.app, *line) == 0
+    line = (inputs / "float.safetensors", "--fused-attention", "-o", out, *QUICK, "--overwrite")
+    assert call("export", *line) == 0
     assert "parity passed" in capsys.readouterr().out
     assert "MultiHeadAttention" in {node.op_type for node in onnx.load(out).graph.node}
-    err = mistake(capsys, export.app, *line, "--target", "tensorrt")
+    err = mistake(capsys, "export", *line, "--target", "tensorrt")
     assert "fused attention" in err
 
 
@@ -80,13 +79,13 @@ def test_calibrate_then_export_a_static_checkpoint(
 ) -> None:
     folder = tmp_path / "w8a8"
     line = (inputs / "float.safetensors", "--bits", "w8a8", "--act", "static", "--data", inputs / "scenes")
-    assert call(calibrate.app, *RTN, *line, "-o", folder, "--sequences", 2, "--frames", 2) == 0
+    assert call("calibrate", *RTN, *line, "-o", folder, "--sequences", 2, "--frames", 2) == 0
     loaded = load_calibrated(folder)
     assert loaded.scheme.label == "w8a8-static"
     assert len(loaded.provenance.calibration["frames"]) == 2
     assert set(loaded.provenance.layers) == {p for p, _ in _linears(folder)}
     capsys.readouterr()
-    assert call(export.app, folder, "-o", tmp_path / "m.onnx", "--data", inputs / "scenes", *QUICK) == 0
+    assert call("export", folder, "-o", tmp_path / "m.onnx", "--data", inputs / "scenes", *QUICK) == 0
     assert "w8a8-static" in capsys.readouterr().out
 
 
@@ -98,9 +97,9 @@ def _linears(folder: Path) -> list[tuple[str, Any]]:
 
 def test_static_equals_dynamic_in_nothing_but_the_activations(inputs: Path, tmp_path: Path) -> None:
     line = (inputs / "float.safetensors", "--bits", "w4a4")
-    assert call(calibrate.app, *RTN, *line, "-o", tmp_path / "dynamic") == 0
+    assert call("calibrate", *RTN, *line, "-o", tmp_path / "dynamic") == 0
     static = ("--act", "static", "--data", inputs / "scenes", "--sequences", 1, "--frames", 2)
-    assert call(calibrate.app, *RTN, *line, *static, "-o", tmp_path / "static") == 0
+    assert call("calibrate", *RTN, *line, *static, "-o", tmp_path / "static") == 0
     for (_, a), (_, b) in zip(_linears(tmp_path / "dynamic"), _linears(tmp_path / "static"), strict=True):
         assert torch.equal(a.codes, b.codes)
         assert a.act_clip.tolist() == [1, 1]
@@ -112,19 +111,26 @@ def test_a_failed_gate_ends_with_one(
 ) -> None:
     from qvggt.export import parity
     from qvggt.formats.table import FORMATS, find_format
+    from qvggt.jobs import gate
 
     monkeypatch.setitem(FORMATS, "w8a8-dynamic", replace(find_format("w8a8"), floor_db=500.0))
     monkeypatch.setattr(parity, "SELF_MARGIN_DB", -500.0)
     line = (inputs / "float.safetensors", "-o", tmp_path / "m.onnx", "--parity-sequences", 0, "--parity-frames", "2")
-    assert call(export.app, *line) == 1
+    assert call("export", *line) == 1
     captured = capsys.readouterr()
     assert "parity FAILED" in captured.out
     assert " dB < " in captured.err
-    assert json.loads((tmp_path / "m.onnx.parity.json").read_text())["passed"] is False
+    report = json.loads((tmp_path / "m.onnx.parity.json").read_text())
+    assert report["passed"] is False
+    assert len(report["failures"]) == 2
+    monkeypatch.setattr(gate, "SHOWN", 1)
+    assert call("export", *line, "--overwrite", "-v") == 1
+    captured = capsys.readouterr()
+    assert [stream.count("parity FAILED: ") for stream in (captured.err, captured.out)] == [1, 1]
 
 
 def test_what_was_not_checked_is_said(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(export.app, inputs / "float.safetensors", "-o", tmp_path / "m.onnx", "--no-check") == 0
+    assert call("export", inputs / "float.safetensors", "-o", tmp_path / "m.onnx", "--no-check") == 0
     assert "not measured" in capsys.readouterr().out
 
 
@@ -139,16 +145,20 @@ def test_what_was_not_checked_is_said(inputs: Path, tmp_path: Path, capsys: pyte
         (("--frames", "none"), ("none", "1:8:32")),
         (("--outputs", "pose,tracks"), ("tracks", "pose, depth, points")),
         (("--outputs", ","), ("no output",)),
-        (("--target", "tpu"), ("tpu", "cpu, tensorrt")),
+        (("--target", "tpu"), ("tpu", "'cpu', 'tensorrt'")),
         (("--parts", "dino,eyes"), ("eyes", "dino, aggregator, camera")),
         (("--bits", "fp16", "--precision", "bf16"), ("precision bf16", "bits fp16")),
-        (("--precision", "int8"), ("int8", "fp32, fp16, bf16")),
+        (("--precision", "int8"), ("int8", "'fp32', 'fp16', 'bf16'")),
         (("--override", "camera_head.trunk.*"), ("PATTERN=BITS", "w4a16")),
         (("--override", "camera.*=w4a16"), ("camera.*", "matches no linear")),
         (("--override", "camera_head.*=w3a3"), ("w3a3", "w8a8, w4a8")),
         (("--bits", "w8a8", "--act", "static"), ("--calib",)),
         (("--revision", "abc"), ("revision",)),
         (("--parity-frames", "0"), ("--parity-frames", "1,2,5,8")),
+        (("--parity-frames", ","), ("--parity-frames", "1,2,5,8")),
+        (("--fused-attention", "--bits", "bf16"), ("fused attention", "bf16")),
+        (("--data", "no-such-folder"), ("no-such-folder", "Co3D")),
+        (("--calib", "no-such-folder"), ("no-such-folder", "Co3D")),
         (("--no-such-option",), ("--no-such-option",)),
     ],
 )
@@ -159,7 +169,7 @@ def test_mistakes_in_the_call(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    error = mistake(capsys, export.app, inputs / "float.safetensors", "-o", tmp_path / "m.onnx", *options)
+    error = mistake(capsys, "export", inputs / "float.safetensors", "-o", tmp_path / "m.onnx", *options)
     assert all(word in error for word in words), error
     assert list(tmp_path.iterdir()) == []
 
@@ -169,26 +179,26 @@ def test_mistakes_in_the_model(inputs: Path, tmp_path: Path, capsys: pytest.Capt
     broken.parent.mkdir()
     broken.write_bytes((inputs / "float.safetensors").read_bytes()[:5000])
     out = tmp_path / "out"
-    assert "broken.safetensors" in mistake(capsys, export.app, broken, "-o", out / "m.onnx")
+    assert "broken.safetensors" in mistake(capsys, "export", broken, "-o", out / "m.onnx")
     missing = tmp_path / "in" / "missing.safetensors"
-    assert "missing.safetensors" in mistake(capsys, export.app, missing, "-o", out / "m.onnx")
-    assert "broken.safetensors" in mistake(capsys, calibrate.app, *RTN, broken, "-o", out / "ckpt")
+    assert "missing.safetensors" in mistake(capsys, "export", missing, "-o", out / "m.onnx")
+    assert "broken.safetensors" in mistake(capsys, "calibrate", *RTN, broken, "-o", out / "ckpt")
     (tmp_path / "in" / "ckpt").mkdir()
     (tmp_path / "in" / "ckpt" / "quant.json").write_text("{")
-    assert "quant.json" in mistake(capsys, export.app, tmp_path / "in" / "ckpt", "-o", out / "m.onnx")
+    assert "quant.json" in mistake(capsys, "export", tmp_path / "in" / "ckpt", "-o", out / "m.onnx")
     assert not out.exists()
 
 
 def test_mistakes_in_the_place(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     float_model = inputs / "float.safetensors"
-    assert ".onnx" in mistake(capsys, export.app, float_model, "-o", tmp_path / "m.bin")
+    assert ".onnx" in mistake(capsys, "export", float_model, "-o", tmp_path / "m.bin")
     (tmp_path / "file").write_text("mine")
-    assert "file" in mistake(capsys, export.app, float_model, "-o", tmp_path / "file" / "m.onnx")
-    assert "file" in mistake(capsys, calibrate.app, *RTN, float_model, "-o", tmp_path / "file")
+    assert "file" in mistake(capsys, "export", float_model, "-o", tmp_path / "file" / "m.onnx")
+    assert "file" in mistake(capsys, "calibrate", *RTN, float_model, "-o", tmp_path / "file")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    assert "--force" in mistake(capsys, calibrate.app, *RTN, float_model, "-o", tmp_path / "mine")
-    assert "quant.json" in mistake(capsys, calibrate.app, *RTN, float_model, "-o", tmp_path / "mine", "--force")
+    assert "--overwrite" in mistake(capsys, "calibrate", *RTN, float_model, "-o", tmp_path / "mine")
+    assert "quant.json" in mistake(capsys, "calibrate", *RTN, float_model, "-o", tmp_path / "mine", "--overwrite")
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -196,17 +206,17 @@ def test_mistakes_in_the_place(inputs: Path, tmp_path: Path, capsys: pytest.Capt
 def test_mistakes_in_the_data(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     float_model, out = inputs / "float.safetensors", tmp_path / "out" / "ckpt"
     static = (float_model, "--act", "static", "-o", out)
-    assert "--data" in mistake(capsys, calibrate.app, *RTN, *static)
+    assert "--data" in mistake(capsys, "calibrate", *RTN, *static)
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "annotations" in mistake(capsys, calibrate.app, *RTN, *static, "--data", empty)
-    assert "frames" in mistake(capsys, calibrate.app, *RTN, *static, "--data", inputs / "scenes", "--frames", 9)
+    assert "annotations" in mistake(capsys, "calibrate", *RTN, *static, "--data", empty)
+    assert "frames" in mistake(capsys, "calibrate", *RTN, *static, "--data", inputs / "scenes", "--frames", 9)
     import shutil
 
     shutil.copytree(inputs / "scenes", tmp_path / "scenes")
     for image in (tmp_path / "scenes").rglob("*.jpg"):
         image.write_bytes(b"not a picture")
-    assert ".jpg" in mistake(capsys, calibrate.app, *RTN, *static, "--data", tmp_path / "scenes")
+    assert ".jpg" in mistake(capsys, "calibrate", *RTN, *static, "--data", tmp_path / "scenes")
     assert not out.parent.exists()
 
 
@@ -216,14 +226,14 @@ RECIPE = ("--sequences", 2, "--frames", 2, "--epochs", 1)
 def test_calibrate_with_our_recipe(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Folds, learns, rounds; the file it exports to passes the gate; the same call gives the same bytes."""
     line = (inputs / "float.safetensors", "--bits", "w4a4", "--data", inputs / "scenes", *RECIPE)
-    assert call(calibrate.app, *line, "-o", tmp_path / "a") == 0
-    assert call(calibrate.app, *line, "-o", tmp_path / "b") == 0
+    assert call("calibrate", *line, "-o", tmp_path / "a") == 0
+    assert call("calibrate", *line, "-o", tmp_path / "b") == 0
     assert load_calibrated(tmp_path / "a").sha256 == load_calibrated(tmp_path / "b").sha256
     loaded = load_calibrated(tmp_path / "a")
     assert loaded.provenance.calibration["recipe"]["name"] == "qvggt"
     assert len(loaded.provenance.layers) == 9
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
-    assert call(export.app, tmp_path / "a", "-o", tmp_path / "m.onnx", *QUICK) == 0
+    assert call("export", tmp_path / "a", "-o", tmp_path / "m.onnx", *QUICK) == 0
     assert "36/36 quantized linears agree" in capsys.readouterr().out
 
 
@@ -233,15 +243,17 @@ def test_an_interrupted_calibration_goes_on(
     from qvggt.calib import calibrate as driver
 
     line = (inputs / "float.safetensors", "--bits", "w4a4", "--data", inputs / "scenes", *RECIPE)
-    assert call(calibrate.app, *line, "-o", tmp_path / "whole") == 0
+    assert call("calibrate", *line, "-o", tmp_path / "whole") == 0
     real, calls = driver.calibrate_block, []
     monkeypatch.setattr(driver, "calibrate_block", interrupted(real, calls, at=5))
-    assert call(calibrate.app, *line, "-o", tmp_path / "cut") == 130
+    assert call("calibrate", *line, "-o", tmp_path / "cut") == 130
     assert not (tmp_path / "cut").exists()
     monkeypatch.setattr(driver, "calibrate_block", lambda *args: calls.append(1) or real(*args))
     capsys.readouterr()
-    assert "another kind" in mistake(capsys, calibrate.app, *line, "-o", tmp_path / "cut", "--seed", 1)
-    assert call(calibrate.app, *line, "-o", tmp_path / "cut") == 0
+    refused = mistake(capsys, "calibrate", *line, "-o", tmp_path / "cut", "--seed", 1)
+    assert "calibration of another configuration (differs in" in refused
+    assert "seed" in refused
+    assert call("calibrate", *line, "-o", tmp_path / "cut") == 0
     assert "going on after 4 finished blocks" in capsys.readouterr().out
     assert len(calls) == 5 + 5
     assert load_calibrated(tmp_path / "cut").sha256 == load_calibrated(tmp_path / "whole").sha256
@@ -250,7 +262,7 @@ def test_an_interrupted_calibration_goes_on(
 
 def test_plan_measures_and_stops(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = (inputs / "float.safetensors", "--data", inputs / "scenes", "--plan", "-o", tmp_path / "c")
-    assert call(calibrate.app, *line) == 0
+    assert call("calibrate", *line) == 0
     printed = capsys.readouterr().out
     assert "time: about" in printed
     assert "memory: about" in printed
@@ -261,16 +273,16 @@ def test_plan_measures_and_stops(inputs: Path, tmp_path: Path, capsys: pytest.Ca
     ("options", "word"),
     [
         (("--recipe", "magic"), "rtn, smoothquant"),
-        (("--rounding", "up"), "rtn or gptq"),
-        (("--fc2", "dense"), "none or kronecker"),
-        (("--propagation", "none"), "float or quantized"),
+        (("--rounding", "up"), "'rtn', 'gptq'"),
+        (("--fc2", "dense"), "'none', 'kronecker'"),
+        (("--propagation", "none"), "'float', 'quantized'"),
         (("--recipe", "quarot"), "--data"),
     ],
 )
 def test_mistakes_in_the_recipe(
     options: tuple[str, ...], word: str, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = mistake(capsys, calibrate.app, inputs / "float.safetensors", *options, "-o", tmp_path / "c")
+    error = mistake(capsys, "calibrate", inputs / "float.safetensors", *options, "-o", tmp_path / "c")
     assert word in error
     assert list(tmp_path.iterdir()) == []
 
@@ -278,7 +290,7 @@ def test_mistakes_in_the_recipe(
 def test_a_calibrated_checkpoint_keeps_its_scheme(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(calibrate.app, *RTN, inputs / "float.safetensors", "--bits", "w4a8", "-o", tmp_path / "c") == 0
+    assert call("calibrate", *RTN, inputs / "float.safetensors", "--bits", "w4a8", "-o", tmp_path / "c") == 0
     capsys.readouterr()
-    assert "w4a8" in mistake(capsys, export.app, tmp_path / "c", "--bits", "w8a8", "-o", tmp_path / "m.onnx")
-    assert "calibrated already" in mistake(capsys, calibrate.app, *RTN, tmp_path / "c", "-o", tmp_path / "d")
+    assert "w4a8" in mistake(capsys, "export", tmp_path / "c", "--bits", "w8a8", "-o", tmp_path / "m.onnx")
+    assert "calibrated already" in mistake(capsys, "calibrate", *RTN, tmp_path / "c", "-o", tmp_path / "d")

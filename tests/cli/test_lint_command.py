@@ -13,7 +13,8 @@ import pytest
 from calling import call
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from qvggt.cli import export, lint
+from qvggt.jobs.job import read_job
+from qvggt.jobs.lint import SHOWN, LintJob
 
 
 def model(zero_point: int = 0, weights: int = 1) -> ModelProto:
@@ -46,31 +47,33 @@ def write(tmp_path: Path) -> Any:
 
 def test_a_clean_file(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(model())
-    assert call(lint.app, path) == 0
+    assert call("lint", path) == 0
     assert capsys.readouterr().out == f"{path}: 0 errors and 0 warnings for tensorrt\n"
 
 
 def test_an_illegal_file(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(model(zero_point=3))
-    assert call(lint.app, path) == 1
+    assert call("lint", path) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("error QV101 zero-point at q0 (QuantizeLinear): a zero point other than 0")
     assert "quantize symmetrically" in lines[0]
     assert lines[2] == f"{path}: 2 errors and 0 warnings for tensorrt"
-    assert call(lint.app, path, "--target", "cpu") == 0
+    assert call("lint", path, "--target", "cpu") == 0
 
 
-def test_many_places_of_one_rule_are_cut(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(lint.app, write(model(zero_point=3, weights=20))) == 1
+def test_many_places_of_one_rule_are_cut(write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("lint", write(model(zero_point=3, weights=20))) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == lint.SHOWN + 2
-    assert lines[-2] == f"... and QV101 at {40 - lint.SHOWN} other places"
+    assert len(lines) == SHOWN + 2
+    assert lines[-2] == f"... and QV101 at {40 - SHOWN} other places"
+    assert call("lint", tmp_path / "m.onnx", "-v") == 1
+    assert capsys.readouterr().out.count("error QV101") == 40
 
 
 def test_json_has_everything(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(model(zero_point=3, weights=20))
-    assert call(lint.app, path, "--format", "json") == 1
+    assert call("lint", path, "--json", "-") == 1
     found = json.loads(capsys.readouterr().out)
     assert (found["errors"], found["warnings"], found["target"]) == (40, 0, "tensorrt")
     assert len(found["findings"]) == 40
@@ -86,10 +89,10 @@ def test_json_has_everything(write: Any, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [(("--target", "tpu"), "cpu, tensorrt"), (("--format", "xml"), "text or json")]
+    ("options", "words"), [(("--target", "tpu"), "'tensorrt', 'cpu'"), (("-q", "-v"), "contradict each other")]
 )
 def test_mistakes(options: tuple[str, ...], words: str, write: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(lint.app, write(model()), *options) == 2
+    assert call("lint", write(model()), *options) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert words in error
@@ -99,7 +102,7 @@ def test_mistakes(options: tuple[str, ...], words: str, write: Any, capsys: pyte
 def test_unreadable_files(content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if content is not None:
         (tmp_path / "m.onnx").write_bytes(content)
-    assert call(lint.app, tmp_path / "m.onnx") == 2
+    assert call("lint", tmp_path / "m.onnx") == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
@@ -108,13 +111,24 @@ def test_unreadable_files(content: bytes | None, tmp_path: Path, capsys: pytest.
 @pytest.mark.skipif(sys.platform == "win32", reason="named pipes of POSIX")
 def test_a_pipe_is_not_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(tmp_path / "m.onnx")
-    assert call(lint.app, tmp_path / "m.onnx") == 2
+    assert call("lint", tmp_path / "m.onnx") == 2
     assert "no regular file" in capsys.readouterr().err
+
+
+def test_a_program_gets_what_the_command_says(write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = LintJob(write(model(zero_point=3)))
+    assert read_job(job.save(tmp_path / "job.json")) == job
+    result = job.run()
+    assert not result.passed
+    assert capsys.readouterr().out == ""
+    assert call("lint", "--config", tmp_path / "job.json", "--json", tmp_path / "found.json") == 1
+    assert json.loads((tmp_path / "found.json").read_text()) == json.loads(json.dumps(result.to_dict()))
+    assert call("lint", "--config", tmp_path / "job.json", "--target", "cpu") == 0
 
 
 def test_export_lints(small_float: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = (small_float, "-o", tmp_path / "m.onnx", "--target", "tensorrt", "--no-check")
-    assert call(export.app, *line) == 0
+    assert call("export", *line) == 0
     assert "lint: 0 errors and 0 warnings for tensorrt" in capsys.readouterr().out
 
 
@@ -131,7 +145,7 @@ def test_an_illegal_export_ends_with_one(
 
     monkeypatch.setattr(operators, "UNSUPPORTED", frozenset({"QuantizeLinear"}))
     line = (small_float, "-o", tmp_path / "m.onnx", "--target", "tensorrt", *check)
-    assert call(export.app, *line) == 1
+    assert call("export", *line) == 1
     captured = capsys.readouterr()
     assert "QV601" in captured.err
     assert "parity" in captured.out

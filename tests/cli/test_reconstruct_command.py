@@ -1,7 +1,8 @@
-"""qvggt-reconstruct, from the command line to the files; every mistake is one line and exit code 2."""
+"""qvggt reconstruct, from the command line to the files; every mistake is one line and exit code 2."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -16,18 +17,21 @@ from PIL import Image
 from small_network import small_model
 from true_runner import TrueRunner, shoot
 
-from qvggt.cli.reconstruct import app
 from qvggt.data.photos import ORIENTATION, stage_images
 from qvggt.engines import torch_runner
+from qvggt.errors import QvggtError
 from qvggt.eval.ground_truth import ImagePlan
 from qvggt.eval.reconstruction.frames import load_frames
+from qvggt.jobs.job import read_job
+from qvggt.jobs.reconstruct import ReconstructJob
 from qvggt.models.loading import save_model
 from qvggt.models.vggt.config import TrackConfig
+from qvggt.quant.handle import Model
 
 pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")
 pycolmap = pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
 
-call = partial(calling.call, app)
+call = partial(calling.call, "reconstruct")
 TRACK = TrackConfig(
     features=16, iters=2, corr_levels=3, corr_radius=2, hidden_size=32, depth=1, num_heads=2, virtual_tracks=4
 )
@@ -46,7 +50,7 @@ def data(small_float: Path, small_float_onnx: Path, tmp_path_factory: pytest.Tem
 
 
 def mistake(capsys: pytest.CaptureFixture[str], *args: Any) -> str:
-    return calling.mistake(capsys, app, *args)
+    return calling.mistake(capsys, "reconstruct", *args)
 
 
 def test_everything_is_written(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,13 +166,15 @@ def test_overwrite(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (("--model", "FLOAT", "--formats", ","), ("at least one",)),
         (("--model", "FLOAT", "--mask", "clouds"), ("clouds", "black, white, sky")),
         (("--model", "FLOAT", "--masks", "gone"), ("gone", "no such folder")),
-        (("--model", "FLOAT", "--points", "both"), ("both", "depth or head")),
-        (("--model", "FLOAT", "--fit", "squeeze"), ("squeeze", "crop or pad")),
-        (("--model", "FLOAT", "--depth-size", "huge"), ("huge", "network or image")),
+        (("--model", "FLOAT", "--points", "both"), ("both", "depth", "head")),
+        (("--model", "FLOAT", "--fit", "squeeze"), ("squeeze", "crop", "pad")),
+        (("--model", "FLOAT", "--depth-size", "huge"), ("huge", "network", "image")),
         (("--model", "FLOAT", "--size", "60"), ("60", "56")),
         (("--model", "FLOAT", "--conf-percentile", "100"), ("--conf-percentile",)),
         (("--model", "FLOAT", "--max-frames-per-pass", "3"), ("overlap", "1 to 2")),
         (("--model", "FLOAT", "--device", "tpu"), ("tpu", "cpu")),
+        (("--model", "FLOAT", "--query-points", "gone.txt"), ("gone.txt", "text file of query points")),
+        (("--model", "gone.safetensors"), ("gone.safetensors", "no such file")),
         (("--engine", "ONNX", "--fit", "pad"), ("pad", "56x56")),
         (("--engine", "ONNX", "--revision", "main"), ("revision", "main")),
         (("--engine", "ONNX", "--runtime", "magic"), ("magic", "onnxruntime")),
@@ -216,6 +222,61 @@ def test_an_interrupted_run_leaves_nothing(data: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(folder, "write_colmap", stop)
     assert call(data / "photos", "--model", data / "float.safetensors", "-o", tmp_path / "out") == 130
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_job_travels_as_json(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--save-config, --config with an option on top, --json - and the same call from Python."""
+    line = (data / "photos", "--model", data / "float.safetensors", "--formats", "cameras,depth", "--max-images", 2)
+    stored, out = tmp_path / "job.json", tmp_path / "out"
+    assert call(*line, "--mask", "black", "-o", out, "--save-config", stored) == 0
+    job = ReconstructJob(
+        (data / "photos",), out, model=str(data / "float.safetensors"),
+        formats=("cameras", "depth"), mask=("black",), max_images=2,
+    )  # fmt: skip
+    assert read_job(stored) == read_job(job.save(tmp_path / "again.json")) == job
+    assert not out.exists()
+    capsys.readouterr()
+    assert call("--config", stored, "--max-images", 3, "--json", "-") == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert (result["cameras"], result["images"], result["options"]["masks"]) == (3, 3, ["black"])
+    assert result["threads"] == 1
+    assert Path(result["report"]).is_file()
+    assert "3 cameras" in printed.err
+    made = dataclasses.replace(job, overwrite=True).run()
+    assert (made.output, made.cameras, made.passed) == (out, 2, True)
+    assert made.scene.extrinsics.shape == (2, 3, 4)
+    assert sum((out / name).is_file() for name in made.files) == len(made.files) == 6
+    assert len(repr(made)) < 200
+
+
+def test_quiet_says_the_result_only(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ("--model", data / "float.safetensors", "--formats", "cameras", "--max-images", 2, "-q")
+    assert call(data / "photos", *line, "-o", tmp_path / "out") == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert printed.out.startswith(f"{tmp_path / 'out'}: 2 cameras, ")
+    assert printed.out.count("\n") == 1
+
+
+def test_a_model_in_memory_is_passed_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qvggt.engines import opening
+
+    model, given = Model(small_model(), "mine", "0" * 64), []
+    real = opening.open_runner
+
+    def spy(source: Any, options: Any) -> Any:
+        given.append(source)
+        return real(data / "float.safetensors", options)
+
+    monkeypatch.setattr(opening, "open_runner", spy)
+    job = ReconstructJob((data / "photos",), tmp_path / "out", model=model, formats=("cameras",), max_images=2)
+    assert job.run().cameras == 2
+    assert given == [model]
+    with pytest.raises(QvggtError, match="in memory"):
+        job.save(tmp_path / "job.json")
+    with pytest.raises(QvggtError, match="no track head"):
+        dataclasses.replace(job, query_grid=2)
 
 
 @pytest.mark.parametrize(

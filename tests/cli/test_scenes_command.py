@@ -1,4 +1,4 @@
-"""qvggt-scenes."""
+"""qvggt scenes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from functools import partial
 import calling
 import pytest
 
-from qvggt.cli.scenes import app
 from qvggt.data.co3d import read_sequences
 from qvggt.data.registry import Question
 
-call = partial(calling.call, app)
+call = partial(calling.call, "scenes")
 
 
 def small(out, *more):
@@ -40,7 +39,7 @@ def test_a_second_run_reuses(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--size", "big"), "--size 'big': expected pixels"),
+        (("--size", "big"), "--size 'big': expected HxW in pixels"),
         (("--size", "0"), "--size '0'"),
         (("--family", "zoo"), "--family"),
         (("--seed", 10_000_000), "--seed 10000000: expected seed + scenes"),
@@ -50,7 +49,7 @@ def test_a_second_run_reuses(tmp_path, capsys):
     ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, args, message):
-    assert message in calling.mistake(capsys, app, tmp_path / "out", *args)
+    assert message in calling.mistake(capsys, "scenes", tmp_path / "out", *args)
     assert not (tmp_path / "out").exists()
 
 

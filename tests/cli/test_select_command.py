@@ -13,7 +13,6 @@ from PIL import Image
 from small_network import SIZE, small_scenes
 
 from qvggt.calib.selection import load_selection
-from qvggt.cli import calibrate
 from qvggt.data.reading import read_pool
 from qvggt.data.registry import Question
 from qvggt.data.sequence import first_sequences
@@ -53,7 +52,7 @@ SELECT = ("--select", "--sequences", 6, "--clusters", 3)
 def test_planted_noise_is_rejected_and_the_list_is_kept(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(calibrate.app, *line(inputs, tmp_path / "c", *SELECT, "--class-mode", "apple")) == 0
+    assert call("calibrate", *line(inputs, tmp_path / "c", *SELECT, "--class-mode", "apple")) == 0
     printed = capsys.readouterr().out
     selection = load_selection(tmp_path / "c" / "selection.json")
     bad = {f"apple/{p.name}" for p in planted(inputs / "scenes")}
@@ -76,17 +75,17 @@ def test_an_interrupted_selection_goes_on(
 ) -> None:
     from qvggt.calib import selection as driver
 
-    assert call(calibrate.app, *line(inputs, tmp_path / "whole", *SELECT)) == 0
+    assert call("calibrate", *line(inputs, tmp_path / "whole", *SELECT)) == 0
     real, calls = driver.sequence_features, []
     monkeypatch.setattr(driver, "sequence_features", interrupted(real, calls, at=8))
-    assert call(calibrate.app, *line(inputs, tmp_path / "cut", *SELECT)) == 130
+    assert call("calibrate", *line(inputs, tmp_path / "cut", *SELECT)) == 130
     store = tmp_path / ".cut.pool.jsonl"
     with open(store, "a") as file:
         file.write('{"key": "apple/torn')  # a kill in the middle of a line
     monkeypatch.setattr(driver, "sequence_features", lambda *args: calls.append(1) or real(*args))
-    assert call(calibrate.app, *line(inputs, tmp_path / "cut", *SELECT, "--frames", 3)) == 2
-    assert "another kind" in capsys.readouterr().err
-    assert call(calibrate.app, *line(inputs, tmp_path / "cut", *SELECT)) == 0
+    assert call("calibrate", *line(inputs, tmp_path / "cut", *SELECT, "--frames", 3)) == 2
+    assert "selection of another configuration (differs in pool)" in capsys.readouterr().err
+    assert call("calibrate", *line(inputs, tmp_path / "cut", *SELECT)) == 0
     assert "going on after 7 measured sequences" in capsys.readouterr().out
     assert len(calls) == 8 + GOOD + len(BLANK) - 7
     cut, whole = (load_selection(tmp_path / name / "selection.json") for name in ("cut", "whole"))
@@ -104,7 +103,7 @@ def test_a_folder_of_sequences(nested: bool, inputs: Path, tmp_path: Path) -> No
         shutil.copytree(source / "images", target / "images" if nested else target)
         (target / "frame000001.depth.png").write_bytes(b"")
     out = tmp_path / "c"
-    assert call(calibrate.app, *line(inputs, out, "--sequences", 3, data=root)) == 0
+    assert call("calibrate", *line(inputs, out, "--sequences", 3, data=root)) == 0
     frames = json.loads((out / "quant.json").read_text())["calibration"]["frames"]
     assert len(frames) == 3
     assert all(key.startswith("kitchen/" if nested else "data/") for key in frames)
@@ -149,6 +148,6 @@ def test_the_test_split_is_not_in_the_pool(inputs: Path) -> None:
 def test_mistakes(
     options: tuple[Any, ...], words: tuple[str, ...], inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    err = mistake(capsys, calibrate.app, *line(inputs, tmp_path / "c", *options))
+    err = mistake(capsys, "calibrate", *line(inputs, tmp_path / "c", *options))
     assert all(word in err for word in words), err
     assert list(tmp_path.iterdir()) == []

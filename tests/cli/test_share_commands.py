@@ -1,4 +1,4 @@
-"""qvggt-push and qvggt-pull with the real client, against a local Hub (tests/fake_hub.py)."""
+"""qvggt push and qvggt pull with the real client, against a local Hub (tests/fake_hub.py)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from small_network import small_model
 
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.files import file_sha256
+from qvggt.jobs.job import read_job
+from qvggt.jobs.pull import PullJob
+from qvggt.jobs.push import PushJob
 from qvggt.quant.checkpoint import Provenance, save_calibrated
 from qvggt.quant.scheme import parse_scheme
 
@@ -106,8 +109,8 @@ def test_there_and_back(hub: FakeHub, call: Commands, checkpoint: Path, tmp_path
     assert offline.code == 0, offline
     assert commit in offline.out
     assert hub.requests == []
-    mistake(call("pull", "me/small", "-o", tmp_path / "again", "--offline"), "is not empty")
-    assert call("pull", "me/small", "-o", tmp_path / "again", "--offline", "--force").code == 0
+    mistake(call("pull", "me/small", "-o", tmp_path / "again", "--offline"), "exists already", "--overwrite")
+    assert call("pull", "me/small", "-o", tmp_path / "again", "--offline", "--overwrite").code == 0
     assert content(tmp_path / "again") == content(tmp_path / "back")
 
 
@@ -165,8 +168,8 @@ def test_only_expected_names_are_taken(hub: FakeHub, call: Commands, checkpoint:
     assert {path.name for path in (tmp_path / "odd").iterdir()} == {"quant.json", "model.safetensors"}
     asked = {path.split("/")[-1] for method, path in hub.requests if "/resolve/" in path}
     assert asked == {"quant.json", "model.safetensors"}
-    mistake(call("push", checkpoint, "me/odd", **ME), "holds other files", "--force")
-    assert call("push", checkpoint, "me/odd", "--force", **ME).code == 0
+    mistake(call("push", checkpoint, "me/odd", **ME), "holds other files", "--overwrite")
+    assert call("push", checkpoint, "me/odd", "--overwrite", **ME).code == 0
     assert "evil.pkl" in hub.repos["me/odd"].commits[hub.repos["me/odd"].refs["main"]]
 
 
@@ -261,6 +264,31 @@ def test_a_calibrated_repository_is_no_float_model(
     hub: FakeHub, call: Commands, checkpoint: Path, tmp_path: Path
 ) -> None:
     hub.make("me/quantized", **{path.name: path.read_bytes() for path in checkpoint.iterdir()})
-    mistake(call("export", "me/quantized", "-o", tmp_path / "x.onnx"), "qvggt-pull me/quantized")
+    (tmp_path / "a.jpg").touch()
+    line = (tmp_path / "a.jpg", "--model", "me/quantized", "--formats", "cameras", "-o", tmp_path / "out")
+    mistake(call("reconstruct", *line), "qvggt-pull me/quantized")
     asked: list[Any] = [path for _, path in hub.requests if "model.safetensors" in path]
     assert asked == []
+
+
+def test_results_are_json(hub: FakeHub, call: Commands, checkpoint: Path, tmp_path: Path) -> None:
+    card = json.loads(call("push", checkpoint, "me/json", "--card-only", "--json", "-").out)
+    assert (card["commit"], hub.requests) == (None, [])
+    pushed = json.loads(call("push", checkpoint, "me/json", "--json", "-", **ME).out)
+    assert pushed == {**card, "commit": hub.repos["me/json"].refs["main"], "url": pushed["url"]}
+    assert pushed["files"] == {path.name: path.stat().st_size for path in checkpoint.iterdir()}
+    assert hub.repos["me/json"].commits[pushed["commit"]]["README.md"].decode() == pushed["card"]
+    pulled = json.loads(call("pull", "me/json", "-o", tmp_path / "back", "--json", "-").out)
+    assert (pulled["output"], pulled["commit"]) == (str(tmp_path / "back"), pushed["commit"])
+    assert sorted(pulled["files"]) == ["model.safetensors", "quant.json"]
+
+
+@pytest.mark.parametrize(
+    "job",
+    [PushJob("a/b", "me/x", branch="int4", overwrite=True), PullJob("me/x", "there", revision="v1", offline=True)],
+)
+def test_jobs_travel_as_json(job: Any, call: Commands, tmp_path: Path) -> None:
+    assert read_job(job.save(tmp_path / "job.json")) == job
+    saved = call(job.name, "--config", tmp_path / "job.json", "--save-config", tmp_path / "again.json")
+    assert saved.code == 0, saved
+    assert read_job(tmp_path / "again.json") == job

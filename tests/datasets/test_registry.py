@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from small_network import SIZE
 
-from qvggt.cli import calibrate, export
 from qvggt.data import registry
 from qvggt.data.frame_list import FrameList, draw_frames
 from qvggt.data.reading import read_images, read_pool
@@ -123,7 +122,7 @@ def test_calibration_images_come_from_it(root: Path, tmp_path: Path) -> None:
     assert [s.key for s in read_pool(question)] == [f"csv/{seed:03d}" for seed in range(SCENES)]
     out, float_model = tmp_path / "c", root / "float.safetensors"
     options = ("--bits", "w8a8", "--act", "static", "--recipe", "rtn", "--frames", 2, "--sequences", 3)
-    assert call(calibrate.app, float_model, *options, "--data", root, "-o", out) == 0
+    assert call("calibrate", float_model, *options, "--data", root, "-o", out) == 0
     frames = json.loads((out / "quant.json").read_text())["calibration"]["frames"]
     assert list(frames) == ["csv/000", "csv/001", "csv/002"]
     assert frames["csv/000"] == list(draw_frames(0, "csv", "000", FRAMES, 2))
@@ -133,7 +132,7 @@ def test_the_gate_of_an_export_takes_it(root: Path, tmp_path: Path, capsys: pyte
     images = read_images(Question(root, frames=2, max_sequences=1), SIZE, SIZE)
     assert [batch.shape for batch in images] == [(2, 3, SIZE, SIZE)]
     model = (root / "float.safetensors", "--bits", "fp32", "--parity-sequences", 2, "--parity-frames", 2)
-    assert call(export.app, *model, "--data", root, "-o", tmp_path / "m.onnx") == 0
+    assert call("export", *model, "--data", root, "-o", tmp_path / "m.onnx") == 0
     assert "AUC@30 on 2 sequences of 4 frames" in capsys.readouterr().out
 
 

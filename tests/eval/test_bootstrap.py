@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qvggt.eval.bootstrap import Bootstrap, paired_interval
+from qvggt.eval.bootstrap import Bootstrap
 from qvggt.eval.metrics import Column
 
 
@@ -12,7 +12,8 @@ def test_covers_the_true_difference_about_as_often_as_it_says() -> None:
     hits = 0
     for trial in range(200):
         a = rng.normal(size=60)
-        low, high = paired_interval(a, a + rng.normal(0.5, 1, 60), draws=500, seed=trial)
+        b = a + rng.normal(0.5, 1, 60)
+        low, high = Bootstrap(draws=500, seed=trial).paired(Column.of(a), Column.of(b)) or (0, 0)
         hits += low < 0.5 < high
     assert 180 <= hits <= 198
 
@@ -20,20 +21,14 @@ def test_covers_the_true_difference_about_as_often_as_it_says() -> None:
 def test_pairing_takes_out_what_both_share() -> None:
     rng = np.random.default_rng(1)
     a = rng.normal(0, 100, 50)
-    low, high = paired_interval(a, a + 1)
+    low, high = Bootstrap().paired(Column.of(a), Column.of(a + 1)) or (0, 0)
     assert low == pytest.approx(1)
     assert high == pytest.approx(1)
 
 
 def test_seeded() -> None:
-    a, b = np.arange(10.0), np.arange(10.0) ** 1.1
-    assert paired_interval(a, b, seed=3) == paired_interval(a, b, seed=3)
-
-
-@pytest.mark.parametrize(("a", "b"), [([], []), ([1.0], [1.0, 2.0]), ([[1.0]], [[1.0]])])
-def test_refuses_what_is_not_paired(a: list[float], b: list[float]) -> None:
-    with pytest.raises(ValueError, match="paired"):
-        paired_interval(a, b)
+    a, b = Column.of(np.arange(10.0)), Column.of(np.arange(10.0) ** 1.1)
+    assert Bootstrap(seed=3).paired(a, b) == Bootstrap(seed=3).paired(a, b)
 
 
 def column(
@@ -72,10 +67,11 @@ def test_paired_interval_of_columns_takes_out_what_both_share() -> None:
     assert wide[1] - wide[0] > 30
 
 
-def test_paired_columns_agree_with_the_plain_interval() -> None:
+def test_paired_columns_agree_with_plain_resampling() -> None:
     rng = np.random.default_rng(2)
     a, b = rng.normal(size=80), rng.normal(size=80)
-    assert Bootstrap(draws=20_000).paired(column(a), column(b)) == pytest.approx(paired_interval(a, b), abs=0.02)
+    plain = np.quantile((b - a)[rng.integers(0, 80, (20_000, 80))].mean(1), [0.025, 0.975])
+    assert Bootstrap(draws=20_000).paired(Column.of(a), Column.of(b)) == pytest.approx(plain, abs=0.02)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -267,18 +267,17 @@ def test_every_pair_is_compared_and_every_pass_timed(sequences):
 def test_an_interrupted_run_goes_on(sequences, tmp_path):
     header = {
         "config_sha256": config_sha256({}), "config": {}, "candidates": [{"label": "c"}], "frame_list": {},
-        "sequences": [{"key": s.key, "category": s.category} for s in sequences], "shard": [1, 1],
+        "sequences": [{"key": s.key, "category": s.category} for s in sequences], "shard": [1, 1], "identity": {},
     }  # fmt: skip
     plan, protocol = plan_images([], SIZE), Protocol(warmup=0)
     answers = [truth(s, noise=0.3) for s in sequences]
     path = tmp_path / "r.jsonl"
-    with RecordWriter(path, header) as writer, pytest.raises(IndexError):  # the third answer is missing
+    writer = RecordWriter(path, header)
+    with pytest.raises(IndexError):  # the third answer is missing
         evaluate_rows([Scripted(answers[:2])], list(sequences), plan, protocol, save=writer.append, progress=False)
     rest = Scripted(answers[2:])
-    with RecordWriter(path, header) as writer:
-        rows = evaluate_rows(
-            [rest], list(sequences), plan, protocol, done=writer.done, save=writer.append, progress=False
-        )
+    writer = RecordWriter(path, header)
+    rows = evaluate_rows([rest], list(sequences), plan, protocol, done=writer.done, save=writer.append, progress=False)
     assert rest.answers == []
     whole = evaluate_rows([Scripted(answers)], list(sequences), plan, protocol, progress=False)
     for (a,), (b,) in zip(rows, whole, strict=True):

@@ -10,9 +10,9 @@ import pytest
 from safetensors import safe_open
 
 from qvggt.eval.depth import DepthErrors
-from qvggt.eval.metrics import METRICS, column
+from qvggt.eval.metrics import METRICS, column, pose_auc
 from qvggt.eval.points import PointErrors
-from qvggt.eval.pose import PoseErrors, pairwise_errors, pose_auc
+from qvggt.eval.pose import PoseErrors, pairwise_errors
 from qvggt.eval.result import CandidateResult, SequenceRecord
 
 GOLDEN = Path(__file__).parents[1] / "data" / "geometry_reference.safetensors"

@@ -15,7 +15,8 @@ from safetensors import safe_open
 from scipy.spatial.transform import Rotation
 
 from qvggt.errors import QvggtError
-from qvggt.eval.pose import PoseErrors, accuracy, auc, pairwise_errors, pose_auc
+from qvggt.eval.metrics import pose_auc
+from qvggt.eval.pose import PoseErrors, accuracy, auc, pairwise_errors
 
 GOLDEN = Path(__file__).parents[1] / "data" / "geometry_reference.safetensors"
 CASES = range(4)

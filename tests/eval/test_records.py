@@ -59,9 +59,9 @@ def header(shard=(1, 1), **identity):
 
 
 def write(path, keys, **more):
-    with RecordWriter(path, header(**more)) as writer:
-        for key in keys:
-            writer.append(row(key))
+    writer = RecordWriter(path, header(**more))
+    for key in keys:
+        writer.append(row(key))
     return path
 
 
@@ -82,10 +82,10 @@ def test_records_read_back_exactly(tmp_path):
 
 def test_a_run_goes_on_where_it_stopped(tmp_path):
     path = write(tmp_path / "new" / "r.jsonl", KEYS[:2])
-    with RecordWriter(path, header()) as writer:
-        assert list(writer.done) == KEYS[:2]
-        for key in KEYS[2:]:
-            writer.append(row(key))
+    writer = RecordWriter(path, header())
+    assert list(writer.done) == KEYS[:2]
+    for key in KEYS[2:]:
+        writer.append(row(key))
     assert path.read_bytes() == write(tmp_path / "whole.jsonl", KEYS).read_bytes()
 
 
@@ -103,9 +103,9 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path, cut):
     path = write(tmp_path / "r.jsonl", KEYS[:3])
     path.write_bytes(path.read_bytes()[:-cut])
     assert list(read_records(path).rows) == KEYS[:2]
-    with RecordWriter(path, header()) as writer:
-        assert list(writer.done) == KEYS[:2]
-        writer.append(row(KEYS[2]))
+    writer = RecordWriter(path, header())
+    assert list(writer.done) == KEYS[:2]
+    writer.append(row(KEYS[2]))
     assert path.read_bytes() == write(tmp_path / "whole.jsonl", KEYS[:3]).read_bytes()
 
 
@@ -123,7 +123,7 @@ def test_another_configuration_is_refused_and_named(tmp_path):
     before = path.read_bytes()
     with pytest.raises(QvggtError, match=r"another configuration \(differs in frames, images\)"):
         RecordWriter(path, header(frames="y", images=518))
-    with pytest.raises(QvggtError, match="holds shard 1/1, asked for 2/3"):
+    with pytest.raises(QvggtError, match=r"another configuration \(shard was 1/1, is 2/3\)"):
         RecordWriter(path, header(shard=(2, 3)))
     assert path.read_bytes() == before
 
@@ -140,16 +140,21 @@ def test_what_is_no_record_file(tmp_path):
     path = write(tmp_path / "r.jsonl", KEYS[:2])
     lines = path.read_text().splitlines()
     cases = {
-        "": "expected records of qvggt-eval",
+        "": "expected the records of qvggt",
         "[]\n": "line 1: expected a JSON object",
-        "{}\n": "expected records of qvggt-eval",
-        '{"qvggt_eval": 99}\n': "got '99'",
-        '{"qvggt_eval": 1}\n': "expected the header",
+        "{}\n": "expected the records of qvggt",
+        '{"qvggt_eval": 1}\n': "was written by an older qvggt; delete it",
+        '{"qvggt_journal": 99}\n': "expected the records of qvggt",
+        '{"qvggt_journal": 2, "kind": "selection"}\n': "expected the records of qvggt",
+        '{"qvggt_journal": 2, "kind": "records"}\n': "expected the header",
+        '{"qvggt_journal": 2, "kind": "records", "identity": {}, "about": {}}\n': "expected the header",
         "\x00\n": "line 1: expected JSON",
         f"{lines[0]}\n{lines[1][:50]}\n{lines[2]}\n": "line 2: expected JSON",
-        f'{lines[0]}\n{{"sequence": "a/0"}}\n': "line 2: expected the record of a sequence",
-        f'{lines[0]}\n{{"sequence": "z/9", "candidates": []}}\n': "line 2",
-        f'{lines[0]}\n{{"sequence": "a/0", "candidates": []}}\n': "0 candidates",
+        f'{lines[0]}\n{{"sequence": "a/0"}}\n': "line 2: expected a key and a value",
+        f'{lines[0]}\n["a/0", 3]\n': "'a/0': expected the record of a sequence",
+        f'{lines[0]}\n["a/0", [{{}}]]\n': "'a/0': expected the record of a sequence",
+        f'{lines[0]}\n["z/9", []]\n': "'z/9'",
+        f'{lines[0]}\n["a/0", []]\n': "0 candidates",
     }
     for content, message in cases.items():
         path.write_text(content)
@@ -172,10 +177,12 @@ def test_damage_is_one_error_or_harmless(tmp_path, data):
     else:
         lines = content.decode().splitlines()
         index = data.draw(st.integers(0, 2))
-        entry = json.loads(lines[index])
+        whole = json.loads(lines[index])
+        entry = whole if index == 0 else whole[1][0]
+        entry = data.draw(st.sampled_from([entry, *(v for v in entry.values() if isinstance(v, dict) and v)]))
         key = data.draw(st.sampled_from(sorted(entry)))
         entry[key] = data.draw(st.sampled_from([None, 3, "x", [], {}, [1], [{}], [[1, 2]], {"a": 1}]))
-        lines[index] = json.dumps(entry)
+        lines[index] = json.dumps(whole)
         path.write_text("\n".join(lines) + "\n")
     with contextlib.suppress(QvggtError):
         read_records(path)
@@ -207,15 +214,15 @@ def test_merged_shards_equal_the_whole(tmp_path):
 
 def test_extras_come_back_and_files_stay_where_they_are(tmp_path):
     path = write(tmp_path / "deep" / "r.jsonl", KEYS)
-    with RecordWriter(path, header()) as writer:
-        writer.append_extra("worst", [{"sequence": "a/0", "values": [3, 2], "file": "s/a.npz"}])
-        writer.append_extra("memory", [{"peak_rss": 5, "rss_before": 2, "device": None}, None, None])
+    writer = RecordWriter(path, header())
+    writer.append_extra("worst", [{"sequence": "a/0", "values": [3, 2], "file": "s/a.npz"}])
+    writer.append_extra("memory", [{"peak_rss": 5, "rss_before": 2, "device": None}, None, None])
     found, results = merge_records([path])
     assert found["worst"] == [{"sequence": "a/0", "values": [3, 2], "file": str(tmp_path / "deep" / "s" / "a.npz")}]
     assert results[0].memory.peak_rss == 5
     assert results[1].memory is None
-    with RecordWriter(path, header()) as writer:
-        assert list(writer.done) == KEYS
+    writer = RecordWriter(path, header())
+    assert list(writer.done) == KEYS
 
 
 def test_merges_that_cannot_be(tmp_path):

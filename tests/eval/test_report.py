@@ -12,8 +12,9 @@ from qvggt import QvggtError
 from qvggt.eval.depth import DepthErrors
 from qvggt.eval.noise import Noise
 from qvggt.eval.pose import PoseErrors
-from qvggt.eval.report import format_tables, make_report, write_report
+from qvggt.eval.report import format_tables, make_report
 from qvggt.eval.result import CandidateResult, SequenceRecord
+from qvggt.json_file import write_json
 
 
 def candidate(label, errors, abs_rel, noise=None, size=2_000_000):
@@ -54,7 +55,7 @@ def test_document(results, tmp_path):
             "versions": {"torch": "2"},
         },
     )
-    write_report(path, report)
+    write_json(path, report)
     read = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert read["baseline"] == "first"
     assert read["config"] == {"dataset": "co3d", "categories": ["a"]}
@@ -75,7 +76,7 @@ def test_document(results, tmp_path):
 
 def test_lists_of_numbers_stay_on_one_line_and_text_stays_itself(tmp_path):
     content = {"a": [1, 2.5, "x ] [ , \n y"], "b": [[1, 2], [3, 4]], "c": [], "d": [1, 2, 3], "e": math.nan}
-    write_report(tmp_path / "r.json", content)
+    write_json(tmp_path / "r.json", content)
     text = (tmp_path / "r.json").read_text()
     assert '"d": [1, 2, 3]' in text
     assert json.loads(text) == {**content, "e": "nan"}
@@ -84,5 +85,5 @@ def test_lists_of_numbers_stay_on_one_line_and_text_stays_itself(tmp_path):
 def test_a_place_that_refuses_is_an_error(tmp_path, results):
     (tmp_path / "file").write_text("x")
     with pytest.raises(QvggtError, match="cannot be written"):
-        write_report(tmp_path / "file" / "r.json", {})
+        write_json(tmp_path / "file" / "r.json", {})
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

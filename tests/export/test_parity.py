@@ -9,10 +9,11 @@ import pytest
 import torch
 from small_network import small_model
 
-from qvggt.export.parity import LayerParity, OutputParity, ParityReport, check_outputs, sqnr_db, tie_rows
+from qvggt.export.parity import LayerParity, OutputParity, check_outputs, failures, tie_rows
 from qvggt.formats.table import find_format
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import parse_scheme
+from qvggt.sqnr import sqnr_db
 
 
 def test_sqnr() -> None:
@@ -39,10 +40,10 @@ def test_weight_only_has_no_ties() -> None:
 def test_a_report_fails_with_its_worst_part() -> None:
     good, bad = LayerParity("a", 1e-7, 100, 0), LayerParity("b", 1e-3, 100, 0)
     fine, poor = OutputParity("depth", 2, 60.0, 1e-4, 45.0), OutputParity("pose_enc", 2, 20.0, 1.0, 45.0)
-    assert ParityReport((good,), (fine,))
-    assert not ParityReport((good, bad), (fine,))
-    assert not ParityReport((good,), (fine, poor))
-    lines = ParityReport((good, bad), (fine, poor)).failures()
+    assert not failures((good,), (fine,))
+    assert failures((good, bad), (fine,))
+    assert failures((good,), (fine, poor))
+    lines = failures((good, bad), (fine, poor))
     assert len(lines) == 2
     assert lines[0].startswith("b: relative error 1.00e-03")
     assert "pose_enc" in lines[1]

@@ -24,8 +24,8 @@ from qvggt.formats.table import find_format
 from qvggt.models.vggt.network import VGGT
 from qvggt.onnx_view.graph import tensor_types
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.scheme import parse_scheme
 from qvggt.quant.model import scheme_linears
+from qvggt.quant.scheme import parse_scheme
 from qvggt.quant.transform import InputTransform, TransformSpec
 from qvggt.target import Target
 

@@ -17,8 +17,8 @@ from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.parity import LINEAR_TOLERANCE, check_linears, spread_rows
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.quant.model import scheme_linears, tell_centers_
+from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.quant.transform import InputTransform, TransformSpec
 from qvggt.target import Target
 

@@ -26,16 +26,16 @@ from qvggt.engines.onnx_runner import OnnxRunner
 from qvggt.errors import QvggtError
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.network import EMITTERS
-from qvggt.export.parity import check_linears, sqnr_db
+from qvggt.export.parity import check_linears
 from qvggt.models.block import Block
 from qvggt.models.family import FAMILIES, LINEARS, check_size, family_of, find_family
 from qvggt.models.network import module_at
 from qvggt.models.vggt.config import VGGT_1B
-from qvggt.quant.model import quantized_linears
-from qvggt.quant.scheme import parse_scheme
 from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
-from qvggt.quant.model import scheme_linears
+from qvggt.quant.model import quantized_linears, scheme_linears
+from qvggt.quant.scheme import parse_scheme
 from qvggt.rotation import CostTable, FoldConfig, fold_
+from qvggt.sqnr import sqnr_db
 from qvggt.target import Target
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,8 @@ import torch
 from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.eval.depth import depth_errors
-from qvggt.eval.pose import pairwise_errors, pose_auc
+from qvggt.eval.metrics import pose_auc
+from qvggt.eval.pose import pairwise_errors
 from qvggt.geometry import decode_pose
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights

@@ -16,9 +16,9 @@ from qvggt.calib.stream import Stream
 from qvggt.models.family import TokenLayout, family_of
 from qvggt.models.token_types import current_types, frame_types, sequence_types, tell_token_types_, token_types
 from qvggt.models.vggt.network import VGGT
+from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 from qvggt.quant.model import quantized_linears
 from qvggt.quant.scheme import parse_scheme
-from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 
 STAGES = (0, 1, 2)  # of the small model: the patch encoder's block, the first frame block, the first global one
 PATHS = ("aggregator.patch_embed.blocks.0", "aggregator.frame_blocks.0", "aggregator.global_blocks.0")

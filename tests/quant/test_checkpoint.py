@@ -17,12 +17,11 @@ from qvggt.models.fold_config import FoldConfig
 from qvggt.models.folded import applied_fold
 from qvggt.models.vggt.config import VGGTConfig
 from qvggt.models.vggt.network import VGGT
-from qvggt.quant.linear import QuantLinear
-from qvggt.quant.model import quantized_linears
-from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.quant import checkpoint as module
 from qvggt.quant.checkpoint import Provenance, is_calibrated, load_calibrated, save_calibrated
-from qvggt.quant.model import scheme_linears
+from qvggt.quant.linear import QuantLinear
+from qvggt.quant.model import quantized_linears, scheme_linears
+from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.quant.transform import InputTransform, TransformSpec
 from qvggt.rotation.fold import fold_
 

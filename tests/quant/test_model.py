@@ -12,9 +12,8 @@ from qvggt.formats.table import find_format
 from qvggt.models.vggt.config import VGGT_1B
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.model import quantize_, quantized_linears
+from qvggt.quant.model import prepare_, quantize_, quantized_linears, scheme_linears, transform_specs
 from qvggt.quant.scheme import Scheme, parse_scheme
-from qvggt.quant.model import prepare_, scheme_linears, transform_specs
 from qvggt.quant.transform import TransformSpec
 
 FC2 = "aggregator.frame_blocks.0.mlp.fc2"

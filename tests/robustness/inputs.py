@@ -50,7 +50,7 @@ class Kind:
 
 def check_engine(path: str) -> None:
     """The library call a runner makes before it opens an engine."""
-    from qvggt.cli.common import fail
+    from qvggt.cli.terminal import fail
     from qvggt.engines import manifest
     from qvggt.errors import QvggtError
 
@@ -75,13 +75,13 @@ def exported(model: str) -> Reader:
 
 
 def evaluated(*options: str) -> Reader:
-    return Reader("evaluate", (*options, *DATA, "--json", "{out}/r.json"))
+    return Reader("eval", (*options, *DATA, "--json", "{out}/r.json"))
 
 
 def evaluated_room(dataset: str, folder: str) -> Reader:
     line = ("--model", f"{{case}}/{FLOAT}", "--dataset", dataset, "--root", f"{{case}}/{folder}")
     options = ("--stride", 1, "--metrics", "pose,depth", "--warmup", 0, "--json", "{out}/r.json")
-    return Reader("evaluate", (*line, *options))
+    return Reader("eval", (*line, *options))
 
 
 def reconstructed(source: str, *options: str, model: str = FLOAT) -> Reader:
@@ -102,7 +102,7 @@ ON_DATA = Reader("calibrate", (*STATIC, "--data", "{case}/scenes", "--sequences"
 LEARNING = (f"{{case}}/{FLOAT}", "--bits", "w4a4", "--data", "{case}/scenes", *QUICK)
 RESUMED = Reader("calibrate", (*LEARNING, "-o", "{case}/store/c"))  # beside its unfinished store
 RELEASED = (f"{{case}}/{WIDE}", "--bits", "w4a4", "--import-quantvggt", "{case}/release", "-o", "{out}/c")
-MERGED = Reader("evaluate", ("merge", "{case}/records/r.jsonl", "--json", "{out}/r.json"))
+MERGED = Reader("eval", ("merge", "{case}/records/r.jsonl", "--json", "{out}/r.json"))
 RECORDED = evaluated("--model", f"{{case}}/{FLOAT}", "--records", "{case}/records/r.jsonl")
 LISTED = evaluated("--model", f"{{case}}/{FLOAT}", "--frame-list", "{case}/frames/list.json")
 CLOUD = ("--formats", "cameras,ply")
@@ -140,7 +140,7 @@ KINDS = (
     Kind("frame list", (*SCENES, "frames"), "frames/list.json", JSON, (LISTED,)),
     Kind("records", (*SCENES, "records"), "records/r.jsonl", BYTES, (RECORDED, MERGED)),
     Kind("block store", STORE, "store/.c.unfinished/*.safetensors", HEADER, (RESUMED,)),
-    Kind("block store job", STORE, "store/.c.unfinished/job.json", JSON, (RESUMED,)),
+    Kind("block journal", STORE, "store/.c.unfinished/journal.jsonl", BYTES, (RESUMED,)),
     Kind("released parameters", ("wide", "release"), RELEASE_FILE, BYTES, (Reader("calibrate", RELEASED),)),
     Kind("metrics report", ("calibrated", "report"), "report/r.json", JSON, PUSHED),
     Kind("7-Scenes pose", ("float", "rooms"), POSE, LINE, ROOMS),
@@ -181,7 +181,7 @@ def stock(shop: Path, *, unfinished: bool = True) -> None:
     must(partial(rooms, shop), "rooms")
     must(partial(video, shop / "video"), "a video")
     report = ("--frame-list", "{case}/frames/list.json", "--json", "{case}/report/r.json")
-    for reader in (RECORDED, Reader("evaluate", ("--model", "{case}/calibrated", *DATA, *report))):
+    for reader in (RECORDED, Reader("eval", ("--model", "{case}/calibrated", *DATA, *report))):
         must(reader.work(shop, shop / "unused"), reader.command)
     shutil.rmtree(shop / "unused", ignore_errors=True)
     if unfinished:

@@ -65,14 +65,14 @@ def import_everything() -> None:
 
 
 def command(name: str, args: Sequence[object]) -> Work:
-    """The work of running the command line `qvggt.cli.<name> args`; can be pickled."""
+    """The work of running the command line `qvggt <name> args`; can be pickled."""
     return partial(run_command, name, [str(arg) for arg in args])
 
 
 def run_command(name: str, args: Sequence[str]) -> None:
-    from qvggt.cli.common import run
+    from qvggt.cli.main import main
 
-    run(import_module(f"qvggt.cli.{name}").app, args)
+    main([name, *args])
 
 
 def run_forked(
@@ -245,12 +245,11 @@ class Job:
     """A command line that writes `result`; "{out}" in it is the output folder."""
 
     name: str
-    cli: str
     result: str
     line: tuple[object, ...]
 
     def run(self, out: Path, **how: Any) -> Outcome:
-        work = command(self.cli, [str(word).replace("{out}", str(out)) for word in self.line])
+        work = command(self.name, [str(word).replace("{out}", str(out)) for word in self.line])
         return run_forked(work, **how)
 
 
@@ -258,12 +257,12 @@ def jobs(shop: Path) -> dict[str, Job]:
     """The commands, on the workshop's inputs. build: only where the workshop could build an engine."""
     model, scenes = shop / "float" / "model.safetensors", shop / "scenes"
     data = ("--root", scenes, "--frames", 2, "--min-frames", 2, "--warmup", 0)
-    kept = ("--records", "{out}/r.jsonl", "--json", "{out}/r.json")
+    kept = ("--records", "{out}/r.jsonl", "--json", "{out}/r.json", "--overwrite")
     found = [
-        Job("calibrate", "calibrate", "c", (model, "--bits", "w4a4", "--data", scenes, *QUICK, "-o", "{out}/c")),
-        Job("export", "export", "m.onnx", (shop / "calibrated", "--no-check", "-o", "{out}/m.onnx")),
-        Job("eval", "evaluate", "r.json", ("--model", model, "--engine", shop / "onnx" / "m.onnx", *data, *kept)),
-        Job("scenes", "scenes", "s", ("{out}/s", "--train", 1, "--test", 1, "--frames", 2, "--size", SIZE)),
-        Job("build", "build", "m.engine", (shop / "engine" / "m.onnx", "-o", "{out}/m.engine", "--frames", "2")),
+        Job("calibrate", "c", (model, "--bits", "w4a4", "--data", scenes, *QUICK, "-o", "{out}/c")),
+        Job("export", "m.onnx", (shop / "calibrated", "--no-check", "-o", "{out}/m.onnx", "--overwrite")),
+        Job("eval", "r.json", ("--model", model, "--engine", shop / "onnx" / "m.onnx", *data, *kept)),
+        Job("scenes", "s", ("{out}/s", "--train", 1, "--test", 1, "--frames", 2, "--size", SIZE)),
+        Job("build", "m.engine", (shop / "engine" / "m.onnx", "-o", "{out}/m.engine", "--frames", "2", "--overwrite")),
     ]
     return {job.name: job for job in found if job.name != "build" or (shop / "engine").is_dir()}

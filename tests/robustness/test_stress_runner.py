@@ -32,7 +32,7 @@ def ended(code: int = 2, err: str = "error: x: expected y\n") -> Outcome:
     [
         (ended(), set(), "refused", ""),
         (ended(err="note: z\nerror: x\n"), set(), "refused", ""),
-        (ended(), {".c.unfinished", ".c.unfinished/job.json"}, "refused", ""),
+        (ended(), {".c.unfinished", ".c.unfinished/journal.jsonl"}, "refused", ""),
         (ended(0, ""), {"m.onnx"}, "harmless", ""),
         (ended(), {".m.onnx.tmp-1"}, "fault", "left behind"),
         (ended(err="error: a\nb\n"), set(), "fault", "2 lines"),
@@ -94,7 +94,7 @@ def test_short_form(figures: dict[str, Any]) -> None:
 def killed(work: Callable[[str], None], folder: Path, kills: int) -> dict[str, Any]:
     """In the clean process: kills of a job that is this work instead of a command."""
     with patch.object(sandbox, "command", lambda _name, line: partial(work, line[0])):
-        return stress.kill_job(sandbox.Job("work", "work", "m.onnx", ("{out}",)), folder, kills, 0)
+        return stress.kill_job(sandbox.Job("work", "m.onnx", ("{out}",)), folder, kills, 0)
 
 
 def write_half(out: str) -> None:

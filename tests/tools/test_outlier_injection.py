@@ -19,9 +19,9 @@ from qvggt.errors import QvggtError
 from qvggt.models.block import LayerScale
 from qvggt.models.family import Stage, family_of
 from qvggt.models.vggt.network import VGGT
+from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 from qvggt.quant.model import quantize_
 from qvggt.quant.scheme import parse_scheme
-from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 from qvggt.rotation import FoldConfig, applied_fold, fold_
 
 OUTPUTS = {"pose_enc", "depth", "depth_conf", "world_points", "world_points_conf", "track", "vis", "conf"}

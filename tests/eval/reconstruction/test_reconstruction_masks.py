@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from qvggt.data.images import Mode
 from qvggt.errors import QvggtError
 from qvggt.eval.ground_truth import ImagePlan
+from qvggt.eval.reconstruction.config import Fit, Mask
 from qvggt.eval.reconstruction.frames import load_frames
-from qvggt.eval.reconstruction.masks import keep, read_masks
+from qvggt.eval.reconstruction.masks import MASKS, keep, read_masks
 
 
 def landscape(seed: int = 0) -> np.ndarray:
@@ -21,6 +24,11 @@ def landscape(seed: int = 0) -> np.ndarray:
     image[60:] = np.array([70, 110, 50]) + rng.normal(0, 25, (60, 160, 1))
     image[90:110, 30:120] = [80, 130, 210]
     return np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
+
+
+def test_options_name_what_there_is() -> None:
+    assert get_args(Mask) == tuple(MASKS)
+    assert get_args(Fit) == get_args(Mode)
 
 
 def test_black_and_white() -> None:

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from qvggt.data.image_set import ImageSet
 from qvggt.data.reading import read_pool
 from qvggt.data.registry import Question
 from qvggt.data.sequence import Frames, first_sequences
 from qvggt.errors import QvggtError
+from qvggt.progress import Console
 
 if TYPE_CHECKING:
     from qvggt.calib.selection import Record, Selection, SelectionConfig
     from qvggt.models.network import Network
 
 SELECTION = "selection.json"  # in the checkpoint folder
+SHOWN = 5  # rejected sequences in the text
 
 
 @dataclass(frozen=True)
@@ -49,35 +49,26 @@ def training_images(
     chooser: SelectionConfig | None,
     store: Path,
     job: Mapping[str, Any],
+    console: Console,
 ) -> Training:
     """The first `sequences` of the pool, the categories taking turns, or with a `chooser` those it selects; size:
     (height, width). See `read_pool` and `select_images`."""
     pool = read_pool(question)
     if chooser is None:
         return Training(ImageSet(first_sequences(pool, sequences), *size), pool)
-    images, selection = select_images(model, ImageSet(pool, *size), chooser, store, job)
-    print_selection(selection, sequences)
+    images, selection = select_images(model, ImageSet(pool, *size), chooser, store, job, console)
+    print_selection(selection, sequences, console)
     rejected = set(selection.rejected)
     return Training(images, tuple(s for s in pool if s.key not in rejected), selection)
 
 
-def selection_config(sequences: int, clusters: int, class_mode: str, seed: int, rounds: int) -> SelectionConfig:
-    """`sequences` from `clusters` clusters, equally many each; QvggtError when they do not split so. rounds: of the
-    model's frame and global blocks, the last four of which are judged."""
-    from qvggt.calib.selection import SelectionConfig
-
-    if sequences % clusters:
-        lower = sequences // clusters * clusters
-        near = " or ".join(str(n) for n in (lower, lower + clusters) if n)
-        raise QvggtError(
-            f"--sequences {sequences}: does not split into {clusters} clusters; take {near}, or other --clusters"
-        )
-    per_cluster, deep = sequences // clusters, min(4, rounds)
-    return SelectionConfig(clusters, per_cluster, seed, deep_rounds=deep, class_mode=class_mode)
-
-
 def select_images(
-    model: Network, pool: ImageSet[Frames], config: SelectionConfig, store: Path, job: Mapping[str, Any]
+    model: Network,
+    pool: ImageSet[Frames],
+    config: SelectionConfig,
+    store: Path,
+    job: Mapping[str, Any],
+    console: Console,
 ) -> tuple[ImageSet[Frames], Selection]:
     """The chosen sequences of a pool and the list of reasons.
 
@@ -93,7 +84,7 @@ def select_images(
     listing = hashlib.sha256(json.dumps(pool.listing(), sort_keys=True).encode()).hexdigest()
     kept = PoolJournal(store, {**job, "pool": listing, "deep_rounds": config.deep_rounds})
     if kept.records:
-        typer.echo(f"going on after {len(kept.records)} measured sequences ({store})")
+        console.say(f"going on after {len(kept.records)} measured sequences ({store})")
     left = replace(pool, sequences=tuple(s for s in pool.sequences if s.key not in kept.records))
     keyed = ((sequence.key, sequence.category, batch) for sequence, batch in zip(left.sequences, left, strict=True))
     measured: list[Record] = measure_pool(model, keyed, config.deep_rounds, total=len(left), keep=kept.add)
@@ -102,13 +93,13 @@ def select_images(
     return replace(pool, sequences=tuple(s for s in pool.sequences if s.key in keys)), selection
 
 
-def print_selection(selection: Selection, wanted: int) -> None:
-    """What was chosen, and why sequences were rejected (the first few)."""
-    typer.echo(f"selection: {selection.summary()}")
+def print_selection(selection: Selection, wanted: int, console: Console) -> None:
+    """What was chosen, and why sequences were rejected (the first few; all of them with -v)."""
+    console.say(f"selection: {selection.summary()}")
     if len(selection.chosen) < wanted:
-        typer.echo(f"selection: the pool has no {wanted} usable sequences, all {len(selection.chosen)} are taken")
+        console.say(f"selection: the pool has no {wanted} usable sequences, all {len(selection.chosen)} are taken")
     rejected = [s for s in selection.sequences if s.status == "rejected"]
-    for entry in rejected[:5]:
-        typer.echo(f"  {entry.key}: {entry.reason}")
-    if len(rejected) > 5:
-        typer.echo(f"  and {len(rejected) - 5} more, see {SELECTION}")
+    for index, entry in enumerate(rejected):
+        (console.say if index < SHOWN else console.detail)(f"  {entry.key}: {entry.reason}")
+    if len(rejected) > SHOWN:
+        console.say(f"  and {len(rejected) - SHOWN} more, see {SELECTION}")

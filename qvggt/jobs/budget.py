@@ -1,4 +1,4 @@
-"""qvggt-calibrate --budget and --scheme: which part gets which format, searched or read from a file."""
+"""Which part gets which format so that a drop stays in budget: the search of a calibration, and its record."""
 
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from qvggt.data.image_set import ImageSet
 from qvggt.data.sequence import Frames, Sequence, first_sequences
 from qvggt.errors import QvggtError
-from qvggt.files import read_object
-from qvggt.formats.linear_format import LinearFormat
-from qvggt.formats.table import FORMATS, find_format
 from qvggt.models.family import family_of
 from qvggt.predictions import CAMERAS
-from qvggt.quant.checkpoint import DESCRIPTION
+from qvggt.progress import Console
 from qvggt.quant.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -72,7 +67,7 @@ class BudgetResult:
 
 
 def search_budget(
-    search: BudgetSearch, model: Network, images: ImageSet[Frames], pool: tuple[Frames, ...]
+    search: BudgetSearch, model: Network, images: ImageSet[Frames], pool: tuple[Frames, ...], console: Console
 ) -> BudgetResult:
     """The cheapest mixture whose drop fits, printed; the float `model` is left as it is.
 
@@ -81,23 +76,20 @@ def search_budget(
     `search.store`, so that an interrupted search goes on. Deterministic. QvggtError when nothing fits.
     """
     from qvggt.calib.budget import cheapest_within, frontier, mixed_scheme
-    from qvggt.calib.journal import Journal
     from qvggt.calib.sensitivity import Trial, find_units, make_drop, measure_units, quick
+    from qvggt.journal import Journal
 
     base = search.scheme
     ladder = base.base.ladder
-    if not ladder:
-        others = dict.fromkeys(format.bits for format in FORMATS.values() if format.ladder)
-        raise QvggtError(f"--budget: --bits {base.bits} has nothing to choose; expected one of {', '.join(others)}")
     units = find_units(model, base.parts, search.by)
     if not units:
         raise QvggtError("--budget: no part of this model is to be quantized; name some with --parts")
-    scored = score_images(pool, images, SCORED)
+    scored = score_images(pool, images, SCORED, console)
     about = {"limit": search.limit, "by": search.by, "scheme": base.to_dict(), "scored": scored.listing()}
     journal = Journal(search.store, {**search.job, **about}, "budget search")
     if journal.values:
-        typer.echo(f"going on after {len(journal.values)} measured choices ({search.store})")
-    metric = make_metric(model, scored)
+        console.say(f"going on after {len(journal.values)} measured choices ({search.store})")
+    metric = make_metric(model, scored, console)
     few = [batch for batch, _ in zip(images, range(MEASURED), strict=False)]
     trial = Trial(quick(search.recipe), few, search.seed, search.memory)
     table = measure_units(model, units, ladder, base.activation, trial, journal=journal)
@@ -121,18 +113,18 @@ def search_budget(
         "units": rows,
     }
     result = BudgetResult(scheme, record, metric)
-    print_budget(result)
+    print_budget(result, console)
     return result
 
 
-def make_metric(model: Network, images: ImageSet[Frames]) -> Metric:
+def make_metric(model: Network, images: ImageSet[Frames], console: Console) -> Metric:
     """AUC@30 where the sequences have poses and two frames, else the relative error of the network's outputs."""
     posed = [s for s in images.sequences if isinstance(s, Sequence) and len(s.frame_indices) > 1]
     if posed and len(posed) == len(images) and CAMERAS in family_of(model).outputs(model.config):
         base = _auc(model, images, posed)
         if base > 0:
             return Metric("AUC@30", base, len(posed), lambda network: (base - _auc(network, images, posed)) / base)
-        typer.echo("budget: AUC@30 of the float model is 0, so the error of the outputs is taken")
+        console.say("budget: AUC@30 of the float model is 0, so the error of the outputs is taken")
     from qvggt.calib.sensitivity import network_outputs, output_error
 
     batches = list(images)
@@ -144,61 +136,37 @@ def make_metric(model: Network, images: ImageSet[Frames]) -> Metric:
     return Metric("relative error of the outputs", None, len(batches), error)
 
 
-def score_images(pool: tuple[Frames, ...], images: ImageSet[Frames], count: int) -> ImageSet[Frames]:
+def score_images(pool: tuple[Frames, ...], images: ImageSet[Frames], count: int, console: Console) -> ImageSet[Frames]:
     """Up to `count` sequences of a pool that are not calibrated on, the categories taking turns; the calibration ones
     where too few are left."""
     used = {s.key for s in images.sequences}
     rest = first_sequences(tuple(s for s in pool if s.key not in used), count)
     if len(rest) < FEWEST:
-        typer.echo(f"budget: the drop is measured on the {len(images)} calibration sequences, too few others are there")
+        console.say(
+            f"budget: the drop is measured on the {len(images)} calibration sequences, too few others are there"
+        )
         return images
     return ImageSet(rest, images.height, images.width)
 
 
-def print_budget(result: BudgetResult) -> None:
+def print_budget(result: BudgetResult, console: Console) -> None:
     """The table of what got which bits."""
     record = result.record
-    typer.echo("| part | layers | bits | MB | error alone |")
-    typer.echo("|---|---:|---|---:|---:|")
+    console.say("| part | layers | bits | MB | error alone |")
+    console.say("|---|---:|---|---:|---:|")
     for row in record["units"]:
         damage = "0" if row["damage"] == 0 else f"{math.sqrt(row['damage']):.2%}"
-        typer.echo(f"| {row['unit']} | {row['layers']} | {row['bits']} | {row['bytes'] / 1e6:.2f} | {damage} |")
+        console.say(f"| {row['unit']} | {row['layers']} | {row['bits']} | {row['bytes'] / 1e6:.2f} | {damage} |")
     total = sum(row["bytes"] for row in record["units"])
     least, most = (sum(row[key] for row in record["units"]) for key in ("least_bytes", "float_bytes"))
-    typer.echo(
+    console.say(
         f"{total / 1e6:.2f} MB of weights and scales (all at {record['scheme']['bits']}: {least / 1e6:.2f}, "
         f"fp32: {most / 1e6:.2f})"
     )
-    typer.echo(
+    console.result(
         f"{record['metric']} on {record['sequences']} sequences: drop {record['drop_before_learning']:.2%} before "
         f"learning, budget {record['limit']:.2%}"
     )
-
-
-def read_scheme(path: Path) -> Scheme:
-    """A scheme file, the quant.json or budget.json of a checkpoint, or its folder; QvggtError names the file."""
-    file = path / DESCRIPTION if path.is_dir() else path
-    values = read_object(file, f"a scheme or a checkpoint's {DESCRIPTION}", f"--scheme {file}")
-    if isinstance(values.get("scheme"), dict):
-        values = values["scheme"]
-    try:
-        return Scheme.from_dict(values)
-    except QvggtError as error:
-        raise QvggtError(f"--scheme {file}: {error}") from error
-
-
-def check_options(scheme: Path | None, budget: str | None, bits: str, act: str, given: tuple[str, ...]) -> None:
-    """QvggtError for options that contradict each other; a word about one without effect."""
-    if scheme is not None:
-        for option in ("bits", "act", "parts", "override", "budget"):
-            if option in given:
-                raise QvggtError(f"--{option}: --scheme {scheme} says that already; give one of the two")
-    if "budget_by" in given and budget is None:
-        raise QvggtError("--budget-by belongs to --budget; add that or leave it out")
-    if "override" in given and budget is not None:
-        raise QvggtError("--override: --budget chooses the bits of every part itself; give one of the two")
-    if act == "static" and isinstance(format := find_format(bits), LinearFormat) and format.activation is None:
-        typer.echo(f"note: --act static does nothing with {bits}, whose activations stay in floating point", err=True)
 
 
 def _row(model: Network, unit: Unit, choice: Choice, choices: list[Choice]) -> dict[str, Any]:
@@ -220,7 +188,8 @@ def _auc(network: Network, images: ImageSet[Frames], posed: list[Sequence]) -> f
     """AUC@30 in points."""
     import torch
 
-    from qvggt.eval.pose import pairwise_errors, pose_auc
+    from qvggt.eval.metrics import pose_auc
+    from qvggt.eval.pose import pairwise_errors
     from qvggt.geometry import decode_pose
 
     errors = []

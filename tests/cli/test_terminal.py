@@ -11,7 +11,8 @@ import pytest
 import typer
 
 from qvggt import QvggtError, __version__
-from qvggt.cli.common import LONGEST, check_writable, one_line, run
+from qvggt.cli.terminal import LONGEST, one_line, run
+from qvggt.jobs.places import check_file_place, check_folder, check_new_file
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -94,21 +95,37 @@ def test_help_shows_the_example_and_the_version_option(capsys):
     assert "Print the version" in out
 
 
-def test_check_writable(tmp_path, monkeypatch):
-    check_writable(tmp_path / "new" / "deep" / "file.json")
+def test_check_file_place(tmp_path):
+    check_file_place(tmp_path / "new" / "deep" / "file.json")
     assert list(tmp_path.iterdir()) == []
-    check_writable(Path("relative.json"))
+    check_file_place(Path("relative.json"))
     with pytest.raises(QvggtError, match="is a folder, expected a file to write"):
-        check_writable(tmp_path)
+        check_file_place(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(QvggtError, match="Not a directory"):
-        check_writable(tmp_path / "file" / "x.json")
+        check_file_place(tmp_path / "file" / "x.json")
     with pytest.raises(QvggtError, match="no regular file"):
-        check_writable(Path(os.devnull))
+        check_file_place(Path(os.devnull))
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
-def test_check_writable_tries_rather_than_asks():
+def test_a_place_is_tried_rather_than_asked():
     """/proc grants root access and still refuses files."""
     with pytest.raises(QvggtError, match=r"/proc/x\.json: cannot be written"):
-        check_writable(Path("/proc/x.json"))
+        check_file_place(Path("/proc/x.json"))
+
+
+def test_what_is_there_is_replaced_when_asked_alone(tmp_path):
+    check_new_file(tmp_path / "empty", overwrite=False)
+    (tmp_path / "empty").write_text("")
+    check_new_file(tmp_path / "empty", overwrite=False)
+    (tmp_path / "full").write_text("mine")
+    check_new_file(tmp_path / "full", overwrite=True)
+    with pytest.raises(QvggtError, match=r"full: exists already; .* --overwrite"):
+        check_new_file(tmp_path / "full", overwrite=False)
+
+
+def test_check_folder(tmp_path):
+    check_folder(tmp_path, "photographs")
+    with pytest.raises(QvggtError, match="none: is not a folder, expected photographs"):
+        check_folder(tmp_path / "none", "photographs")

@@ -1,0 +1,371 @@
+"""Deploy: from a checkpoint and images to verified files and a report, in one resumable call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from qvggt.errors import QvggtError
+from qvggt.files import read_object
+from qvggt.formats.table import DEFAULT, choices, choices_text, find_format
+from qvggt.jobs.build import BuildJob
+from qvggt.jobs.calibrate import CalibrateJob
+from qvggt.jobs.chain import Done, Step, run_steps
+from qvggt.jobs.evaluate import EvaluateJob
+from qvggt.jobs.export import ExportJob
+from qvggt.jobs.job import Doc, Job, Place, Result
+from qvggt.jobs.options import Offline, Revision, Threads
+from qvggt.jobs.places import check_place
+from qvggt.jobs.scenes import ScenesJob
+from qvggt.mapping import at_least
+from qvggt.predictions import CAMERAS, DEPTH
+from qvggt.progress import Console
+
+JOURNAL = "deploy.jsonl"
+SCENE_FRAMES = 8  # of a generated scene; fewer are drawn from it
+TRAIN_SCENES = 64
+PHOTOS = "photos"
+BUILDERS: dict[Literal["rtx", "tensorrt"], str] = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+"""Backend -> the package it needs, the first that is there is taken."""
+
+
+@dataclass(frozen=True)
+class Deployed(Result):
+    """steps: name -> what came of it. rows: of the table, a candidate each; without one where a check failed before.
+    report, page: the evaluation as JSON and HTML."""
+
+    folder: Path
+    steps: Mapping[str, Done]
+    rows: tuple[dict[str, Any], ...]
+    report: Path
+    page: Path
+    notes: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(done.passed for done in self.steps.values())
+
+    @property
+    def text(self) -> str:
+        """The table, and where to read on."""
+        from qvggt.eval.tables import aligned
+
+        cells = [["candidate", "AUC@30", "change", "95 %", "abs-rel", "pose dB", "depth dB", "s/seq", "MB"]]
+        for row in self.rows:
+            low, high = row["interval"] or (None, None)
+            cells.append(
+                [
+                    row["candidate"],
+                    _cell(row["auc30"], "{:.2f}"),
+                    _cell(row["change"], "{:+.2f}"),
+                    "-" if low is None else f"{_cell(low, '{:+.2f}')}..{_cell(high, '{:+.2f}')}",
+                    _cell(row["abs_rel"], "{:.4f}"),
+                    *(_cell(row[name], "{:.1f}") for name in ("pose_db", "depth_db")),
+                    _cell(row["seconds"], "{:.3f}"),
+                    _cell(row["bytes"] / 1e6, "{:.2f}"),
+                ]
+            )
+        lines = aligned(cells) if self.rows else []
+        failed = [name for name, done in self.steps.items() if not done.passed]
+        if failed:
+            lines.append(f"FAILED: {failed[0]}; its result is in {self.folder / 'steps'}")
+        return "\n".join([*lines, *([f"report: {self.page}, {self.report}"] if self.rows else [])])
+
+    def __repr__(self) -> str:
+        return f"Deployed({str(self.folder)!r}, {'passed' if self.passed else 'FAILED'})\n{self.text}"
+
+    def to_dict(self, folder: Path | None = None) -> dict[str, Any]:
+        return {
+            "folder": str(self.folder),
+            "passed": self.passed,
+            "report": str(self.report),
+            "page": str(self.page),
+            "notes": list(self.notes),
+            "rows": list(self.rows),
+            "steps": [
+                {"step": name, "passed": done.passed, "seconds": done.seconds, "outputs": list(done.outputs)}
+                for name, done in self.steps.items()
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class DeployJob(Job[Deployed]):
+    """Calibrate a checkpoint, export it, prove the file, build an engine, evaluate all of them, and write a report.
+
+    Everything goes to the folder OUT: calibrated checkpoints, .onnx files with their parity reports, engines,
+    results.json and report.html. Each step is a command of its own and is skipped when nothing it depends on has
+    changed, so the same call goes on where it was interrupted. Exit code 1 when a check fails.
+
+    --data may be photographs (a folder of them, or one folder per sequence): they have no known cameras, so figures
+    say how well a file agrees with the float model. With data of known cameras (Co3D, 7-Scenes, NRGBD) they say how
+    right it is; calibration then sees the training split only. Without --data, scenes are generated.
+    """
+
+    name: ClassVar[str] = "deploy"
+    examples: ClassVar[tuple[str, ...]] = (
+        "qvggt deploy tiny --format w8a8 --data photos/ -o outputs/tiny",
+        "qvggt deploy tiny --format w8a8,w4a4 -o outputs/demo",
+        "qvggt deploy facebook/VGGT-1B --format w8a8 --data /data/co3d --to engine -o outputs/vggt",
+    )
+
+    model: Annotated[
+        str,
+        Doc("tiny, vggt-1b, a .safetensors/.pt file, a folder with one, or a Hub id: float weights.", argument=True),
+    ]
+    output: Annotated[Place, Doc("Folder for everything that is written.", ("-o", "--output"), metavar="OUT")]
+    _: KW_ONLY
+    formats: Annotated[
+        tuple[str, ...],
+        Doc(
+            f"Formats, comma-separated: {choices_text()}.",
+            ("--format", "--bits"),
+            comma=True,
+            words=lambda: tuple(choices()),
+        ),
+    ] = (DEFAULT,)
+    data: Annotated[
+        Place | None, Doc("Photographs, or a folder in Co3D, 7-Scenes or NRGBD format. [generated scenes]")
+    ] = None
+    to: Annotated[
+        Literal["onnx", "engine"],
+        Doc("onnx: for CPUs. engine: for TensorRT as well, built where TensorRT-RTX or TensorRT is installed."),
+    ] = "onnx"
+    recipe: Annotated[str, Doc("Calibration: qvggt (ours), or a baseline: rtn, smoothquant, quarot, quantvggt.")] = (
+        "qvggt"
+    )
+    baselines: Annotated[
+        tuple[str, ...], Doc("Recipes to calibrate and evaluate beside it, comma-separated.", comma=True)
+    ] = ()
+    sequences: Annotated[int, Doc("Sequences to calibrate on."), at_least(1)] = TRAIN_SCENES
+    test_sequences: Annotated[int, Doc("Sequences to evaluate on."), at_least(1)] = 48
+    frames: Annotated[int, Doc("Frames per sequence."), at_least(2)] = 4
+    seed: Annotated[int, Doc("Seed of frames, rotations and batches."), at_least(0)] = 0
+    revision: Revision = None
+    offline: Offline = False
+    threads: Threads = None
+
+    def check(self) -> None:
+        from qvggt.calib.recipe import find_recipe
+
+        if not self.formats:
+            raise QvggtError("--format: expected one format or more, e.g. w8a8")
+        for name in self.formats:
+            find_format(name, "dynamic")
+        for recipe in (self.recipe, *self.baselines):
+            find_recipe(recipe)
+        if self.recipe in self.baselines:
+            raise QvggtError(f"--baselines {self.recipe}: is the recipe itself; leave it out")
+
+    def prepare(self) -> None:
+        out = Path(self.output)
+        check_place(out / "file")
+        if out.exists() and not out.is_dir():
+            raise QvggtError(f"{out}: is a file, expected a folder to write")
+        if out.is_dir() and any(out.iterdir()) and not (out / JOURNAL).is_file():
+            raise QvggtError(f"{out}: holds other files and no {JOURNAL}; choose another folder")
+        if self.data is not None and not Path(self.data).is_dir():
+            raise QvggtError(f"--data {self.data}: is no folder; give one with photographs, or in Co3D format")
+
+    def unfinished(self) -> tuple[Path, ...]:
+        out = Path(self.output)
+        return (out / JOURNAL, *sorted(out.glob(".*.unfinished")))
+
+    def execute(self, console: Console) -> Deployed:
+        import torch
+
+        from qvggt.hub.names import find_weights
+        from qvggt.journal import Journal
+
+        out = Path(self.output)
+        weights = find_weights(self.model, revision=self.revision, offline=self.offline)
+        identity = {key: value for key, value in self.to_dict().items() if key not in ("qvggt", "overwrite")}
+        if self.overwrite:
+            (out / JOURNAL).unlink(missing_ok=True)
+        journal = Journal(out / JOURNAL, {**identity, "threads": torch.get_num_threads()}, "deployment")
+        plan = Plan(self, weights)
+        for note in plan.notes:
+            console.say(f"note: {note}")
+        done = run_steps(plan.steps(), journal, console)
+        rows = table_rows(done, plan) if plan.evaluated in done else []
+        result = Deployed(out, done, tuple(rows), plan.report, plan.page, plan.notes)
+        console.result(result.text)
+        return result
+
+
+class Plan:
+    """The steps of a deployment: which files each reads and writes."""
+
+    evaluated = "evaluate"
+
+    def __init__(self, job: DeployJob, weights: Path) -> None:
+        self.job = job
+        self.weights = weights
+        self.out = Path(job.output)
+        self.stem = job.model.split("/")[-1] if job.model == "tiny" or "/" in job.model else Path(job.model).stem
+        self.data = self.out / "scenes" if job.data is None else Path(job.data)
+        self.report, self.page = self.out / "results.json", self.out / "report.html"
+        self.dataset = "co3d" if job.data is None else _recognised(self.data)
+        self.posed = self.dataset != PHOTOS
+        self.backend = next((name for name, package in BUILDERS.items() if find_spec(package) is not None), None)
+        self.notes = tuple(self._notes())
+
+    def _notes(self) -> Iterator[str]:
+        if not self.posed:
+            yield (
+                "photographs have no known cameras: figures say how well files agree with the float model, on images "
+                "they were calibrated on; they are no accuracy"
+            )
+        if self.job.to == "engine" and self.backend is None:
+            yield "no engine: neither TensorRT-RTX nor TensorRT is installed; pip install 'qvggt[rtx]', and repeat"
+        elif self.job.to == "engine" and not _has_gpu():
+            yield "engines are built and not run: this machine has no GPU, so the .onnx files are evaluated on the CPU"
+
+    def steps(self) -> list[Step]:
+        """In order."""
+        calibrated = [(f, r) for f in self.job.formats for r in (self.job.recipe, *self.job.baselines)]
+        exports = [self._export(f) for f in self.job.formats]
+        builds = [self._build(f) for f in self.job.formats] if self.job.to == "engine" and self.backend else []
+        scenes = [self._scenes()] if self.job.data is None else []
+        return [
+            *scenes,
+            *(self._calibrate(*each) for each in calibrated),
+            *exports,
+            *builds,
+            self._evaluate(calibrated),
+        ]
+
+    def checkpoint(self, format: str, recipe: str) -> Path:
+        """Folder of a calibrated checkpoint."""
+        end = "" if recipe == self.job.recipe else f"-{recipe}"
+        return self.out / f"{self.stem}-{format}{end}"
+
+    def onnx(self, format: str) -> Path:
+        """The exported file."""
+        end = "-tensorrt" if self.job.to == "engine" else ""
+        return self.out / f"{self.stem}-{format}{end}.onnx"
+
+    def _step(self, name: str, job: Job[Any], inputs: Sequence[Path], outputs: Sequence[Path]) -> Step:
+        result = self.report if name == self.evaluated else self.out / "steps" / f"{name.replace(' ', '-')}.json"
+        return Step(name, job, tuple(inputs), tuple(outputs), result)
+
+    def _scenes(self) -> Step:
+        job = ScenesJob(
+            self.data,
+            train=self.job.sequences,
+            test=self.job.test_sequences,
+            frames=max(SCENE_FRAMES, self.job.frames),
+            size=(native_size(self.weights),) * 2,
+        )
+        return self._step("scenes", job, [], [self.data])
+
+    def _calibrate(self, format: str, recipe: str) -> Step:
+        folder = self.checkpoint(format, recipe)
+        job = CalibrateJob(
+            self.job.model,
+            folder,
+            format=format,
+            recipe=recipe,
+            data=self.data,
+            sequences=self.job.sequences,
+            frames=self.job.frames,
+            seed=self.job.seed,
+            **self._shared(),
+        )
+        name = f"calibrate {format}" + ("" if recipe == self.job.recipe else f" {recipe}")
+        return self._step(name, job, [self.weights, self.data], [folder])
+
+    def _export(self, format: str) -> Step:
+        folder, file = self.checkpoint(format, self.job.recipe), self.onnx(format)
+        target: Literal["cpu", "tensorrt"] = "tensorrt" if self.job.to == "engine" else "cpu"
+        data = self.data if self.posed else None  # the gate's camera check needs known cameras: else generated scenes
+        job = ExportJob(
+            folder, file, target=target, data=data, seed=self.job.seed, threads=self.job.threads, overwrite=True
+        )
+        return self._step(f"export {format}", job, [folder, *([] if data is None else [data])], [file])
+
+    def _build(self, format: str) -> Step:
+        assert self.backend is not None
+        file = self.onnx(format)
+        engine = file.with_suffix(".engine")
+        job = BuildJob(file, engine, backend=self.backend, overwrite=True)
+        return self._step(f"build {format}", job, [file], [engine])
+
+    def _evaluate(self, calibrated: Sequence[tuple[str, str]]) -> Step:
+        folders = [self.checkpoint(*each) for each in calibrated]
+        files = [self.onnx(format) for format in self.job.formats]
+        if self.job.to == "engine" and self.backend is not None and _has_gpu():
+            files += [file.with_suffix(".engine") for file in files]
+        job = EvaluateJob(
+            (self.job.model, *folders),
+            engines=tuple(map(str, files)),
+            dataset=self.dataset,
+            root=self.data,
+            frames=self.job.frames,
+            min_frames=self.job.frames,
+            max_sequences=self.job.test_sequences,
+            seed=self.job.seed,
+            html=self.page,
+            store=self.out / "pictures",
+            **self._shared(),
+        )
+        return self._step(
+            self.evaluated, job, [self.weights, self.data, *folders, *files], [self.page, self.out / "pictures"]
+        )
+
+    def _shared(self) -> dict[str, Any]:
+        """What the jobs that load the model have of this one; the folder is ours, so they replace what is there."""
+        given = {name: getattr(self.job, name) for name in ("revision", "offline", "threads")}
+        return {**given, "overwrite": True}
+
+
+def table_rows(done: Mapping[str, Done], plan: Plan) -> list[dict[str, Any]]:
+    """One row a candidate of the evaluation: what it is, how good, how close to the first, how fast, how large."""
+    report = read_object(plan.report, "the report of an evaluation")
+    rows = []
+    for candidate in report["candidates"]:
+        auc = candidate["summary"].get("auc30", {})
+        rows.append(
+            {
+                "candidate": candidate["label"],
+                "auc30": auc.get("value"),
+                "change": auc.get("delta"),
+                "interval": auc.get("delta_interval"),
+                "abs_rel": candidate["summary"].get("abs_rel", {}).get("value"),
+                "pose_db": candidate["sqnr_db"].get(CAMERAS),
+                "depth_db": candidate["sqnr_db"].get(DEPTH),
+                "seconds": candidate["seconds"],
+                "bytes": candidate["bytes"],
+            }
+        )
+    return rows
+
+
+def native_size(weights: Path) -> int:
+    """Side in pixels of the square images a weights file was made for."""
+    from qvggt.models.loading import stored_config
+    from qvggt.models.vggt.config import VGGT_1B
+    from qvggt.tensor_file import open_tensors
+
+    return (stored_config(open_tensors(weights)) or VGGT_1B).img_size
+
+
+def _cell(value: Any, form: str) -> str:
+    """A number, or one of JSON's words for those it has none for."""
+    return "-" if value is None else value if isinstance(value, str) else form.format(value)
+
+
+def _recognised(folder: Path) -> str:
+    """The data set a folder is in the format of."""
+    from qvggt.data.registry import Question, recognise
+
+    return recognise(Question(folder, "test"), PHOTOS).name
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

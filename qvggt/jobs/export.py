@@ -1,0 +1,260 @@
+"""Export: checkpoint -> verified ONNX."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from qvggt.errors import QvggtError
+from qvggt.export.precision import check_fused, float_type
+from qvggt.formats.table import DEFAULT, choices, choices_text
+from qvggt.jobs.job import Doc, Job, Place, Result, Source
+from qvggt.jobs.lint import LintResult, lint_file
+from qvggt.jobs.options import FAMILY, PATCH, FrameSeed, Offline, Overrides, Parts, Revision, Threads
+from qvggt.jobs.places import check_file_place, check_folder, check_new_file
+from qvggt.jobs.source import check_source, image_size, is_calibrated, load_source, scheme_of
+from qvggt.jobs.words import frame_count, frame_profile, sides
+from qvggt.mapping import at_least
+from qvggt.models.family import FAMILIES, find_family
+from qvggt.progress import Console
+from qvggt.quant.scheme import Scheme
+from qvggt.target import Target
+
+if TYPE_CHECKING:
+    from qvggt.jobs.gate import Parity
+    from qvggt.models.network import Network
+    from qvggt.quant.handle import Model
+
+LARGE = 100_000_000  # parameters: above, 4 frames take minutes a sequence on a CPU
+GATE_SEQUENCES = 48
+WORDS = tuple(FAMILY.exportable)
+
+
+@dataclass(frozen=True)
+class ExportResult(Result):
+    """The files written and what was proven about them. data: weights beside the graph, of large models. parity: None
+    when it was not measured."""
+
+    path: Path
+    data: Path | None
+    bytes: int
+    scheme: str
+    target: str
+    precision: str
+    lint: LintResult = field(repr=False)
+    parity: Parity | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.lint.passed and (self.parity is None or self.parity.passed)
+
+    def to_dict(self, folder: Path | None = None) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            "data": None if self.data is None else str(self.data),
+            "bytes": self.bytes,
+            "scheme": self.scheme,
+            "target": self.target,
+            "precision": self.precision,
+            "passed": self.passed,
+            "report": None if self.parity is None else str(self.parity.report),
+            "lint": self.lint.to_dict(folder),
+            "parity": None if self.parity is None else self.parity.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class ExportJob(Job[ExportResult]):
+    """Write a checkpoint as ONNX with Q/DQ and prove that it computes what the PyTorch fake-quant reference computes.
+
+    The file is linted (qvggt-lint). The gate runs ONNX Runtime on the CPU: every quantized linear against the
+    reference on the same input, every output end to end, and camera AUC@30 on a set of scenes. Exit code 1 when one of
+    them fails, 2 for a mistake in the call.
+    """
+
+    name: ClassVar[str] = "export"
+    examples: ClassVar[tuple[str, ...]] = ("qvggt export tiny --bits w4a4 --frames 1:8:32 -o outputs/tiny-w4a4.onnx",)
+
+    model: Annotated[
+        Source,
+        Doc(
+            "tiny, vggt-1b, a .safetensors/.pt file, a folder with one, a Hub id, or a calibrated checkpoint.",
+            argument=True,
+        ),
+    ]
+    output: Annotated[Place, Doc("File to write, ending in .onnx.", ("-o", "--output"))]
+    _: KW_ONLY
+    format: Annotated[
+        str | None,
+        Doc(
+            f"{choices_text()}. [that of a calibrated checkpoint, else {DEFAULT}]",
+            ("--bits", "--format"),
+            words=lambda: tuple(choices()),
+        ),
+    ] = None
+    act: Annotated[
+        Literal["dynamic", "static"] | None,
+        Doc("dynamic (one scale per token) or static (per tensor; needs --calib). [dynamic]"),
+    ] = None
+    frames: Annotated[
+        tuple[int, int, int],
+        Doc("min:opt:max frame counts for engine builders.", parse=frame_profile, default="1:8:32"),
+    ] = (1, 8, 32)
+    size: Annotated[
+        tuple[int, int] | None,
+        Doc(f"HxW in pixels, multiples of {PATCH}. [model's own square]", parse=sides, metavar="HxW"),
+    ] = None
+    outputs: Annotated[
+        tuple[str, ...] | None, Doc(f"Any of {', '.join(WORDS)}. [all]", comma=True, words=lambda: WORDS)
+    ] = None
+    target: Annotated[
+        Literal["cpu", "tensorrt"],
+        Doc("cpu: row scales inside the products. tensorrt: overflow-safe products, fp16 (docs/storage.md)."),
+    ] = "cpu"
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16"] | None,
+        Doc(
+            "Float type of what is not quantized; inputs and outputs stay fp32. "
+            "[that of --bits if it is one, else fp32 for cpu and fp16 for tensorrt]"
+        ),
+    ] = None
+    parts: Parts = None
+    overrides: Overrides = ()
+    calib: Annotated[Place | None, Doc("Co3D-format folder whose train split gives --act static its ranges.")] = None
+    data: Annotated[Place | None, Doc("Co3D-format folder for the accuracy gate (test split). [generated scenes]")] = (
+        None
+    )
+    fused_attention: Annotated[
+        bool, Doc("ONNX Runtime's and OpenVINO's attention operator: less memory, cpu target, fp32.")
+    ] = False
+    parity_sequences: Annotated[
+        int | None,
+        Doc(f"Sequences of the accuracy gate; 0 skips it. [{GATE_SEQUENCES}, or 0 above 100 M parameters]"),
+        at_least(0),
+    ] = None
+    parity_frames: Annotated[
+        tuple[Annotated[int, at_least(1)], ...],
+        Doc(
+            "Frame counts of the end-to-end comparison, comma-separated.",
+            comma=True,
+            parse=frame_count,
+            default="1,2,5,8",
+        ),
+    ] = (1, 2, 5, 8)
+    parity: Annotated[bool, Doc("Run the parity gate after writing.", ("--check/--no-check",))] = True
+    report: Annotated[Place | None, Doc("Where to write the parity report. [OUTPUT.parity.json]")] = None
+    seed: FrameSeed = 0
+    revision: Revision = None
+    offline: Offline = False
+    threads: Threads = None
+
+    @property
+    def report_path(self) -> Path:
+        """Of the parity report."""
+        output = Path(self.output)
+        return output.with_name(output.name + ".parity.json") if self.report is None else Path(self.report)
+
+    def scheme(self) -> Scheme:
+        """What float weights are rounded to."""
+        held = getattr(self.model, "network", None)
+        family = FAMILY.name if held is None else held.config.family
+        return scheme_of(self.format, self.act, self.parts, self.overrides, family)
+
+    def check(self) -> None:
+        if Path(self.output).suffix != ".onnx":
+            raise QvggtError(f"{self.output}: expected a file name ending in .onnx")
+        frame_profile(":".join(map(str, self.frames)))
+        if not self.parity_frames:
+            frame_count("")
+        _check_words(self.outputs)
+        precision = float_type(self.precision, self.scheme(), self.target)
+        if self.fused_attention:
+            check_fused(self.target, precision)
+
+    def prepare(self) -> None:
+        check_new_file(Path(self.output), self.overwrite)
+        if self.report is None:
+            check_file_place(self.report_path)  # goes with its file
+        else:
+            check_new_file(self.report_path, self.overwrite)
+        check_source(self.model, self.revision)
+        for folder in (self.calib, self.data):
+            if folder is not None:
+                check_folder(Path(folder), "a folder in Co3D format")
+        if self.calib is None and not is_calibrated(self.model) and self.scheme().needs_ranges:
+            raise QvggtError(
+                "--act static and the part dpt need --calib: a Co3D-format folder to observe activation ranges on"
+            )
+
+    def execute(self, console: Console) -> ExportResult:
+        from qvggt.export.exporter import ExportConfig, export_onnx
+        from qvggt.jobs.gate import Gate, run_gate
+
+        output = Path(self.output)
+        source = load_source(self.model, self.revision, self.offline)
+        height, width = image_size(self.size, source.network)
+        network, scheme = self._quantized(source, height, width)
+        outputs = tuple(find_family(scheme.family).exportable) if self.outputs is None else self.outputs
+        floats = float_type(self.precision, scheme, self.target)
+        config = ExportConfig(height, width, outputs, self.frames, Target(self.target), floats, self.fused_attention)
+        written = export_onnx(network, scheme, config, output, {"name": source.name, "sha256": source.sha256})
+        if self.report is None:
+            self.report_path.unlink(missing_ok=True)  # is about the file that was replaced
+        console.result(
+            f"{output}: {scheme.label}, target {self.target}, {floats.value}, {height}x{width}, "
+            f"{written.bytes / 1e6:.2f} MB"
+        )
+        lint = lint_file(output, self.target)
+        lint.tell(console.warn, console)
+        console.result(f"lint: {lint.summary} for {self.target}")
+        parity = None
+        if self.parity:
+            large = sum(p.numel() for p in network.state_dict().values()) > LARGE
+            sequences = (0 if large else GATE_SEQUENCES) if self.parity_sequences is None else self.parity_sequences
+            data = None if self.data is None else Path(self.data)
+            report = self.report_path
+            gate = Gate(output, report, height, width, self.parity_frames, data, sequences, self.seed, floats)
+            parity = run_gate(gate, network, scheme, console)
+        else:
+            console.result("parity: not measured (--no-check)")
+        return ExportResult(output, written.data, written.bytes, scheme.label, self.target, floats.value, lint, parity)
+
+    def _quantized(self, source: Model, height: int, width: int) -> tuple[Network, Scheme]:
+        """The network to write: that of a calibrated model as it is, float weights rounded to nearest."""
+        from qvggt.data.reading import read_images
+        from qvggt.data.registry import Question
+        from qvggt.jobs.rounding import round_to_nearest
+
+        found = source.scheme
+        if found is None:
+            scheme = self.scheme()
+            images = None
+            if scheme.needs_ranges:
+                assert self.calib is not None  # prepare has seen to that
+                question = Question(Path(self.calib), "train", frames=4, max_sequences=16, seed=self.seed)
+                images = read_images(question, height, width)
+            ours = source is not self.model or not (scheme.quantizes or scheme.overrides)  # or nothing changes
+            return round_to_nearest(source, scheme, images, seed=self.seed, in_place=ours).network, scheme
+        parts = None if self.parts is None else set(self.parts)
+        if (
+            self.format not in (None, found.bits)
+            or self.act not in (None, found.activation)
+            or parts not in (None, set(found.parts))
+            or self.overrides
+        ):
+            raise QvggtError(
+                f"{source.name}: is calibrated as {found.label}; leave out --bits, --act, --parts and --override, "
+                "or calibrate anew"
+            )
+        return source.network, found
+
+
+def _check_words(words: tuple[str, ...] | None) -> None:
+    """QvggtError unless these are outputs of some family; which, the network says."""
+    known = [word for name in FAMILIES for word in find_family(name).exportable]
+    if words == ():
+        raise QvggtError(f"no output chosen: expected a subset of {', '.join(known)}")
+    for word in words or ():
+        if word not in known:
+            raise QvggtError(f"unknown output {word!r}: expected a subset of {', '.join(known)}")

@@ -1,0 +1,226 @@
+"""The parity gate of an export: linear by linear, end to end, and in camera accuracy."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from qvggt.data.image_set import ImageSet
+from qvggt.data.reading import read_images
+from qvggt.data.registry import Question
+from qvggt.data.sequence import Sequence as Posed
+from qvggt.export.half_range import WORRY, ModuleRange, half_ranges
+from qvggt.export.parity import LayerParity, OutputParity, check_convs, check_linears, check_outputs, failures
+from qvggt.export.precision import Precision
+from qvggt.json_file import write_json
+from qvggt.models.network import Network
+from qvggt.predictions import CAMERAS
+from qvggt.progress import Console
+from qvggt.quant.scheme import Scheme
+from qvggt.versions import versions
+
+if TYPE_CHECKING:
+    from qvggt.engines.onnx_runner import OnnxRunner
+    from qvggt.eval.result import CandidateResult
+
+SHOWN = 10  # failures; the report has them all, and so has -v
+SHOWN_RANGES = 20  # of the fp16 ranges, in the report
+AUC_TOLERANCE = 0.5  # points of AUC@30
+AUC_FRAMES = 4
+POOLED_SEQUENCES = 8  # of the end-to-end comparison, as far as there are so many
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What to check and where to write the report. `data` None means generated scenes.
+
+    precision: float type of the network in the file.
+    """
+
+    onnx: Path
+    report: Path
+    height: int
+    width: int
+    frames: tuple[int, ...]
+    data: Path | None
+    sequences: int
+    seed: int
+    precision: Precision = Precision.FP32
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What the file computes against what the reference computes.
+
+    report: the JSON file. auc30: AUC@30 of "reference" and "onnx", "delta" in points, and the "low" and "high" end of
+    its 95 % interval where it is larger than the tolerance; None when it was not measured. fp16_ranges: the largest
+    activations of an fp16 network, largest first. threads: CPU threads of both sides.
+    """
+
+    report: Path
+    scheme: Scheme = field(repr=False)
+    precision: Precision
+    linears: tuple[LayerParity, ...] = field(repr=False)
+    convolutions: tuple[LayerParity, ...] = field(repr=False)
+    outputs: tuple[OutputParity, ...] = field(repr=False)
+    auc30: dict[str, float] | None
+    fp16_ranges: tuple[ModuleRange, ...] = field(repr=False)
+    threads: int
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    @property
+    def failures(self) -> list[str]:
+        """One line per failed check."""
+        lines = [f"{r}: overflows fp16; export with --precision bf16" for r in self.fp16_ranges if r.headroom < 1]
+        lines += failures(self.linears + self.convolutions, self.outputs)
+        auc = self.auc30 or {}
+        if "low" in auc and not auc["low"] <= 0 <= auc["high"]:
+            lines.append(f"AUC@30 moves by {auc['delta']:+.2f} points > {AUC_TOLERANCE}")
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "passed": self.passed,
+            "failures": self.failures,
+            "scheme": self.scheme.to_dict(),
+            "precision": self.precision.value,
+            "fp16_ranges": [{**asdict(r), "headroom": r.headroom} for r in self.fp16_ranges[:SHOWN_RANGES]],
+            "linears": [asdict(p) for p in self.linears],
+            "convolutions": [asdict(p) for p in self.convolutions],
+            "outputs": [asdict(p) for p in self.outputs],
+            "auc30": self.auc30,
+            "threads": self.threads,
+            "versions": versions(),
+        }
+
+
+def run_gate(gate: Gate, reference: Network, scheme: Scheme, console: Console) -> Parity:
+    """Run every check, say the figures, write the JSON report."""
+    from qvggt.engines.onnx_runner import OnnxRunner
+    from qvggt.export.emulation import measurable
+
+    longest, threads, precision = max(gate.frames, default=1), torch.get_num_threads(), gate.precision
+    with (
+        gate_images(gate, longest) as images,
+        measurable(gate.onnx) as runnable,
+        OnnxRunner(runnable, threads=threads) as runner,
+    ):
+        if runnable != gate.onnx:
+            console.say(
+                "bf16: ONNX Runtime has no CPU kernels; measured on an fp32 copy that rounds every tensor to bf16"
+            )
+        pooled = [batch for batch, _ in zip(images, range(POOLED_SEQUENCES), strict=False)]
+        first = pooled[0]
+        ranges = half_ranges(reference, pooled) if precision is Precision.FP16 else ()
+        _say_ranges(ranges, console)
+        linears = check_linears(gate.onnx, reference, first[: min(4, longest)], precision=precision)
+        convs = check_convs(gate.onnx, reference, first)
+        batches = (batch[:n] for n in gate.frames for batch in pooled)
+        outputs = check_outputs(runner.run_named, reference, batches, scheme, precision=precision)
+        _say_layers(linears, convs, console)
+        _say_outputs(outputs, precision, console)
+        auc = None
+        if gate.sequences and CAMERAS in runner.outputs:
+            auc = _camera_accuracy(images, reference, runner, console)
+        else:
+            console.say("AUC@30: not measured (no pose output or --parity-sequences 0)")
+    parity = Parity(gate.report, scheme, precision, linears, convs, outputs, auc, ranges, threads)
+    write_json(gate.report, parity.to_dict())
+    for index, line in enumerate(parity.failures):
+        (console.warn if index < SHOWN else console.detail)(f"parity FAILED: {line}")
+    console.result(f"parity {'passed' if parity.passed else 'FAILED'}, report in {gate.report}")
+    return parity
+
+
+@contextmanager
+def gate_images(gate: Gate, frames: int) -> Iterator[ImageSet[Posed]]:
+    """Test sequences of the user's data, or scenes generated at the export size for as long as the gate runs."""
+    count, question = max(1, gate.sequences), Question(frames=max(frames, AUC_FRAMES), seed=gate.seed)
+    if gate.data is not None:
+        yield read_images(replace(question, root=gate.data, max_sequences=count), gate.height, gate.width)
+        return
+    from qvggt.data.synthetic.generator import write_scenes
+    from qvggt.data.synthetic.seeds import GATE_SEEDS
+
+    with tempfile.TemporaryDirectory(prefix="qvggt-gate-") as folder:
+        seeds = range(GATE_SEEDS, GATE_SEEDS + count)
+        write_scenes(Path(folder), (gate.height, gate.width), max(frames, AUC_FRAMES), seeds, progress=False)
+        yield read_images(replace(question, root=Path(folder)), gate.height, gate.width)
+
+
+def _camera_accuracy(
+    images: ImageSet[Posed], reference: Network, runner: OnnxRunner, console: Console
+) -> dict[str, float]:
+    """`Parity.auc30`."""
+    from qvggt.engines.torch_runner import TorchRunner
+    from qvggt.eval.harness import evaluate
+
+    short = ImageSet(tuple(s.first(AUC_FRAMES) for s in images.sequences), images.height, images.width)
+    results = evaluate([TorchRunner(reference, "fake quant"), runner], short.sequences, warmup=0)
+    auc = {name: r.auc()[30] for name, r in zip(("reference", "onnx"), results, strict=True)}
+    auc["delta"] = auc["onnx"] - auc["reference"]
+    console.say(
+        f"AUC@30 on {len(short)} sequences of {AUC_FRAMES} frames: fake quant {auc['reference']:.2f}, "
+        f"ONNX {auc['onnx']:.2f} ({auc['delta']:+.2f} points, tolerance {AUC_TOLERANCE})"
+    )
+    if abs(auc["delta"]) > AUC_TOLERANCE:  # a flipped rounding moves poses at random: by chance or by fault?
+        auc["low"], auc["high"] = _delta_interval(*results) or (auc["delta"], auc["delta"])
+        console.say(f"95 % interval of the change: {auc['low']:+.2f} to {auc['high']:+.2f} points")
+    return auc
+
+
+def _delta_interval(first: CandidateResult, second: CandidateResult) -> tuple[float, float] | None:
+    """Paired-bootstrap 95 % interval of the change in AUC@30 over the sequences, in points; None for one sequence."""
+    from qvggt.eval.bootstrap import Bootstrap
+    from qvggt.eval.metrics import BY_NAME, column
+
+    return Bootstrap().paired(*(column(BY_NAME["auc30"], result.records) for result in (first, second)))
+
+
+def _say_ranges(ranges: Sequence[ModuleRange], console: Console) -> None:
+    """Activations near the end of fp16 in the fp32 reference, largest first."""
+    if ranges:
+        near = sum(r.headroom < WORRY for r in ranges)
+        console.say(f"fp16 range: {ranges[0]}; {near} of {len(ranges)} tensors have less than {WORRY:.0f}x")
+
+
+def _say_layers(linears: Sequence[LayerParity], convs: Sequence[LayerParity], console: Console) -> None:
+    for p in (*linears, *convs):
+        console.detail(f"{p.path}: relative error {p.error:.1e}, {p.ties} of {p.tokens} on a rounding tie")
+    if linears:
+        worst = max(linears, key=lambda p: p.error / p.tolerance)
+        tokens, ties = sum(p.tokens for p in linears), sum(p.ties for p in linears)
+        console.say(
+            f"{sum(map(bool, linears))}/{len(linears)} quantized linears agree "
+            f"(worst {worst.error:.1e} at {worst.path}, tolerance {worst.tolerance:.0e}; "
+            f"{ties} of {tokens} tokens differ on a rounding tie)"
+        )
+    if convs:
+        values, ties = sum(p.tokens for p in convs), sum(p.ties for p in convs)
+        console.say(
+            f"{sum(map(bool, convs))}/{len(convs)} quantized convolutions agree ({ties} of {values} values differ "
+            "by a step on a rounding tie)"
+        )
+
+
+def _say_outputs(outputs: Sequence[OutputParity], precision: Precision, console: Console) -> None:
+    for name in dict.fromkeys(p.name for p in outputs):
+        mine = [p for p in outputs if p.name == name]
+        figures = ", ".join(f"{p.frames}: {p.sqnr_db:.1f} ({p.self_db:.1f})" for p in mine)
+        error = max(p.max_error for p in mine)
+        console.say(f"{name}: SQNR dB by frames {figures}; floor {mine[0].floor_db:.0f}; max error {error:.2e}")
+    noise = (
+        "on an input changed by 1e-5, its own float noise"
+        if precision is Precision.FP32
+        else f"with weights and module outputs rounded to {precision.value}"
+    )
+    console.say(f"in brackets: the reference against itself {noise}")

@@ -1,0 +1,264 @@
+"""Reconstruct: images or a video -> a point cloud, a COLMAP model, depth maps and cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
+
+from qvggt.data.photos import find_images, is_video
+from qvggt.engines.registry import RunnerOptions, runtimes
+from qvggt.errors import QvggtError
+from qvggt.eval.reconstruction.config import (
+    FORMATS,
+    MARKER,
+    DepthSize,
+    Fit,
+    Format,
+    Mask,
+    PointSource,
+    ReconstructionConfig,
+)
+from qvggt.jobs.job import Doc, Job, Place, Result, Source
+from qvggt.jobs.options import PATCH, Device, Offline, Revision, Threads
+from qvggt.jobs.places import check_place
+from qvggt.jobs.source import check_source
+from qvggt.jobs.words import one_of
+from qvggt.mapping import at_least, between
+from qvggt.progress import Console
+
+if TYPE_CHECKING:
+    from qvggt.engines.runner import Runner
+    from qvggt.eval.reconstruction.cloud import Cloud
+    from qvggt.eval.reconstruction.scene import Scene
+
+GIB = 1 << 30
+MASKS = get_args(Mask)
+
+
+@dataclass(frozen=True)
+class Reconstruction(Result):
+    """A folder of files, and what is in them. files: name in the folder -> bytes. facts: of reconstruction.json.
+
+    scene: cameras, points and depth of every image, as arrays; cloud: the points of the GLB and PLY files.
+    """
+
+    output: Path
+    cameras: int
+    points: int
+    files: Mapping[str, int] = field(repr=False)
+    facts: Mapping[str, Any] = field(repr=False)
+    scene: Scene = field(repr=False, compare=False)
+    cloud: Cloud = field(repr=False, compare=False)
+
+    def to_dict(self, folder: Path | None = None) -> dict[str, Any]:
+        return {"output": str(self.output), "report": str(self.output / MARKER), "cameras": self.cameras, **self.facts}
+
+    def lines(self) -> list[str]:
+        """The files with their sizes, many alike (images, depth maps) in one line; tracks, where there are some."""
+        groups: dict[str, list[int]] = {}
+        for name, size in self.files.items():
+            groups.setdefault(name.rsplit("/", 1)[0] + "/" if "/" in name else name, []).append(size)
+        lines = []
+        for name, sizes in groups.items():
+            count = f", {len(sizes)} files" if name.endswith("/") else ""
+            lines.append(f"  {name:<22}{sum(sizes) / 1e6:9.2f} MB{count}")
+        if (tracks := self.facts.get("tracks")) is not None:
+            lines.append(f"  {tracks['queries']} tracks, {tracks['visible']:.0%} of their places visible")
+        return lines
+
+
+@dataclass(frozen=True)
+class ReconstructJob(Job[Reconstruction]):
+    """Reconstruct a scene: cameras, points and depth of images or a video, in files that other programs open."""
+
+    name: ClassVar[str] = "reconstruct"
+    examples: ClassVar[tuple[str, ...]] = (
+        "qvggt reconstruct photos/ --model facebook/VGGT-1B -o out",
+        "qvggt reconstruct photos/ --engine vggt-w8a8.onnx --mask black --conf-percentile 40 -o out",
+        "qvggt reconstruct walk.mp4 --fps 2 --max-images 60 --engine vggt-w8a8.onnx -o out",
+        "qvggt reconstruct a.jpg b.jpg c.jpg --model facebook/VGGT-1B --query-grid 16 -o out",
+        "qvggt reconstruct photos/ --model tiny --formats glb,cameras -o out   # a quick try, no download",
+    )
+    more: ClassVar[str] = """\b
+What OUT holds:
+  scene.glb            points and cameras, y up: for browsers, Blender, game engines
+  points.ply           the same points in the world of cameras.json (OpenCV axes)
+  images/              the images, upright
+  sparse/0, sparse_text  a COLMAP model of images/, binary and text (OUT opens in COLMAP and Gaussian splatting tools)
+  depth/               NAME.png (16 bit, scale in reconstruction.json) and NAME.npz (exact, with confidence)
+  cameras.json         intrinsics of the upright originals, poses, conventions
+  tracks.npz           with --query-points or --query-grid
+  reconstruction.json  what was done: network, options, passes, how they were joined, counts
+
+Many images go through the network in overlapping passes, in the order given; each pass is then fitted to the one
+before by a similarity from the images both saw. The fit is printed, and errors add up from pass to pass.
+"""
+
+    inputs: Annotated[
+        tuple[Place, ...], Doc("Image files, folders of images, or one video.", argument=True, metavar="IMAGES|VIDEO")
+    ]
+    output: Annotated[Place, Doc("Folder to write.", ("-o", "--output"))]
+    _: KW_ONLY
+    engine: Annotated[Place | None, Doc("An exported model or engine.", metavar="FILE")] = None
+    model: Annotated[
+        Source | None,
+        Doc(
+            "In place of --engine: tiny, vggt-1b, a weights file, Hub id or calibrated checkpoint.",
+            metavar="NAME",
+        ),
+    ] = None
+    formats: Annotated[
+        tuple[Format, ...],
+        Doc(
+            f"Comma-separated: {', '.join(FORMATS)}.",
+            comma=True,
+            parse=one_of("--formats", FORMATS),
+            words=FORMATS,
+        ),
+    ] = FORMATS
+    points: Annotated[PointSource, Doc("depth: unproject depth maps (sharper). head: the network's point maps.")] = (
+        "depth"
+    )
+    conf_percentile: Annotated[
+        float, Doc("Drop this share of the pixels, the least confident, in percent."), between(0, 99.9)
+    ] = 25.0
+    mask: Annotated[
+        tuple[Mask, ...],
+        Doc(
+            "Comma-separated: black, white (backgrounds); sky, a rule of thumb by colour and smoothness, not a "
+            "segmentation network.",
+            comma=True,
+            parse=one_of("--mask", MASKS),
+            words=MASKS,
+        ),
+    ] = ()
+    masks: Annotated[Place | None, Doc("Folder of mask files NAME.jpg.png or NAME.png; black is left out.")] = None
+    max_points: Annotated[int, Doc("In GLB and PLY, drawn at random; 0: all."), at_least(0)] = 1_000_000
+    colmap_points: Annotated[int, Doc("In the COLMAP model, likewise."), at_least(0)] = 100_000
+    depth_size: Annotated[DepthSize, Doc("Pixels of the depth PNGs: network, or image (those of the original).")] = (
+        "network"
+    )
+    fps: Annotated[float, Doc("Frames taken per second of a video."), at_least(0.001)] = 2.0
+    every: Annotated[int, Doc("Of images, take one in so many."), at_least(1)] = 1
+    max_images: Annotated[int | None, Doc("Take the first so many images or frames."), at_least(1)] = None
+    size: Annotated[
+        int | None, Doc(f"Image width, multiple of {PATCH}. [the engine's, the model's, or 518]"), at_least(PATCH)
+    ] = None
+    fit: Annotated[Fit, Doc("Of images taller than wide: crop (as VGGT does by default) or pad to a white square.")] = (
+        "crop"
+    )
+    max_frames_per_pass: Annotated[
+        int | None, Doc("Images that go through the network together. [what the memory allows]"), at_least(1)
+    ] = None
+    overlap: Annotated[int, Doc("Images that consecutive passes share."), at_least(1)] = 4
+    memory_limit: Annotated[
+        float | None, Doc("GiB a pass may take, estimated. [70 % of what is free]"), at_least(0.1)
+    ] = None
+    query_points: Annotated[Place | None, Doc("Text file of x y in pixels of the first image: points to track.")] = None
+    query_grid: Annotated[int | None, Doc("Track N x N points instead."), at_least(1)] = None
+    device: Device = None
+    runtime: Annotated[str | None, Doc("Of an .onnx file: onnxruntime or openvino. [onnxruntime]", words=runtimes)] = (
+        None
+    )
+    revision: Revision = None
+    offline: Offline = False
+    seed: Annotated[int, Doc("Of the points drawn.")] = 0
+    threads: Threads = None
+
+    def config(self) -> ReconstructionConfig:
+        """What the reconstruction reads."""
+        return ReconstructionConfig(
+            size=self.size,
+            fit=self.fit,
+            every=self.every,
+            limit=self.max_images,
+            rate=self.fps,
+            points=self.points,
+            percentile=self.conf_percentile,
+            masks=self.mask,
+            mask_folder=None if self.masks is None else str(self.masks),
+            max_points=self.max_points,
+            colmap_points=self.colmap_points,
+            formats=self.formats,
+            depth_size=self.depth_size,
+            frames_per_pass=self.max_frames_per_pass,
+            overlap=self.overlap,
+            memory_limit=None if self.memory_limit is None else int(self.memory_limit * GIB),
+            queries=None if self.query_points is None else str(self.query_points),
+            query_grid=self.query_grid,
+            seed=self.seed,
+        )
+
+    def options(self) -> RunnerOptions:
+        """How the network is opened."""
+        return RunnerOptions(
+            runtime=self.runtime,
+            device=self.device,
+            threads=self.threads,
+            revision=self.revision,
+            offline=self.offline,
+        )
+
+    def check(self) -> None:
+        if (self.engine is None) == (self.model is None):
+            raise QvggtError("give one of --engine and --model (see qvggt reconstruct --help)")
+        if str(self.model).lower().endswith(".onnx"):
+            raise QvggtError(f"--model {self.model}: is an ONNX file; give it with --engine")
+        tracking = self.config().tracking
+        self.options()
+        if tracking and self.engine is not None:
+            raise QvggtError(
+                f"--engine {self.engine}: exported models have no track head; give a checkpoint with --model"
+            )
+        if tracking and not isinstance(self.model, str | Path):
+            raise QvggtError("model: is one in memory, which has no track head; give a checkpoint by name")
+
+    def prepare(self) -> None:
+        output = Path(self.output)
+        if output.is_dir() and any(output.iterdir()):
+            if not (output / MARKER).is_file():
+                raise QvggtError(f"{output}: is not empty and holds no {MARKER}; choose another folder")
+            if not self.overwrite:
+                raise QvggtError(f"{output}: holds a reconstruction already; choose another folder, or add --overwrite")
+        check_place(output)
+        self.config().check_files()
+        if not (len(self.inputs) == 1 and is_video(Path(self.inputs[0]))):
+            find_images([Path(path) for path in self.inputs])
+        elif not Path(self.inputs[0]).is_file():
+            raise QvggtError(f"{self.inputs[0]}: no such video file")
+        if self.model is not None:
+            check_source(self.model, self.revision)
+        elif not Path(str(self.engine)).exists():
+            raise QvggtError(f"--engine {self.engine}: no such file")
+
+    def execute(self, console: Console) -> Reconstruction:
+        from qvggt.eval.reconstruction.folder import check_libraries, reconstruct_folder
+
+        config, output = self.config(), Path(self.output)
+        inputs = [Path(path) for path in self.inputs]
+        check_libraries(config, inputs)  # before a model is loaded, or downloaded
+        with self._open(config.tracking) as runner:
+            made = reconstruct_folder(
+                runner, inputs, output, config, device=self.device, overwrite=self.overwrite, say=console.say
+            )
+        counts = len(made.photos), len(made.cloud)
+        result = Reconstruction(output, *counts, dict(made.files), made.facts, made.scene, made.cloud)
+        console.result(f"{output}: {result.cameras} cameras, {result.points:,} points")
+        for line in result.lines():
+            console.say(line)
+        return result
+
+    def _open(self, tracking: bool) -> Runner:
+        from qvggt.engines.opening import open_runner
+
+        if self.engine is not None:
+            return open_runner(self.engine, self.options())
+        if tracking:
+            from qvggt.eval.reconstruction.tracks import open_tracking
+
+            return open_tracking(
+                str(self.model), device=self.device or "cpu", revision=self.revision, offline=self.offline
+            )
+        return open_runner(self.model, self.options())  # type: ignore[arg-type]

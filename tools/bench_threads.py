@@ -1,0 +1,109 @@
+"""What idle threads cost: the tiny model with OpenMP threads that spin and that sleep, on a machine idle and busy.
+
+    python tools/bench_threads.py                      # docs/results/threads.json
+
+Every cell is a process of its own: the policy is read when torch is loaded. Busy: as many processes as cores, each
+computing for nothing, started for that cell. Also the largest difference of the outputs between thread counts.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from reporting import columns, start, write_json
+
+from qvggt.threads import WAIT
+from qvggt.versions import versions
+
+ROOT = Path(__file__).resolve().parent.parent
+POLICIES = {"sleep": "PASSIVE", "spin": "ACTIVE"}
+PROBE = """
+import json, sys, time, numpy, torch
+from qvggt.hub.loading import load
+threads, passes = int(sys.argv[1]), int(sys.argv[2])
+torch.set_num_threads(threads)
+model = load("tiny")
+images = torch.rand(4, 3, 70, 70, generator=torch.Generator().manual_seed(0))
+model(images)
+times = []
+for _ in range(passes):
+    begin = time.perf_counter()
+    depth = model(images)["depth"]
+    times.append(time.perf_counter() - begin)
+print(json.dumps({"seconds": float(numpy.median(times)), "depth": depth.flatten().tolist()}))
+"""
+
+
+def measure(policy: str, threads: int, passes: int) -> dict[str, Any]:
+    """Median seconds of a pass, and the depths of the last."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
+    command = [sys.executable, "-c", PROBE, str(threads), str(passes)]
+    done = subprocess.run(
+        command, env={**environment, WAIT: POLICIES[policy]}, capture_output=True, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """Other work on every core for as long as the block runs."""
+    others = [multiprocessing.Process(target=spin, daemon=True) for _ in range(processes)]
+    for other in others:
+        other.start()
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.join()
+
+
+def spin() -> None:
+    while True:
+        sum(range(100_000))
+
+
+def main(
+    passes: Annotated[int, typer.Option(min=3, help="Passes of each process.")] = 20,
+    output: Annotated[Path, typer.Option("-o", help="JSON to write.")] = ROOT / "docs/results/threads.json",
+) -> None:
+    """Measure, print a table, write JSON."""
+    cores = os.cpu_count() or 1
+    counts = sorted({1, cores})
+    load = os.getloadavg()[0]
+    rows: list[dict[str, Any]] = []
+    depths: dict[int, list[float]] = {}
+    for others in (0, cores):
+        for threads in counts:
+            for policy in POLICIES:
+                with busy(others):
+                    found = measure(policy, threads, passes)
+                depths[threads] = found["depth"]
+                rows.append({"machine": "busy" if others else "idle", "threads": threads, "waiting": policy, **found})
+    base = next(row["seconds"] for row in rows if row["machine"] == "idle" and row["threads"] == 1)
+    for row in rows:
+        del row["depth"]
+        row["slower"] = row["seconds"] / base
+    largest = max(abs(a - b) for a, b in zip(depths[counts[0]], depths[counts[-1]], strict=True))
+    spec = {"machine": "machine", "threads": "threads", "idle threads": "waiting", "s": "seconds {:.4f}"}
+    print(columns(rows, {**spec, "of one thread alone": "slower {:.2f}x"}))
+    print(
+        f"{cores} cores, load {load:.1f} before; depth of {counts[0]} and {counts[-1]} threads differs by {largest:.1e}"
+    )
+    write_json(
+        output, {"cores": cores, "load": load, "rows": rows, "depth_difference": largest, "versions": versions()}
+    )
+
+
+if __name__ == "__main__":
+    start(main)

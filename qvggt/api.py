@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args, 
 
 from qvggt.data.images import load_images
 from qvggt.engines.opening import open_runner as open_any
+from qvggt.engines.registry import RunnerOptions
+from qvggt.errors import QvggtError
 from qvggt.formats.table import DEFAULT
 from qvggt.geometry import decode_pose
 from qvggt.hub.loading import load
@@ -57,7 +59,7 @@ def parameters_of(job: Callable[P, J]) -> Callable[[Callable[[J], R]], Callable[
         def call(*args: P.args, **options: P.kwargs) -> R:
             return function(job(*args, **options))
 
-        types = hints(job)  # type: ignore[arg-type]
+        types = hints(job)
         old = inspect.signature(job).parameters.values()
         shown = [parameter.replace(annotation=_bare(types[parameter.name])) for parameter in old]
         result = function.__annotations__.get("return", inspect.Signature.empty)
@@ -78,9 +80,13 @@ def _bare(hint: Any) -> Any:
 def calibrate(job: CalibrateJob) -> Calibrated:
     """`qvggt calibrate`: fold rotations and smoothing, learn clips block by block, round; writes a checkpoint.
 
-    The result's `model` is the quantized model. An interrupted call goes on when it is repeated.
+    The result's `model` is the quantized model. An interrupted call goes on when it is repeated. What it would cost:
+    `CalibrateJob(..., plan=True).run()`.
     """
-    return job.run()
+    result = job.run()
+    if not isinstance(result, Calibrated):
+        raise QvggtError("plan: is no calibration; run qvggt.jobs.calibrate.CalibrateJob(..., plan=True).run()")
+    return result
 
 
 def quantize(
@@ -154,5 +160,5 @@ def open_runner(
     `runner(images)`: numpy float32 [S, 3, H, W], RGB in [0, 1] -> `Predictions` (pose_enc [S, 9], depth [S, H, W]...).
     Options: see `qvggt.engines.registry.RunnerOptions`; None fits the file. QvggtError for one it has no use for.
     """
-    options = {"runtime": runtime, "device": device, "providers": providers, "precision": precision}
-    return open_any(source, **options, threads=threads, cuda_graph=cuda_graph)
+    options = RunnerOptions(runtime, device, providers, precision, threads, cuda_graph)
+    return open_any(source, options)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args, 
 
 from qvggt.data.images import load_images
 from qvggt.engines.opening import open_runner as open_any
+from qvggt.engines.registry import RunnerOptions
 from qvggt.formats.table import DEFAULT
 from qvggt.geometry import decode_pose
 from qvggt.hub.loading import load
@@ -57,7 +58,7 @@ def parameters_of(job: Callable[P, J]) -> Callable[[Callable[[J], R]], Callable[
         def call(*args: P.args, **options: P.kwargs) -> R:
             return function(job(*args, **options))
 
-        types = hints(job)  # type: ignore[arg-type]
+        types = hints(job)
         old = inspect.signature(job).parameters.values()
         shown = [parameter.replace(annotation=_bare(types[parameter.name])) for parameter in old]
         result = function.__annotations__.get("return", inspect.Signature.empty)
@@ -78,7 +79,8 @@ def _bare(hint: Any) -> Any:
 def calibrate(job: CalibrateJob) -> Calibrated:
     """`qvggt calibrate`: fold rotations and smoothing, learn clips block by block, round; writes a checkpoint.
 
-    The result's `model` is the quantized model. An interrupted call goes on when it is repeated.
+    The result's `model` is the quantized model. An interrupted call goes on when it is repeated. With plan=True the
+    result is what it would cost, and nothing is written.
     """
     return job.run()
 
@@ -154,5 +156,5 @@ def open_runner(
     `runner(images)`: numpy float32 [S, 3, H, W], RGB in [0, 1] -> `Predictions` (pose_enc [S, 9], depth [S, H, W]...).
     Options: see `qvggt.engines.registry.RunnerOptions`; None fits the file. QvggtError for one it has no use for.
     """
-    options = {"runtime": runtime, "device": device, "providers": providers, "precision": precision}
-    return open_any(source, **options, threads=threads, cuda_graph=cuda_graph)
+    options = RunnerOptions(runtime, device, providers, precision, threads, cuda_graph)
+    return open_any(source, options)

@@ -44,12 +44,12 @@ class Check:
 
 
 def at_least(low: float) -> Check:
-    """Numbers of that size or larger, and None where the type allows it."""
+    """Numbers of that size or larger; where None may stand for the number, it does."""
     return Check(f"{low} or more", lambda value: value is None or value >= low, low)
 
 
 def between(low: float, high: float) -> Check:
-    """Numbers from `low` to `high`, both included, and None where the type allows it."""
+    """Numbers from `low` to `high`, both included; where None may stand for the number, it does."""
     return Check(f"{low} to {high}", lambda value: value is None or low <= value <= high, low, high)
 
 

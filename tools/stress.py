@@ -28,12 +28,12 @@ from typing import Annotated, Any
 
 import typer
 from reporting import write_json
-from steps import digest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "robustness"))
 from hostile_places import Place, full_disks, not_numbers, unwritable
 from sandbox import Job, Outcome, fresh, import_everything, jobs, make_workshop, names
 
+from qvggt.jobs.chain import Digests
 from qvggt.progress import bar
 from qvggt.versions import versions
 
@@ -55,7 +55,7 @@ def fingerprint(path: Path) -> str:
         return [timeless(item) for item in value] if isinstance(value, list) else value
 
     if path.suffix != ".json":
-        return digest(path)
+        return Digests().of([path])[str(path)]
     return hashlib.sha256(json.dumps(timeless(json.loads(path.read_text())), sort_keys=True).encode()).hexdigest()
 
 

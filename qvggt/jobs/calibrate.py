@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from qvggt.calib.plan import Plan
     from qvggt.jobs.pool import Training
     from qvggt.models.network import Network
-    from qvggt.quant.checkpoint import Provenance
     from qvggt.quant.handle import Model
 
 CLUSTERS = 8
@@ -38,23 +37,27 @@ CLUSTERS = 8
 
 @dataclass(frozen=True)
 class Calibrated(Result):
-    """A calibrated checkpoint. output: its folder; model: the same in memory; drop, limit: of a budget search."""
+    """A calibrated checkpoint, or with --plan what one will cost.
+
+    output: its folder. recipe: the name. quantized: the same model in memory, None of a plan. drop, limit: of a budget
+    search. notes: name -> text of the records beside quant.json (the selection, the budget search).
+    """
 
     output: Path
-    model: Model = field(repr=False)
+    scheme: Scheme = field(repr=False)
+    recipe: str
+    quantized: Model | None = field(default=None, repr=False)
     drop: float | None = None
     limit: float | None = None
     notes: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Name -> text of the records beside quant.json: the selection, the budget search."""
+    plan: Plan | None = None
 
     @property
-    def scheme(self) -> Scheme:
-        assert self.model.scheme is not None
-        return self.model.scheme
-
-    @property
-    def provenance(self) -> Provenance:
-        return self.model.provenance
+    def model(self) -> Model:
+        """The quantized model; QvggtError of a plan, for which nothing was calibrated."""
+        if self.quantized is None:
+            raise QvggtError(f"{self.output}: was planned and not calibrated; leave out plan to get a model")
+        return self.quantized
 
     @property
     def passed(self) -> bool:
@@ -62,41 +65,22 @@ class Calibrated(Result):
         return self.drop is None or self.limit is None or self.drop <= self.limit
 
     def to_dict(self, folder: Path | None = None) -> dict[str, Any]:
-        about = self.provenance
-        recipe = about.calibration.get("recipe", {}).get("name", about.calibration.get("import"))
+        values = {"output": str(self.output), "passed": self.passed, "scheme": self.scheme.label, "recipe": self.recipe}
+        if self.plan is not None:
+            return {**values, "plan": {"total_seconds": self.plan.total_seconds, **asdict(self.plan)}}
         return {
-            "output": str(self.output),
-            "passed": self.passed,
+            **values,
             "model": self.model.name,
-            "scheme": self.scheme.label,
-            "recipe": recipe,
-            "threads": about.calibration["threads"],
+            "threads": self.model.provenance.calibration["threads"],
             "drop": self.drop,
             "limit": self.limit,
             "notes": [str(self.output / name) for name in self.notes],
-            "layers": [{"path": path, **figures} for path, figures in about.layers.items()],
+            "layers": [{"path": path, **figures} for path, figures in self.model.layers.items()],
         }
 
 
 @dataclass(frozen=True)
-class Planned(Result):
-    """What a calibration will cost on this machine. memory: bytes of tokens that may stay in RAM."""
-
-    scheme: str
-    recipe: str
-    sequences: int
-    frames: int
-    size: tuple[int, int]
-    memory: int
-    plan: Plan
-
-    def to_dict(self, folder: Path | None = None) -> dict[str, Any]:
-        values = asdict(self)
-        return values | {"plan": {"total_seconds": self.plan.total_seconds, **values["plan"]}}
-
-
-@dataclass(frozen=True)
-class CalibrateJob(Job[Calibrated | Planned]):
+class CalibrateJob(Job[Calibrated]):
     """Quantize a checkpoint: fold rotations and smoothing, learn clips block by block, round the weights."""
 
     name: ClassVar[str] = "calibrate"
@@ -261,7 +245,7 @@ class CalibrateJob(Job[Calibrated | Planned]):
         """Of `memory`."""
         return int(self.memory * 1e9)
 
-    def execute(self, console: Console) -> Calibrated | Planned:
+    def execute(self, console: Console) -> Calibrated:
         from qvggt.quant.model import check_overrides
 
         if self.import_quantvggt is not None:
@@ -284,7 +268,7 @@ class CalibrateJob(Job[Calibrated | Planned]):
         """The model with a network that may be changed: a copy where the caller holds it."""
         return replace(source, network=copy.deepcopy(source.network)) if source is self.model else source
 
-    def _measure_plan(self, source: Model, wanted: Scheme, size: tuple[int, int], console: Console) -> Planned:
+    def _measure_plan(self, source: Model, wanted: Scheme, size: tuple[int, int], console: Console) -> Calibrated:
         from qvggt.calib.plan import make_plan
         from qvggt.rotation.cost import CostTable
 
@@ -299,7 +283,7 @@ class CalibrateJob(Job[Calibrated | Planned]):
             console.result(line)
         console.say("multiply-adds of the calibrated network, per block:")
         console.say(CostTable(config, recipe.online != "none").to_markdown(height, width))
-        return Planned(wanted.label, recipe.name, self.sequences, self.frames, size, self.token_bytes, plan)
+        return Calibrated(Path(self.output), wanted, recipe.name, plan=plan)
 
     def _calibrate(self, source: Model, wanted: Scheme, size: tuple[int, int], console: Console) -> Calibrated:
         import torch
@@ -343,7 +327,7 @@ class CalibrateJob(Job[Calibrated | Planned]):
             drop = searched.metric.drop(network)
             calibration["budget"], notes[NOTE] = searched.note(drop)
         provenance = Provenance({"name": source.name, "sha256": source.sha256}, calibration, versions(), layers)
-        result = self.saved(replace(source, scheme=wanted, provenance=provenance), notes, drop)
+        result = self.saved(replace(source, scheme=wanted, provenance=provenance), self.recipe, notes, drop)
         for file in (measured, tried):
             file.unlink(missing_ok=True)
         if store is not None:
@@ -377,7 +361,9 @@ class CalibrateJob(Job[Calibrated | Planned]):
         measured = self.unfinished()[1]
         return training_images(asked, size, self.sequences, network, chooser, measured, job, console)
 
-    def saved(self, model: Model, notes: Mapping[str, str] | None = None, drop: float | None = None) -> Calibrated:
+    def saved(
+        self, model: Model, recipe: str, notes: Mapping[str, str] | None = None, drop: float | None = None
+    ) -> Calibrated:
         """Write the checkpoint."""
         from qvggt.quant.checkpoint import save_calibrated
 
@@ -385,7 +371,7 @@ class CalibrateJob(Job[Calibrated | Planned]):
         save_calibrated(
             Path(self.output), model.network, model.scheme, model.provenance, replace=self.overwrite, notes=notes
         )
-        return Calibrated(Path(self.output), model, drop, self.budget, notes or {})
+        return Calibrated(Path(self.output), model.scheme, recipe, model, drop, self.budget, notes or {})
 
 
 def read_scheme(path: Path) -> Scheme:

@@ -62,7 +62,7 @@ def import_released(job: CalibrateJob, folder: Path, console: Console) -> Calibr
         "threads": torch.get_num_threads(),
     }
     provenance = Provenance({"name": source.name, "sha256": source.sha256}, calibration, versions(), layers)
-    result = job.saved(replace(source, scheme=scheme, provenance=provenance))
+    result = job.saved(replace(source, scheme=scheme, provenance=provenance), "quantvggt")
     held = ", ".join(("rotation", *released.groups))
     console.result(
         f"{job.output}: {scheme.label}, {len(layers)} linears by the release in {folder} ({held}; {DESCRIPTION})"

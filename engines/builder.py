@@ -99,7 +99,7 @@ def check_precision(source: Source, precision: str | None) -> None:
     if precision is not None and source.float_type != precision:
         raise QvggtError(
             f"--precision {precision}: {source.path} is an {source.float_type} network, and TensorRT keeps the types "
-            f"of the file; export it with qvggt-export --precision {precision}, or leave --precision out"
+            f"of the file; export it with qvggt export --precision {precision}, or leave --precision out"
         )
 
 

@@ -203,7 +203,7 @@ def _interface(trt: Any, engine: Any, path: Path) -> tuple[tuple[str, ...], dict
     if inputs != [INPUT] or not outputs or not set(outputs) <= set(OUTPUTS):
         raise QvggtError(
             f"{path}: has inputs {', '.join(inputs) or 'none'} and outputs {', '.join(outputs) or 'none'}, expected "
-            f"{INPUT} and some of {', '.join(OUTPUTS)}; build it from a file of qvggt-export"
+            f"{INPUT} and some of {', '.join(OUTPUTS)}; build it from a file of qvggt export"
         )
     kinds = {name: engine.get_tensor_dtype(name) for name in names}
     for name, kind in kinds.items():

@@ -21,7 +21,7 @@ class FileRunner(Runner):
         self.outputs, self.files = self.network.outputs, self.network.files
 
     def _facts(self) -> dict[str, Any]:
-        unknown = "none: not written by qvggt-export, so scheme and source are unknown"
+        unknown = "none: not written by qvggt export, so scheme and source are unknown"
         return {**super()._facts(), "metadata": dict(self.metadata.entries) or unknown}
 
     def _failure(self, runtime: str, images: Array, words: str) -> QvggtError:
@@ -29,7 +29,7 @@ class FileRunner(Runner):
         return QvggtError(f"{self.path}: {runtime} failed on {frames} frames of {height}x{width}: {words}")
 
     def network_sizes(self) -> NetworkSizes | None:
-        """Those in the metadata of qvggt-export; None where the file does not tell."""
+        """Those in the metadata of qvggt export; None where the file does not tell."""
         config = self.metadata.config
         if config is None:
             return None

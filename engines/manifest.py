@@ -91,7 +91,7 @@ def read_manifest(engine: str | Path) -> Manifest:
     if not path.is_file():
         raise QvggtError(
             f"{engine}: has no manifest {path.name} beside it, so its origin is unknown; "
-            "build it with qvggt-build, or copy both files"
+            "build it with qvggt build, or copy both files"
         )
     try:
         size = path.stat().st_size

@@ -80,7 +80,7 @@ def _shown(dims: Shape) -> str:
 
 def _input(path: Path, inputs: Sequence[ValueInfoProto]) -> tuple[int | None, tuple[int, int] | None]:
     """(fixed frame count or None, fixed (H, W) or None) from the graph's input."""
-    want = f"expected one input {INPUT} float32 [1, S, 3, H, W]; export it with qvggt-export"
+    want = f"expected one input {INPUT} float32 [1, S, 3, H, W]; export it with qvggt export"
     if [value.name for value in inputs] != [INPUT]:
         raise QvggtError(f"{path}: has inputs {', '.join(value.name for value in inputs) or 'none'}, {want}")
     kind, shape = inputs[0].type.tensor_type.elem_type, dims(inputs[0])
@@ -105,7 +105,7 @@ def _outputs(path: Path, outputs: Sequence[ValueInfoProto]) -> tuple[str, ...]:
         if shape and len(shape) != 2 + len(trailing):
             raise QvggtError(
                 f"{path}: output {value.name} has shape {_shown(shape)}, expected "
-                f"[1, S, {', '.join(map(str, trailing))}]; export it with qvggt-export"
+                f"[1, S, {', '.join(map(str, trailing))}]; export it with qvggt export"
             )
         found.append(value.name)
     if not found:

@@ -118,7 +118,7 @@ def split_runtime(text: str) -> tuple[str | None, str]:
 
 
 _HERE = "qvggt.engines."
-_ONNX: dict[str, Any] = {"suffixes": (".onnx",), "advice": "build it with qvggt-build first"}
+_ONNX: dict[str, Any] = {"suffixes": (".onnx",), "advice": "build it with qvggt build first"}
 _ENGINE: dict[str, Any] = {
     "suffixes": (".engine", ".plan"),
     "opener": _HERE + "engine_runner:open_engine",

@@ -1,4 +1,4 @@
-"""A small report and its stored sequences, as qvggt-eval writes them."""
+"""A small report and its stored sequences, as qvggt eval writes them."""
 
 from __future__ import annotations
 

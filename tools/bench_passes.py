@@ -31,7 +31,7 @@ from qvggt.progress import bar
 from qvggt.versions import versions
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST_SEED = 21_000_000  # of the test split of qvggt-scenes
+FIRST_SEED = 21_000_000  # of the test split of qvggt scenes
 SIDE = 70
 
 

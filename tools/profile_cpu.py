@@ -99,7 +99,7 @@ def summary(times: dict[tuple[str, str], float]) -> list[dict[str, Any]]:
 
 
 def main(
-    file: Annotated[Path, typer.Argument(help="An ONNX file of qvggt-export, or of tools/bench_cpu.py --folder.")],
+    file: Annotated[Path, typer.Argument(help="An ONNX file of qvggt export, or of tools/bench_cpu.py --folder.")],
     runtime: Annotated[str, typer.Option(help="onnxruntime or openvino.")] = "onnxruntime",
     precision: Annotated[str, typer.Option(help="OpenVINO: f32 or bf16.")] = "f32",
     frames: Annotated[int, typer.Option(min=1)] = 1,

@@ -69,7 +69,7 @@ def simple(name: str) -> str:
 
 
 def demo() -> str:
-    """Accuracy of every candidate of a qvggt-eval report."""
+    """Accuracy of every candidate of a qvggt eval report."""
     first, *others = load("demo")["candidates"]
     spec: Columns = {"candidate": "label", **{f"AUC@{t}": f"auc.{t} {{:.2f}}" for t in (30, 15, 5, 3)}}
     spec |= {"change @30": "delta.auc.30 {:+.2f} or ", "depth abs-rel": "abs_rel {:.4f} or -"}

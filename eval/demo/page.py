@@ -129,7 +129,7 @@ def launch(
         )
     except OSError as error:
         raise QvggtError(
-            f"port {port}: cannot be used; is another qvggt-demo running? choose one with --port"
+            f"port {port}: cannot be used; is another qvggt demo running? choose one with --port"
         ) from error
     return address
 

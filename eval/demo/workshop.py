@@ -117,7 +117,7 @@ class Workshop:
         if len(images) > self.limits.images:
             raise QvggtError(
                 f"images: expected at most {self.limits.images} at a time, got {len(images)}; "
-                "use qvggt-reconstruct for more"
+                "use qvggt reconstruct for more"
             )
         for path in images:
             size = path.stat().st_size
@@ -153,7 +153,7 @@ def describe(made: Made) -> list[tuple[str, str]]:
 def differences(first: Made, second: Made) -> list[tuple[str, str]]:
     """Rows (what, value) on how far the second reconstruction is from the first one, which counts as the reference.
 
-    Camera errors are those of qvggt-eval, over all pairs of images; depth is compared after scaling by the median
+    Camera errors are those of qvggt eval, over all pairs of images; depth is compared after scaling by the median
     ratio, since the unit of length is arbitrary.
     """
     a, b = first.result.scene, second.result.scene

@@ -140,19 +140,19 @@ class Document:
 
 
 def read_document(path: str | Path) -> Document:
-    """Read a file of `qvggt-eval --json`. QvggtError when it is no such file."""
+    """Read a file of `qvggt eval --json`. QvggtError when it is no such file."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise QvggtError(f"{path}: cannot be read ({reason(error)}); expected what qvggt-eval --json wrote") from error
+        raise QvggtError(f"{path}: cannot be read ({reason(error)}); expected what qvggt eval --json wrote") from error
     except (ValueError, RecursionError) as error:
-        raise QvggtError(f"{path}: is no JSON ({error}); expected what qvggt-eval --json wrote") from error
+        raise QvggtError(f"{path}: is no JSON ({error}); expected what qvggt eval --json wrote") from error
     return parse_document(value, str(path))
 
 
 def parse_document(value: Any, name: str) -> Document:
     """Of a document in memory (as `report.make_report` returns it); `name` stands in errors."""
-    advice = "give what qvggt-eval --json wrote"
+    advice = "give what qvggt eval --json wrote"
     document = from_mapping(Document, jsonable(value), name, advice=advice, ignore_unknown=True)
     count = len(document.candidates)
     if not count:

@@ -38,7 +38,7 @@ def page_of_report(path: str | Path, report: Mapping[str, Any], folder: str | Pa
 
 
 def page_of_file(path: str | Path, source: str | Path) -> None:
-    """`write_page` of a file of `qvggt-eval --json`. QvggtError when it is no such file."""
+    """`write_page` of a file of `qvggt eval --json`. QvggtError when it is no such file."""
     write_page(path, read_document(source), Path(source).parent)
 
 

@@ -53,16 +53,16 @@ def read_stored(path: Path, candidates: int) -> Stored | None:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > LARGEST:
-            raise QvggtError(f"{path}: {size:,} bytes unpacked, expected at most {LARGEST:,}; run qvggt-eval again")
+            raise QvggtError(f"{path}: {size:,} bytes unpacked, expected at most {LARGEST:,}; run qvggt eval again")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise QvggtError(f"{path}: cannot be read ({reason}); expected a .npz of qvggt-eval --store") from error
+        raise QvggtError(f"{path}: cannot be read ({reason}); expected a .npz of qvggt eval --store") from error
     images = _array(path, arrays, "images", "u", (None, None, None, 3))
     count, height, width = images.shape[:3]
     if not count or not height or not width:
-        raise QvggtError(f"{path}: images: expected at least one pixel, got {images.shape}; run qvggt-eval again")
+        raise QvggtError(f"{path}: images: expected at least one pixel, got {images.shape}; run qvggt eval again")
     if f"c{candidates}_extrinsics" in arrays or f"c{candidates - 1}_extrinsics" not in arrays:
         raise QvggtError(f"{path}: is not of {candidates} candidates as the report; give the files of one run")
     maps = (count, height, width)
@@ -99,4 +99,4 @@ def _array(path: Path, arrays: Mapping[str, Array], name: str, kinds: str, shape
             return array
     got = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
     wanted = ", ".join("any" if n is None else str(n) for n in shape)
-    raise QvggtError(f"{path}: {name}: expected [{wanted}], got {got}; run qvggt-eval --store again")
+    raise QvggtError(f"{path}: {name}: expected [{wanted}], got {got}; run qvggt eval --store again")

@@ -1,4 +1,4 @@
-"""Everything qvggt-reconstruct can be told, in one frozen record."""
+"""Everything qvggt reconstruct can be told, in one frozen record."""
 
 from __future__ import annotations
 

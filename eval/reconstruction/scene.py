@@ -121,7 +121,7 @@ def interpret(predictions: Predictions, size: tuple[int, int], source: PointSour
         bad = int((~finite).nonzero()[0])
         raise QvggtError(
             f"{label}: the camera of image {bad + 1} of {len(finite)} in a pass is not finite; "
-            "check the model with qvggt-eval"
+            "check the model with qvggt eval"
         )
     depth = predictions.depth
     points, confidence = predictions.world_points, predictions.world_points_conf

@@ -157,7 +157,7 @@ for _data_set in (
     DataSet("nrgbd", "SCENE/images/imgX.png", "qvggt.data.nrgbd:read_nrgbd", options=("stride",), **_ROOM),
     DataSet(
         "synthetic",
-        "scenes of qvggt-scenes",
+        "scenes of qvggt scenes",
         options=("scenes",),
         frames=8,
         fast=8,

@@ -20,7 +20,7 @@ TINY_LICENCE = "apache-2.0"
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says. files: name -> bytes; model: the file `sha256` is of; metrics: a `qvggt-eval --json` report."""
+    """What a card says. files: name -> bytes; model: the file `sha256` is of; metrics: a `qvggt eval --json` report."""
 
     kind: Kind
     repository: str
@@ -105,7 +105,7 @@ def _candidates(facts: CardFacts) -> tuple[Sequence[Mapping[str, Any]], Sequence
         return (), ()
     candidates = facts.metrics.get("candidates")
     if not isinstance(candidates, Sequence) or not candidates or not all(isinstance(c, Mapping) for c in candidates):
-        raise QvggtError("metrics: expected a JSON report of `qvggt-eval --json`, got one without candidates")
+        raise QvggtError("metrics: expected a JSON report of `qvggt eval --json`, got one without candidates")
     ours = [candidate for candidate in candidates if _is_ours(candidate, facts.sha256)]
     if not ours:
         raise QvggtError(

@@ -91,7 +91,7 @@ def find_in_directory(path: Path) -> Path:
 def find_on_hub(repository: str, revision: str | None, offline: bool) -> Path:
     if fetch(repository, "quant.json", revision, offline) is not None:
         raise QvggtError(
-            f"{repository}: is a calibrated checkpoint; get it with `qvggt-pull {repository} -o FOLDER` and pass FOLDER"
+            f"{repository}: is a calibrated checkpoint; get it with `qvggt pull {repository} -o FOLDER` and pass FOLDER"
         )
     for name in NAMES:
         path = fetch(repository, name, revision, offline)

@@ -150,7 +150,7 @@ class EvaluateJob(Job[Evaluation]):
         if self.shard is not None:
             shard("{}/{}".format(*self.shard))
             if self.records is None or self.html is not None:
-                raise QvggtError("--shard: give --records FILE, and --json and --html to 'qvggt-eval merge' afterwards")
+                raise QvggtError("--shard: give --records FILE, and --json and --html to 'qvggt eval merge' afterwards")
         if self.candidates.in_memory and self.memory:
             raise QvggtError(f"memory: another process cannot open a model that is in memory; {ON_DISK}")
         if self.candidates.in_memory and self.records is not None:

@@ -105,7 +105,7 @@ def onnx_bundle(path: Path, repository: str, metrics: Mapping[str, Any] | None, 
     opened = open_onnx(path)
     source, scheme = opened.metadata.source, file_scheme(opened.metadata)
     if source is None:
-        raise QvggtError(f"{path}: carries no qvggt.source, so it is no file of qvggt-export; export it again")
+        raise QvggtError(f"{path}: carries no qvggt.source, so it is no file of qvggt export; export it again")
     report = path.with_name(path.name + ".parity.json")
     files = {p.name: p for p in (path, *opened.data, *([report] if report.is_file() else []))}
     odd = [name for name in files if not ONNX_FILE.fullmatch(name)]

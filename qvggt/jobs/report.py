@@ -83,7 +83,7 @@ class ReportJob(Job[ReportPage]):
 
     def prepare(self) -> None:
         check_new_file(self.page, self.overwrite)
-        check_readable(Path(self.report), "a report of qvggt-eval --json")
+        check_readable(Path(self.report), "a report of qvggt eval --json")
 
     def execute(self, console: Console) -> ReportPage:
         from qvggt.eval.html.page import page_of_file

@@ -1,4 +1,4 @@
-"""qvggt-calibrate --budget, --scheme and --parts: the search, its record, a scheme used again, and mistakes."""
+"""qvggt calibrate --budget, --scheme and --parts: the search, its record, a scheme used again, and mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""qvggt-build from the command line to the files; a mistake is one line and exit code 2."""
+"""qvggt build from the command line to the files; a mistake is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_linear_that_is_not_low_bit_ends_with_one(tmp_path: Path, capsys: pyte
     [
         (("--backend", "cuda"), ("--backend", "'rtx', 'tensorrt', 'trtexec'")),
         (("--precision", "int8"), ("--precision", "'fp32', 'fp16', 'bf16'")),
-        (("--precision", "fp16"), ("--precision fp16", "fp32 network", "qvggt-export")),
+        (("--precision", "fp16"), ("--precision fp16", "fp32 network", "qvggt export")),
         (("--frames", "8:1"), ("--frames", "min:opt:max")),
         (("--cc", "sm_86"), ("--cc", "8.6,8.9,12.0")),
         (("--cc", "8.6", "--backend", "trtexec"), ("--cc", "leave --cc out")),

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from calling import call, mistake
+from small_network import small_scenes
 
-from qvggt.cli.commands import job_of
-from qvggt.cli.main import NAMES, app, make_command
+from qvggt.cli import main
+from qvggt.cli.main import NAMES
 from qvggt.jobs.job import JOBS, find_job, read_job
 from qvggt.jobs.scenes import ScenesJob
-from qvggt.progress import Console
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--train", "1", "--test", "0", "--frames", "1", "--size", "14")
 
 
@@ -65,9 +72,6 @@ def test_json_to_a_file_is_not_replaced_without_a_word(tmp_path: Path, capsys: p
 
 
 def test_quiet_and_verbose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    class Loud(Console):
-        pass
-
     assert "contradict" in mistake(capsys, "scenes", tmp_path / "s", *SMALL, "-q", "-v")
     assert call("scenes", tmp_path / "s", *SMALL, "-q") == 0
     assert capsys.readouterr().out.count("\n") == 1
@@ -120,12 +124,28 @@ def test_the_root_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert call("nothing") == 2
 
 
-def test_aliases_are_the_same_commands() -> None:
-    for name in NAMES:
-        alias = {"eval": "evaluate", "deploy": None}.get(name, name)
-        if alias is not None:
-            function = getattr(import_module("qvggt.cli.main"), alias)
-            assert function.args == (name,)
-            assert [p.name for p in make_command(name).params]
-    assert app is not None
-    assert job_of is not None
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "deploy"])
+def test_the_old_names_are_the_same_commands(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As pyproject.toml names them."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    module, function = scripts[f"qvggt-{name}"].split(":")
+    with pytest.raises(SystemExit) as done:
+        getattr(import_module(module), function)(["-h"])
+    assert done.value.code == 0
+    old = capsys.readouterr().out
+    assert call(name, "-h") == 0
+    assert old.replace(f"qvggt-{name}", f"qvggt {name}") == capsys.readouterr().out
+
+
+def test_the_calls_of_the_card(small_float: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`qvggt-export --bits w4a4`, then `qvggt-eval --engine` on Co3D: what scripts out there call."""
+    small_scenes(tmp_path / "co3d", 2, range(0), range(90, 92), "apple")
+    file = tmp_path / "m.onnx"
+    for script, words in (
+        (main.export, [small_float, "--bits", "w4a4", "-o", file, "--parity-sequences", 0, "--parity-frames", "1"]),
+        (main.evaluate, ["--engine", file, "--root", tmp_path / "co3d", "--frames", 2, "--min-frames", 2]),
+    ):
+        with pytest.raises(SystemExit) as done:
+            script([str(word) for word in words])
+        assert done.value.code == 0, capsys.readouterr().err
+    assert "AUC@30" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""qvggt-export and qvggt-calibrate, from the command line to the files; a mistake is one line and exit code 2."""
+"""qvggt export and qvggt calibrate, from the command line to the files; a mistake is one line and exit code 2."""
 
 from __future__ import annotations
 

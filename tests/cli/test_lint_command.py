@@ -1,4 +1,4 @@
-"""qvggt-lint, and the lint that every qvggt-export runs."""
+"""qvggt lint, and the lint that every qvggt export runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""qvggt-eval report: the page of a finished evaluation, and what it refuses."""
+"""qvggt eval report: the page of a finished evaluation, and what it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""qvggt-calibrate --select: the pool on disk, planted noise, resuming, folders of sequences, and mistakes."""
+"""qvggt calibrate --select: the pool on disk, planted noise, resuming, folders of sequences, and mistakes."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_there_and_back(hub: FakeHub, call: Commands, checkpoint: Path, tmp_path
         "- w4a4-dynamic",
         "| fake-quant w4a4 x (this) | 76.50 |",
         "not measured",
-        "qvggt-pull me/small",
+        "qvggt pull me/small",
     ):
         assert text in card, card
     assert "/home/someone" not in card
@@ -266,7 +266,7 @@ def test_a_calibrated_repository_is_no_float_model(
     hub.make("me/quantized", **{path.name: path.read_bytes() for path in checkpoint.iterdir()})
     (tmp_path / "a.jpg").touch()
     line = (tmp_path / "a.jpg", "--model", "me/quantized", "--formats", "cameras", "-o", tmp_path / "out")
-    mistake(call("reconstruct", *line), "qvggt-pull me/quantized")
+    mistake(call("reconstruct", *line), "qvggt pull me/quantized")
     asked: list[Any] = [path for _, path in hub.requests if "model.safetensors" in path]
     assert asked == []
 

@@ -17,7 +17,7 @@ from calling import call
 from qvggt.cli import main
 from qvggt.jobs.job import JOBS, Doc, annotation, find_job, hints
 
-PENDING: tuple[str, ...] = ("calibrate", "export", "eval", "merge", "report", "deploy")
+PENDING: tuple[str, ...] = ()
 """Jobs that are named already but not written yet; nothing else in this file speaks of them."""
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -185,7 +185,7 @@ def test_an_alias_is_the_same_command(capsys: pytest.CaptureFixture[str]) -> Non
         main.alias("lint", ["-h"])
     assert ended.value.code == 0
     usage, *lines = capsys.readouterr().out.splitlines()
-    assert usage == "Usage: qvggt-lint [OPTIONS] {MODEL}"
+    assert usage == "Usage: qvggt lint [OPTIONS] {MODEL}"
     assert call("lint", "-h") == 0
     same = capsys.readouterr().out.splitlines()[1:]
     assert same == [line for line in lines if "--version" not in line]

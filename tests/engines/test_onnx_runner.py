@@ -197,7 +197,7 @@ def test_a_bare_graph_runs_and_says_what_it_lacks(tmp_path):
     runner = OnnxRunner(interface(tmp_path / "m.onnx", shape=(1, "S", 3, "H", "W")))
     assert runner.size is None
     assert runner(np.zeros((1, 3, 14, 14), np.float32)).pose_enc.shape == (1, 9)
-    assert runner.describe()["metadata"].startswith("none: not written by qvggt-export")
+    assert runner.describe()["metadata"].startswith("none: not written by qvggt export")
     with pytest.raises(QvggtError, match="output pose_enc: expected shape"):
         runner(np.zeros((2, 3, 14, 14), np.float32))
 

@@ -61,7 +61,7 @@ def test_trtexec_engines_run_on_tensorrt(tmp_path, trt):
         ({"providers": []}, r"providers \[\]: expected a list"),
         (
             {"runtime": "tensorrt"},
-            "tensorrt runs no such file, onnxruntime or openvino does; build it with qvggt-build",
+            "tensorrt runs no such file, onnxruntime or openvino does; build it with qvggt build",
         ),
         ({"runtime": "torch"}, "torch runs no such file"),
         ({"precision": "bf16"}, "onnxruntime has no use for precision 'bf16'; leave it out"),

@@ -1,4 +1,4 @@
-"""The examples of docs/evaluation.md; that for Ray with a stand-in for it: its commands are ones qvggt-eval takes."""
+"""The examples of docs/evaluation.md; that for Ray with a stand-in for it: its commands are ones qvggt eval takes."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_safetensors_come_first_then_pt(tmp_path: Path, monkeypatch: pytest.Monk
     fake.held = ()
     fails("a/b", "holds neither model.safetensors nor model.pt")
     fake.held = ("model.safetensors", "quant.json")
-    fails("a/b", "is a calibrated checkpoint", "qvggt-pull a/b")
+    fails("a/b", "is a calibrated checkpoint", "qvggt pull a/b")
 
 
 @pytest.mark.parametrize("way", ["argument", "environment"])

@@ -13,7 +13,7 @@ FRAMES = 8  # of a scene, at least
 
 
 def generate(folder: Path, question: Question, size: tuple[int, int], scenes: int) -> None:
-    """The first scenes of `qvggt-scenes --test` at `size` (H, W)."""
+    """The first scenes of `qvggt scenes --test` at `size` (H, W)."""
     # a scene's cameras depend on the number of its frames: render a whole scene, then draw from it
     write_scenes(folder, size, max(question.frames or FRAMES, FRAMES), range(TEST_SEEDS, TEST_SEEDS + scenes))
 

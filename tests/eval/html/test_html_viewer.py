@@ -99,5 +99,5 @@ def test_candidates_are_switched(tab: Any) -> None:
     tab.get_by_label("side by side").uncheck()
     pixels = look(tab)
     assert (np.abs(pixels - 128).max(-1) < 12).mean() > 0.002  # the grey of the ground truth
-    assert tab.title() == "qvggt-eval: co3d"
+    assert tab.title() == "qvggt eval: co3d"
     assert tab.complaints == []

@@ -81,7 +81,10 @@ class Calibrated(Result):
 
 @dataclass(frozen=True)
 class CalibrateJob(Job[Calibrated]):
-    """Quantize a checkpoint: fold rotations and smoothing, learn clips block by block, round the weights."""
+    """Calibrate a checkpoint to a low-bit format.
+
+    Quantize a checkpoint: fold rotations and smoothing, learn clips block by block, round the weights.
+    """
 
     name: ClassVar[str] = "calibrate"
     examples: ClassVar[tuple[str, ...]] = (

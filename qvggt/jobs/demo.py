@@ -37,7 +37,10 @@ class Served(Result):
 
 @dataclass(frozen=True)
 class DemoJob(Job[Served]):
-    """Serve a page: drop images, see points and cameras, compare two networks, download GLB and COLMAP files."""
+    """Serve a local page around reconstructions.
+
+    Serve a page: drop images, see points and cameras, compare two networks, download GLB and COLMAP files.
+    """
 
     name: ClassVar[str] = "demo"
     examples: ClassVar[tuple[str, ...]] = (

@@ -35,11 +35,12 @@ BUILDERS: dict[Literal["rtx", "tensorrt"], str] = {"rtx": "tensorrt_rtx", "tenso
 @dataclass(frozen=True)
 class Deployed(Result):
     """steps: name -> what came of it. rows: of the table, a candidate each; without one where a check failed before.
-    report, page: the evaluation as JSON and HTML."""
+    proofs: a line a file, of what was proven about it. report, page: the evaluation as JSON and HTML."""
 
     folder: Path
     steps: Mapping[str, Done]
     rows: tuple[dict[str, Any], ...]
+    proofs: tuple[str, ...]
     report: Path
     page: Path
     notes: tuple[str, ...]
@@ -72,6 +73,7 @@ class Deployed(Result):
         failed = [name for name, done in self.steps.items() if not done.passed]
         if failed:
             lines.append(f"FAILED: {failed[0]}; its result is in {self.folder / 'steps'}")
+        lines += self.proofs
         return "\n".join([*lines, *([f"report: {self.page}, {self.report}"] if self.rows else [])])
 
     def __repr__(self) -> str:
@@ -85,6 +87,7 @@ class Deployed(Result):
             "page": str(self.page),
             "notes": list(self.notes),
             "rows": list(self.rows),
+            "proofs": list(self.proofs),
             "steps": [
                 {"step": name, "passed": done.passed, "seconds": done.seconds, "outputs": list(done.outputs)}
                 for name, done in self.steps.items()
@@ -94,15 +97,17 @@ class Deployed(Result):
 
 @dataclass(frozen=True)
 class DeployJob(Job[Deployed]):
-    """Calibrate a checkpoint, export it, prove the file, build an engine, evaluate all of them, and write a report.
+    """Checkpoint and images to proven files and a report.
+
+    Calibrate a checkpoint, export it, prove the file, build an engine, evaluate all of them, and write a report.
 
     Everything goes to the folder OUT: calibrated checkpoints, .onnx files with their parity reports, engines,
     results.json and report.html. Each step is a command of its own and is skipped when nothing it depends on has
     changed, so the same call goes on where it was interrupted. Exit code 1 when a check fails.
 
     --data may be photographs (a folder of them, or one folder per sequence): they have no known cameras, so figures
-    say how well a file agrees with the float model. With data of known cameras (Co3D, 7-Scenes, NRGBD) they say how
-    right it is; calibration then sees the training split only. Without --data, scenes are generated.
+    say how well a file agrees with the float model. With data of known cameras (Co3D) they say how right it is;
+    calibration then sees the training split only. Without --data, scenes are generated.
     """
 
     name: ClassVar[str] = "deploy"
@@ -127,9 +132,7 @@ class DeployJob(Job[Deployed]):
             words=lambda: tuple(choices()),
         ),
     ] = (DEFAULT,)
-    data: Annotated[
-        Place | None, Doc("Photographs, or a folder in Co3D, 7-Scenes or NRGBD format. [generated scenes]")
-    ] = None
+    data: Annotated[Place | None, Doc("Photographs, or a folder in Co3D format. [generated scenes]")] = None
     to: Annotated[
         Literal["onnx", "engine"],
         Doc("onnx: for CPUs. engine: for TensorRT as well, built where TensorRT-RTX or TensorRT is installed."),
@@ -190,8 +193,9 @@ class DeployJob(Job[Deployed]):
         for note in plan.notes:
             console.say(f"note: {note}")
         done = run_steps(plan.steps(), journal, console)
-        rows = table_rows(done, plan) if plan.evaluated in done else []
-        result = Deployed(out, done, tuple(rows), plan.report, plan.page, plan.notes)
+        rows = table_rows(plan.report) if plan.evaluated in done else []
+        proofs = [line for step in plan.steps() if step.name in done for line in proof(step)]
+        result = Deployed(out, done, tuple(rows), tuple(proofs), plan.report, plan.page, plan.notes)
         console.result(result.text)
         return result
 
@@ -322,9 +326,25 @@ class Plan:
         return {**given, "overwrite": True}
 
 
-def table_rows(done: Mapping[str, Done], plan: Plan) -> list[dict[str, Any]]:
-    """One row a candidate of the evaluation: what it is, how good, how close to the first, how fast, how large."""
-    report = read_object(plan.report, "the report of an evaluation")
+def proof(step: Step) -> Iterator[str]:
+    """What an export or a build proved about its file."""
+    if isinstance(step.job, ExportJob | BuildJob) and step.result.is_file():
+        found = read_object(step.result, "the result of a step")
+        if isinstance(step.job, ExportJob):
+            lint, parity = found["lint"], found["parity"]
+            checked = ", ".join(f"{len(parity[kind])} {kind}" for kind in ("linears", "convolutions") if parity[kind])
+            cameras = "" if parity["auc30"] is None else f", AUC@30 {parity['auc30']['delta']:+.2f}"
+            yield (
+                f"{found['path']}: lint {lint['errors']} errors, parity {'passed' if parity['passed'] else 'FAILED'} "
+                f"({checked or 'outputs'}{cameras})"
+            )
+        else:
+            yield f"{found['engine']}: {found['summary']}; not run on a GPU here"
+
+
+def table_rows(path: Path) -> list[dict[str, Any]]:
+    """One row a candidate of an evaluation's report: how good, how close to the first, how fast, how large."""
+    report = read_object(path, "the report of an evaluation")
     rows = []
     for candidate in report["candidates"]:
         auc = candidate["summary"].get("auc30", {})

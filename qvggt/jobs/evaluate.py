@@ -39,7 +39,10 @@ ON_DISK = "save it and name its folder"
 
 @dataclass(frozen=True)
 class EvaluateJob(Job[Evaluation]):
-    """Evaluate models and engines on the same frames: cameras, depth, points, output SQNR, time, memory and size."""
+    """Compare models and files by geometry metrics.
+
+    Evaluate models and engines on the same frames: cameras, depth, points, output SQNR, time, memory and size.
+    """
 
     name: ClassVar[str] = "eval"
     examples: ClassVar[tuple[str, ...]] = (

@@ -62,7 +62,9 @@ class LintResult(Result):
 
 @dataclass(frozen=True)
 class LintJob(Job[LintResult]):
-    """Check an ONNX file against what TensorRT is known to refuse, miscompile or run in floating point.
+    """Find what TensorRT refuses or gets wrong in ONNX.
+
+    Check an ONNX file against what TensorRT is known to refuse, miscompile or run in floating point.
 
     Reads the file only: no GPU, no TensorRT, no weights. Errors are models that do not build or compute something
     else; warnings lose a low-bit kernel. Exit code 1 for errors, 2 for a file that cannot be read.

@@ -35,7 +35,9 @@ class PullResult(Result):
 
 @dataclass(frozen=True)
 class PullJob(Job[PullResult]):
-    """Download what qvggt push uploaded and check it: a checkpoint is loaded, an ONNX file opened.
+    """Download and check what qvggt push uploaded.
+
+    A checkpoint is loaded, an ONNX file opened.
 
     Only the files of such an upload are taken; nothing is unpickled and nothing is run.
     """

@@ -33,7 +33,10 @@ class PushResult(Result):
 
 @dataclass(frozen=True)
 class PushJob(Job[PushResult]):
-    """Upload a calibrated checkpoint (quant.json, model.safetensors) or an ONNX file, with a generated model card."""
+    """Upload a checkpoint or ONNX file to the Hub.
+
+    Upload a calibrated checkpoint (quant.json, model.safetensors) or an ONNX file, with a generated model card.
+    """
 
     name: ClassVar[str] = "push"
     examples: ClassVar[tuple[str, ...]] = (

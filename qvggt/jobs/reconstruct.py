@@ -71,7 +71,10 @@ class Reconstruction(Result):
 
 @dataclass(frozen=True)
 class ReconstructJob(Job[Reconstruction]):
-    """Reconstruct a scene: cameras, points and depth of images or a video, in files that other programs open."""
+    """Reconstruct a scene from images or a video.
+
+    Reconstruct a scene: cameras, points and depth of images or a video, in files that other programs open.
+    """
 
     name: ClassVar[str] = "reconstruct"
     examples: ClassVar[tuple[str, ...]] = (

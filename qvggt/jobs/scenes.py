@@ -30,7 +30,9 @@ class ScenesResult(Result):
 
 @dataclass(frozen=True)
 class ScenesJob(Job[ScenesResult]):
-    """Render textured objects on a ground plane with exact cameras and depth, in real Co3Dv2 layout.
+    """Generate scenes in Co3D format.
+
+    Render textured objects on a ground plane with exact cameras and depth, in real Co3Dv2 layout.
 
     The same options give the same bytes. Repeating an interrupted call keeps the scenes that are finished.
     """

@@ -21,7 +21,7 @@ def jsonable(value: Any) -> Any:
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]
-    if hasattr(value, "dtype"):  # a number of numpy, which this must not import for those who have none
+    if getattr(value, "ndim", None) == 0:  # a number of numpy, which is not imported for those who have none
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from qvggt.files import atomic_write
 
 _FLAT_LIST = re.compile(r"\[\n\s*([^\[\]{}]*?)\n\s*\]")  # a line break inside JSON text is never part of a string
@@ -23,7 +21,7 @@ def jsonable(value: Any) -> Any:
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]
-    if isinstance(value, np.generic):
+    if getattr(value, "ndim", None) == 0:  # a number of numpy, which is not imported for those who have none
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)

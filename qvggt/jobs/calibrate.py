@@ -109,7 +109,7 @@ class CalibrateJob(Job[Calibrated]):
         Place | None, Doc("Co3D-format folder (its train split is used), or one folder of images per sequence.")
     ] = None
     recipe: Annotated[
-        str, Doc("qvggt (ours), or a baseline: rtn, smoothquant, quarot, quantvggt.", words=lambda: tuple(RECIPES))
+        str, Doc("qvggt (ours), or a baseline: rtn, smoothquant, quarot, quantvggt.", words=tuple(RECIPES))
     ] = "qvggt"
     annotations: Annotated[Place | None, Doc("Folder of the .jgz files. [DATA/annotations]")] = None
     sequences: Annotated[int, Doc("Training sequences to use."), at_least(1)] = 64
@@ -118,9 +118,9 @@ class CalibrateJob(Job[Calibrated]):
     clusters: Annotated[
         int | None, Doc(f"--select: clusters that the sequences are spread over. [{CLUSTERS}]"), at_least(1)
     ] = None
-    class_mode: Annotated[
-        str, Doc("Categories to draw from: apple, five, more or all.", words=lambda: tuple(CLASS_MODES))
-    ] = "all"
+    class_mode: Annotated[str, Doc("Categories to draw from: apple, five, more or all.", words=tuple(CLASS_MODES))] = (
+        "all"
+    )
     pool: Annotated[int | None, Doc("--select: sequences of each category to look at. [all]"), at_least(1)] = None
     scheme: Annotated[Place | None, Doc("A saved scheme, or a checkpoint with one; instead of --bits and --parts.")] = (
         None

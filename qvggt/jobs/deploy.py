@@ -129,7 +129,7 @@ class DeployJob(Job[Deployed]):
             f"Formats, comma-separated: {choices_text()}.",
             ("--format", "--bits"),
             comma=True,
-            words=lambda: tuple(choices()),
+            words=choices,
         ),
     ] = (DEFAULT,)
     data: Annotated[Place | None, Doc("Photographs, or a folder in Co3D format. [generated scenes]")] = None

@@ -92,7 +92,7 @@ class ExportJob(Job[ExportResult]):
         Doc(
             f"{choices_text()}. [that of a calibrated checkpoint, else {DEFAULT}]",
             ("--bits", "--format"),
-            words=lambda: tuple(choices()),
+            words=choices,
         ),
     ] = None
     act: Annotated[
@@ -107,9 +107,7 @@ class ExportJob(Job[ExportResult]):
         tuple[int, int] | None,
         Doc(f"HxW in pixels, multiples of {PATCH}. [model's own square]", parse=sides, metavar="HxW"),
     ] = None
-    outputs: Annotated[
-        tuple[str, ...] | None, Doc(f"Any of {', '.join(WORDS)}. [all]", comma=True, words=lambda: WORDS)
-    ] = None
+    outputs: Annotated[tuple[str, ...] | None, Doc(f"Any of {', '.join(WORDS)}. [all]", comma=True, words=WORDS)] = None
     target: Annotated[
         Literal["cpu", "tensorrt"],
         Doc("cpu: row scales inside the products. tensorrt: overflow-safe products, fp16 (docs/storage.md)."),

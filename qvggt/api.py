@@ -102,7 +102,7 @@ def quantize(
     """
     from qvggt.jobs.rounding import round_to_nearest
 
-    return round_to_nearest(model, scheme_of(format, act, parts, overrides), batches)
+    return round_to_nearest(model, scheme_of(format, act, parts, overrides, model.network.config.family), batches)
 
 
 @parameters_of(ExportJob)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write
 from qvggt.geometry import decode_pose, invert_extrinsics, to_homogeneous, unproject
-from qvggt.predictions import Predictions
+from qvggt.predictions import CAMERAS, Predictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,7 +126,7 @@ def _pictures(predictions: Predictions, images: Any) -> NDArray[np.float32] | No
     if images is None:
         return None
     values = np.asarray(images.detach().cpu() if isinstance(images, torch.Tensor) else images, np.float32)
-    maps = [a.shape[1:3] for name, a in predictions.named().items() if name != "pose_enc"]
+    maps = [a.shape[1:3] for name, a in predictions.named().items() if name != CAMERAS]
     expected = (len(predictions.pose_enc), 3, *(maps[0] if maps else values.shape[2:]))
     if values.ndim != 4 or values.shape != expected:
         wanted = ", ".join(map(str, expected if len(expected) == 4 else (*expected[:2], "H", "W")))

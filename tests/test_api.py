@@ -141,7 +141,7 @@ def test_mistakes_are_one_line(model: qvggt.Model, images: torch.Tensor, tmp_pat
     for call, words in (
         (lambda: qvggt.load(tmp_path / "none"), "no such file"),
         (lambda: qvggt.quantize(model, "w3a3"), "unknown bits"),
-        (lambda: qvggt.quantize(model, act="static"), "needs"),
+        (lambda: qvggt.quantize(model, act="static"), "needs batches"),
         (lambda: qvggt.quantize(quantized), "quantized already"),
         (lambda: qvggt.quantize(model, act="static", batches=[images[0]]), r"image tensors \[S, 3, H, W\]"),
         (lambda: qvggt.quantize(model, act="static", batches=[images * float("inf")]), "NaN or infinity"),

@@ -7,6 +7,7 @@ finder to the front. A wheel needs none of this: a package wins over a namespace
 
 from __future__ import annotations
 
+import argparse
 import sysconfig
 from pathlib import Path
 
@@ -17,6 +18,7 @@ LINE = (
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     path = Path(sysconfig.get_path("purelib")) / NAME
     path.write_text(LINE, encoding="utf-8")
 

@@ -48,6 +48,7 @@ def make_command(name: str) -> Any:
     own = application(find_job(name), group=bool(below))
     made: Any = get_command(own)
     made.name = name
+    made.params.append(terminal.version_option())
     for other in below:
         made.commands[other] = make_command(other)
     return made

@@ -51,7 +51,8 @@ def run(command: Any, args: Sequence[str] | None = None, name: str | None = None
     keeps its code. Any other exception is a fault of the program and passes with its traceback.
     """
     command = get_command(command) if isinstance(command, typer.Typer) else command
-    command.params.append(version_option())
+    if all(parameter.name != "version" for parameter in command.params):
+        command.params.append(version_option())
     try:
         code = command.main(args=None if args is None else list(args), prog_name=name, standalone_mode=False)
     except QvggtError as error:

@@ -366,11 +366,10 @@ def table_rows(path: Path) -> list[dict[str, Any]]:
 
 def native_size(weights: Path) -> int:
     """Side in pixels of the square images a weights file was made for."""
-    from qvggt.models.loading import stored_config
-    from qvggt.models.vggt.config import VGGT_1B
+    from qvggt.models.loading import config_of
     from qvggt.tensor_file import open_tensors
 
-    return (stored_config(open_tensors(weights)) or VGGT_1B).img_size
+    return config_of(open_tensors(weights)).img_size
 
 
 def _cell(value: Any, form: str) -> str:

@@ -37,7 +37,8 @@ class PullResult(Result):
 class PullJob(Job[PullResult]):
     """Download and check what qvggt push uploaded.
 
-    A checkpoint is loaded, an ONNX file opened. Only the files of such an upload are taken; nothing is unpickled and nothing is run.
+    A checkpoint is loaded, an ONNX file opened. Only the files of such an upload are taken; nothing is unpickled and
+    nothing is run.
     """
 
     name: ClassVar[str] = "pull"

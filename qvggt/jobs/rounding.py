@@ -43,6 +43,8 @@ def round_to_nearest(
 
     if model.scheme is not None:
         raise QvggtError(f"{model.name}: is quantized already ({model.scheme.label}); give the float model")
+    if batches is None and scheme.needs_ranges:
+        raise QvggtError(f"{scheme.label}: needs batches, image sequences to observe activation ranges on")
     if batches is not None and not isinstance(batches, ImageSet):
         _check_images(batches)
     network = model.network if in_place else copy.deepcopy(model.network)

@@ -101,7 +101,7 @@ def test_size_and_selection(data, tmp_path, capsys):
 def test_one_line_in_a_process_of_its_own(data, tmp_path):
     """No library may add a warning to the line."""
     (tmp_path / "bad.onnx").write_bytes(b"no model at all")
-    program = str(Path(sys.executable).with_name("qvggt eval"))
+    program = str(Path(sys.executable).with_name("qvggt-eval"))
     done = subprocess.run(
         [program, "--engine", str(tmp_path / "bad.onnx"), *map(str, on(data))],
         capture_output=True, text=True, check=False,

@@ -180,17 +180,6 @@ def test_bash_completes(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["complete -o default -F _qvggt_completion qvggt", "--depth-size"]
 
 
-def test_an_alias_is_the_same_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main.alias("lint", ["-h"])
-    assert ended.value.code == 0
-    usage, *lines = capsys.readouterr().out.splitlines()
-    assert usage == "Usage: qvggt lint [OPTIONS] {MODEL}"
-    assert call("lint", "-h") == 0
-    same = capsys.readouterr().out.splitlines()[1:]
-    assert same == [line for line in lines if "--version" not in line]
-
-
 def documented() -> list[tuple[str, str, Doc]]:
     found = [(name, field, annotation(hint, Doc)) for name in HERE for field, hint in hints(find_job(name)).items()]
     return [(name, field, doc) for name, field, doc in found if doc is not None]

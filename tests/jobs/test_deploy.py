@@ -99,7 +99,7 @@ def test_photographs_in_one_call_interrupted_twice(
     again = capsys.readouterr().out
     assert "float" in again
     assert not calls
-    assert "differs in" in mistake(capsys, *words, "--seed", 3)
+    assert "another configuration" in mistake(capsys, *words, "--seed", 3)
 
 
 def test_a_folder_of_others_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

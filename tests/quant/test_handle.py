@@ -30,7 +30,7 @@ def test_a_float_model_in_three_lines(model: Model) -> None:
 
 
 def test_a_quantized_model_says_how(model: Model) -> None:
-    quantized = qvggt.quantize(model, "w8a8", act="static", data=small_batches(2, 2), progress=False)
+    quantized = qvggt.quantize(model, "w8a8", act="static", batches=small_batches(2, 2))
     text = repr(quantized)
     _, sizes, scheme, origin = text.splitlines()
     count = len(list(quantized_linears(quantized.network)))

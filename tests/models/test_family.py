@@ -50,6 +50,7 @@ OUTPUTS = re.compile(r"\b(pose_enc|depth_conf|world_points|world_points_conf)\b"
 SIZES = (14, 14**2)  # the patch
 EXCEPTIONS = {
     "calib/quantvggt_release.py": "a release of parameters for VGGT, by its own names",
+    "calib/import_quantvggt.py": "the same",
     "calib/quantvggt_scheme.py": "the same",
     "qvggt/data/images.py": "14: the preprocessing's default grid, where a caller names none; it knows no network",
     "qvggt/onnx_view/external_data.py": "14: an element type of ONNX",

@@ -39,7 +39,10 @@ def test_a_quantized_model_says_how(model: Model) -> None:
     assert origin == "  recipe rtn"
     assert weights(sizes) == weights(repr(model).splitlines()[1])  # codes count as the weights they stand for
     about = repr(quantized.provenance)
-    assert about == f"Provenance(source small.safetensors; calibration recipe, seed; {len(quantized.layers)} layers)"
+    assert (
+        about
+        == f"Provenance(source small.safetensors; calibration recipe, seed, threads; {len(quantized.layers)} layers)"
+    )
     frames = {"a/0": [0, 1], "a/1": [2, 3]}
     known = Model(quantized.network, "n", "0" * 64, quantized.scheme, Provenance(calibration={"frames": frames}))
     assert repr(known).splitlines()[3] == "  calibrated on 2 sequences"

@@ -113,6 +113,7 @@ def main(
     """Time the candidates in one run and print their ratios."""
     from qvggt.versions import PACKAGES, versions
 
+    os.environ.setdefault("GOMP_SPINCOUNT", "300000")  # OpenMP's default: PyTorch as its users run it, not as we do
     height, width = (int(side) for side in size.split("x"))
     specs = [parse_spec(text) for text in files.split(",") if text]
     kinds = [("openvino", "bf16") if r == "openvino-bf16" else (r, "fp32") for r in runtimes.split(",") if r]

@@ -49,7 +49,7 @@ def command(cls: type[Job[Any]]) -> Any:
             for name in given(context):
                 raise QvggtError(f"{flag(cls, name)}: has no use before {context.invoked_subcommand}; leave it out")
             return
-        run_job(job_of(cls, context, options), options)
+        run_job(job_of(cls, context, options), options, context.command_path)
 
     own = sorted(fields(cls), key=lambda field: field.name in SHARED)  # what all jobs have comes last
     parameters = [_parameter(cls, field) for field in own]
@@ -95,14 +95,14 @@ def job_of(cls: type[Job[Any]], context: typer.Context, options: dict[str, Any])
     return from_mapping(cls, stored | values, str(options["config"]))
 
 
-def run_job(job: Job[Any], options: dict[str, Any]) -> None:
+def run_job(job: Job[Any], options: dict[str, Any], command: str) -> None:
     """Run it, say and write what the options ask for, and leave with 1 where a check failed."""
     from qvggt.jobs.places import check_new_file
 
     if options["quiet"] and options["verbose"]:
         raise QvggtError("-q and -v: contradict each other; give one of the two")
     if options["save_config"] is not None:
-        typer.echo(f"{job.save(options['save_config'])}: qvggt {job.name} --config reads it", err=True)
+        typer.echo(f"{job.save(options['save_config'])}: {command} --config reads it", err=True)
         return
     json = options["json"]
     to_stdout = json is not None and str(json) == "-"

@@ -80,7 +80,8 @@ def usage(error: Any) -> str:
     """The message of a click error, and where to look it up."""
     context = getattr(error, "ctx", None)
     hint = f" (see {context.command_path} --help)" if context is not None else ""
-    return f"{error.format_message().strip().rstrip('.')}{hint}"
+    message = error.format_message().strip().rstrip(".").replace(": Value error, ", ": ")  # pydantic's, inside typer
+    return f"{message}{hint}"
 
 
 def version_option() -> Any:

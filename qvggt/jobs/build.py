@@ -53,7 +53,7 @@ class BuildOutcome(Result):
 class BuildJob(Job[BuildOutcome]):
     """Build a TensorRT engine of an ONNX file.
 
-    Build an engine and show which kernel every quantized linear became.
+    Shows which kernel every quantized linear became.
 
     Writes OUTPUT, OUTPUT.manifest.json (hashes, origin; runners refuse an engine without it) and OUTPUT.layers.json,
     read from the builder's own layer table. Nothing is run on a GPU: the report says what is planned and stored.

@@ -83,7 +83,7 @@ class Calibrated(Result):
 class CalibrateJob(Job[Calibrated]):
     """Calibrate a checkpoint to a low-bit format.
 
-    Quantize a checkpoint: fold rotations and smoothing, learn clips block by block, round the weights.
+    Rotations and smoothing are folded into the weights, clips learned block by block, and the weights rounded.
     """
 
     name: ClassVar[str] = "calibrate"

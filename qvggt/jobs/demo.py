@@ -39,7 +39,7 @@ class Served(Result):
 class DemoJob(Job[Served]):
     """Serve a local page around reconstructions.
 
-    Serve a page: drop images, see points and cameras, compare two networks, download GLB and COLMAP files.
+    Drop images, see points and cameras, compare two networks, download GLB and COLMAP files.
     """
 
     name: ClassVar[str] = "demo"

@@ -41,7 +41,7 @@ ON_DISK = "save it and name its folder"
 class EvaluateJob(Job[Evaluation]):
     """Compare models and files by geometry metrics.
 
-    Evaluate models and engines on the same frames: cameras, depth, points, output SQNR, time, memory and size.
+    All see the same frames: cameras, depth, points, SQNR of the outputs, time, memory and size.
     """
 
     name: ClassVar[str] = "eval"

@@ -68,7 +68,7 @@ class ExportResult(Result):
 class ExportJob(Job[ExportResult]):
     """Write a checkpoint as ONNX, and prove the file.
 
-    Write a checkpoint as ONNX with Q/DQ and prove that it computes what the PyTorch fake-quant reference computes.
+    The file has standard Q/DQ nodes; the proof is that it computes what the PyTorch fake-quant reference computes.
 
     The file is linted (qvggt lint). The gate runs ONNX Runtime on the CPU: every quantized linear against the
     reference on the same input, every output end to end, and camera AUC@30 on a set of scenes. Exit code 1 when one of

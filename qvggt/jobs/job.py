@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import KW_ONLY, MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -107,7 +107,10 @@ class Job(ABC, Generic[R]):
     def __post_init__(self) -> None:
         for field in fields(self):
             hint = hints(type(self))[field.name]
-            value = read_value(hint, getattr(self, field.name), field.name)
+            value = getattr(self, field.name)
+            if (isinstance(value, str | Path) or hasattr(value, "network")) and _many(hint):
+                value = (value,)  # one item, from Python, for a list of them
+            value = read_value(hint, value, field.name)
             object.__setattr__(self, field.name, _placed(hint, value))
         self.check()
 
@@ -227,6 +230,11 @@ def _placed(hint: Any, value: Any) -> Any:
         return Path(value)
     inner = [get_args(leaf)[0] for leaf in leaves(hint) if get_origin(leaf) is Sequence or get_args(leaf)[1:] == (...,)]
     return tuple(_placed(inner[0], item) for item in value) if inner and isinstance(value, tuple) else value
+
+
+def _many(hint: Any) -> bool:
+    """Whether a field holds any number of items and never one alone."""
+    return all(get_origin(leaf) in (Sequence, tuple) for leaf in leaves(hint) if leaf is not NoneType)
 
 
 def _plain(value: Any, name: str) -> Any:

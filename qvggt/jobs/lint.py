@@ -64,7 +64,7 @@ class LintResult(Result):
 class LintJob(Job[LintResult]):
     """Find what TensorRT refuses or gets wrong in ONNX.
 
-    Check an ONNX file against what TensorRT is known to refuse, miscompile or run in floating point.
+    Every rule was seen to matter in TensorRT-RTX: it refuses, miscompiles or runs in floating point.
 
     Reads the file only: no GPU, no TensorRT, no weights. Errors are models that do not build or compute something
     else; warnings lose a low-bit kernel. Exit code 1 for errors, 2 for a file that cannot be read.

@@ -35,7 +35,7 @@ class PushResult(Result):
 class PushJob(Job[PushResult]):
     """Upload a checkpoint or ONNX file to the Hub.
 
-    Upload a calibrated checkpoint (quant.json, model.safetensors) or an ONNX file, with a generated model card.
+    A calibrated checkpoint goes there as quant.json and model.safetensors, with a generated model card.
     """
 
     name: ClassVar[str] = "push"

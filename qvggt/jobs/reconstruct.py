@@ -73,7 +73,7 @@ class Reconstruction(Result):
 class ReconstructJob(Job[Reconstruction]):
     """Reconstruct a scene from images or a video.
 
-    Reconstruct a scene: cameras, points and depth of images or a video, in files that other programs open.
+    Cameras, points and depth, in files that other programs open.
     """
 
     name: ClassVar[str] = "reconstruct"

@@ -95,7 +95,7 @@ def test_an_interrupted_job_says_what_is_kept(
 def test_examples_are_calls(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each example parses into a job of the command it names."""
     found: list[Any] = []
-    monkeypatch.setattr("qvggt.cli.commands.run_job", lambda job, options: found.append(job))
+    monkeypatch.setattr("qvggt.cli.commands.run_job", lambda job, *_: found.append(job))
     for example in find_job(name).examples:
         words = shlex.split(example.split("  ")[0], comments=True)
         assert words[0] == "qvggt", example

@@ -22,7 +22,7 @@ from reporting import Columns, Row, change_text, columns, markdown, shown
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 PAGES = ("README.md", "docs/performance.md", "docs/method.md", "qvggt/weights/tiny/README.md", "docs/reconstruction.md")
-FILES = [ROOT / page for page in (*PAGES, "docs/tutorial.md")]
+FILES = [ROOT / page for page in (*PAGES, "docs/tutorial.md", "docs/development.md")]
 MARKER = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

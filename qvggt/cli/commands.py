@@ -102,6 +102,7 @@ def run_job(job: Job[Any], options: dict[str, Any], command: str) -> None:
     if options["quiet"] and options["verbose"]:
         raise QvggtError("-q and -v: contradict each other; give one of the two")
     if options["save_config"] is not None:
+        check_new_file(options["save_config"], job.overwrite)
         typer.echo(f"{job.save(options['save_config'])}: {command} --config reads it", err=True)
         return
     json = options["json"]

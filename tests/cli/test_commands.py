@@ -32,6 +32,7 @@ def test_a_call_is_saved_and_given_back(tmp_path: Path, capsys: pytest.CaptureFi
     assert call("scenes", tmp_path / "s", *SMALL, "--save-config", file) == 0
     assert not (tmp_path / "s").exists(), "saving a call does not run it"
     assert "qvggt scenes --config" in capsys.readouterr().err
+    assert "exists already" in mistake(capsys, "scenes", tmp_path / "s", "--save-config", file)
     assert read_job(file) == ScenesJob(tmp_path / "s", train=1, test=0, frames=1, size=(14, 14))
     assert call("scenes", "--config", file) == 0
     assert "1 train + 0 test scenes of 1 frames, 14x14" in capsys.readouterr().out

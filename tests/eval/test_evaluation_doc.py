@@ -31,7 +31,7 @@ def test_the_ray_example(monkeypatch):
     *shards, merge = lines
     assert [shard(line[line.index("--shard") + 1]) for line in shards] == [(i, 8) for i in range(1, 9)]
     records = [line[line.index("--records") + 1] for line in shards]
-    assert merge[1:] == ["merge", *records, "--json", "/nfs/out/eval.json"]
+    assert merge == ["qvggt", "eval", "merge", *records, "--json", "/nfs/out/eval.json"]
     command = make_command("eval")
     known = {name for param in command.params for name in param.opts}
     assert {part for line in shards for part in line if part.startswith("--")} <= known

@@ -106,7 +106,8 @@ class CalibrateJob(Job[Calibrated]):
         Literal["dynamic", "static"] | None, Doc("dynamic: one scale per token. static: one per tensor. [dynamic]")
     ] = None
     data: Annotated[
-        Place | None, Doc("Co3D-format folder (its train split is used), or one folder of images per sequence.")
+        Place | None,
+        Doc("Co3D-format folder (its train split is used), or photographs: a folder of them, or one per sequence."),
     ] = None
     recipe: Annotated[
         str, Doc("qvggt (ours), or a baseline: rtn, smoothquant, quarot, quantvggt.", words=tuple(RECIPES))
@@ -197,7 +198,7 @@ class CalibrateJob(Job[Calibrated]):
         check_new_folder(Path(self.output), self.overwrite, "a checkpoint")
         check_source(self.model, self.revision)
         for folder, expected in (
-            (self.data, "a folder in Co3D format, or with one folder of images per sequence"),
+            (self.data, "a folder in Co3D format, of photographs, or with one folder of images per sequence"),
             (self.annotations, "the folder of the annotation files"),
             (self.import_quantvggt, "a folder of released QuantVGGT parameters"),
         ):

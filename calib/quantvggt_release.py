@@ -22,7 +22,7 @@ from qvggt.files import line, reason, sniff
 from qvggt.models.family import LINEARS
 from qvggt.quant.hadamard import power
 from qvggt.quant.kronecker import KroneckerHadamard
-from qvggt.tensor_file import FLOATS
+from qvggt.tensor_file import FLOATS, unpickled
 
 FILES = {
     "frame_blocks": "qs_frame_parameters_total.pth",
@@ -100,8 +100,7 @@ def load_blocks(path: Path) -> Any:
     try:
         if (impostor := sniff(path)) is not None:
             raise QvggtError(f"{path}: {impostor}")
-        # no fallback: a file that needs more than tensors would run its author's code
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        return unpickled(path)
     except QvggtError:
         raise
     except OSError as error:

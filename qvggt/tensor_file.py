@@ -6,9 +6,11 @@ import json
 import pickle
 import re
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -108,11 +110,18 @@ def open_torch(path: Path) -> TensorFile:
     return TensorFile(path, entries, lambda: load_torch(path).__getitem__)
 
 
+def unpickled(path: Path) -> Any:
+    """What a torch file holds, its tensors mapped from the disk; raises what torch raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks on odd pickles: what is wrong with a file comes as an exception
+        # no fallback: a file that needs more than tensors would run its author's code
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+
+
 def load_torch(path: Path) -> dict[str, Tensor]:
     """The mapped state dict of a torch file, unwrapped from {"model": ...}, {"state_dict": ...} and `module.` names."""
     try:
-        # no fallback: a file that needs more than tensors would run its author's code
-        loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        loaded = unpickled(path)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it holds {named[1]}" if named else "its pickle is corrupt or holds more"

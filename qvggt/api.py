@@ -59,11 +59,12 @@ def parameters_of(job: Callable[P, J]) -> Callable[[Callable[[J], R]], Callable[
             return function(job(*args, **options))
 
         types = hints(job)
-        old = inspect.signature(job).parameters.values()
+        old = sorted(inspect.signature(job).parameters.values(), key=lambda parameter: parameter.name == "overwrite")
         shown = [parameter.replace(annotation=_bare(types[parameter.name])) for parameter in old]
         result = function.__annotations__.get("return", inspect.Signature.empty)
         call.__signature__ = inspect.Signature(shown, return_annotation=result)  # type: ignore[attr-defined]
-        lines = [f"    {name}: {doc.help}" for name in types if (doc := annotation(types[name], Doc)) is not None]
+        docs = {parameter.name: annotation(types[parameter.name], Doc) for parameter in shown}
+        lines = [f"    {name}: {doc.help}" for name, doc in docs.items() if doc is not None]
         call.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Parameters:", *lines])
         return call
 

@@ -17,7 +17,7 @@ def wait_passively() -> None:
     """Let idle OpenMP threads sleep instead of spin, unless the user has said how they wait.
 
     Spinning threads take the processor from those that have work as soon as the machine runs anything else
-    (docs/performance.md has the figures). OpenMP reads the variable when torch is loaded: call this before.
+    (docs/development.md has the figures). OpenMP reads the variable when torch is loaded: call this before.
     """
     os.environ.setdefault(WAIT, "PASSIVE")
 

@@ -2,19 +2,17 @@
 
     python tools/bench_threads.py                      # docs/results/threads.json
 
-Every cell is a process of its own: the policy is read when torch is loaded. Busy: as many processes as cores, each
-computing for nothing, started for that cell. Also the largest difference of the outputs between thread counts.
+Every cell is a process of its own: the policy is read when torch is loaded. Busy: as many other processes as there are
+cores do the same all the while, as where several jobs run on one machine. Also the largest difference of the outputs
+between thread counts.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,32 +41,24 @@ print(json.dumps({"seconds": float(numpy.median(times)), "depth": depth.flatten(
 """
 
 
-def measure(policy: str, threads: int, passes: int) -> dict[str, Any]:
-    """Median seconds of a pass, and the depths of the last."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
-    command = [sys.executable, "-c", PROBE, str(threads), str(passes)]
-    done = subprocess.run(command, env={**environment, **POLICIES[policy]}, capture_output=True, text=True, check=True)
+def command(threads: int, passes: int) -> list[str]:
+    return [sys.executable, "-c", PROBE, str(threads), str(passes)]
+
+
+def measure(policy: str, threads: int, passes: int, others: int) -> dict[str, Any]:
+    """Median seconds of a pass, and the depths of the last; `others`: processes that do the same all the while."""
+    plain = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
+    environment = {**plain, **POLICIES[policy]}
+    endless = command(threads, 1_000_000)
+    running = [subprocess.Popen(endless, env=environment, stdout=subprocess.DEVNULL) for _ in range(others)]
+    try:
+        done = subprocess.run(command(threads, passes), env=environment, capture_output=True, text=True, check=True)
+    finally:
+        for other in running:
+            other.kill()
+            other.wait()
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-@contextmanager
-def busy(processes: int) -> Iterator[None]:
-    """Other work on every core for as long as the block runs."""
-    others = [multiprocessing.Process(target=spin, daemon=True) for _ in range(processes)]
-    for other in others:
-        other.start()
-    try:
-        yield
-    finally:
-        for other in others:
-            other.kill()
-            other.join()
-
-
-def spin() -> None:
-    while True:
-        sum(range(100_000))
 
 
 def main(
@@ -84,8 +74,7 @@ def main(
     for others in (0, cores):
         for threads in counts:
             for policy in POLICIES:
-                with busy(others):
-                    found = measure(policy, threads, passes)
+                found = measure(policy, threads, passes, others)
                 depths[threads] = found["depth"]
                 rows.append({"machine": "busy" if others else "idle", "threads": threads, "waiting": policy, **found})
     base = next(row["seconds"] for row in rows if row["machine"] == "idle" and row["threads"] == 1)

@@ -11,12 +11,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from qvggt.errors import QvggtError
 from qvggt.files import read_object
 from qvggt.formats.table import DEFAULT, choices, choices_text, find_format
+from qvggt.hub.names import hub_id
 from qvggt.jobs.build import BuildJob
 from qvggt.jobs.calibrate import CalibrateJob
 from qvggt.jobs.chain import Done, Step, run_steps
 from qvggt.jobs.evaluate import EvaluateJob
 from qvggt.jobs.export import ExportJob
-from qvggt.jobs.job import Doc, Job, Place, Result
+from qvggt.jobs.job import Doc, Job, Place, Result, Source
 from qvggt.jobs.options import Offline, Revision, Threads
 from qvggt.jobs.places import check_place
 from qvggt.jobs.scenes import ScenesJob
@@ -118,13 +119,13 @@ class DeployJob(Job[Deployed]):
     )
 
     model: Annotated[
-        str,
+        Source,
         Doc("tiny, vggt-1b, a .safetensors/.pt file, a folder with one, or a Hub id: float weights.", argument=True),
     ]
     output: Annotated[Place, Doc("Folder for everything that is written.", ("-o", "--output"), metavar="OUT")]
     _: KW_ONLY
     formats: Annotated[
-        tuple[str, ...],
+        Sequence[str],
         Doc(
             f"Formats, comma-separated: {choices_text()}.",
             ("--format", "--bits"),
@@ -141,7 +142,7 @@ class DeployJob(Job[Deployed]):
         "qvggt"
     )
     baselines: Annotated[
-        tuple[str, ...], Doc("Recipes to calibrate and evaluate beside it, comma-separated.", comma=True)
+        Sequence[str], Doc("Recipes to calibrate and evaluate beside it, comma-separated.", comma=True)
     ] = ()
     sequences: Annotated[int, Doc("Sequences to calibrate on."), at_least(1)] = TRAIN_SCENES
     test_sequences: Annotated[int, Doc("Sequences to evaluate on."), at_least(1)] = 48
@@ -154,6 +155,8 @@ class DeployJob(Job[Deployed]):
     def check(self) -> None:
         from qvggt.calib.recipe import find_recipe
 
+        if not isinstance(self.model, str | Path):
+            raise QvggtError("model: is one in memory, whose work cannot be resumed; save it and name its file")
         if not self.formats:
             raise QvggtError("--format: expected one format or more, e.g. w8a8")
         for name in self.formats:
@@ -184,7 +187,7 @@ class DeployJob(Job[Deployed]):
         from qvggt.journal import Journal
 
         out = Path(self.output)
-        weights = find_weights(self.model, revision=self.revision, offline=self.offline)
+        weights = find_weights(str(self.model), revision=self.revision, offline=self.offline)
         identity = {key: value for key, value in self.to_dict().items() if key not in ("qvggt", "overwrite")}
         if self.overwrite:
             (out / JOURNAL).unlink(missing_ok=True)
@@ -209,7 +212,8 @@ class Plan:
         self.job = job
         self.weights = weights
         self.out = Path(job.output)
-        self.stem = job.model.split("/")[-1] if job.model == "tiny" or "/" in job.model else Path(job.model).stem
+        self.model = str(job.model)
+        self.stem = self.model.split("/")[-1] if hub_id(self.model) else Path(self.model).stem
         self.data = self.out / "scenes" if job.data is None else Path(job.data)
         self.report, self.page = self.out / "results.json", self.out / "report.html"
         self.dataset = "co3d" if job.data is None else _recognised(self.data)
@@ -269,7 +273,7 @@ class Plan:
     def _calibrate(self, format: str, recipe: str) -> Step:
         folder = self.checkpoint(format, recipe)
         job = CalibrateJob(
-            self.job.model,
+            self.model,
             folder,
             format=format,
             recipe=recipe,
@@ -304,7 +308,7 @@ class Plan:
         if self.job.to == "engine" and self.backend is not None and _has_gpu():
             files += [file.with_suffix(".engine") for file in files]
         job = EvaluateJob(
-            (self.job.model, *folders),
+            (self.model, *folders),
             engines=tuple(map(str, files)),
             dataset=self.dataset,
             root=self.data,

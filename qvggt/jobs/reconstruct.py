@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
@@ -100,7 +100,7 @@ before by a similarity from the images both saw. The fit is printed, and errors 
 """
 
     inputs: Annotated[
-        tuple[Place, ...], Doc("Image files, folders of images, or one video.", argument=True, metavar="IMAGES|VIDEO")
+        Sequence[Place], Doc("Image files, folders of images, or one video.", argument=True, metavar="IMAGES|VIDEO")
     ]
     output: Annotated[Place, Doc("Folder to write.", ("-o", "--output"))]
     _: KW_ONLY

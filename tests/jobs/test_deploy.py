@@ -36,7 +36,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plan(job: DeployJob) -> Plan:
-    return Plan(job, find_weights(job.model))
+    return Plan(job, find_weights(str(job.model)))
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,12 @@ def test_steps_read_what_earlier_steps_wrote(tmp_path: Path, options: dict[str, 
         made |= {*step.outputs, step.result}
     assert len({step.name for step in steps}) == len(steps)
     assert {tmp_path / "results.json", tmp_path / "report.html"} <= made
+
+
+def test_outputs_are_named_after_the_model(small_float: Path, tmp_path: Path) -> None:
+    assert Plan(DeployJob(small_float, tmp_path), small_float).stem == "float"
+    assert Plan(DeployJob("facebook/VGGT-1B", tmp_path), small_float).stem == "VGGT-1B"
+    assert plan(DeployJob("tiny", tmp_path)).checkpoint("w8a8", "rtn") == tmp_path / "tiny-w8a8-rtn"
 
 
 def test_an_engine_is_built_where_the_package_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

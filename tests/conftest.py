@@ -5,8 +5,11 @@ The files are read only: a test that needs them in a folder of its own copies th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small work is fastest on one thread, and equal everywhere
 
 import pytest
 import torch

@@ -33,7 +33,10 @@ SMALLER = {
     "qvggt scenes": (("--train 64", "--train 2"), ("--test 32", "--test 2")),
     "qvggt calibrate": (("--bits w4a4", "--bits w4a4 --sequences 2 --epochs 1"),),
     "qvggt export": (("-o ", "--parity-sequences 0 --parity-frames 1,2 -o "),),
-    "qvggt deploy": (("-o ", "--recipe quarot --sequences 2 --test-sequences 3 -o "),),
+    "qvggt deploy": (
+        ("w8a8,w4a4 --baselines rtn", "w8a8"),
+        ("-o ", "--recipe quarot --sequences 2 --test-sequences 3 -o "),
+    ),
 }
 
 

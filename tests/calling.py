@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,3 +47,28 @@ def interrupted(real: Callable[..., Any], calls: list[int], at: int) -> Callable
         return real(*args)
 
     return stand_in
+
+
+LIGHT = """
+import contextlib, io, json, sys
+from qvggt.cli.main import main
+for line in json.load(sys.stdin):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try: main(line)
+        except SystemExit as done: code = done.code
+    print(json.dumps([code, out.getvalue(), err.getvalue(), sorted({name.split(".")[0] for name in sys.modules})]))
+"""
+
+
+@cache
+def light_calls(
+    lines: tuple[tuple[str, ...], ...], folder: Path
+) -> dict[tuple[str, ...], tuple[int, str, str, set[str]]]:
+    """Each of many calls of `qvggt`, one after the other in one fresh interpreter in `folder`: exit code, stdout,
+    stderr, and the packages that were loaded by then."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT], input=json.dumps(lines), capture_output=True, text=True, check=True, cwd=folder
+    )
+    found = [json.loads(text) for text in done.stdout.splitlines()]
+    return {line: (code, out, err, set(names)) for line, (code, out, err, names) in zip(lines, found, strict=True)}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from calling import call, interrupted, mistake
+from calling import call, interrupted, light_calls, mistake
 from small_network import small_model, small_scenes
 
 from qvggt.errors import QvggtError
@@ -156,48 +154,51 @@ def test_threads_are_recorded(inputs: Path, tmp_path: Path, monkeypatch: pytest.
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--bits", "w3a3"), "w3a3"),
-        (("--recipe", "magic"), "rtn, smoothquant"),
-        (("--fc2", "dense"), "kronecker"),
-        (("--parts", "eyes"), "eyes"),
-        (("--override", "a=w3"), "w3"),
-        (("--override", "w4a4"), "PATTERN=BITS"),
-        (("--size", "big"), "HxW"),
-        (("--budget", "x"), "0.5%"),
-        (("--class-mode", "pears"), "pears"),
-        (("--select", "--act", "static", "--sequences", "7"), "8 clusters"),
-        (("--epochs", "-1"), "--epochs"),
-        (("--scheme", "nowhere.json"), "nowhere.json"),
-        (("--data", "nowhere"), "nowhere: is not a folder"),
-        (("--annotations", "nowhere"), "nowhere: is not a folder"),
-        (("--import-quantvggt", "r"), "needs --bits"),
-        (("--revision", "main"), "tiny: is local"),
-        (("-o", "taken"), "taken: exists already"),
-        (("--recipe", "qvggt"), "needs --data"),
-    ],
+MISTAKES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("--bits", "w3a3"), "w3a3"),
+    (("--recipe", "magic"), "rtn, smoothquant"),
+    (("--fc2", "dense"), "kronecker"),
+    (("--parts", "eyes"), "eyes"),
+    (("--override", "a=w3"), "w3"),
+    (("--override", "w4a4"), "PATTERN=BITS"),
+    (("--size", "big"), "HxW"),
+    (("--budget", "x"), "0.5%"),
+    (("--class-mode", "pears"), "pears"),
+    (("--select", "--act", "static", "--sequences", "7"), "8 clusters"),
+    (("--epochs", "-1"), "--epochs"),
+    (("--scheme", "nowhere.json"), "nowhere.json"),
+    (("--data", "nowhere"), "nowhere: is not a folder"),
+    (("--annotations", "nowhere"), "nowhere: is not a folder"),
+    (("--import-quantvggt", "r"), "needs --bits"),
+    (("--revision", "main"), "tiny: is local"),
+    (("-o", "taken"), "taken: exists already"),
+    (("--recipe", "qvggt"), "needs --data"),
 )
-def test_mistakes_are_found_without_a_heavy_import(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "file").touch()
-    data = () if "qvggt" in options else ("--data", ".")
-    line = ["calibrate", "tiny", "--recipe", "rtn", "-o", "out", *data, *options]
+
+
+def line_of(options: tuple[str, ...]) -> tuple[str, ...]:
     if "--import-quantvggt" in options:
-        line = ["calibrate", "tiny", "-o", "out", *options]
-    code = (
-        "import atexit, sys; from qvggt.cli.main import main; "
-        "atexit.register(lambda: print(*({'torch', 'numpy', 'onnx'} & sys.modules.keys()))); main(sys.argv[1:])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *line], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    assert done.returncode == 2, done
-    assert words in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert done.stdout.split() == []
-    assert not (tmp_path / "out").exists()
+        return ("calibrate", "tiny", "-o", "out", *options)
+    data = () if "qvggt" in options else ("--data", ".")
+    return ("calibrate", "tiny", "--recipe", "rtn", "-o", "out", *data, *options)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mistakes")
+    (folder / "taken").mkdir()
+    (folder / "taken" / "file").touch()
+    return folder
+
+
+@pytest.mark.parametrize(("options", "words"), MISTAKES)
+def test_mistakes_are_found_without_a_heavy_import(options: tuple[str, ...], words: str, place: Path) -> None:
+    code, out, err, loaded = light_calls(tuple(line_of(each) for each, _ in MISTAKES), place)[line_of(options)]
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+    assert not loaded & {"torch", "numpy", "onnx"}
+    assert not (place / "out").exists()
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from functools import partial
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from typing import Any
 
 import calling
 import pytest
+from calling import light_calls
 
 from qvggt import QvggtError, load, quantize
 from qvggt.engines import torch_runner
@@ -225,35 +225,30 @@ def test_a_shard_tells_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[
         EvaluateJob(("tiny",), dataset="synthetic", records="r", shard=(3, 2))
 
 
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        ((), "nothing to evaluate"),
-        (("--model", "tiny", "--dataset", "kitti"), "--dataset 'kitti': expected one of co3d"),
-        (("--model", "tiny", "--root", "/nowhere"), "/nowhere: root is not a folder"),
-        (("--model", "/no/model.pt", "--dataset", "synthetic"), "/no/model.pt: no such file or directory"),
-        (("--engine", "/no/m.onnx", "--dataset", "synthetic"), "/no/m.onnx: nothing there, expected"),
-        (("--engine", "rtx:m.onnx", "--dataset", "synthetic"), "m.onnx: rtx runs no such file"),
-        (("--model", "tiny", "--dataset", "synthetic", "--metrics", "pose,colour"), "got 'colour'"),
-        (("--model", "tiny", "--dataset", "synthetic", "--size", "30"), "expected a multiple of 14, got 30; 28 would"),
-        (("--model", "tiny", "--dataset", "synthetic", "--device", "tpu"), "'tpu'"),
-        (("--engine", "m.onnx", "--dataset", "synthetic", "--provider", "gpu"), "--provider gpu: expected cpu, cuda"),
-        (("--model", "tiny", "--dataset", "synthetic", "--point-backend", "pcl"), "'pcl'"),
-        (("--model", "tiny", "--dataset", "synthetic", "--worst", "2"), "--worst 2: needs --store"),
-        (("--model", "tiny", "--root", "/tmp", "--sim3"), "no points are measured; add points to --metrics"),
-        (("--model", "tiny", "--dataset", "synthetic", "--shard", "0/2"), "--shard '0/2': expected i/n"),
-        (("merge", "/no/a.jsonl"), "/no/a.jsonl: cannot be read"),
-        (("report", "/no/r.json"), "/no/r"),
-    ],
+MISTAKES: tuple[tuple[tuple[str, ...], str], ...] = (
+    ((), "nothing to evaluate"),
+    (("--model", "tiny", "--dataset", "kitti"), "--dataset 'kitti': expected one of co3d"),
+    (("--model", "tiny", "--root", "/nowhere"), "/nowhere: root is not a folder"),
+    (("--model", "/no/model.pt", "--dataset", "synthetic"), "/no/model.pt: no such file or directory"),
+    (("--engine", "/no/m.onnx", "--dataset", "synthetic"), "/no/m.onnx: nothing there, expected"),
+    (("--engine", "rtx:m.onnx", "--dataset", "synthetic"), "m.onnx: rtx runs no such file"),
+    (("--model", "tiny", "--dataset", "synthetic", "--metrics", "pose,colour"), "got 'colour'"),
+    (("--model", "tiny", "--dataset", "synthetic", "--size", "30"), "expected a multiple of 14, got 30; 28 would"),
+    (("--model", "tiny", "--dataset", "synthetic", "--device", "tpu"), "'tpu'"),
+    (("--engine", "m.onnx", "--dataset", "synthetic", "--provider", "gpu"), "--provider gpu: expected cpu, cuda"),
+    (("--model", "tiny", "--dataset", "synthetic", "--point-backend", "pcl"), "'pcl'"),
+    (("--model", "tiny", "--dataset", "synthetic", "--worst", "2"), "--worst 2: needs --store"),
+    (("--model", "tiny", "--root", "/tmp", "--sim3"), "no points are measured; add points to --metrics"),
+    (("--model", "tiny", "--dataset", "synthetic", "--shard", "0/2"), "--shard '0/2': expected i/n"),
+    (("merge", "/no/a.jsonl"), "/no/a.jsonl: cannot be read"),
+    (("report", "/no/r.json"), "/no/r"),
 )
+
+
+@pytest.mark.parametrize(("args", "message"), MISTAKES)
 def test_a_mistake_is_found_before_anything_heavy_is_imported(args: tuple[str, ...], message: str) -> None:
-    code = (
-        "import sys\nfrom qvggt.cli.main import main\n"
-        f"try: main({['eval', *args]!r})\n"
-        "except SystemExit as done: print(done.code, *{name.split('.')[0] for name in sys.modules})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
-    exit_code, *loaded = done.stdout.split()
-    assert exit_code == "2"
-    assert message in done.stderr
-    assert not set(loaded) & {"torch", "numpy", "onnx", "onnxruntime", "PIL"}
+    lines = tuple(("eval", *line) for line, _ in MISTAKES)
+    code, _, err, loaded = light_calls(lines, Path("/"))[("eval", *args)]
+    assert code == 2
+    assert message in err
+    assert not loaded & {"torch", "numpy", "onnx", "onnxruntime", "PIL"}

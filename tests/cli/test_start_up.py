@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calling import call
+from calling import call, light_calls
 
 from qvggt.cli import main
 from qvggt.jobs.job import JOBS, Doc, annotation, find_job, hints
@@ -77,9 +77,9 @@ FAULTS += (".: exists already",)
 """What is wrong in the calls below, of which an error speaks."""
 
 
-@pytest.mark.parametrize(
-    "args",
-    calls(
+MISTAKES = tuple(
+    tuple(line.split())
+    for line in (
         "bogus",
         "calibrate --bogus",
         "calibrate tiny --bits w3a3 -o x",
@@ -108,15 +108,18 @@ FAULTS += (".: exists already",)
         "push gone me/x --licence a:b",
         "pull no-owner -o x",
         "pull me/x -o .",
-    ),
+    )
 )
-def test_a_mistake_is_found_before_anything_heavy(args: list[str]) -> None:
-    code, out, err, loaded = qvggt(*args)
+
+
+@pytest.mark.parametrize("line", MISTAKES, ids=" ".join)
+def test_a_mistake_is_found_before_anything_heavy(line: tuple[str, ...]) -> None:
+    code, out, err, loaded = light_calls(MISTAKES, ROOT)[line]
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert any(fault in err for fault in FAULTS), err
-    assert not loaded
+    assert not loaded & HEAVY
 
 
 COMPLETIONS = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +14,7 @@ from small_network import small_scenes
 
 from qvggt.cli import main
 from qvggt.cli.main import NAMES
-from qvggt.jobs.job import JOBS, find_job, read_job
+from qvggt.jobs.job import JOBS, read_job
 from qvggt.jobs.scenes import ScenesJob
 
 if sys.version_info >= (3, 11):
@@ -90,20 +89,6 @@ def test_an_interrupted_job_says_what_is_kept(
     (tmp_path / "s" / "synthetic").mkdir(parents=True)
     assert call("scenes", tmp_path / "s") == 130
     assert f"kept {tmp_path / 's' / 'synthetic'}: the same command goes on" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", JOBS)
-def test_examples_are_calls(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each example parses into a job of the command it names."""
-    found: list[Any] = []
-    monkeypatch.setattr("qvggt.cli.commands.run_job", lambda job, *_: found.append(job))
-    for example in find_job(name).examples:
-        words = shlex.split(example.split("  ")[0], comments=True)
-        assert words[0] == "qvggt", example
-        assert call(*words[1:]) == 0, example
-        assert found, example
-    if find_job(name).examples:
-        assert any(job.name == name for job in found)
 
 
 @pytest.mark.parametrize("name", JOBS)

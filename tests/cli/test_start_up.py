@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from calling import call, light_calls
@@ -17,21 +16,15 @@ from calling import call, light_calls
 from qvggt.cli import main
 from qvggt.jobs.job import JOBS, Doc, annotation, find_job, hints
 
-PENDING: tuple[str, ...] = ()
-"""Jobs that are named already but not written yet; nothing else in this file speaks of them."""
-
 ROOT = Path(__file__).resolve().parent.parent.parent
-HERE = [name for name in JOBS if name not in PENDING]
 HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "openvino", "PIL", "scipy", "sklearn", "safetensors", "jinja2"}
 HEAVY |= {"huggingface_hub", "trimesh", "pycolmap", "matplotlib", "pandas"}
 
-QVGGT = f"""
-import json, sys
-from qvggt.jobs.job import JOBS
-for name in {PENDING}: del JOBS[name]
+QVGGT = """
+import sys
 from qvggt.cli.main import main
 try: main(sys.argv[1:])
-finally: print("LOADED", *sorted({{name.split(".")[0] for name in sys.modules}}), file=sys.stderr)
+finally: print("LOADED", *sorted({name.split(".")[0] for name in sys.modules}), file=sys.stderr)
 """
 
 
@@ -46,16 +39,7 @@ def qvggt(*args: str, **environment: str) -> tuple[int, str, str, set[str]]:
     return done.returncode, done.stdout, err, set(loaded.split()) & HEAVY
 
 
-def pending(command: str) -> Any:
-    return pytest.mark.skipif(command in PENDING, reason=f"{command} is not there yet")
-
-
-def calls(*lines: str) -> list[Any]:
-    """Command lines as parameters; those of pending jobs are skipped."""
-    return [pytest.param(line.split(), marks=pending((line.split() or [""])[0]), id=line or "bare") for line in lines]
-
-
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", JOBS)
 def test_help_is_light(name: str) -> None:
     words = (next((above for above, below in main.BELOW.items() if name in below), None), name)
     code, out, _, loaded = qvggt(*filter(None, words), "-h")
@@ -68,7 +52,7 @@ def test_help_is_light(name: str) -> None:
 def test_what_the_command_says_of_itself(args: list[str]) -> None:
     code, out, err, loaded = qvggt(*args)
     assert (code, err) == (0, "")
-    assert all(f"\n  {name}" in out for name in HERE if name in main.NAMES)
+    assert all(f"\n  {name}" in out for name in JOBS if name in main.NAMES)
     assert not loaded
 
 
@@ -123,13 +107,11 @@ def test_a_mistake_is_found_before_anything_heavy(line: tuple[str, ...]) -> None
 
 
 COMPLETIONS = [
-    pytest.param("qvggt ", set(HERE) & set(main.NAMES), id="commands"),
+    pytest.param("qvggt ", set(JOBS) & set(main.NAMES), id="commands"),
     pytest.param("qvggt reco", {"reconstruct"}, id="a command"),
-    pytest.param(
-        "qvggt calibrate --", {"--bits", "--recipe", "--overwrite"}, marks=pending("calibrate"), id="calibrate"
-    ),
-    pytest.param("qvggt calibrate --bits w", {"w8a8", "w4a4"}, marks=pending("calibrate"), id="formats"),
-    pytest.param("qvggt eval mer", {"merge"}, marks=pending("eval"), id="below another"),
+    pytest.param("qvggt calibrate --", {"--bits", "--recipe", "--overwrite"}, id="calibrate"),
+    pytest.param("qvggt calibrate --bits w", {"w8a8", "w4a4"}, id="formats"),
+    pytest.param("qvggt eval mer", {"merge"}, id="below another"),
     pytest.param("qvggt reconstruct --", {"--model", "--formats", "--json", "--config"}, id="options"),
     pytest.param("qvggt reconstruct --formats glb,co", {"glb,colmap"}, id="words with commas"),
     pytest.param("qvggt reconstruct --points ", {"depth", "head"}, id="choices"),
@@ -184,7 +166,7 @@ def test_bash_completes(tmp_path: Path) -> None:
 
 
 def documented() -> list[tuple[str, str, Doc]]:
-    found = [(name, field, annotation(hint, Doc)) for name in HERE for field, hint in hints(find_job(name)).items()]
+    found = [(name, field, annotation(hint, Doc)) for name in JOBS for field, hint in hints(find_job(name)).items()]
     return [(name, field, doc) for name, field, doc in found if doc is not None]
 
 
@@ -195,15 +177,13 @@ def test_the_words_to_complete(name: str, field: str, doc: Doc) -> None:
     assert all(isinstance(word, str) and word for word in words)
 
 
-EXAMPLES = [(name, line) for name in HERE for line in find_job(name).examples]
+EXAMPLES = [(name, line) for name in JOBS for line in find_job(name).examples]
 
 
 @pytest.mark.parametrize(("name", "line"), EXAMPLES, ids=[line for _, line in EXAMPLES])
 def test_examples_are_calls(name: str, line: str, tmp_path: Path) -> None:
     program, *words = shlex.split(line, comments=True)
     assert program == "qvggt"
-    if words[0] in PENDING:
-        pytest.skip(f"{words[0]} is not there yet")
     assert call(words[0], *words[1:], "--save-config", tmp_path / "job.json") == 0
     assert json.loads((tmp_path / "job.json").read_text())["job"] in (name, *words[:2])
 

@@ -12,6 +12,7 @@ from qvggt.files import check_file, read_object
 from qvggt.hub.names import check_licence, check_repository
 from qvggt.jobs.job import Doc, Job, Place, Result
 from qvggt.progress import Console
+from qvggt.quant.scheme import DESCRIPTION
 
 if TYPE_CHECKING:
     from qvggt.hub.sharing import Bundle
@@ -70,7 +71,7 @@ class PushJob(Job[PushResult]):
         if self.onnx:
             check_file(Path(self.checkpoint), "an ONNX file of qvggt export")
         else:
-            check_file(Path(self.checkpoint) / "quant.json", "a calibrated checkpoint")
+            check_file(Path(self.checkpoint) / DESCRIPTION, "a calibrated checkpoint")
         self._report()
 
     def execute(self, console: Console) -> PushResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from qvggt.errors import QvggtError
 from qvggt.formats.table import DEFAULT
 from qvggt.models.family import DEFAULT as VGGT
 from qvggt.models.family import check_size
-from qvggt.quant.scheme import Scheme, parse_scheme
+from qvggt.quant.scheme import DESCRIPTION, Scheme, parse_scheme
 
 if TYPE_CHECKING:
     from qvggt.jobs.job import Source
@@ -33,7 +34,7 @@ def load_source(source: Source, revision: str | None, offline: bool, *, calibrat
 def is_calibrated(source: Source) -> bool:
     """Whether a model is quantized already, or a local checkpoint that is; asks no torch."""
     if isinstance(source, str | Path):
-        return (Path(source) / "quant.json").is_file()
+        return (Path(source) / DESCRIPTION).is_file()
     return source.scheme is not None
 
 
@@ -59,14 +60,7 @@ def scheme_of(
 ) -> Scheme:
     """The scheme that --bits, --act, --parts and --override name, with the defaults of those left out."""
     scheme = parse_scheme(format or DEFAULT, act or "dynamic", parts, family)
-    return with_overrides(scheme, overrides)
-
-
-def with_overrides(scheme: Scheme, overrides: Sequence[tuple[str, str]]) -> Scheme:
-    """The scheme with more (pattern, format) pairs."""
-    import dataclasses
-
-    return dataclasses.replace(scheme, overrides=(*scheme.overrides, *overrides))
+    return replace(scheme, overrides=(*scheme.overrides, *overrides))
 
 
 def image_size(size: tuple[int, int] | None, model: Network) -> tuple[int, int]:

@@ -82,15 +82,16 @@ def _read(
     tensors = {key: read(key).clone() for key in file.entries}
     if entry["sha256"] != digest(tensors):
         raise ValueError("its tensors do not match their sha256")
-    specs = entry["transforms"]
+    specs, report = entry["transforms"], from_mapping(BlockReport, entry["report"], "report")
     final = copy.deepcopy(block)
     for name, format in formats.items():
         linear = block.get_submodule(name)
         spec = TransformSpec(**specs[name]) if name in specs else None
         bias = getattr(linear, "bias", None) is not None
-        final.set_submodule(name, QuantLinear(linear.in_features, linear.out_features, format, bias, spec))  # type: ignore[arg-type]
+        own = report.steps[name].format(format) if name in report.steps else format
+        final.set_submodule(name, QuantLinear(linear.in_features, linear.out_features, own, bias, spec))  # type: ignore[arg-type]
     final.load_state_dict(tensors, assign=True)
-    return final.requires_grad_(False), from_mapping(BlockReport, entry["report"], "report")
+    return final.requires_grad_(False), report
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

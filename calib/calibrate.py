@@ -82,6 +82,12 @@ def calibrate_(
     return reports
 
 
-def report_table(reports: dict[str, BlockReport]) -> dict[str, dict[str, float]]:
-    """Reports as plain numbers, for a checkpoint's layer table."""
-    return {path: {k: float(v) for k, v in asdict(report).items()} for path, report in reports.items()}
+def report_table(reports: dict[str, BlockReport]) -> dict[str, dict[str, float | None]]:
+    """Reports as plain numbers, for a checkpoint's layer table: errors of every block, and of each linear in it the
+    steps it takes at run time (1 or 0), their cost in multiply-adds of the product, and the dB they were chosen by."""
+    table: dict[str, dict[str, float | None]] = {}
+    for path, report in reports.items():
+        table[path] = {"start": report.start, "learned": report.learned, "final": report.final}
+        for name, steps in report.steps.items():
+            table[f"{path}.{name}"] = {k: None if v is None else float(v) for k, v in asdict(steps).items()}
+    return table

@@ -25,8 +25,8 @@ class LearnableLinear(nn.Module):
     Weight clips are ratios of each row's extremes, [out, blocks, 1] for the blocks of input channels that share a
     scale (one block where the format has none).
 
-    The input loses the mean of its token's type (where `start_center` gave some), is rotated (if the linear has an
-    online rotation) and divided by s; the weight carries the inverse.
+    The input loses a constant (`start_shift`) or the mean of its token's type (`start_center`), is rotated (if the
+    linear has an online rotation) and divided by s; the weight carries the inverse.
     The rounding is `QuantLinear`'s own, passed straight through; scales and clips are not detached.
     """
 
@@ -41,6 +41,7 @@ class LearnableLinear(nn.Module):
         self.format, self.rotation = format, rotation
         self.weight = nn.Parameter(weight if rotation is None else rotation.rotate_weight(weight))
         self.register_buffer("center", None)
+        self.register_buffer("shift", None)
         self.kind_bias: nn.Parameter | None = None
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().float().clone())
         self.log_scale = nn.Parameter(torch.zeros(linear.in_features))
@@ -57,7 +58,9 @@ class LearnableLinear(nn.Module):
         return 0 if self.center is None else len(self.center)
 
     def centered(self, x: Tensor) -> Tensor:
-        """x without the center of each token's type."""
+        """x without the constant, or without the center of each token's type."""
+        if self.shift is not None:
+            return x - self.shift
         return x if self.center is None else x - self.center[current_types()]
 
     def transformed(self, x: Tensor) -> Tensor:
@@ -75,6 +78,14 @@ class LearnableLinear(nn.Module):
         self.center = means.clone()
         rotated = means if self.rotation is None else self.rotation(means)
         self.kind_bias = nn.Parameter(rotated @ self.weight.T)
+
+    @torch.no_grad()
+    def start_shift(self, mean: Tensor) -> None:
+        """Take `mean` [in] off every token; its product with the weight goes into the bias, of which there must be one:
+        exact."""
+        assert self.bias is not None
+        self.shift = mean.clone()
+        self.bias += (mean if self.rotation is None else self.rotation(mean)) @ self.weight.T
 
     def clipped_weight(self) -> Tensor:
         """The weight the grid is laid over, [out, in]."""
@@ -166,11 +177,11 @@ class LearnableLinear(nn.Module):
         self.log_amax.fill_(math.log(max(ratio * amax, EPS)))
 
     @torch.no_grad()
-    def finish(self, keep_scale: bool = True, row_scale: Tensor | None = None) -> QuantLinear:
+    def finish(self, folded: bool = False, row_scale: Tensor | None = None) -> QuantLinear:
         """The learned linear as a `QuantLinear`.
 
-        `keep_scale`: divide the input by s at run time; False where s was folded into the layer before. `row_scale`
-        [out]: factor of each output row (codes do not change: a row's grid scales with it).
+        `folded`: the layer before divides by s and takes `constant` off; otherwise that is left for run time.
+        `row_scale` [out]: factor of each output row (codes do not change: a row's grid scales with it).
         """
         format, weight = self.format.weight, self.clipped_weight()
         scale = format.scale(weight)
@@ -183,7 +194,7 @@ class LearnableLinear(nn.Module):
             scale = scale * row_scale[:, None]
             bias = None if bias is None else bias * row_scale
             kind_bias = None if kind_bias is None else kind_bias * row_scale
-        transform = self._input_transform(keep_scale)
+        transform = self._input_transform(folded)
         module = QuantLinear.from_codes(codes, scale, bias, self.format, transform, kind_bias)
         if self.format.mode == "dynamic":
             module.act_clip = self.act_ranges
@@ -191,9 +202,19 @@ class LearnableLinear(nn.Module):
             module.act_amax = self.act_ranges
         return module
 
-    def _input_transform(self, keep_scale: bool) -> InputTransform | None:
+    @property
+    def constant(self) -> Tensor | None:
+        """What every token loses, [in]: the layer before may do it."""
+        return self.shift if self.center is None else self.center[-1]
+
+    def _input_transform(self, folded: bool) -> InputTransform | None:
         """What is left to do to the input at run time."""
-        smooth = keep_scale and bool((self.log_scale != 0).any())
+        smooth = not folded and bool((self.log_scale != 0).any())
+        center = self.center
+        if folded and center is not None:  # tokens arrive without the patches' constant, divided by s
+            center = (center - center[-1]) / self.log_scale.exp()
+        elif not folded and self.shift is not None:
+            raise ValueError("a constant is taken off by the layer before, and there is none")
         spec = TransformSpec(self.rotation is not None, smooth, self.types)
         if not spec:
             return None
@@ -202,7 +223,6 @@ class LearnableLinear(nn.Module):
             transform.rotation = copy.deepcopy(self.rotation)
         if spec.scale:
             transform.scale = (-self.log_scale).exp()
-        if self.center is not None:
-            # where s went into the layer before, tokens arrive divided by it
-            transform.center = self.center if keep_scale else self.center / self.log_scale.exp()
+        if center is not None:
+            transform.center = center
         return transform

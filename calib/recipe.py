@@ -14,17 +14,20 @@ Propagation = Literal["float", "quantized"]
 Rounding = Literal["rtn", "gptq"]
 Rotation = Literal["none", "folded", "linear"]
 ScaleInit = Literal["rotated", "released"]
-Online = Literal["none", "fc2"]
+Online = Literal["none", "fc2", "needed"]
+Center = Literal["none", "types", "needed"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps of a calibration, in order; every field can be ablated.
+    """Steps of a calibration, in order; every field can be ablated. "needed" is decided per linear (calib.steps).
 
     rotation: "folded" = residual rotation folded into the weights (DESIGN 3.1, no run-time cost); "linear" = a private
     online Hadamard before every linear (the published method). value_rotation: per-head, folded (3.2); value_basis:
-    Hadamard or the balanced one (calib.balance). online: a Kronecker Hadamard at run time before fc2 (3.4). center:
-    take the mean of each type of token off the inputs of linears with quantized activations.
+    Hadamard or the balanced one (calib.balance). online: a Kronecker Hadamard at run time before fc2 (3.4); where it is
+    "needed", so is fc2's smoothing. center: take the mean input of patches off every token, which folds, and those of
+    special types of tokens off theirs, for linears with quantized activations. constant_ranges: one range for all
+    tokens after a norm, where that is enough, of dynamic formats too.
     smooth: per-channel scales (3.3), `alpha` their exponent; scale_init "rotated" takes rotated weights, "released"
     the unrotated ones as the released code does. learn: block-wise
     learning of scales and clips for `epochs` passes (AdamW, rates `scale_rate` and `clip_rate`; with `weight_rate` the
@@ -41,7 +44,8 @@ class Recipe:
     value_rotation: bool = False
     value_basis: Literal["hadamard", "balanced"] = "hadamard"
     online: Online = "none"
-    center: bool = False
+    center: Center = "none"
+    constant_ranges: bool = False
     smooth: bool = False
     alpha: float = 0.5
     scale_init: ScaleInit = "rotated"
@@ -65,6 +69,10 @@ class Recipe:
     def learns(self, formats: Iterable[LinearFormat]) -> bool:
         """Whether a block with linears of these formats learns."""
         return self.learn and any(self.learn_all or f.learnable for f in formats)
+
+    def centers(self, format: LinearFormat) -> bool:
+        """Whether linears of this format may have centers."""
+        return self.center != "none" and format.activation is not None
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -93,8 +101,9 @@ RECIPES = {
             rotation="folded",
             value_rotation=True,
             value_basis="balanced",
-            online="fc2",
-            center=True,
+            online="needed",
+            center="needed",
+            constant_ranges=True,
             smooth=True,
             learn=True,
             learn_all=False,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -13,12 +14,12 @@ from qvggt.calib.balance import balanced_basis
 from qvggt.calib.gptq import InputMoments, gptq_codes
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import Recipe
+from qvggt.calib.steps import Steps, attach, choose_steps, foldable, taken_off
 from qvggt.calib.stream import Stream
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.models.family import LINEARS, Stage
 from qvggt.quant.hadamard import named_seed
-from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.rotation.precision import in_float64
 from qvggt.rotation.smoothing import fold_smoothing_
 from qvggt.rotation.value import rotate_values_
@@ -29,11 +30,13 @@ SAMPLE_ROWS = 2048  # tokens kept per linear to start scales and clips from
 
 @dataclass(frozen=True)
 class BlockReport:
-    """Relative output error of a block on its calibration inputs: at the start, after learning, after rounding."""
+    """Relative output error of a block on its calibration inputs: at the start, after learning, after rounding; and
+    what its linears spend at run time."""
 
     start: float
     learned: float
     final: float
+    steps: Mapping[str, Steps] = field(default_factory=dict)
 
 
 def calibrate_block(
@@ -54,14 +57,18 @@ def calibrate_block(
         block = _balance_values(block, stage, source, recipe, seed)
     quantized = copy.deepcopy(block).float()
     generator = torch.Generator().manual_seed(named_seed(seed, stage.path))
-    learnables = _attach(quantized, formats, stage, recipe, seed)
-    if recipe.center:
-        names = [name for name, format in formats.items() if format.activation is not None]
-        for name, means in source.type_means(stage, block, names, recipe.frame_shapes).items():
-            learnables[name].start_center(means)
+    steps, means = choose_steps(block, stage, formats, source, recipe, seed)
+    learnables = {}
+    for name in (name for name in LINEARS if name in formats):
+        linear = quantized.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        off = taken_off(name, steps[name], means.get(name), recipe)
+        learnables[name] = attach(linear, formats[name], steps[name], off, named_seed(seed, f"{stage.path}.{name}"))
+        quantized.set_submodule(name, learnables[name])
     inputs = _record(block, learnables, stage, source, recipe)
     for name, learnable in learnables.items():
-        _start(learnable, block.get_submodule(name), inputs.pop(name), recipe)
+        smooth = recipe.replace(smooth=steps[name].scale)
+        _start(learnable, block.get_submodule(name), inputs.pop(name), smooth)
     start = _error(quantized, block, stage, target, source, recipe)
     learned = start
     if recipe.learns(formats.values()):
@@ -70,7 +77,8 @@ def calibrate_block(
     if recipe.rounding == "gptq":
         _round(quantized, learnables, stage, source, recipe)
     final = _finish(block, learnables, recipe)
-    return final, BlockReport(start, learned, _error(final, block, stage, target, source, recipe))
+    error = _error(final, block, stage, target, source, recipe)
+    return final, BlockReport(start, learned, error, steps)
 
 
 @torch.no_grad()
@@ -78,7 +86,8 @@ def _balance_values(block: Block, stage: Stage, source: Stream, recipe: Recipe, 
     """A copy of the block whose value channels, head by head, are in the balanced basis of proj's input."""
     attention = block.attn
     covariance = torch.zeros(attention.num_heads, attention.head_dim, attention.head_dim, dtype=torch.float64)
-    means = source.type_means(stage, block, ["attn.proj"], recipe.frame_shapes)["attn.proj"] if recipe.center else None
+    centered = recipe.center != "none"
+    means = source.type_means(stage, block, ["attn.proj"], recipe.frame_shapes)["attn.proj"] if centered else None
 
     def keep(x: Tensor, types: Tensor) -> None:
         x = x if means is None else x - means[types]
@@ -107,24 +116,6 @@ def token_weights(types: Tensor, special: float) -> Tensor:
     each = special * count / (types.numel() - count)
     weights = torch.where(patch, 1.0, each)
     return weights / weights.mean()
-
-
-def _attach(
-    block: Block, formats: dict[str, LinearFormat], stage: Stage, recipe: Recipe, seed: int
-) -> dict[str, LearnableLinear]:
-    """Put learnable linears in place of the float ones."""
-    learnables = {}
-    for name in LINEARS:
-        if name not in formats:
-            continue
-        linear = block.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        rotated = recipe.rotation == "linear" or (recipe.online == "fc2" and name == "mlp.fc2")
-        width = linear.in_features
-        rotation = KroneckerHadamard(width, named_seed(seed, f"{stage.path}.{name}")) if rotated else None
-        learnables[name] = LearnableLinear(linear, formats[name], rotation)
-        block.set_submodule(name, learnables[name])
-    return learnables
 
 
 @torch.no_grad()
@@ -239,16 +230,27 @@ def _round(
 
 @torch.no_grad()
 def _finish(block: Block, learnables: dict[str, LearnableLinear], recipe: Recipe) -> Block:
-    """The block with `QuantLinear`s: scales of qkv, fc1 and proj folded into norms and value rows, at no cost."""
+    """The block with `QuantLinear`s: scales and constants of qkv, fc1 and proj folded into norms and value rows, at no
+    cost."""
     final = copy.deepcopy(block)
-    foldable = {} if recipe.rotation == "linear" else {n: m for n, m in learnables.items() if n != "mlp.fc2"}
-    scale = {name: m.log_scale.detach().exp() for name, m in foldable.items()} if recipe.smooth else {}
+    folded = {name: m for name, m in learnables.items() if name in foldable(recipe)}
+    scale = {name: m.log_scale.detach().exp() for name, m in folded.items()} if recipe.smooth else {}
     fold_smoothing_(final, scale.get("attn.qkv"), scale.get("attn.proj"), scale.get("mlp.fc1"))
+    constants = {name: m.constant / m.log_scale.exp() for name, m in folded.items() if m.constant is not None}
+    for name, norm in (("attn.qkv", final.norm1), ("mlp.fc1", final.norm2)):
+        if name in constants:
+            norm.bias -= constants[name]
     for name, learnable in learnables.items():
         rows = None
         if name == "attn.qkv" and "attn.proj" in scale:
             # proj's scale divides the value rows, whose grids shrink with them
             width = len(scale["attn.proj"])
             rows = torch.cat([torch.ones(2 * width), 1 / scale["attn.proj"]])
-        final.set_submodule(name, learnable.finish(name not in scale, rows))
+        final.set_submodule(name, learnable.finish(name in folded, rows))
+    if "attn.proj" in constants:
+        # attention averages the values with weights of sum 1, so what each of them loses the average loses
+        qkv = final.attn.qkv
+        for bias in (qkv.bias, getattr(qkv, "kind_bias", None)):
+            if bias is not None:
+                bias[..., -len(constants["attn.proj"]) :] -= constants["attn.proj"]
     return final

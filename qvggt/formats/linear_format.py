@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from qvggt.formats.granularity import ROW, TENSOR, TOKEN, block
@@ -83,6 +83,12 @@ class LinearFormat(Format):
         if self.activation is None:
             return None
         return "dynamic" if self.activation.dynamic else "static"
+
+    def with_constant_range(self) -> LinearFormat:
+        """The same with one range for all inputs, known beforehand; itself where it is so already."""
+        if self.activation is None or not self.activation.dynamic:
+            return self
+        return replace(self, activation=replace(self.activation, granularity=TENSOR, dynamic=False))
 
     @property
     def cost(self) -> float:

@@ -297,6 +297,7 @@ class CalibrateJob(Job[Calibrated]):
         from qvggt.calib.rtn import quantize_rtn_
         from qvggt.jobs.budget import NOTE, BudgetSearch, search_budget
         from qvggt.quant.checkpoint import Provenance
+        from qvggt.quant.model import settled
         from qvggt.versions import versions
 
         network, recipe = source.network, self.chosen()
@@ -326,6 +327,7 @@ class CalibrateJob(Job[Calibrated]):
                 console.say(f"going on after {store.finished()} finished blocks ({store.folder})")
             reports = calibrate_(network, wanted, recipe, images, self.seed, journal=store, memory=self.token_bytes)
             layers = report_table(reports)
+            wanted = settled(network, wanted)
         drop = None
         if searched is not None:
             drop = searched.metric.drop(network)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -70,6 +71,12 @@ def quantized_linears(model: nn.Module) -> Iterator[tuple[str, QuantLinear]]:
     for path, module in model.named_modules():
         if isinstance(module, QuantLinear):
             yield path, module
+
+
+def settled(model: nn.Module, scheme: Scheme) -> Scheme:
+    """The scheme with the constant ranges that the linears of a calibrated model were given."""
+    constant = [path for path, m in quantized_linears(model) if m.format != scheme.format(path)]
+    return replace(scheme, constant_ranges=(*scheme.constant_ranges, *constant))
 
 
 def transform_specs(model: nn.Module) -> dict[str, TransformSpec]:

@@ -27,13 +27,15 @@ class Scheme:
     `bits`, the name of a format, applies to the layers of `parts`; an override (pattern, bits) replaces it for the
     module paths the fnmatch pattern matches, the last match winning, and may also name layers outside `parts`. A name
     that does not say its activation mode ("w8a8", not "w8a8-static") takes the scheme's `activation`. Convolutions get
-    what goes with the format (`LinearFormat.convolution`).
+    what goes with the format (`LinearFormat.convolution`). constant_ranges: paths of linears that have one range for
+    all tokens though their format has one per token: a calibration found that they need no more.
     """
 
     bits: str
     activation: Activation = "dynamic"
     parts: tuple[str, ...] = DEFAULT_PARTS
     overrides: tuple[tuple[str, str], ...] = ()
+    constant_ranges: tuple[str, ...] = ()
     version: int = VERSION
     family: str = DEFAULT
 
@@ -77,7 +79,7 @@ class Scheme:
     def needs_ranges(self) -> bool:
         """Whether some layer has static activations, whose ranges must be observed on data."""
         formats = [self.base, *(find_format(bits, self.activation) for _, bits in self.overrides)]
-        static = any(format.mode == "static" for format in formats)
+        static = bool(self.constant_ranges) or any(format.mode == "static" for format in formats)
         return static or any(self.format(path) is not None for path in find_family(self.family).convs)
 
     @property
@@ -95,7 +97,9 @@ class Scheme:
         format = None if bits is None else find_format(bits, self.activation)
         if not isinstance(format, LinearFormat):
             return None
-        return format.convolution if path in family.convs else format
+        if path in family.convs:
+            return format.convolution
+        return format.with_constant_range() if path in self.constant_ranges else format
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -85,7 +85,7 @@ class LearnableLinear(nn.Module):
         exact."""
         assert self.bias is not None
         self.shift = mean.clone()
-        self.bias += (mean if self.rotation is None else self.rotation(mean)) @ self.weight.T
+        self.bias.add_((mean if self.rotation is None else self.rotation(mean)) @ self.weight.T)
 
     def clipped_weight(self) -> Tensor:
         """The weight the grid is laid over, [out, in]."""

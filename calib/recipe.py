@@ -27,7 +27,7 @@ class Recipe:
     Hadamard or the balanced one (calib.balance). online: a Kronecker Hadamard at run time before fc2 (3.4); where it is
     "needed", so is fc2's smoothing. center: take the mean input of patches off every token, which folds, and those of
     special types of tokens off theirs, for linears with quantized activations. constant_ranges: one range for all
-    tokens after a norm, where that is enough, of dynamic formats too.
+    tokens where a norm bounds them and that is enough (calib.steps), in dynamic formats too.
     smooth: per-channel scales (3.3), `alpha` their exponent; scale_init "rotated" takes rotated weights, "released"
     the unrotated ones as the released code does. learn: block-wise
     learning of scales and clips for `epochs` passes (AdamW, rates `scale_rate` and `clip_rate`; with `weight_rate` the

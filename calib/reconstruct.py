@@ -239,7 +239,7 @@ def _finish(block: Block, learnables: dict[str, LearnableLinear], recipe: Recipe
     constants = {name: m.constant / m.log_scale.exp() for name, m in folded.items() if m.constant is not None}
     for name, norm in (("attn.qkv", final.norm1), ("mlp.fc1", final.norm2)):
         if name in constants:
-            norm.bias -= constants[name]
+            norm.bias.sub_(constants[name])
     for name, learnable in learnables.items():
         rows = None
         if name == "attn.qkv" and "attn.proj" in scale:
@@ -252,5 +252,5 @@ def _finish(block: Block, learnables: dict[str, LearnableLinear], recipe: Recipe
         qkv = final.attn.qkv
         for bias in (qkv.bias, getattr(qkv, "kind_bias", None)):
             if bias is not None:
-                bias[..., -len(constants["attn.proj"]) :] -= constants["attn.proj"]
+                bias[..., -len(constants["attn.proj"]) :].sub_(constants["attn.proj"])
     return final

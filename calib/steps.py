@@ -26,7 +26,7 @@ from qvggt.quant.hadamard import named_seed
 from qvggt.quant.kronecker import KroneckerHadamard
 
 FC2 = "mlp.fc2"  # its input comes out of a GELU, which nothing folds through
-NORMALISED = ("attn.qkv", "mlp.fc1")  # their input comes out of a LayerNorm, which bounds every token
+BOUNDED = ("attn.qkv", "attn.proj", "mlp.fc1")  # inputs out of a LayerNorm, or means of values that are
 NEED_DB = 30.0  # signal over rounding noise in the outputs of the worst type of tokens
 ROWS = 1024  # patches, and tokens of every other type, that are looked at
 
@@ -130,15 +130,16 @@ def attach(linear: nn.Linear, format: LinearFormat, steps: Steps, means: Tensor 
 
 def _options(name: str, format: LinearFormat, recipe: Recipe) -> Iterator[Steps]:
     """What the recipe allows, from cheap to dear."""
-    scales, rotations = (recipe.smooth,), (recipe.rotation == "linear",)
+    scales: tuple[bool, ...] = (recipe.smooth,)
+    rotations: tuple[bool, ...] = (recipe.rotation == "linear",)
     if name == FC2 and recipe.rotation != "linear":
         needed = recipe.online == "needed" and format.activation is not None
         rotations = (False, True) if needed else (recipe.online != "none",)
         scales = (False, True) if needed and recipe.smooth else scales
-    centers = (False,)
+    centers: tuple[bool, ...] = (False,)
     if recipe.centers(format):
         centers = (False, True) if recipe.center == "needed" else (True,)
-    if recipe.constant_ranges and name in NORMALISED and format.mode == "dynamic":
+    if recipe.constant_ranges and name in BOUNDED and format.mode == "dynamic":
         yield Steps(constant_range=True, center=centers[0], scale=scales[0], rotation=rotations[0])
     for rotation, center, scale in itertools.product(rotations, centers, scales):
         yield Steps(False, center, scale, rotation)

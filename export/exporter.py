@@ -19,7 +19,7 @@ from qvggt.models.family import find_family
 from qvggt.models.network import Network
 from qvggt.onnx_view.metadata import module_path, written
 from qvggt.predictions import SEMANTICS
-from qvggt.quant.model import quantized_convs, quantized_linears
+from qvggt.quant.model import quantized_convs, quantized_linears, settled
 from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
 
@@ -97,7 +97,7 @@ def _metadata(
         family=model.config.family,
         config=model.config.to_json(),
         linears={path: format.name for path, format in formats.items() if path in written_paths},
-        scheme=scheme.to_json(),
+        scheme=settled(model, scheme).to_json(),
         source=source,
         size=f"{config.height}x{config.width}",
         frames=":".join(str(f) for f in config.frames),

@@ -13,9 +13,12 @@ from qvggt.export.forms.table import find_form
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.precision import Precision
 from qvggt.export.token_types import TokenTypes
+from qvggt.models.family import LINEARS
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.transform import InputTransform
 from qvggt.target import Target
+
+BEFORE_GELU = LINEARS[2]
 
 
 def array(tensor: Tensor) -> NDArray[np.float32]:
@@ -48,17 +51,14 @@ def emit_linear(
     if module.types:
         if types is None or module.transform is None or module.transform.center is None:
             raise TypeError(f"{path}: centers its input, and needs the types of its tokens")
-        before, table = site.at(f"{path}.center"), forms.array(module.transform.center)
-        center = types.spread(before.path, f"{site.parameters}.center", table, copies)
-        x = before.op("Sub", [before.cast(x, FP32), center])
+        before, off = site.at(f"{path}.center"), -array(module.transform.center)
+        x = types.added(before, before.cast(x, FP32), "center", off, copies)
     if module.transform is not None:
         x = _transformed(site, module.transform, x)
     y = find_form(module.format)(site, module, x)
     if module.kind_bias is not None and types is not None:
-        after, table = site.at(f"{path}.kind_bias"), forms.array(module.kind_bias)
-        bias = types.spread(after.path, f"{site.parameters}.kind_bias", table, copies)
-        return after.op("Add", [y, bias])
-    return site.biased(y, module.bias)
+        return types.added(site.at(f"{path}.kind_bias"), y, "kind_bias", array(module.kind_bias), copies)
+    return site.biased(y, module.bias, negative=path.endswith(BEFORE_GELU))
 
 
 def _float(site: Site, module: nn.Module, x: str) -> str:

@@ -1,15 +1,15 @@
-"""One row of a small table per token, by the type of the token (qvggt.models.token_types)."""
+"""One row of a small table added to every token, by the type of the token (qvggt.models.token_types)."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt.export.forms.site import Site
 from qvggt.export.graph import GraphBuilder
 from qvggt.models.family import TokenLayout
 from qvggt.models.token_types import frame_types
+from qvggt.target import Target
 
 
 class TokenTypes:
@@ -22,14 +22,28 @@ class TokenTypes:
         self.builder, self.path, self.images, self.special = builder, path, images, layout.special
         self.rows = frame_types(layout, tokens)
         self._frames: str | None = None
+        self._which: str | None = None
         self._ids: str | None = None
+        self._special: str | None = None
 
-    def spread(self, path: str, name: str, table: NDArray[Any], copies: bool) -> str:
-        """fp32 [S, P, C] with the row of a table [types, C] for every token.
+    def added(self, site: Site, x: str, name: str, table: NDArray[np.float32], copies: bool) -> str:
+        """x fp32 [S, P, C] plus the row of a table [types, C] for every token, as the initializer `name`.
 
-        An indexed read, which runtimes fuse with what follows; or `copies` of the rows, which is slower, and what
-        TensorRT needs where the result ends in an INT4 quantization (docs/tensorrt.md).
+        For CPUs the last row, of nearly all tokens, is a vector (or nothing, where it is 0), and what special tokens
+        have beside it is added to them alone. TensorRT fuses an indexed read of the table with what follows; or takes
+        `copies` of the rows, which it needs where the result ends in an INT4 quantization (docs/tensorrt.md).
         """
+        if site.target is not Target.CPU:
+            return site.op("Add", [x, self._spread(site.path, f"{site.parameters}.{name}", table, copies)])
+        patch = table[-1]
+        if patch.any():
+            x = site.op("Add", [x, site.constant(f"{name}.patch", patch)])
+        beside = (table[:-1] - patch).reshape(len(self.rows), self.special, -1)
+        rows = site.op("Gather", [site.constant(f"{name}.special", beside), self.which()], axis=0)
+        return site.op("ScatterND", [x, self._places(), rows], reduction="add")
+
+    def _spread(self, path: str, name: str, table: NDArray[np.float32], copies: bool) -> str:
+        """fp32 [S, P, C] with the row of a table [types, C] for every token."""
         b = self.builder
         if not copies:
             return b.op("Gather", [b.constant(name, table), self.ids()], path, axis=0)
@@ -48,6 +62,15 @@ class TokenTypes:
             self._frames = self.builder.op("Shape", [self.images], self.path, start=0, end=1)
         return self._frames
 
+    def which(self) -> str:
+        """Row of `rows` that every frame has, int64 [S]."""
+        if self._which is None:
+            b, path = self.builder, self.path
+            zero, one = (b.constant(f"int_{value}", np.array(value, np.int64)) for value in (0, 1))
+            which = b.op("Range", [zero, b.op("Squeeze", [self.frames()], path), one], path)
+            self._which = b.op("Min", [which, one if len(self.rows) > 1 else zero], path)
+        return self._which
+
     def ids(self) -> str:
         """Type of every token, int64 [S, P].
 
@@ -56,11 +79,20 @@ class TokenTypes:
         """
         if self._ids is None:
             b, path = self.builder, self.path
-            zero, one = (b.constant(f"int_{value}", np.array(value, np.int64)) for value in (0, 1))
-            which = b.op("Range", [zero, b.op("Squeeze", [self.frames()], path), one], path)
-            which = b.op("Min", [which, one if len(self.rows) > 1 else zero], path)
-            self._ids = b.op("Gather", [b.constant(f"{path}.rows", self.rows.numpy()), which], path, axis=0)
+            self._ids = b.op("Gather", [b.constant(f"{path}.rows", self.rows.numpy()), self.which()], path, axis=0)
         return self._ids
+
+    def _places(self) -> str:
+        """Frame and place in it of every special token, int64 [S, special, 2]."""
+        if self._special is None:
+            b, path = self.builder, f"{self.path}.special"
+            zero, one = (b.constant(f"int_{value}", np.array(value, np.int64)) for value in (0, 1))
+            frame = b.op("Range", [zero, b.op("Squeeze", [self.frames()], path), one], path)
+            shape = b.op("Concat", [self.frames(), b.ints(self.special, 1)], path, axis=0)
+            frame = b.op("Expand", [b.reshape(frame, (-1, 1, 1), path), shape], path)
+            place = b.constant(f"{path}.places", np.arange(self.special, dtype=np.int64)[None, :, None])
+            self._special = b.op("Concat", [frame, b.op("Expand", [place, shape], path)], path, axis=-1)
+        return self._special
 
 
 def frame_rows(b: GraphBuilder, path: str, rows: list[str], frames: str, shape: tuple[int, int]) -> str:

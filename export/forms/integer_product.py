@@ -55,11 +55,12 @@ def _normalised(site: Site, module: QuantLinear, x: str) -> tuple[str, str]:
     """x / a, a = max(c max |x|, eps) fp32 [..., 1], one range per token; and a."""
     low, high = (float(c) for c in module.act_clip)
     axis = site.builder.constant("axis_last", np.array([-1], np.int64))
+    # ReduceMax of Abs would be one node less, and write a tensor as large as the input
+    top = site.op("ReduceMax", [x, axis], keepdims=1)
+    bottom = site.op("Neg", [site.op("ReduceMin", [x, axis], keepdims=1)])
     if low == high:
-        a = _scaled(site, site.op("ReduceMax", [site.op("Abs", [x]), axis], keepdims=1), high)
+        a = _scaled(site, site.op("Max", [top, bottom]), high)
     else:
-        top = site.op("ReduceMax", [x, axis], keepdims=1)
-        bottom = site.op("Neg", [site.op("ReduceMin", [x, axis], keepdims=1)])
         a = site.op("Max", [_scaled(site, top, high), _scaled(site, bottom, low)])
     a = site.op("Max", [a, site.builder.constant("token_range_floor", scalar(EPS))])
     return site.op("Div", [x, a]), a

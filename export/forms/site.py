@@ -107,10 +107,16 @@ class Site:
             values = builder.reshape(values, shape, site.path)
         return site.op("QuantizeLinear", [values, builder.constant("one", scalar(1)), self.zero("INT8")])
 
-    def biased(self, y: str, bias: Tensor | None) -> str:
-        """y plus the initializer `<parameters>.bias`, in y's float type."""
+    def biased(self, y: str, bias: Tensor | None, negative: bool = False) -> str:
+        """y plus the initializer `<parameters>.bias`, in y's float type.
+
+        negative: for CPUs y minus the negative of it. ONNX Runtime makes one operator of a sum and the GELU after it,
+        which takes longer than the two.
+        """
         if bias is None:
             return y
+        if negative and self.target is Target.CPU:
+            return self.op("Sub", [y, self.real("bias_negative", array(-bias), self.builder.precision_of(y))])
         return self.op("Add", [y, self.real("bias", array(bias), self.builder.precision_of(y))])
 
 

@@ -31,7 +31,7 @@ from qvggt.models.folded import applied_fold, fold_structure_
 from qvggt.models.network import Network
 from qvggt.quant.conv import QuantConv2d
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.model import prepare_, quantized_convs, quantized_linears, transform_specs
+from qvggt.quant.model import prepare_, quantized_convs, quantized_linears, settled, transform_specs
 from qvggt.quant.scheme import DESCRIPTION as DESCRIPTION
 from qvggt.quant.scheme import Scheme
 from qvggt.quant.transform import TransformSpec
@@ -112,7 +112,7 @@ def save_calibrated(
         write_tensors(folder / WEIGHTS, _stored(model), {"format": "pt"})
         description = {
             "format_version": FORMAT_VERSION,
-            "scheme": scheme.to_dict(),
+            "scheme": settled(model, scheme).to_dict(),
             "config": json.loads(model.config.to_json()),
             "fold": None if fold is None else asdict(fold),
             "transforms": {name: asdict(spec) for name, spec in transform_specs(model).items()},

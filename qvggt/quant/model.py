@@ -75,7 +75,11 @@ def quantized_linears(model: nn.Module) -> Iterator[tuple[str, QuantLinear]]:
 
 def settled(model: nn.Module, scheme: Scheme) -> Scheme:
     """The scheme with the constant ranges that the linears of a calibrated model were given."""
-    constant = [path for path, m in quantized_linears(model) if m.format != scheme.format(path)]
+    constant = []
+    for path, linear in quantized_linears(model):
+        format = scheme.format(path)
+        if format is not None and linear.format != format and linear.format == format.with_constant_range():
+            constant.append(path)
     return replace(scheme, constant_ranges=(*scheme.constant_ranges, *constant))
 
 

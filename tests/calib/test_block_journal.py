@@ -12,6 +12,7 @@ from small_network import small_model
 
 from qvggt.calib.block_journal import JOURNAL, BlockJournal
 from qvggt.calib.reconstruct import BlockReport
+from qvggt.calib.steps import Steps
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
@@ -40,9 +41,7 @@ def formats() -> dict[str, LinearFormat]:
 
 @pytest.fixture
 def report() -> BlockReport:
-    from dataclasses import fields
-
-    return BlockReport(**{field.name: 1.0 for field in fields(BlockReport)})  # type: ignore[arg-type]
+    return BlockReport(3.0, 2.0, 1.0, {"attn.qkv": Steps(scale=True, db=41.5), "mlp.fc2": Steps(center=True)})
 
 
 @pytest.fixture

@@ -122,13 +122,13 @@ def test_centers_are_taken_off_by_type(scheme: str, target: str, tmp_path: Path)
 
 
 def test_dynamic_form(images: torch.Tensor, tmp_path: Path) -> None:
-    """ReduceMax, Max, Div, QuantizeLinear with a constant step 1/127, one product, the range multiplied back."""
+    """The largest magnitude, Div, QuantizeLinear with a constant step 1/127, one product, the range multiplied back."""
     scheme = parse_scheme("w8a8")
     export_onnx(quantized(scheme, images), scheme, ExportConfig(SIDE, SIDE), tmp_path / "m.onnx")
     found = nodes(tmp_path / "m.onnx")
     count = {k: len(v) for k, v in found.items()}
-    once = ("Abs", "ReduceMax", "Max", "Div", "QuantizeLinear", "MatMul", "Mul", "Add")
-    assert count == {**dict.fromkeys(once, 1), "DequantizeLinear": 2}
+    once = ("ReduceMax", "ReduceMin", "Neg", "Div", "QuantizeLinear", "MatMul", "Mul", "Add")
+    assert count == {**dict.fromkeys(once, 1), "Max": 2, "DequantizeLinear": 2}
     step = initializer(tmp_path / "m.onnx", found["QuantizeLinear"][0].input[1])
     assert onnx.numpy_helper.to_array(step) == np.float32(1) / np.float32(127)
     zero = initializer(tmp_path / "m.onnx", found["QuantizeLinear"][0].input[2])

@@ -35,7 +35,7 @@ from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.network_facts import network_facts
 from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.model import quantized_linears
+from qvggt.quant.model import quantized_linears, settled
 from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.target import Target
 
@@ -71,6 +71,7 @@ def calibrated(request: pytest.FixtureRequest) -> tuple[VGGT, Scheme]:
     else:
         with torch.enable_grad():
             reports = calibrate_(model, scheme, find_recipe("qvggt").replace(epochs=1), batches(), progress=False)
+        scheme = settled(model, scheme)
         assert any(report.learned != report.start for report in reports.values())
     return model, scheme
 

@@ -192,7 +192,7 @@ def test_another_family_takes_a_basis_and_a_fold(toy: Toy) -> None:
 def calibrated(toy: Toy) -> Toy:
     """With a rotated stream, online rotations and centers."""
     model, scheme = copy.deepcopy(toy), parse_scheme("w8a8", family="toy")
-    recipe = find_recipe("qvggt").replace(epochs=1)
+    recipe = find_recipe("qvggt").replace(epochs=1, online="fc2", center="types")
     reports = calibrate_(model, scheme, recipe, [images(3), images(2, 1)], progress=False)
     assert list(reports) == [stage.path for stage in TOY.stages(ToyConfig())]
     return model

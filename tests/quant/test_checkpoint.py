@@ -179,6 +179,7 @@ def test_contents(saved: Path) -> None:
             "activation": "dynamic",
             "parts": ["dino", "aggregator"],
             "overrides": [],
+            "constant_ranges": [],
             "version": 1,
             "family": "vggt",
         },

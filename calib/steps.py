@@ -133,8 +133,8 @@ def _options(name: str, format: LinearFormat, recipe: Recipe) -> Iterator[Steps]
     scales, rotations = (recipe.smooth,), (recipe.rotation == "linear",)
     if name == FC2 and recipe.rotation != "linear":
         if recipe.online == "needed":
-            choices = (False,) if format.activation is None else (False, True)
-            rotations, scales = choices, choices if recipe.smooth else (False,)
+            rotations = (False,) if format.activation is None else (False, True)
+            scales = rotations if recipe.smooth and format.activation is not None else scales
         else:
             rotations = (recipe.online != "none",)
     centers = (False,)

@@ -61,8 +61,8 @@ class Part:
 
     roots: module paths. Of lists of transformer blocks, whose linears belong to the part; or, with `convs`, of heads,
     whose convolutions of these names do. default: quantized unless the user says otherwise. Or a part is single layers:
-    `layers`, paths of linears, and `stems`, of convolutions whose inputs stay floating point; both get the format `bits`
-    whatever the scheme's.
+    `layers`, paths of linears, and `stems`, of convolutions whose inputs stay floating point; they get the format
+    `bits` whatever the scheme's.
     """
 
     name: str

@@ -17,6 +17,7 @@ from qvggt.formats.linear_format import (
 )
 
 DEFAULT = "w8a8"  # where nobody named a format
+WIDE = "w8a8-dynamic"  # of layers that bear no less
 BLOCKED = "w4a16"  # the format whose scales are those of blocks
 ACTIVATIONS: tuple[Activation, ...] = ("dynamic", "static")
 FORMATS: dict[str, Format] = {}

@@ -61,8 +61,8 @@ class Part:
 
     roots: module paths. Of lists of transformer blocks, whose linears belong to the part; or, with `convs`, of heads,
     whose convolutions of these names do. default: quantized unless the user says otherwise. Or a part is single layers:
-    `layers`, paths of linears, and `stems`, of convolutions whose inputs stay floating point; they get the format
-    `bits` whatever the scheme's.
+    `layers`, paths of linears, and `stems`, of convolutions whose inputs stay floating point; they get the wide format
+    whatever the scheme's.
     """
 
     name: str
@@ -71,12 +71,16 @@ class Part:
     default: bool = False
     layers: tuple[str, ...] = ()
     stems: tuple[str, ...] = ()
-    bits: str | None = None
+
+    @property
+    def single(self) -> bool:
+        """Whether it is single layers."""
+        return bool(self.layers or self.stems)
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         """Paths of its linears or convolutions, to match in full."""
-        if self.bits is not None:
+        if self.single:
             return re.compile("|".join(map(re.escape, (*self.layers, *self.stems))))
         roots = "|".join(map(re.escape, self.roots))
         names = self.convs or LINEARS

@@ -11,7 +11,7 @@ from typing import Any
 
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import Activation, Format, LinearFormat
-from qvggt.formats.table import ACTIVATIONS, find_format, is_format
+from qvggt.formats.table import ACTIVATIONS, WIDE, find_format, is_format
 from qvggt.mapping import from_mapping
 from qvggt.models.family import DEFAULT, find_family
 
@@ -92,7 +92,7 @@ class Scheme:
         """Format of the linear or convolution at a module path, None where it stays floating point."""
         family = find_family(self.family)
         parts = [part for name in self.parts if (part := family.part(name)).pattern.fullmatch(path)]
-        bits = (parts[0].bits if self.quantizes else None) or self.bits if parts else None
+        bits = (WIDE if parts[0].single and self.quantizes else self.bits) if parts else None
         for pattern, override in self.overrides:
             if fnmatch.fnmatchcase(path, pattern):
                 bits = override

@@ -70,7 +70,7 @@ class VGGTFamily(Family):
         Part("aggregator", (FRAME, GLOBAL), default=True),
         Part("camera", ("camera_head.trunk",)),
         Part("dpt", ("depth_head", "point_head"), DPT_CONVS),
-        Part("rest", layers=REST, stems=(f"{ENCODER}.patch_embed.proj",), bits="w8a8-dynamic"),
+        Part("rest", layers=REST, stems=(f"{ENCODER}.patch_embed.proj",)),
     )
     heads = (
         Head("camera", "camera_head", (CAMERAS,), "pose"),

@@ -130,7 +130,8 @@ def attach(linear: nn.Linear, format: LinearFormat, steps: Steps, means: Tensor 
 
 def _options(name: str, format: LinearFormat, recipe: Recipe) -> Iterator[Steps]:
     """What the recipe allows, from cheap to dear."""
-    scales, rotations = (recipe.smooth,), (recipe.rotation == "linear",)
+    scales: tuple[bool, ...] = (recipe.smooth,)
+    rotations: tuple[bool, ...] = (recipe.rotation == "linear",)
     if name == FC2 and recipe.rotation != "linear":
         if recipe.online == "needed":
             rotations = (False,) if format.activation is None else (False, True)

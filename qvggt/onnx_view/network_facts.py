@@ -102,9 +102,8 @@ def network_facts(model: Model) -> NetworkFacts:
         elif len(shape) > 1 and (product.weight.container is not None or path in listed):
             uses.setdefault(path, []).append(product)
     found = [_linear(path, [p for p in some if p.weight.container] or some) for path, some in uses.items()]
-    found += [
-        QuantizedLinear(path, (), (), 0, 0, "?", None, None, "") for path in listed if path not in {*uses, *stems}
-    ]
+    missing = [path for path in listed if path not in uses and path not in stems]
+    found += [QuantizedLinear(path, (), (), 0, 0, "?", None, None, "") for path in missing]
     inputs = {value.name: dims(value) for value in model.inputs}
     return NetworkFacts(inputs, tuple(_wanted(found, listed)), tuple(_attentions(model)), dict(types))
 

@@ -180,13 +180,17 @@ class LearnableLinear(nn.Module):
     def finish(self, folded: bool = False, row_scale: Tensor | None = None) -> QuantLinear:
         """The learned linear as a `QuantLinear`.
 
-        `folded`: the layer before divides by s and takes `constant` off; otherwise that is left for run time.
+        `folded`: the layer before divides by s and takes `constant` off; otherwise that is left for run time. Where
+        activations stay floating point it need not go: its product with the rounding error goes into the bias.
         `row_scale` [out]: factor of each output row (codes do not change: a row's grid scales with it).
         """
         format, weight = self.format.weight, self.clipped_weight()
         scale = format.scale(weight)
         codes = format.codes(weight, scale) if self.codes is None else self.codes.to(format.grid.dtype)
         bias: Tensor | None = self.bias
+        if self.shift is not None and self.format.activation is None and bias is not None:
+            shift = self.shift if self.rotation is None else self.rotation(self.shift)
+            bias = bias - (shift / self.log_scale.exp()) @ format.dequantize(codes, scale).T
         kind_bias = None
         if self.kind_bias is not None:
             kind_bias, bias = self.kind_bias if bias is None else self.kind_bias + bias, None
@@ -205,6 +209,8 @@ class LearnableLinear(nn.Module):
     @property
     def constant(self) -> Tensor | None:
         """What every token loses, [in]: the layer before may do it."""
+        if self.format.activation is None:
+            return None
         return self.shift if self.center is None else self.center[-1]
 
     def _input_transform(self, folded: bool) -> InputTransform | None:
@@ -213,7 +219,7 @@ class LearnableLinear(nn.Module):
         center = self.center
         if folded and center is not None:  # tokens arrive without the patches' constant, divided by s
             center = (center - center[-1]) / self.log_scale.exp()
-        elif not folded and self.shift is not None:
+        elif not folded and self.shift is not None and self.format.activation is not None:
             raise ValueError("a constant is taken off by the layer before, and there is none")
         spec = TransformSpec(self.rotation is not None, smooth, self.types)
         if not spec:

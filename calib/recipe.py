@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from qvggt.errors import QvggtError
-from qvggt.formats.linear_format import LinearFormat
+from qvggt.formats.linear_format import Format, LinearFormat
 
 Propagation = Literal["float", "quantized"]
 Rounding = Literal["rtn", "gptq"]
@@ -26,7 +26,8 @@ class Recipe:
     online Hadamard before every linear (the published method). value_rotation: per-head, folded (3.2); value_basis:
     Hadamard or the balanced one (calib.balance). online: a Kronecker Hadamard at run time before fc2 (3.4); where it is
     "needed", so is fc2's smoothing. center: take the mean input of patches off every token, which folds, and those of
-    special types of tokens off theirs, for linears with quantized activations. constant_ranges: one range for all
+    special types of tokens off theirs, for linears with quantized activations; the others round their weights on inputs
+    without that mean, whose product stays exact in the bias. constant_ranges: one range for all
     tokens where a norm bounds them and that is enough (calib.steps), in dynamic formats too.
     smooth: per-channel scales (3.3), `alpha` their exponent; scale_init "rotated" takes rotated weights, "released"
     the unrotated ones as the released code does. learn: block-wise
@@ -117,8 +118,16 @@ RECIPES = {
 }
 
 
-def find_recipe(name: str) -> Recipe:
-    """A named recipe; QvggtError lists the names."""
+WEIGHTS_ALONE = {
+    "qvggt": RECIPES["qvggt"].replace(rotation="none", value_rotation=False, learn=False, search_clips=False)
+}
+"""What is left of a recipe where activations stay floating point: rotations, learning and clips make the weights' grids
+no better there, and cost the outputs 2 to 5 dB (tools/bench_accuracy.py, w4a16)."""
+
+
+def find_recipe(name: str, format: Format | None = None) -> Recipe:
+    """A named recipe, with the steps it takes for this format of the blocks; QvggtError lists the names."""
     if name not in RECIPES:
         raise QvggtError(f"unknown recipe {name!r}: expected one of {', '.join(RECIPES)}")
-    return RECIPES[name]
+    alone = isinstance(format, LinearFormat) and format.activation is None
+    return WEIGHTS_ALONE.get(name, RECIPES[name]) if alone else RECIPES[name]

@@ -62,7 +62,7 @@ def calibrate_block(
     for name in (name for name in LINEARS if name in formats):
         linear = quantized.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        off = taken_off(name, steps[name], means.get(name), recipe)
+        off = taken_off(name, steps[name], formats[name], means.get(name), recipe)
         learnables[name] = attach(linear, formats[name], steps[name], off, named_seed(seed, f"{stage.path}.{name}"))
         quantized.set_submodule(name, learnables[name])
     inputs = _record(block, learnables, stage, source, recipe)

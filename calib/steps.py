@@ -83,7 +83,7 @@ def choose_steps(
     source: inputs of the block. Linears with nothing to decide are not measured.
     """
     options = {name: list(_options(name, format, recipe)) for name, format in formats.items()}
-    centered = [name for name, format in formats.items() if recipe.centers(format)]
+    centered = list(formats) if recipe.center != "none" else []
     means = source.type_means(stage, block, centered, recipe.frame_shapes) if centered else {}
     undecided = [name for name, choices in options.items() if len(choices) > 1]
     samples = _sample(block, stage, undecided, source, recipe)
@@ -96,7 +96,7 @@ def choose_steps(
         def measure(
             steps: Steps, name: str = name, linear: nn.Linear = linear, seen: Samples = seen, own: int = own
         ) -> float:
-            off = taken_off(name, steps, seen.means, recipe)
+            off = taken_off(name, steps, formats[name], seen.means, recipe)
             return _measure(attach(linear, formats[name], steps, off, own), linear, seen, recipe.alpha)
 
         chosen[name] = _cheapest(options[name], measure)
@@ -108,9 +108,9 @@ def foldable(recipe: Recipe) -> tuple[str, ...]:
     return () if recipe.rotation == "linear" else ("attn.qkv", "attn.proj", "mlp.fc1")
 
 
-def taken_off(name: str, steps: Steps, means: Tensor | None, recipe: Recipe) -> Tensor | None:
+def taken_off(name: str, steps: Steps, format: LinearFormat, means: Tensor | None, recipe: Recipe) -> Tensor | None:
     """The mean inputs [types, in] a linear has use for: for its centers, or for a constant that folds away."""
-    return means if steps.center or name in foldable(recipe) else None
+    return means if steps.center or name in foldable(recipe) or format.activation is None else None
 
 
 def attach(linear: nn.Linear, format: LinearFormat, steps: Steps, means: Tensor | None, seed: int) -> LearnableLinear:
@@ -133,9 +133,11 @@ def _options(name: str, format: LinearFormat, recipe: Recipe) -> Iterator[Steps]
     scales: tuple[bool, ...] = (recipe.smooth,)
     rotations: tuple[bool, ...] = (recipe.rotation == "linear",)
     if name == FC2 and recipe.rotation != "linear":
-        needed = recipe.online == "needed" and format.activation is not None
-        rotations = (False, True) if needed else (recipe.online != "none",)
-        scales = (False, True) if needed and recipe.smooth else scales
+        if recipe.online == "needed":
+            rotations = (False,) if format.activation is None else (False, True)
+            scales = rotations if recipe.smooth and format.activation is not None else scales
+        else:
+            rotations = (recipe.online != "none",)
     centers: tuple[bool, ...] = (False,)
     if recipe.centers(format):
         centers = (False, True) if recipe.center == "needed" else (True,)

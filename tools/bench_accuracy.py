@@ -31,11 +31,12 @@ from torch import Tensor
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.recipe import Recipe, find_recipe
 from qvggt.files import atomic_write, file_sha256
+from qvggt.formats.linear_format import Format
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
 from qvggt.models.network import Network
 from qvggt.progress import bar
-from qvggt.quant.scheme import parse_scheme
+from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.versions import versions
 
 SCHEMES = "w8a8-dynamic,w8a8-static,w4a8-dynamic,w4a8-static,w4a4-dynamic,w4a4-static,w4a16-dynamic"
@@ -101,10 +102,10 @@ def main(
     path = out / "rows.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {r["key"] for r in rows}
-    chosen = [find_recipe(name) for name in recipes.split(",") if name]
+    chosen = [name for name in recipes.split(",") if name]
     pairs = [(m, s) for m in models.split(",") for s in schemes.split(",")]
-    plan = [(m, s, recipe) for m, s in pairs for recipe in chosen]
-    plan += [(m, s, recipe) for m, s in pairs for recipe in ablations()] if ablate else []
+    plan = [(m, s, find_recipe(name, scheme_of(s).base)) for m, s in pairs for name in chosen]
+    plan += [(m, s, recipe) for m, s in pairs for recipe in ablations(scheme_of(s).base)] if ablate else []
     current, yardstick = "", None
     for kind, scheme_name, recipe in bar(plan, desc="rows", unit="row"):
         job = json.dumps(recipe.to_dict(), sort_keys=True)
@@ -118,9 +119,8 @@ def main(
                 row = yardstick.row(network)
                 rows.append(append(path, f"{weights} {scenes} {kind} float", kind, "fp32", "float", row))
         network = makers[kind]()
-        bits, _, activation = scheme_name.partition("-")
         began = time.perf_counter()
-        calibrate_(network, parse_scheme(bits, activation or "dynamic"), recipe, calibration, progress=False)
+        calibrate_(network, scheme_of(scheme_name), recipe, calibration, progress=False)
         seconds = time.perf_counter() - began
         row = yardstick.row(network) | {"calibration_seconds": round(seconds, 1)}
         row["calibration_scenes"] = calibration_scenes
@@ -135,11 +135,17 @@ def main(
         temporary.write_text(text)
 
 
-def ablations() -> list[Recipe]:
+def scheme_of(name: str) -> Scheme:
+    """Of bits and activation mode, e.g. w4a4-static."""
+    bits, _, activation = name.partition("-")
+    return parse_scheme(bits, activation or "dynamic")
+
+
+def ablations(format: Format) -> list[Recipe]:
     """Ours with one step changed at a time."""
-    ours = find_recipe("qvggt")
+    ours = find_recipe("qvggt", format)
     return [
-        ours.replace(name="ours without centers", center=False),
+        ours.replace(name="ours without centers", center="none"),
         ours.replace(name="ours without residual rotation", rotation="none"),
         ours.replace(name="ours without value rotation", value_rotation=False),
         ours.replace(name="ours with Hadamard values", value_basis="hadamard"),

@@ -13,6 +13,17 @@ from qvggt.quant.conv import QuantConv2d
 from qvggt.target import Target
 
 
+def emit_stem(builder: GraphBuilder, path: str, module: QuantConv2d, x: str, target: Target) -> str:
+    """A convolution of stored codes on a float x [N, C, H, W], in fp32: all of it in nodes `<path>/...`."""
+    site, shape = Site(builder, path, path, target, FP32), module.shape
+    scale = site.constant("weight_scale", array(module.weight_scale)[:, 0].astype(np.float32))
+    stored = site.stored_codes(array(module.codes), module.format.weight.grid.container)
+    inputs = [x, site.op("DequantizeLinear", [stored, scale], axis=0)]
+    if module.bias is not None:
+        inputs.append(site.constant("bias", array(module.bias)))
+    return site.op("Conv", inputs, kernel_shape=[shape.kernel] * 2, strides=[shape.stride] * 2)
+
+
 def emit_quant_conv(
     builder: GraphBuilder, path: str, module: QuantConv2d, x: str, target: Target, precision: Precision
 ) -> str:

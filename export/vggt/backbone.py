@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 import torch
 
 from qvggt.export.blocks import BlockEmitter, Rope, emit_norm
+from qvggt.export.forms.convolution import emit_stem
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import array, emit_linear
 from qvggt.export.precision import Precision
@@ -14,15 +16,29 @@ from qvggt.export.token_types import TokenTypes, frame_rows
 from qvggt.models.family import TokenLayout
 from qvggt.models.vggt.aggregator import IMAGE_MEAN, IMAGE_STD, Aggregator
 from qvggt.models.vggt.vit import VisionTransformer
+from qvggt.quant.conv import QuantConv2d
 from qvggt.target import Target
 
 
-def emit_patches(builder: GraphBuilder, path: str, vit: VisionTransformer, images: str, height: int, width: int) -> str:
+def emit_patches(
+    builder: GraphBuilder, path: str, vit: VisionTransformer, images: str, size: tuple[int, int], target: Target
+) -> str:
     """images [S, 3, H, W] in [0, 1] -> patch embeddings [S, h*w, C], ImageNet normalisation folded in (float64).
 
-    fp32 in every network: bf16 would round grey levels away, and the product is 0.1 % of the work.
+    fp32 in every network: bf16 would round grey levels away, and the product is 0.1 % of the work. Quantized weights
+    cannot take the normalisation, which has a factor per input channel: it stays.
     """
-    conv = vit.patch_embed.proj
+    (height, width), conv, patch = size, vit.patch_embed.proj, vit.patch_size
+    count = height // patch * (width // patch)
+    if isinstance(conv, QuantConv2d):
+        path = f"{path}.patch_embed"
+        std, mean = (np.array(v, np.float64).reshape(3, 1, 1) for v in (IMAGE_STD, IMAGE_MEAN))
+        values = {"factor": 1 / std, "offset": -mean / std}
+        factor, offset = (builder.constant(f"{path}.{name}", v.astype(np.float32)) for name, v in values.items())
+        x = builder.op("Add", [builder.op("Mul", [images, factor], path), offset], path)
+        x = emit_stem(builder, f"{path}.proj", conv, x, target)
+        x = builder.reshape(x, (0, conv.shape.out_channels, count), path)
+        return builder.op("Transpose", [x], path, perm=[0, 2, 1])
     weight = conv.weight.detach().double()
     mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
     bias = torch.zeros(len(weight), dtype=torch.float64) if conv.bias is None else conv.bias.detach().double()
@@ -30,9 +46,7 @@ def emit_patches(builder: GraphBuilder, path: str, vit: VisionTransformer, image
     path = f"{path}.patch_embed.proj"
     w = builder.constant(f"{path}.weight", (weight / std).float().numpy())
     b = builder.constant(f"{path}.bias", bias.float().numpy())
-    patch = vit.patch_size
     x = builder.op("Conv", [images, w, b], path, kernel_shape=[patch, patch], strides=[patch, patch])
-    count = height // patch * (width // patch)
     x = builder.reshape(x, (0, len(weight), count), path)
     return builder.op("Transpose", [x], path, perm=[0, 2, 1])
 
@@ -41,7 +55,7 @@ def emit_vit(
     builder: GraphBuilder, path: str, vit: VisionTransformer, images: str, height: int, width: int, target: Target
 ) -> str:
     """images [S, 3, H, W] -> patch tokens [S, h*w, C] after the final norm; positions of this size baked."""
-    patches = emit_patches(builder, path, vit, images, height, width)
+    patches = emit_patches(builder, path, vit, images, (height, width), target)
     with torch.no_grad():
         positions = vit.positions(height, width)[0]
         prefix = torch.cat([vit.cls_token[0] + positions[:1], vit.register_tokens[0]])

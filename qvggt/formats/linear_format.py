@@ -23,11 +23,13 @@ CONV_BITS = 8  # of the input and the output of a convolution (qvggt/quant/conv.
 class Format(ABC):
     """bits: the name as --bits and schemes write it, without the activation mode. floor_db: SQNR an exported network
     has to reach against its reference. ladder: what a part may get in a search for a bit budget that starts here, from
-    cheap to exact, as schemes write it; empty where there is nothing to choose."""
+    cheap to exact, as schemes write it; empty where there is nothing to choose. block_of: the name of which this is a
+    variant with another block, which --block chooses."""
 
     bits: str
     floor_db: float
     ladder: tuple[str, ...] = ()
+    block_of: str | None = None
 
     @property
     def mode(self) -> Activation | None:
@@ -90,6 +92,10 @@ class LinearFormat(Format):
             return self
         return replace(self, activation=replace(self.activation, granularity=TENSOR, dynamic=False))
 
+    def weights_alone(self) -> LinearFormat:
+        """The same weights under floating-point activations."""
+        return replace(self, bits=f"w{self.weight.grid.storage_bits}a{FLOAT_BITS}", activation=None)
+
     @property
     def cost(self) -> float:
         inputs = FLOAT_BITS if self.activation is None else self.activation.grid.storage_bits
@@ -120,7 +126,13 @@ def integer_format(
     )
 
 
-def weight_only_format(bits: int, size: int, *, floor_db: float, ladder: tuple[str, ...]) -> LinearFormat:
-    """Integer weights with a scale per block of `size` input channels, under floating-point activations."""
-    weight = TensorFormat(IntegerGrid(bits, narrow=True), block(size))
-    return LinearFormat(f"w{bits}a{FLOAT_BITS}", floor_db, ladder, weight=weight, activation=None)
+def weight_only_format(
+    bits: int, size: int, *, floor_db: float, ladder: tuple[str, ...], variant: bool = False
+) -> LinearFormat:
+    """Integer weights with a scale per block of `size` input channels, under floating-point activations.
+
+    variant: named by its block too, such as "w4a16b32".
+    """
+    weight, name = TensorFormat(IntegerGrid(bits, narrow=True), block(size)), f"w{bits}a{FLOAT_BITS}"
+    names = (f"{name}b{size}", name) if variant else (name, None)
+    return LinearFormat(names[0], floor_db, ladder, names[1], weight=weight, activation=None)

@@ -11,11 +11,14 @@ from qvggt.formats.linear_format import (
     Activation,
     FloatFormat,
     Format,
+    LinearFormat,
     integer_format,
     weight_only_format,
 )
 
 DEFAULT = "w8a8"  # where nobody named a format
+WIDE = "w8a8-dynamic"  # of layers that bear no less
+BLOCKED = "w4a16"  # the format whose scales are those of blocks
 ACTIVATIONS: tuple[Activation, ...] = ("dynamic", "static")
 FORMATS: dict[str, Format] = {}
 
@@ -30,7 +33,26 @@ def register(format: Format) -> Format:
 
 def choices() -> list[str]:
     """What --bits takes: names without their activation mode, in the order of registration."""
-    return list(dict.fromkeys(format.bits for format in FORMATS.values()))
+    return list(dict.fromkeys(format.bits for format in FORMATS.values() if format.block_of is None))
+
+
+def with_block(bits: str, size: int) -> str:
+    """The name of the same format with a scale per `size` input channels of a row; QvggtError where there is none."""
+    sizes = blocks(bits)
+    if size not in sizes:
+        have = f"has blocks of {', '.join(map(str, sizes))}" if sizes else f"has none; {BLOCKED} has"
+        raise QvggtError(f"--block {size}: --bits {bits} {have}")
+    return sizes[size]
+
+
+def blocks(bits: str = BLOCKED) -> dict[int, str]:
+    """Block size -> name of the format, of a name and its variants; empty for one without blocks."""
+    found = {}
+    for format in FORMATS.values():
+        size = format.weight.granularity.size if isinstance(format, LinearFormat) else None
+        if size is not None and bits in (format.bits, format.block_of):
+            found[size] = format.bits
+    return dict(sorted(found.items()))
 
 
 def choices_text() -> str:
@@ -65,8 +87,11 @@ for _mode in ACTIVATIONS:
     register(integer_format(4, 8, _mode, floor_db=45.0, ladder=("w4a8", "w8a8", "fp32"), learnable=True))
     register(integer_format(6, 6, _mode, floor_db=36.0, ladder=("w6a6", "w8a8", "fp32"), learnable=True))
     register(integer_format(4, 4, _mode, floor_db=30.0, ladder=("w4a4", "w4a8", "w8a8", "fp32"), learnable=True))
-# blocks of 128: the group TensorRT has kernels for
+# TensorRT has kernels for all of these
 register(weight_only_format(4, 128, floor_db=60.0, ladder=("w4a16", "fp32")))
+for _size in (16, 32, 64):
+    _name = f"w4a16b{_size}"
+    register(weight_only_format(4, _size, floor_db=60.0, ladder=(_name, "fp32"), variant=True))
 register(FLOAT32)
 register(FloatFormat("fp16", 60.0, width=16))
 register(FloatFormat("bf16", 45.0, width=16))

@@ -17,7 +17,7 @@ from qvggt.files import read_object
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import FORMATS
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import Format, Offline, Overrides, Parts, Revision, Threads
+from qvggt.jobs.options import Block, Format, Offline, Overrides, Parts, Revision, Threads
 from qvggt.jobs.places import check_new_folder
 from qvggt.jobs.source import check_source, image_size, load_source, scheme_of
 from qvggt.jobs.words import sides
@@ -137,6 +137,7 @@ class CalibrateJob(Job[Calibrated]):
     ] = None
     parts: Parts = None
     overrides: Overrides = ()
+    block: Block = None
     rounding: Annotated[Literal["rtn", "gptq"] | None, Doc("Of the weights. [the recipe's]")] = None
     propagation: Annotated[
         Literal["float", "quantized"] | None, Doc("Inputs a block is calibrated on. [the recipe's]")
@@ -161,7 +162,7 @@ class CalibrateJob(Job[Calibrated]):
             return
         if self.scheme is not None:
             says = {"bits": self.format, "act": self.act, "parts": self.parts, "override": self.overrides or None}
-            for option, value in (says | {"budget": self.budget}).items():
+            for option, value in (says | {"block": self.block, "budget": self.budget}).items():
                 if value is not None:
                     raise QvggtError(f"--{option}: --scheme {self.scheme} says that already; give one of the two")
         if self.budget_by is not None and self.budget is None:
@@ -217,16 +218,16 @@ class CalibrateJob(Job[Calibrated]):
         """What the parts are quantized to (with a budget: where the search begins); reads the file of --scheme."""
         if self.scheme is not None:
             return read_scheme(Path(self.scheme))
-        return scheme_of(self.format, self.act, self.parts, self.overrides)
+        return scheme_of(self.format, self.act, self.parts, self.overrides, block=self.block)
 
-    def chosen(self) -> Recipe:
-        """The recipe with the steps given beside it; QvggtError for a name that is none."""
+    def chosen(self, wanted: Scheme | None = None) -> Recipe:
+        """The recipe for this scheme with the steps given beside it; QvggtError for a name that is none."""
         online = None if self.fc2 is None else "fc2" if self.fc2 == "kronecker" else "none"
         given = {"rounding": self.rounding, "propagation": self.propagation, "online": online}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if self.epochs is not None:
             changes |= {"epochs": self.epochs, "learn": self.epochs > 0, "learn_all": True}
-        return find_recipe(self.recipe).replace(**changes)
+        return find_recipe(self.recipe, None if wanted is None else wanted.base).replace(**changes)
 
     def needs_data(self, wanted: Scheme) -> bool:
         """Whether calibration images are looked at."""
@@ -276,7 +277,7 @@ class CalibrateJob(Job[Calibrated]):
         from qvggt.calib.plan import make_plan
         from qvggt.rotation.cost import CostTable
 
-        config, recipe = source.network.config, self.chosen()
+        config, recipe = source.network.config, self.chosen(wanted)
         plan = make_plan(config, wanted, recipe, self.sequences, self.frames, *size)
         height, width = size
         console.result(
@@ -300,7 +301,7 @@ class CalibrateJob(Job[Calibrated]):
         from qvggt.quant.model import settled
         from qvggt.versions import versions
 
-        network, recipe = source.network, self.chosen()
+        network, recipe = source.network, self.chosen(wanted)
         unfinished, measured, tried = self.unfinished()
         threads = torch.get_num_threads()
         job: dict[str, Any] = {"source": source.sha256, "versions": versions(), "threads": threads}

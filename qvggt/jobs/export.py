@@ -11,7 +11,7 @@ from qvggt.export.precision import check_fused, float_type
 from qvggt.formats.table import DEFAULT, choices, choices_text
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
 from qvggt.jobs.lint import LintResult, lint_file
-from qvggt.jobs.options import FAMILY, PATCH, FrameSeed, Offline, Overrides, Parts, Revision, Threads
+from qvggt.jobs.options import FAMILY, PATCH, Block, FrameSeed, Offline, Overrides, Parts, Revision, Threads
 from qvggt.jobs.places import check_file_place, check_folder, check_new_file
 from qvggt.jobs.source import check_source, image_size, is_calibrated, load_source, scheme_of
 from qvggt.jobs.words import frame_count, frame_profile, sides
@@ -121,6 +121,7 @@ class ExportJob(Job[ExportResult]):
     ] = None
     parts: Parts = None
     overrides: Overrides = ()
+    block: Block = None
     calib: Annotated[Place | None, Doc("Co3D-format folder whose train split gives --act static its ranges.")] = None
     data: Annotated[Place | None, Doc("Co3D-format folder for the accuracy gate (test split). [generated scenes]")] = (
         None
@@ -159,7 +160,7 @@ class ExportJob(Job[ExportResult]):
         """What float weights are rounded to."""
         held = getattr(self.model, "network", None)
         family = FAMILY.name if held is None else held.config.family
-        return scheme_of(self.format, self.act, self.parts, self.overrides, family)
+        return scheme_of(self.format, self.act, self.parts, self.overrides, family, self.block)
 
     def check(self) -> None:
         if Path(self.output).suffix != ".onnx":
@@ -237,8 +238,9 @@ class ExportJob(Job[ExportResult]):
             ours = source is not self.model or not (scheme.quantizes or scheme.overrides)  # or nothing changes
             return round_to_nearest(source, scheme, images, seed=self.seed, in_place=ours).network, scheme
         parts = None if self.parts is None else set(self.parts)
+        named = self.format if self.block is None else self.scheme().bits
         if (
-            self.format not in (None, found.bits)
+            named not in (None, found.bits)
             or self.act not in (None, found.activation)
             or parts not in (None, set(found.parts))
             or self.overrides

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated
 
-from qvggt.formats.table import DEFAULT, choices, choices_text
+from qvggt.formats.table import BLOCKED, DEFAULT, blocks, choices, choices_text
 from qvggt.jobs.job import Doc, Source
 from qvggt.jobs.words import override
 from qvggt.mapping import Check, at_least
@@ -34,6 +34,10 @@ Overrides = Annotated[
         ("--override",),
         parse=override,
     ),
+]
+Block = Annotated[
+    int | None,
+    Doc(f"Input channels of a row that share a scale, with --bits {BLOCKED}: {', '.join(map(str, blocks()))}. [128]"),
 ]
 Models = Annotated[
     Sequence[Source],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvggt.errors import QvggtError
-from qvggt.formats.table import DEFAULT
+from qvggt.formats.table import DEFAULT, with_block
 from qvggt.models.family import DEFAULT as VGGT
 from qvggt.models.family import check_size
 from qvggt.quant.scheme import DESCRIPTION, Scheme, parse_scheme
@@ -57,9 +57,11 @@ def scheme_of(
     parts: Sequence[str] | None,
     overrides: Sequence[tuple[str, str]] = (),
     family: str = VGGT,
+    block: int | None = None,
 ) -> Scheme:
-    """The scheme that --bits, --act, --parts and --override name, with the defaults of those left out."""
-    scheme = parse_scheme(format or DEFAULT, act or "dynamic", parts, family)
+    """The scheme that --bits, --act, --parts, --override and --block name, with the defaults of those left out."""
+    bits = format or DEFAULT
+    scheme = parse_scheme(bits if block is None else with_block(bits, block), act or "dynamic", parts, family)
     return replace(scheme, overrides=(*scheme.overrides, *overrides))
 
 

@@ -60,24 +60,35 @@ class Part:
     """Layers that a scheme names together.
 
     roots: module paths. Of lists of transformer blocks, whose linears belong to the part; or, with `convs`, of heads,
-    whose convolutions of these names do. default: quantized unless the user says otherwise.
+    whose convolutions of these names do. default: quantized unless the user says otherwise. Or a part is single layers:
+    `layers`, paths of linears, and `stems`, of convolutions whose inputs stay floating point; they get the wide format
+    whatever the scheme's.
     """
 
     name: str
-    roots: tuple[str, ...]
+    roots: tuple[str, ...] = ()
     convs: tuple[str, ...] = ()
     default: bool = False
+    layers: tuple[str, ...] = ()
+    stems: tuple[str, ...] = ()
+
+    @property
+    def single(self) -> bool:
+        """Whether it is single layers."""
+        return bool(self.layers or self.stems)
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         """Paths of its linears or convolutions, to match in full."""
+        if self.single:
+            return re.compile("|".join(map(re.escape, (*self.layers, *self.stems))))
         roots = "|".join(map(re.escape, self.roots))
         names = self.convs or LINEARS
         return re.compile(rf"({roots})\.{'' if self.convs else r'[0-9]+[.]'}({'|'.join(map(re.escape, names))})")
 
     @property
     def conv_paths(self) -> tuple[str, ...]:
-        return tuple(f"{root}.{name}" for root in self.roots for name in self.convs)
+        return (*(f"{root}.{name}" for root in self.roots for name in self.convs), *self.stems)
 
 
 @dataclass(frozen=True)
@@ -212,6 +223,11 @@ class Family(ABC):
     def convs(self) -> tuple[str, ...]:
         """Paths of all convolutions a scheme can quantize."""
         return tuple(path for part in self.parts for path in part.conv_paths)
+
+    @cached_property
+    def stems(self) -> tuple[str, ...]:
+        """Those among `convs` whose inputs stay floating point."""
+        return tuple(path for part in self.parts for path in part.stems)
 
     @property
     def exportable(self) -> dict[str, Head]:

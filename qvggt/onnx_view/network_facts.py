@@ -85,20 +85,25 @@ def wanted_kernel(weight: str, activation: str | None, product: str = GEMM) -> s
 
 
 def network_facts(model: Model) -> NetworkFacts:
-    """Read a graph. What its metadata lists as quantized and the graph holds as floats is among the linears too."""
+    """Read a graph. What its metadata lists as quantized and the graph holds as floats is among the linears too; a
+    convolution it lists whose weights alone are low-bit is not: it is stored so and computed in floats, on purpose."""
     listed = model.metadata.linears or {}
     uses: dict[str, list[Product]] = {}
     types: Counter[str] = Counter()
+    stems = set()
     for product in products(model):
         shape = product.weight_shape
         if not product.weight.constant or shape is None:
             continue
         types[_float_type(product)] += prod(shape)
         path = model.metadata.module_of(product.label)
-        if len(shape) > 1 and (product.weight.container is not None or path in listed):
+        if path in listed and product.weight_only and not product.is_gemm:
+            stems.add(path)
+        elif len(shape) > 1 and (product.weight.container is not None or path in listed):
             uses.setdefault(path, []).append(product)
     found = [_linear(path, [p for p in some if p.weight.container] or some) for path, some in uses.items()]
-    found += [QuantizedLinear(path, (), (), 0, 0, "?", None, None, "") for path in listed if path not in uses]
+    missing = [path for path in listed if path not in uses and path not in stems]
+    found += [QuantizedLinear(path, (), (), 0, 0, "?", None, None, "") for path in missing]
     inputs = {value.name: dims(value) for value in model.inputs}
     return NetworkFacts(inputs, tuple(_wanted(found, listed)), tuple(_attentions(model)), dict(types))
 
@@ -111,7 +116,7 @@ def _float_type(product: Product) -> str:
 
 def _linear(path: str, uses: list[Product]) -> QuantizedLinear:
     """The linear or convolution that is used in some products of one weight; `wanted` "" where that is a float."""
-    first = uses[0]
+    first = next((use for use in uses if not use.data.constant), uses[0])  # a product of constants needs no kernel
     shape, product = first.weight_shape or (), GEMM if first.is_gemm else CONV
     if product == GEMM:
         inner = first.sum_length or 0

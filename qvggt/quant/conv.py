@@ -59,11 +59,12 @@ class ConvRange:
 
 
 class QuantConv2d(nn.Module):
-    """x [N, in, H, W] -> conv(codes_x * scale_x, codes_w * scale_w) + b, on the grid of the output's range.
+    """x [N, in, H, W] -> conv(codes_x * scale_x, codes_w * scale_w) + b, on the grid of the output's range; conv(x,
+    codes_w * scale_w) + b as it is where the format leaves activations floating point.
 
     Buffers: `codes` [rows, in, k, k] in the grid's dtype; `weight_scale` fp32 [rows, 1]; `bias` fp32 [rows], whole
     multiples of scale_x * scale_w as an integer kernel adds it; `act_amax`, `out_amax` fp32 [] = ranges of input and
-    output.
+    output, where those are quantized.
     """
 
     codes: Tensor
@@ -79,23 +80,27 @@ class QuantConv2d(nn.Module):
         self.register_buffer("codes", torch.zeros(codes, dtype=format.weight.grid.dtype))
         self.register_buffer("weight_scale", torch.ones(shape.rows, 1))
         self.register_buffer("bias", torch.zeros(shape.rows) if bias else None)
-        self.register_buffer("act_amax", torch.ones(()))
-        self.register_buffer("out_amax", torch.ones(()))
+        if format.activation is not None:
+            self.register_buffer("act_amax", torch.ones(()))
+            self.register_buffer("out_amax", torch.ones(()))
 
     @classmethod
     def from_float(
         cls,
         conv: nn.Conv2d | nn.ConvTranspose2d,
         format: LinearFormat,
-        ranges: ConvRange,
+        ranges: ConvRange | None = None,
     ) -> QuantConv2d:
-        """Round-to-nearest weights, a scale per row."""
+        """Round-to-nearest weights, a scale per row; ranges where activations are quantized."""
         weight = conv_rows(conv)
         scale = format.weight.scale(weight.flatten(1))
         with torch.device(weight.device):
             module = cls(ConvShape.of(conv), format, conv.bias is not None)
         module.codes = format.weight.codes(weight.flatten(1), scale).view_as(weight)
         module.weight_scale = scale
+        if ranges is None:
+            module.bias = None if conv.bias is None else conv.bias.detach().float().clone()
+            return module
         module.act_amax, module.out_amax = (
             torch.tensor(max(value, EPS), dtype=torch.float32, device=weight.device)
             for value in (ranges.input, ranges.output)
@@ -117,8 +122,8 @@ class QuantConv2d(nn.Module):
         return self.format.activation
 
     def quantized_input(self, x: Tensor) -> Tensor:
-        """The input on its grid."""
-        return self.maps.quantize_tensor(x, self.act_amax)
+        """The input on its grid, if it has one."""
+        return x if self.format.activation is None else self.maps.quantize_tensor(x, self.act_amax)
 
     def product(self, x: Tensor) -> Tensor:
         """The rows before the output's rounding, [N, rows, H', W']."""
@@ -127,7 +132,10 @@ class QuantConv2d(nn.Module):
         return F.conv2d(self.quantized_input(x), weight, bias, self.shape.stride, self.shape.padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.maps.quantize_tensor(self.product(x), self.out_amax)
+        y = self.product(x)
+        if self.format.activation is None:
+            return y
+        y = self.maps.quantize_tensor(y, self.out_amax)
         return y if self.shape.shuffle == 1 else F.pixel_shuffle(y, self.shape.shuffle)
 
     def extra_repr(self) -> str:

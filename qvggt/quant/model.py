@@ -108,15 +108,15 @@ def quantize_(
     for path, _, format in scheme_linears(model, scheme):
         if format.mode == "static" and path not in ranges:
             raise QvggtError(f"{path}: static activations need an observed range; calibrate with data first")
-    for path, _, _ in scheme_convs(model, scheme):
-        if path not in conv_ranges:
+    for path, _, format in scheme_convs(model, scheme):
+        if format.activation is not None and path not in conv_ranges:
             raise QvggtError(f"{path}: a quantized convolution needs observed ranges; calibrate with data first")
     for path, linear, format in scheme_linears(model, scheme):
         quantized = QuantLinear.from_float(linear, format, ranges.get(path))
         visit(path, linear, quantized)
         model.set_submodule(path, quantized)
     for path, conv, format in scheme_convs(model, scheme):
-        kernel = QuantConv2d.from_float(conv, format, conv_ranges[path])
+        kernel = QuantConv2d.from_float(conv, format, conv_ranges.get(path))
         visit(path, conv, kernel)
         model.set_submodule(path, kernel)
 

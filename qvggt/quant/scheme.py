@@ -11,7 +11,7 @@ from typing import Any
 
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import Activation, Format, LinearFormat
-from qvggt.formats.table import ACTIVATIONS, find_format, is_format
+from qvggt.formats.table import ACTIVATIONS, WIDE, find_format, is_format
 from qvggt.mapping import from_mapping
 from qvggt.models.family import DEFAULT, find_family
 
@@ -80,7 +80,8 @@ class Scheme:
         """Whether some layer has static activations, whose ranges must be observed on data."""
         formats = [self.base, *(find_format(bits, self.activation) for _, bits in self.overrides)]
         static = bool(self.constant_ranges) or any(format.mode == "static" for format in formats)
-        return static or any(self.format(path) is not None for path in find_family(self.family).convs)
+        convs = (self.format(path) for path in find_family(self.family).convs)
+        return static or any(format is not None and format.activation is not None for format in convs)
 
     @property
     def float_type(self) -> str:
@@ -90,7 +91,8 @@ class Scheme:
     def format(self, path: str) -> LinearFormat | None:
         """Format of the linear or convolution at a module path, None where it stays floating point."""
         family = find_family(self.family)
-        bits = self.bits if any(family.part(name).pattern.fullmatch(path) for name in self.parts) else None
+        parts = [part for name in self.parts if (part := family.part(name)).pattern.fullmatch(path)]
+        bits = (WIDE if parts[0].single and self.quantizes else self.bits) if parts else None
         for pattern, override in self.overrides:
             if fnmatch.fnmatchcase(path, pattern):
                 bits = override
@@ -98,7 +100,8 @@ class Scheme:
         if not isinstance(format, LinearFormat):
             return None
         if path in family.convs:
-            return format.convolution
+            inner = format.convolution
+            return inner.weights_alone() if inner is not None and path in family.stems else inner
         return format.with_constant_range() if path in self.constant_ranges else format
 
     def to_dict(self) -> dict[str, Any]:

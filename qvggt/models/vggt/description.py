@@ -45,6 +45,15 @@ DPT_CONVS = (
 )
 """Convolutions of a dense head that a scheme can quantize (refinenet4 has no resConfUnit1)."""
 
+REST = (
+    PATCH_ROTATION,
+    TOKEN_ROTATION,
+    "camera_head.poseLN_modulation.1",
+    "camera_head.pose_branch.fc1",
+    # embed_pose reads 9 numbers and pose_branch.fc2 writes 9: nothing to gain, and TensorRT pads odd sizes
+)
+"""Linears beside the blocks. They see one token per frame or run once, so a wide format costs nothing."""
+
 # fp32 in every half type: four refinements of one small vector per frame, the image's grey levels, and what is
 # exponentiated at the end of a dense head
 ALWAYS_FP32 = r"camera_head\.|aggregator\.patch_embed\.patch_embed\.|\w+_head\.scratch\.output_conv2\.2"
@@ -61,6 +70,7 @@ class VGGTFamily(Family):
         Part("aggregator", (FRAME, GLOBAL), default=True),
         Part("camera", ("camera_head.trunk",)),
         Part("dpt", ("depth_head", "point_head"), DPT_CONVS),
+        Part("rest", layers=REST, stems=(f"{ENCODER}.patch_embed.proj",)),
     )
     heads = (
         Head("camera", "camera_head", (CAMERAS,), "pose"),

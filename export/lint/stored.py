@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 from qvggt.export.lint.rule import ALL, Place, Severity, rule
 from qvggt.onnx_view.external_data import described
 from qvggt.onnx_view.graph import Model
 from qvggt.onnx_view.product import Product, products
-from qvggt.onnx_view.quantizer import FP8, INT4, INT8
+from qvggt.onnx_view.quantizer import FP8, INT4, INT8, Quantizer, quantizers
 
 
 @rule("QV501", "odd-size", Severity.WARNING, products)
@@ -46,3 +47,14 @@ def external_data(model: Model) -> Iterator[Place]:
     """
     for name, error in model.values.faults:
         yield Place(name, "initializer", str(error).removeprefix(f"{model.path}: tensor {name}: "))
+
+
+@rule("QV504", "odd-count", Severity.ERROR, quantizers)
+def odd_count(quantizer: Quantizer) -> Iterator[str]:
+    """an odd number of INT4 codes: TensorRT packs two in a byte and refuses the model.
+
+    Fix: pad the tensor to an even number of elements, or store int8 codes.
+    """
+    shape = quantizer.scope.shape(quantizer.source)
+    if quantizer.codes == INT4 and shape is not None and None not in shape and prod(d or 0 for d in shape) % 2:
+        yield "x".join(map(str, shape)) or "one code"

@@ -57,7 +57,8 @@ class LinearVerdict:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """Verdicts of a build; measured is False where the builder gave no table, and nothing is claimed then."""
+    """Verdicts of a build; measured is False where the builder gave no table, and nothing is claimed then. format: of
+    the file, as tables call it."""
 
     linears: tuple[LinearVerdict, ...]
     measured: bool
@@ -67,6 +68,7 @@ class LayerReport:
     attentions: int
     weight_bytes: int | None = None
     activation_bytes: int | None = None
+    format: str = ""
 
     @property
     def failed(self) -> tuple[LinearVerdict, ...]:
@@ -106,6 +108,7 @@ class LayerReport:
         """The part a manifest keeps."""
         return {
             "summary": self.summary,
+            "format": self.format,
             "passed": self.passed if self.measured else None,
             "linears": len(self.linears),
             "failed": [v.path for v in self.failed],
@@ -126,7 +129,11 @@ class LayerReport:
 
 
 def layer_report(
-    facts: NetworkFacts, rows: Sequence[Row], weight_bytes: int | None = None, activation_bytes: int | None = None
+    facts: NetworkFacts,
+    rows: Sequence[Row],
+    weight_bytes: int | None = None,
+    activation_bytes: int | None = None,
+    format: str = "",
 ) -> LayerReport:
     """Judge the rows of one engine; without rows nothing is measured."""
     by_node: dict[str, list[Row]] = {}
@@ -138,7 +145,7 @@ def layer_report(
     kernels = Counter(row.kind for row in rows)
     products = Counter(_operand_types(row) for row in rows if row.kind not in GENERATED and row.inputs)
     counts = dict(kernels), dict(products), fused, len(facts.attentions)
-    return LayerReport(verdicts, bool(rows), *counts, weight_bytes, activation_bytes)
+    return LayerReport(verdicts, bool(rows), *counts, weight_bytes, activation_bytes, format)
 
 
 def _group(wanted: str, linears: Iterable[LinearVerdict]) -> str:

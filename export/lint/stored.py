@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
+from qvggt.errors import QvggtError
 from qvggt.export.lint.rule import ALL, Place, Severity, rule
 from qvggt.onnx_view.external_data import described
 from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.graph_format import graph_format
 from qvggt.onnx_view.product import Product, products
 from qvggt.onnx_view.quantizer import FP8, INT4, INT8, Quantizer, quantizers
 
@@ -58,3 +60,18 @@ def odd_count(quantizer: Quantizer) -> Iterator[str]:
     shape = quantizer.scope.shape(quantizer.source)
     if quantizer.codes == INT4 and shape is not None and None not in shape and prod(d or 0 for d in shape) % 2:
         yield "x".join(map(str, shape)) or "one code"
+
+
+@rule("QV505", "metadata", Severity.WARNING, targets=ALL)
+def metadata(model: Model) -> Iterator[Place]:
+    """the metadata of qvggt export says another format than the graph has, as after a tool that copied it: reports
+    show what the graph has.
+
+    Fix: remove the qvggt.* entries, or quantize with qvggt.
+    """
+    try:
+        wrong = graph_format(model).wrong
+    except QvggtError as error:  # damaged: runners refuse it
+        wrong = str(error)
+    if wrong:
+        yield Place("metadata", "qvggt.*", wrong)

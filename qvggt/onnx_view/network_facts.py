@@ -10,18 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
-from onnx import TensorProto
-
 from qvggt.onnx_view.graph import Model, Node, dims
 from qvggt.onnx_view.product import MOVES, Product, products, stored_chain
-from qvggt.onnx_view.quantizer import type_name
+from qvggt.onnx_view.quantizer import FLOAT_TYPES, type_name
 
-FLOAT_TYPES: dict[int, str] = {
-    TensorProto.FLOAT: "fp32",
-    TensorProto.FLOAT16: "fp16",
-    TensorProto.BFLOAT16: "bf16",
-    TensorProto.DOUBLE: "fp64",
-}
 SCORES_TO_CONTEXT = (*MOVES, "Cast", "Mul", "Div", "Add", "Where", "Clip")
 GEMM, CONV = "GEMM", "conv"
 

@@ -21,7 +21,14 @@ TRT_CODES: dict[str, int] = {  # TensorRT's own names, as NVIDIA's ModelOpt writ
 }
 CONTAINERS: dict[int, str] = {INT4: "INT4", UINT4: "UINT4", INT8: "INT8", UINT8: "UINT8", FP8: "FP8"}
 SUPPORTED = frozenset({INT8, INT4, FP8, FP4})
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+
+FLOAT_TYPES: dict[int, str] = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.DOUBLE: "fp64",
+}
+FLOATS = frozenset(FLOAT_TYPES)
 
 
 def type_name(data_type: int) -> str:

@@ -22,6 +22,7 @@ from qvggt.engines.trtexec import find_trtexec, run_trtexec, save_command, trtex
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, sibling
 from qvggt.onnx_view.file import open_onnx
+from qvggt.onnx_view.graph_format import GraphFormat, graph_format
 from qvggt.onnx_view.metadata import Metadata
 from qvggt.onnx_view.network_facts import NetworkFacts, network_facts
 from qvggt.quant.scheme import Scheme
@@ -32,7 +33,11 @@ REPORT_SUFFIX = ".layers.json"
 
 @dataclass(frozen=True)
 class Source:
-    """An ONNX file as a build sees it. stamps: sizes and times of its files, to notice a change during the build."""
+    """An ONNX file as a build sees it.
+
+    scheme: of the metadata, None where the graph is of another format. stamps: sizes and times of its files, to notice
+    a change during the build.
+    """
 
     path: Path
     files: tuple[Path, ...]
@@ -40,11 +45,18 @@ class Source:
     metadata: Metadata
     scheme: Scheme | None
     stamps: tuple[tuple[int, int], ...]
+    format: GraphFormat
 
     @property
     def float_type(self) -> str:
-        """What the exporter says, else what the graph shows."""
-        return self.metadata.text("precision") or self.facts.float_type
+        """What the graph shows, else what the exporter says."""
+        stated = self.metadata.text("precision")
+        return stated if stated is not None and self.facts.float_type == "unknown" else self.facts.float_type
+
+    @property
+    def label(self) -> str:
+        """The format in a table, as a runner of the file has it."""
+        return self.format.label(None if self.scheme is None else self.scheme.label)
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,9 @@ def read_source(path: str | Path) -> Source:
     """Open and check an ONNX file and its external data; QvggtError for one that is missing, corrupt or unsafe."""
     path, opened = Path(path), open_onnx(path)
     files, metadata = (path, *opened.data), opened.metadata
-    return Source(path, files, network_facts(opened), metadata, file_scheme(metadata), _stamps(files))
+    scheme, format = file_scheme(metadata), graph_format(opened)
+    scheme = None if format.wrong else scheme
+    return Source(path, files, network_facts(opened), metadata, scheme, _stamps(files), format)
 
 
 def plan_profile(source: Source, config: BuildConfig) -> dict[str, Shapes]:
@@ -135,7 +149,7 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
         rows = rows_of_inspector(built.table) if inspected else rows_of_log(built.table)
         if _stamps(source.files) != source.stamps:
             raise QvggtError(f"{source.path}: changed while it was built; nothing was written, build again")
-        report = layer_report(source.facts, rows, built.weight_bytes, built.activation_bytes)
+        report = layer_report(source.facts, rows, built.weight_bytes, built.activation_bytes, source.label)
         manifest = Manifest(
             engine=FileFact.of(engine, output.name),
             onnx=hashed,

@@ -70,6 +70,10 @@ class EngineRunner(Runner):
         self._trt = trt
         self._buffers: dict[int, Buffers] = {}
 
+    @property
+    def scheme_label(self) -> str:
+        return str(self.manifest.report.get("format") or super().scheme_label)
+
     def _run(self, images: Array) -> dict[str, Array]:
         low, high = self.frame_range
         if not low <= len(images) <= high:

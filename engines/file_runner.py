@@ -19,6 +19,11 @@ class FileRunner(Runner):
         self.path, self.metadata, self.scheme = self.network.path, self.network.metadata, self.network.scheme
         self.frames, self.size = self.network.frames, self.network.size
         self.outputs, self.files = self.network.outputs, self.network.files
+        self.notes = (self.network.format.wrong,) if self.network.format.wrong else ()
+
+    @property
+    def scheme_label(self) -> str:
+        return self.network.label
 
     def _facts(self) -> dict[str, Any]:
         unknown = "none: not written by qvggt export, so scheme and source are unknown"

@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from qvggt.engines.layer_table import Operand, Row
@@ -24,7 +25,9 @@ SCOPE = (
 BITS = {"Int4": 4, "FP4": 4, "Int8": 8, "FP8": 8, "Half": 16, "BFloat16": 16, "Float": 32}
 FLOATS = ("Half", "BFloat16", "Float")
 CONTAINER_TYPES = {"INT4": "Int4", "INT8": "Int8", "FP8": "FP8"}
-GENERATED = ("kgen", "shape_call", "signal", "wait", "allocate", "deallocate")  # never a matrix product
+_GENERATED = "kgen shape_call signal wait allocate deallocate runtime_function"
+GENERATED = _GENERATED.split()  # never a matrix product
+ALIGNED = {GEMM: 2, CONV: 4}  # rows and columns, or channels, are padded to multiples of it (TensorRT-RTX 1.7.1)
 UNMEASURED = "not measured"
 NOT_QUANTIZED = "not quantized"
 NO_PRODUCT = "the file lists it, and has no product of that name"
@@ -54,7 +57,8 @@ class LinearVerdict:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """Verdicts of a build; measured is False where the builder gave no table, and nothing is claimed then."""
+    """Verdicts of a build; measured is False where the builder gave no table, and nothing is claimed then. format: of
+    the file, as tables call it."""
 
     linears: tuple[LinearVerdict, ...]
     measured: bool
@@ -64,6 +68,7 @@ class LayerReport:
     attentions: int
     weight_bytes: int | None = None
     activation_bytes: int | None = None
+    format: str = ""
 
     @property
     def failed(self) -> tuple[LinearVerdict, ...]:
@@ -103,6 +108,7 @@ class LayerReport:
         """The part a manifest keeps."""
         return {
             "summary": self.summary,
+            "format": self.format,
             "passed": self.passed if self.measured else None,
             "linears": len(self.linears),
             "failed": [v.path for v in self.failed],
@@ -123,7 +129,11 @@ class LayerReport:
 
 
 def layer_report(
-    facts: NetworkFacts, rows: Sequence[Row], weight_bytes: int | None = None, activation_bytes: int | None = None
+    facts: NetworkFacts,
+    rows: Sequence[Row],
+    weight_bytes: int | None = None,
+    activation_bytes: int | None = None,
+    format: str = "",
 ) -> LayerReport:
     """Judge the rows of one engine; without rows nothing is measured."""
     by_node: dict[str, list[Row]] = {}
@@ -135,7 +145,7 @@ def layer_report(
     kernels = Counter(row.kind for row in rows)
     products = Counter(_operand_types(row) for row in rows if row.kind not in GENERATED and row.inputs)
     counts = dict(kernels), dict(products), fused, len(facts.attentions)
-    return LayerReport(verdicts, bool(rows), *counts, weight_bytes, activation_bytes)
+    return LayerReport(verdicts, bool(rows), *counts, weight_bytes, activation_bytes, format)
 
 
 def _group(wanted: str, linears: Iterable[LinearVerdict]) -> str:
@@ -198,18 +208,32 @@ def _kernel(activation: str, weight: str, product: str) -> str:
 
 
 def _weight_operand(linear: QuantizedLinear, row: Row) -> Operand | None:
-    """The operand that is the weight: constant before computed, exact shape before one merged with a neighbour's."""
+    """The operand that is the weight: constant before computed, exact shape before a padded one, that before one merged
+    with a neighbour's."""
     operands = [o for o in (*row.constants, *reversed(row.inputs)) if len(o.dims) >= 2]
     exact = [o for o in operands if _is_weight(linear, o)]
+    padded = [o for o in operands if _is_weight(linear, o, ALIGNED[linear.product])]
+    lengths = {linear.inner, _rounded_up(linear.inner, ALIGNED[GEMM])}
     count = linear.inner * linear.outer
-    wider = [o for o in operands if linear.product == GEMM and linear.inner in o.dims[-2:] and o.size > count]
-    return next(iter(exact or wider), None)
+    wider = [o for o in operands if linear.product == GEMM and lengths & {*o.dims[-2:]} and o.size > count]
+    return next(iter(exact or padded or wider), None)
 
 
-def _is_weight(linear: QuantizedLinear, operand: Operand) -> bool:
-    """Whether an operand has the shape of the weight, in any order; of a convolution any layout of its size."""
-    same = linear.product == CONV or sorted(operand.dims[-2:]) == sorted((linear.inner, linear.outer))
-    return same and operand.size == linear.inner * linear.outer
+def _is_weight(linear: QuantizedLinear, operand: Operand, aligned: int = 1) -> bool:
+    """Whether an operand has the shape of the weight, in any order; of a convolution any layout of its size.
+
+    aligned: what its sides may have been padded to a multiple of.
+    """
+    channels = linear.inner // linear.window
+    inner, outer = ({side, _rounded_up(side, aligned)} for side in (channels, linear.outer))
+    sizes = {(k * linear.window, n) for k in inner for n in outer}
+    if linear.product == CONV:
+        return operand.size in {k * n for k, n in sizes}
+    return sorted(operand.dims[-2:]) in [sorted(pair) for pair in sizes] and operand.size == prod(operand.dims[-2:])
+
+
+def _rounded_up(side: int, aligned: int) -> int:
+    return -(-side // aligned) * aligned
 
 
 def _stored(linear: QuantizedLinear, by_node: dict[str, list[Row]]) -> tuple[str, float | None]:
@@ -217,11 +241,12 @@ def _stored(linear: QuantizedLinear, by_node: dict[str, list[Row]]) -> tuple[str
     rows = [row for node in (*linear.nodes, *linear.weight_nodes) for row in by_node.get(node, ())]
     count = linear.inner * linear.outer
     constants = [o for row in rows for o in row.constants]
-    weights = [o for o in constants if o.dtype in BITS and len(o.dims) >= 2 and _is_weight(linear, o)]
+    known = [o for o in constants if o.dtype in BITS and len(o.dims) >= 2]
+    weights = [o for o in known if _is_weight(linear, o, ALIGNED[linear.product])]
     if not weights:
         return "?", None
     weight = min(weights, key=lambda o: BITS[o.dtype])
-    size = BITS[weight.dtype] / 8
+    size = BITS[weight.dtype] / 8 * weight.size / count  # padding is stored too
     if linear.block is not None:
         scales = -(-linear.inner // linear.block) * linear.outer
         kinds = [o.dtype for o in constants if o.size == scales and o.dtype in FLOATS and len(o.dims) >= 2]

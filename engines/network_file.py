@@ -15,6 +15,7 @@ from qvggt.errors import QvggtError
 from qvggt.files import line
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Shape, dims
+from qvggt.onnx_view.graph_format import GraphFormat, graph_format
 from qvggt.onnx_view.metadata import Metadata
 from qvggt.onnx_view.quantizer import type_name
 from qvggt.predictions import TRAILING
@@ -28,7 +29,8 @@ class NetworkFile:
     """An ONNX file with input `images` [1, S, 3, H, W] float32 and outputs named as in qvggt.predictions.
 
     frames, size: the only frame count and (H, W) it takes, None where any works. outputs: names among OUTPUTS, in the
-    order of the graph. files: the model, then its external data.
+    order of the graph. files: the model, then its external data. scheme: of the metadata, None where the graph is of
+    another format.
     """
 
     path: Path
@@ -38,6 +40,12 @@ class NetworkFile:
     metadata: Metadata
     scheme: Scheme | None
     files: tuple[ModelFile, ...]
+    format: GraphFormat
+
+    @property
+    def label(self) -> str:
+        """The format in a table: of the scheme, or what the graph shows where that lacks or says otherwise."""
+        return self.format.label(None if self.scheme is None else self.scheme.label)
 
     @property
     def frame_profile(self) -> tuple[int, int, int]:
@@ -54,15 +62,16 @@ def read_network(path: str | Path) -> NetworkFile:
     frames, size = _input(path, opened.inputs)
     outputs = _outputs(path, opened.proto.graph.output)
     metadata, data = opened.metadata, opened.data
+    metadata.check()
+    scheme, format = file_scheme(metadata), graph_format(opened)
     del opened  # up to 2 GB of weights: the runtime parses the file itself
     stated = metadata.text("size")
     if stated is not None and size is not None and stated != f"{size[0]}x{size[1]}":
         raise QvggtError(
             f"{path}: metadata qvggt.size {stated!r}, but the input is {size[0]}x{size[1]}: edited; export again"
         )
-    metadata.check()
     files = tuple(ModelFile.of(file) for file in (path, *data))
-    return NetworkFile(path, frames, size, outputs, metadata, file_scheme(metadata), files)
+    return NetworkFile(path, frames, size, outputs, metadata, None if format.wrong else scheme, files, format)
 
 
 def file_scheme(metadata: Metadata) -> Scheme | None:

@@ -56,8 +56,9 @@ class Runner(ABC):
     label: short name for tables. device: where it runs, "cpu" or "cuda[:N]". size: the only (H, W) the network takes,
     None when any multiple of the patch size works. native_size: the side it was made for, where known. frames: the only
     frame count, None when any works. frame_range: fewest and most frames its memory was set aside for, None when it
-    grows with them. outputs: names among OUTPUTS that it computes. scheme: of the quantization, where known. held:
-    attributes that `close` drops, the network first.
+    grows with them. outputs: names among OUTPUTS that it computes. scheme: of the quantization, where known. notes:
+    what a user should know of the file or of how it was opened, a line each. held: attributes that `close` drops, the
+    network first.
     """
 
     held: ClassVar[tuple[str, ...]] = ()
@@ -71,6 +72,7 @@ class Runner(ABC):
     outputs: tuple[str, ...] = OUTPUTS
     files: tuple[ModelFile, ...] = ()
     scheme: Scheme | None = None
+    notes: tuple[str, ...] = ()
 
     def __call__(self, images: Array) -> Predictions:
         """images float32 [S, 3, H, W], RGB in [0, 1], un-normalised -> predictions.
@@ -138,6 +140,7 @@ class Runner(ABC):
             "outputs": list(self.outputs),
             "scheme": self.scheme_label,
             "scheme_json": None if self.scheme is None else self.scheme.to_dict(),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     def _check(self, images: Array) -> None:

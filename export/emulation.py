@@ -9,7 +9,7 @@ The PyTorch reference can round in the same way, which says how much noise the t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,12 +136,16 @@ def _round_module(module: nn.Module, precision: Precision) -> list[Any]:
 def run_cut(cut: Cut, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """One layer of an exported file run by ONNX Runtime: x [rows, K] -> y [rows, N]; of a convolution one map
     [C, H, W] -> [N, H', W']."""
+    (result,) = run_model(rounded_copy(cut.model, (TensorProto.BFLOAT16,)), {cut.input: x[None]})
+    return result[0]
+
+
+def run_model(model: ModelProto, feed: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """The outputs of a small model in ONNX Runtime on the CPU, in order."""
     import onnxruntime as ort
 
-    model = rounded_copy(cut.model, (TensorProto.BFLOAT16,))
     session = ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
-    result: NDArray[np.float32] = session.run(None, {cut.input: x[None]})[0][0]
-    return result
+    return list(session.run(None, dict(feed)))
 
 
 def session_options() -> Any:

@@ -121,6 +121,18 @@ def tensor_type(model: Model) -> Iterator[Place]:
                 yield Place(node.label, node.op, f"{name}, {type_name(kind)}")
 
 
+@rule("QV108", "scalar-codes", Severity.ERROR, quantizers)
+def scalar_codes(quantizer: Quantizer) -> Iterator[str]:
+    """a stored code without any axis (rank 0) behind DequantizeLinear, as of a constant factor: TensorRT fails to
+    build.
+
+    Fix: store it with the shape [1], or leave the constant in floating point.
+    """
+    tensor = None if quantizer.quantizes else quantizer.scope.constant(quantizer.source)
+    if tensor is not None and not tensor.dims and quantizer.codes in PACKED | {INT8}:
+        yield f"{quantizer.source}, {type_name(quantizer.codes)}"
+
+
 def _codes(node: Node, name: str) -> bool:
     """Whether a Q or DQ makes or reads a tensor: then UINT8 is the matter of QV103."""
     made = as_quantizer(node.scope.producer(name)) is not None

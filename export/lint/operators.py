@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from qvggt.export.lint.rule import Severity, nodes, rule
 from qvggt.onnx_view.graph import Node
-from qvggt.onnx_view.quantizer import FLOATS
+from qvggt.onnx_view.quantizer import FLOATS, TRT_DOMAINS, as_quantizer
 
 _UNSUPPORTED = """
 AffineGrid Bernoulli BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CausalConvWithState CenterCropPad
@@ -32,10 +32,10 @@ REPLACEMENT = {
     "QLinearMatMul": "use DequantizeLinear, MatMul and QuantizeLinear",
     "QLinearConv": "use DequantizeLinear, Conv and QuantizeLinear",
 }
-# com.microsoft operators that mean the same as the standard ones and build; QuantizeLinear and so on as well
-KNOWN_CONTRIB = frozenset({"Gelu", "QuantizeLinear", "DequantizeLinear", "RotaryEmbedding"})
+# com.microsoft operators that mean the same as the standard ones and build; Q and DQ as well
+KNOWN_CONTRIB = frozenset({"Gelu", "RotaryEmbedding"})
+ABSENT_PLUGINS = frozenset({"TRT_INT8QuantizeLinear", "TRT_INT8DequantizeLinear"})
 KNOWN_STANDARD = frozenset({"SimplifiedLayerNormalization"})  # ONNX Runtime writes it without a domain
-PLUGIN_DOMAINS = frozenset({"trt", "trt.plugins", "TRT"})
 _REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
 REDUCTIONS = frozenset(f"Reduce{name}" for name in _REDUCTIONS.split())
 CROP = "tf_crop_and_resize"
@@ -58,11 +58,16 @@ def foreign_domain(node: Node) -> Iterator[str]:
 
     Fix: write it with ai.onnx operators (no ONNX Runtime optimisation above the basic level), or load the plugin.
     """
+    if as_quantizer(node) is not None:
+        return
     if node.domain == "":
         plugin = node.op.endswith("_TRT") or node.op.startswith("TRT_")
         if not plugin and node.op not in KNOWN_STANDARD and not onnx.defs.has(node.op):
             yield "no operator of ONNX"
-    elif node.domain not in PLUGIN_DOMAINS and not (node.domain == "com.microsoft" and node.op in KNOWN_CONTRIB):
+    elif node.domain in TRT_DOMAINS:
+        if node.op in ABSENT_PLUGINS:
+            yield "TensorRT-RTX has no such plugin"
+    elif not (node.domain == "com.microsoft" and node.op in KNOWN_CONTRIB):
         yield node.domain
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
+from qvggt.errors import QvggtError
 from qvggt.export.lint.rule import ALL, Place, Severity, rule
 from qvggt.onnx_view.external_data import described
 from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.graph_format import graph_format
 from qvggt.onnx_view.product import Product, products
-from qvggt.onnx_view.quantizer import FP8, INT4, INT8
+from qvggt.onnx_view.quantizer import FP8, INT4, INT8, Quantizer, quantizers
 
 
 @rule("QV501", "odd-size", Severity.WARNING, products)
@@ -46,3 +49,29 @@ def external_data(model: Model) -> Iterator[Place]:
     """
     for name, error in model.values.faults:
         yield Place(name, "initializer", str(error).removeprefix(f"{model.path}: tensor {name}: "))
+
+
+@rule("QV504", "odd-count", Severity.ERROR, quantizers)
+def odd_count(quantizer: Quantizer) -> Iterator[str]:
+    """an odd number of INT4 codes: TensorRT packs two in a byte and refuses the model.
+
+    Fix: pad the tensor to an even number of elements, or store int8 codes.
+    """
+    shape = quantizer.scope.shape(quantizer.source)
+    if quantizer.codes == INT4 and shape is not None and None not in shape and prod(d or 0 for d in shape) % 2:
+        yield "x".join(map(str, shape)) or "one code"
+
+
+@rule("QV505", "metadata", Severity.WARNING, targets=ALL)
+def metadata(model: Model) -> Iterator[Place]:
+    """the metadata of qvggt export says another format than the graph has, as after a tool that copied it: reports
+    show what the graph has.
+
+    Fix: remove the qvggt.* entries, or quantize with qvggt.
+    """
+    try:
+        wrong = graph_format(model).wrong
+    except QvggtError as error:  # damaged: runners refuse it
+        wrong = str(error)
+    if wrong:
+        yield Place("metadata", "qvggt.*", wrong)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qvggt.export.blocks import BlockEmitter, emit_norm
+from qvggt.export.emulation import run_model
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import array, emit_linear
 from qvggt.export.precision import Precision
@@ -27,15 +28,10 @@ def emit_camera(builder: GraphBuilder, path: str, head: CameraHead, last: str, t
     raw = ""
     for i in range(head.iters):
         at = f"{path}.iter.{i}"
-        source = raw or b.real(f"{path}.empty_pose_tokens", array(head.empty_pose_tokens), fp32)
-        z = emitter.linear(f"{at}.embed_pose", head.embed_pose, source, f"{path}.embed_pose")
-        z = b.op("Mul", [z, b.op("Sigmoid", [z], f"{at}.silu")], f"{at}.silu")
-        modulation = "poseLN_modulation.1"
-        z = emitter.linear(f"{at}.{modulation}", head.poseLN_modulation[1], z, f"{path}.{modulation}")
-        shift, scale, gate = b.ops("Split", [z], at, 3, axis=-1, num_outputs=3)
+        first = _first_modulation(b, path, at, head, target) if i == 0 else None
+        shift, scale, gate = first or _modulation(emitter, path, at, head, raw)
         y = emit_norm(b, f"{at}.adaln_norm", head.adaln_norm, tokens)
-        one = b.constant("one", np.array(1, np.float32))
-        y = b.op("Add", [b.op("Mul", [y, b.op("Add", [scale, one], at)], at), shift], at)
+        y = b.op("Add", [b.op("Mul", [y, scale], at), shift], at)
         x = b.op("Add", [b.op("Mul", [gate, y], at), tokens], at)
         for j, block in enumerate(head.trunk):
             x = emitter.block(f"{at}.trunk.{j}", block, x, f"{path}.trunk.{j}")  # type: ignore[arg-type]
@@ -44,3 +40,27 @@ def emit_camera(builder: GraphBuilder, path: str, head: CameraHead, last: str, t
         raw = b.op("Add", [raw, delta], at) if raw else delta
     linear, fov = b.slice(raw, 2, 0, 7, path), b.slice(raw, 2, 7, POSE_DIM, path)
     return b.op("Concat", [linear, b.op("Relu", [fov], path)], path, axis=-1)
+
+
+def _modulation(emitter: BlockEmitter, path: str, at: str, head: CameraHead, raw: str) -> list[str]:
+    """(shift, 1 + scale, gate) of the norm, from the pose so far."""
+    b, name = emitter.builder, "poseLN_modulation.1"
+    z = emitter.linear(f"{at}.embed_pose", head.embed_pose, raw, f"{path}.embed_pose")
+    z = b.op("Mul", [z, b.op("Sigmoid", [z], f"{at}.silu")], f"{at}.silu")
+    z = emitter.linear(f"{at}.{name}", head.poseLN_modulation[1], z, f"{path}.{name}")
+    shift, scale, gate = b.ops("Split", [z], at, 3, axis=-1, num_outputs=3)
+    one = b.constant("one", np.array(1, np.float32))
+    return [shift, b.op("Add", [scale, one], at), gate]
+
+
+def _first_modulation(builder: GraphBuilder, path: str, at: str, head: CameraHead, target: Target) -> list[str]:
+    """The same from the learned pose that the first refinement starts with, as constants: other tools stumble over a
+    product of constants. ONNX Runtime computes them, which would fold the nodes to these very bits."""
+    sub = GraphBuilder()
+    emitter = BlockEmitter(sub, target, (1, -1), precision=Precision.FP32)
+    source = sub.constant(f"{path}.empty_pose_tokens", array(head.empty_pose_tokens))
+    names = ("shift", "scale", "gate")
+    for name, value in zip(names, _modulation(emitter, path, at, head, source), strict=True):
+        sub.output(value, name, [1, 1, head.embed_pose.out_features])
+    values = run_model(sub.model("modulation", {}, ""), {})
+    return [builder.constant(f"{at}.{name}", value) for name, value in zip(names, values, strict=True)]

@@ -111,6 +111,8 @@ class BuildJob(Job[BuildOutcome]):
         output, config = Path(self.output), self.config()
         source = read_source(Path(self.model))
         check_precision(source, self.precision)
+        if source.format.wrong:
+            console.warn(f"{self.model}: {source.format.wrong}")
         if self.backend == "trtexec":
             command, saved = plan_trtexec(source, output, config)
             console.result(shlex.join(command))

@@ -319,6 +319,7 @@ def header_of(
     from qvggt.eval.records import config_sha256
     from qvggt.versions import versions
 
+    opened = [f"{fact['label']}: {note}" for fact in facts for note in fact.get("notes", ())]
     points = [f"points: ICP and normals by {protocol.points.backend}"] if "points" in protocol.metrics else []
     sequences = data.sequences
     frame_list = sequences.frame_list()
@@ -351,7 +352,7 @@ def header_of(
             "skipped": sequences.skip_counts(),
             "frames": frame_list.frames,
         },
-        "notes": [*sequences.notes, *truth_notes(list(sequences), facts[0]["label"]), *points],
+        "notes": [*sequences.notes, *truth_notes(list(sequences), facts[0]["label"]), *points, *opened],
         "sequences": [
             {
                 "key": s.key,

@@ -243,6 +243,8 @@ before by a similarity from the images both saw. The fit is printed, and errors 
         inputs = [Path(path) for path in self.inputs]
         check_libraries(config, inputs)  # before a model is loaded, or downloaded
         with self._open(config.tracking) as runner:
+            for note in runner.notes:
+                console.warn(f"{runner.label}: {note}")
             made = reconstruct_folder(
                 runner, inputs, output, config, device=self.device, overwrite=self.overwrite, say=console.say
             )

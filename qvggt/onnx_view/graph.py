@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from qvggt.errors import QvggtError
+from qvggt.onnx_view.inference import inferred, outline
 from qvggt.onnx_view.metadata import Metadata
-from qvggt.onnx_view.values import OUTLINE, Values
+from qvggt.onnx_view.values import Values
 
-INLINE_LIMIT = 1024  # bytes: shape inference reads small constants, larger ones are replaced by their outline
 _VARYING = "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli"
 VARYING = frozenset(_VARYING.split())
 NUMBERS = {"value_float": "f", "value_floats": "floats", "value_int": "i", "value_ints": "ints"}
@@ -227,7 +227,7 @@ class Model:
         """The main graph, then those inside of it, with inferred types and shapes; local functions are expanded."""
         _check_names(self.proto.graph, self.path)
         scopes: list[Scope] = []
-        pending: list[tuple[GraphProto, Scope | None]] = [(_inferred(_outline(self.proto)).graph, None)]
+        pending: list[tuple[GraphProto, Scope | None]] = [(inferred(outline(self.proto)).graph, None)]
         while pending:
             graph, outer = pending.pop()
             _check_names(graph, self.path)
@@ -267,37 +267,6 @@ def tensor_types(proto: ModelProto) -> dict[str, int]:
     scope = Model(proto).scopes[0]
     names = [*scope.initializers, *scope.inputs, *(name for node in scope.nodes for name in node.outputs)]
     return {name: kind for name in names if (kind := scope.dtype(name))}
-
-
-def _outline(proto: ModelProto) -> ModelProto:
-    """A copy of a model whose large initializers are only names, types and shapes."""
-    light = ModelProto(ir_version=proto.ir_version)
-    light.opset_import.extend(proto.opset_import)
-    light.functions.extend(proto.functions)
-    graph = light.graph
-    graph.name = "graph"
-    for part in ("node", "input", "output", "value_info"):
-        getattr(graph, part).extend(getattr(proto.graph, part))
-    for tensor in proto.graph.initializer:
-        if tensor.ByteSize() <= INLINE_LIMIT:
-            graph.initializer.append(tensor)
-            continue
-        stub = graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        stub.data_location = TensorProto.EXTERNAL
-        stub.external_data.add(key="location", value=OUTLINE)
-    if light.functions:
-        import onnx.inliner
-
-        light = onnx.inliner.inline_local_functions(light)
-    return light
-
-
-def _inferred(light: ModelProto) -> ModelProto:
-    """With inferred types and shapes, as far as they go; rules find less where they are unknown."""
-    try:
-        return onnx.shape_inference.infer_shapes(light, data_prop=True)
-    except Exception:  # inference raises whatever its C++ side threw; a lint of a broken model should still say why
-        return light
 
 
 def _check_names(graph: GraphProto, path: Path | None) -> None:

@@ -98,6 +98,15 @@ class Metadata:
         return formats
 
     @property
+    def bits(self) -> str | None:
+        """The name of the format that the scheme starts from."""
+        try:
+            scheme = self._object("scheme")
+        except QvggtError:  # whoever reads the scheme says so
+            return None
+        return None if scheme is None or not isinstance(scheme.get("bits"), str) else str(scheme["bits"])
+
+    @property
     def frames(self) -> tuple[int, int, int] | None:
         """(min, opt, max) frames the file was made for; None as well for no such numbers, since any will do."""
         match = FRAMES.fullmatch(self.text("frames") or "")

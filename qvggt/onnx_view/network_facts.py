@@ -10,18 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
-from onnx import TensorProto
-
 from qvggt.onnx_view.graph import Model, Node, dims
 from qvggt.onnx_view.product import MOVES, Product, products, stored_chain
-from qvggt.onnx_view.quantizer import type_name
+from qvggt.onnx_view.quantizer import FLOAT_TYPES, type_name
 
-FLOAT_TYPES: dict[int, str] = {
-    TensorProto.FLOAT: "fp32",
-    TensorProto.FLOAT16: "fp16",
-    TensorProto.BFLOAT16: "bf16",
-    TensorProto.DOUBLE: "fp64",
-}
 SCORES_TO_CONTEXT = (*MOVES, "Cast", "Mul", "Div", "Add", "Where", "Clip")
 GEMM, CONV = "GEMM", "conv"
 
@@ -35,7 +27,8 @@ class QuantizedLinear:
     of the weight. inner, outer: K and N of the weight [K, N]; input values per output value and output channels of a
     convolution. weight, activation: containers such as "INT8"; activation None where it stays floating point. block:
     input channels per weight scale, None for one scale per tensor or row. wanted: see `wanted_kernel`; of a module
-    that should be low-bit and is not, the kernel of others of its format. product: GEMM or CONV.
+    that should be low-bit and is not, the kernel of others of its format. product: GEMM or CONV. window: kernel
+    positions of a convolution, a factor of `inner`.
     """
 
     path: str
@@ -48,6 +41,7 @@ class QuantizedLinear:
     block: int | None
     wanted: str
     product: str = GEMM
+    window: int = 1
 
 
 @dataclass(frozen=True)
@@ -130,7 +124,8 @@ def _linear(path: str, uses: list[Product]) -> QuantizedLinear:
     stored = tuple(node.label for use in uses for node in stored_chain(use.weight))
     types = container or _float_type(first), activation, None if dq is None else dq.block_size or None
     wanted = "" if container is None else wanted_kernel(container, activation, product)
-    return QuantizedLinear(path, nodes, stored, inner, outer, *types, wanted, product)
+    window = 1 if product == GEMM else prod(shape[2:])
+    return QuantizedLinear(path, nodes, stored, inner, outer, *types, wanted, product, window)
 
 
 def _wanted(linears: list[QuantizedLinear], formats: Mapping[str, str]) -> Iterator[QuantizedLinear]:

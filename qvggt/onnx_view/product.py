@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from qvggt.onnx_view.graph import Model, Node, OfNode, Scope, once
-from qvggt.onnx_view.quantizer import CONTAINERS, FLOATS, QUANTIZE, Quantizer, as_quantizer
+from qvggt.onnx_view.quantizer import CONTAINERS, FLOATS, Quantizer, as_quantizer
 
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 MOVES = ("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice")  # seen through when compiled
@@ -175,8 +175,8 @@ def quantized_input(dq: Quantizer) -> Quantizer | None:
     """The Q in front of a DQ, through nodes that only move data; None for stored codes."""
     scope, name = dq.scope, dq.source
     while (node := scope.producer(name)) is not None:
-        if node.op == QUANTIZE:
-            return as_quantizer(node)
+        if (quantizer := as_quantizer(node)) is not None:
+            return quantizer if quantizer.quantizes else None
         if not node.is_op(*MOVES, "Relu"):
             return None
         name, scope = node.input(0), node.scope

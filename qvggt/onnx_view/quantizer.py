@@ -12,12 +12,23 @@ from qvggt.onnx_view.graph import Model, Node, OfNode, once
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 FP4_QUANTIZE = "TRT_FP4DynamicQuantize"  # TensorRT's NVFP4: block scales at run time are part of the format
-DOMAINS = ("", "com.microsoft")  # TensorRT takes both for the same operator
+TRT_DOMAINS = ("trt", "trt.plugins", "TRT")
+DOMAINS = ("", "com.microsoft", *TRT_DOMAINS)  # TensorRT takes all for the same operator
 INT8, UINT8, INT4, UINT4 = TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4
 FP8, FP4 = TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT4E2M1
+TRT_CODES: dict[str, int] = {  # TensorRT's own names, as NVIDIA's ModelOpt writes them: what their names say of codes
+    f"TRT_{word}{kind}": codes for word, codes in (("INT4", INT4), ("FP8", FP8)) for kind in (QUANTIZE, DEQUANTIZE)
+}
 CONTAINERS: dict[int, str] = {INT4: "INT4", UINT4: "UINT4", INT8: "INT8", UINT8: "UINT8", FP8: "FP8"}
 SUPPORTED = frozenset({INT8, INT4, FP8, FP4})
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+
+FLOAT_TYPES: dict[int, str] = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.DOUBLE: "fp64",
+}
+FLOATS = frozenset(FLOAT_TYPES)
 
 
 def type_name(data_type: int) -> str:
@@ -46,7 +57,7 @@ class Quantizer(OfNode):
 
     @property
     def quantizes(self) -> bool:
-        return self.op == QUANTIZE
+        return not self.op.endswith(DEQUANTIZE)
 
     @property
     def block_size(self) -> int:
@@ -93,14 +104,17 @@ class Quantizer(OfNode):
 
 def as_quantizer(node: Node | None) -> Quantizer | None:
     """The Q or DQ a node is, else None."""
-    if node is None or node.op not in (QUANTIZE, DEQUANTIZE) or node.domain not in DOMAINS or len(node.inputs) < 2:
+    if node is None or node.domain not in DOMAINS or len(node.inputs) < 2:
         return None
-    if node.op == DEQUANTIZE:
+    named = TRT_CODES.get(node.op, 0)
+    if not named and node.op not in (QUANTIZE, DEQUANTIZE):
+        return None
+    if node.op.endswith(DEQUANTIZE):
         maker = node.scope.producer(node.input(0))
         if maker is not None and maker.op == FP4_QUANTIZE:  # a TensorRT operator, unknown to shape inference
             return Quantizer(node, FP4 if node.input(0) == maker.outputs[0] else FP8)
-        return Quantizer(node, node.scope.dtype(node.input(0)))
-    codes = node.integer("output_dtype") or (node.scope.dtype(node.input(2)) if node.input(2) else 0)
+        return Quantizer(node, node.scope.dtype(node.input(0)) or named)
+    codes = node.integer("output_dtype") or (node.scope.dtype(node.input(2)) if node.input(2) else named)
     return Quantizer(node, codes if codes or node.input(2) else UINT8)  # ONNX: uint8 where nothing says otherwise
 
 

@@ -107,6 +107,34 @@ def test_convolutions() -> None:
     assert report(linear, floats).failed
 
 
+@pytest.mark.parametrize(("inner", "outer", "stored"), [(9, 64, (10, 64)), (64, 7, (64, 8)), (9, 7, (10, 8))])
+@pytest.mark.parametrize("expanded", [True, False])
+def test_odd_sides_are_padded(inner: int, outer: int, stored: tuple[int, int], expanded: bool) -> None:
+    linear = wanted("INT8 GEMM", "INT4" if expanded else "INT8", inner=inner, outer=outer)
+    x, w = operand("x", (-1, stored[0]), "Int8"), operand("w", stored, "Int8")
+    codes = [operand("c", (inner, outer), "Int4"), operand("pad", (1, outer), "Int4")]
+    pad = gemm("m", [], codes, [operand("p", stored, "Int4")], kind="runtime_function")
+    found = report(linear, *([pad, gemm("m", [x, w], [ALPHA])] if expanded else [gemm("m", [x], [w, ALPHA])]))
+    (verdict,) = found.linears
+    assert (verdict.found, verdict.passed, verdict.kernel) == ("INT8 GEMM", True, "m/MatMul_U1_myl0_4")
+    size = 0.5 if expanded else stored[0] * stored[1] / (inner * outer)
+    assert verdict.bytes_per_weight == size
+    floats = gemm("m", [operand("x", (-1, stored[0]))], [operand("w", stored)])
+    assert report(linear, floats).failed
+
+
+@pytest.mark.parametrize(("channels", "stored"), [(1, 4), (3, 4), (5, 8), (33, 36)])
+def test_channels_of_convolutions_are_padded(channels: int, stored: int) -> None:
+    """One channel for each of the groups, an RGB stem, and odd counts."""
+    linear = wanted("INT8 conv", inner=channels * 9, outer=32, product="conv", window=9)
+    x, w = operand("x", (-1, stored, 20, 20), "Int8"), operand("w", (32, stored, 3, 3), "Int8")
+    (verdict,) = report(linear, gemm("m", [x], [w], kind="correlation")).linears
+    assert (verdict.found, verdict.passed) == ("INT8 conv", True)
+    assert verdict.bytes_per_weight == stored / channels
+    other = operand("w", (32, stored + 4, 3, 3), "Int8")
+    assert report(linear, gemm("m", [x], [other], kind="correlation")).failed
+
+
 def test_square_weights_are_not_taken_for_activations() -> None:
     linear = wanted("INT8 GEMM", "INT4", inner=256, outer=256)
     x, w = operand("x", (1, 256, 256), "Int8"), operand("w", (1, 256, 256), "Half")

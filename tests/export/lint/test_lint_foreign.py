@@ -19,6 +19,8 @@ from rtx import Build, Lint
 
 from qvggt.errors import QvggtError
 from qvggt.export.lint import lint_model
+from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.network_facts import network_facts
 from qvggt.target import Target
 
 
@@ -89,6 +91,69 @@ def test_onnx_runtime_optimized_file(tmp_path: Path, rules: Lint, build: Build) 
     ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     model = onnx.load(tmp_path / "optimized.onnx")
     assert "QV602" in rules(model)
+    assert not build(model).parsed
+
+
+TRT = {"domain": "trt"}
+
+
+def trt_domain(name: str) -> onnx.ModelProto:
+    """As NVIDIA's ModelOpt writes quantized files: its own operators, at an opset that has no blocks and no INT4."""
+    net = Net(("b", "m", K), opset=17)
+    blocks = {"axis": 0, "block_size": 128, **TRT}
+    step, x = net.real(0.05), "x"
+    if name in ("DequantizeLinear", "TRT_INT4DequantizeLinear"):
+        weight = net.op(name, net.codes((K, N), 4), net.real(np.full((2, N), 0.01)), **blocks)
+    elif name == "transposed":
+        scale = net.real(np.full((N, 2), 0.01))
+        weight = net.op("TRT_INT4DequantizeLinear", net.codes((N, K), 4), scale, **blocks | {"axis": 1})
+        weight = net.op("Transpose", weight, perm=[1, 0])
+    elif name == "int8":
+        zero = net.zero(TensorProto.INT8)
+        x = net.op("DequantizeLinear", net.op("QuantizeLinear", "x", step, zero, **TRT), step, zero, **TRT)
+        weight = net.op("DequantizeLinear", net.codes((K, N)), step, **TRT)
+    else:  # the float weight goes through Q and DQ, which the builder folds
+        pairs = (net.op("TRT_FP8QuantizeLinear", y, step, **TRT) for y in ("x", net.normal(K, N)))
+        x, weight = (net.op("TRT_FP8DequantizeLinear", codes, step, **TRT) for codes in pairs)
+    model = net.model(net.op("MatMul", x, weight))
+    model.opset_import.append(helper.make_opsetid("trt", 1))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [
+        ("DequantizeLinear", "INT4 weight-only"),
+        ("TRT_INT4DequantizeLinear", "INT4 weight-only"),
+        ("transposed", "INT4 weight-only"),
+        ("int8", "INT8 GEMM"),
+        ("fp8", "FP8 GEMM"),
+    ],
+)
+def test_operators_of_tensorrt(name: str, kernel: str, rules: Lint, build: Build) -> None:
+    """They are read like the standard ones: their products are known, with shapes behind them."""
+    model = trt_domain(name)
+    assert rules(model) == set()
+    (linear,) = network_facts(Model(model)).linears
+    assert (linear.wanted, linear.inner, linear.outer) == (kernel, K, N)
+    verdict = build(model)
+    assert verdict.fused("Int4") + verdict.gemms("Int8") + verdict.gemms("FP8") == 1
+
+
+def test_faults_of_operators_of_tensorrt(rules: Lint, build: Build) -> None:
+    """The rules see them too: scales that are no whole blocks, a weight without blocks, a plugin there is not."""
+    partial, whole, absent = Net(), Net(), Net()
+    scale = partial.real(np.full((3, N), 0.01))
+    weight = partial.op("TRT_INT4DequantizeLinear", partial.codes((K, N), 4), scale, axis=0, block_size=128, **TRT)
+    model = partial.model(partial.op("MatMul", "x", weight))
+    assert rules(model) == {"QV204"}
+    assert not build(model).parsed
+    weight = whole.op("TRT_INT4DequantizeLinear", whole.codes((K, N), 4), whole.real(np.full(N, 0.01)), axis=1, **TRT)
+    model = whole.model(whole.op("MatMul", "x", weight))
+    assert rules(model) == {"QV304"}
+    assert build(model).fused("Int4") == 0
+    model = absent.model(absent.op("TRT_INT8QuantizeLinear", "x", absent.real(0.05), **TRT))
+    assert rules(model) == {"QV602"}
     assert not build(model).parsed
 
 

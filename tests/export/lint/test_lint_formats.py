@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from lint_graphs import K, N, Net
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 from rtx import Build, Lint
 
 T = TensorProto
@@ -137,3 +137,26 @@ def test_uint8_images_are_fine_when_cast_at_once(rules: Lint, build: Build) -> N
     moved = net.model(net.op("Cast", net.op("Reshape", "image", net.store([2, 2], np.int64)), to=T.FLOAT16))
     assert rules(moved) == {"QV107"}
     assert not build(moved).parsed
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8", "int4", "node"])
+@pytest.mark.parametrize("scalar", [True, False])
+def test_a_stored_code_without_an_axis_does_not_build(kind: str, scalar: bool, rules: Lint, build: Build) -> None:
+    """ONNX Runtime's static quantizer writes the factor of x * 0.5 so; the shape [1] (INT4: two codes) builds."""
+    net = Net((2, 8, 16), "f32")
+    shape = () if scalar else (2, 1) if kind == "int4" else (1,)
+    if kind == "fp8":
+        tensor = TensorProto(name="c", dims=shape, data_type=T.FLOAT8E4M3FN, raw_data=b"\x38")
+        net.tensors.append(tensor)
+        codes = "c"
+    elif kind == "node":
+        codes = net.op("Constant", value=numpy_helper.from_array(np.full(shape, 50, np.int8)))
+    else:
+        codes = net.codes(shape, 4 if kind == "int4" else 8)
+    y = net.op("DequantizeLinear", codes, net.real(0.01))
+    model = net.model(
+        net.op("Mul", "x", y if shape != (2, 1) else net.op("Reshape", y, net.store([2, 1, 1], np.int64)))
+    )
+    broken = {"QV108", "QV504"} if kind == "int4" else {"QV108"}
+    assert rules(model) == (broken if scalar else set())
+    assert build(model).built is not scalar

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from lint_graphs import K, Net
 from small_network import small_images, small_rounded
 
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.lint import RULES, Severity, lint_model
 from qvggt.export.precision import Precision
+from qvggt.onnx_view.file import open_onnx
+from qvggt.onnx_view.graph_format import graph_format
+from qvggt.onnx_view.quantizer import quantizers
 from qvggt.quant.scheme import parse_scheme
 from qvggt.target import Target
 
@@ -31,7 +35,9 @@ def exported(bits: str, act: str, target: Target, precision: Precision, folder: 
 def test_float32_networks(bits: str, act: str, target: Target, tmp_path: Path) -> None:
     path = exported(bits, act, target, Precision.FP32, tmp_path)
     assert lint_model(path, target) == []
+    assert graph_format(open_onnx(path)).name == parse_scheme(bits, act).label.replace("w6", "w8")  # int8 codes
     assert [f.line() for f in lint_model(path, Target.TENSORRT)] == []
+    assert constant_products(path) == []
 
 
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.BF16])
@@ -41,6 +47,23 @@ def test_float32_networks(bits: str, act: str, target: Target, tmp_path: Path) -
 def test_half_networks(bits: str, act: str, precision: Precision, tmp_path: Path) -> None:
     path = exported(bits, act, Target.TENSORRT, precision, tmp_path)
     assert [f.line() for f in lint_model(path)] == []
+
+
+def constant_products(path: Path) -> list[str]:
+    """Nodes that have only constants as inputs, but for how weights are stored: Q/DQ, what stands between the two, and
+    the names of a scale for each use."""
+    model = open_onnx(path)
+    constant = [n for n in model.nodes if n.inputs and all(n.scope.is_constant(name) for name in n.inputs if name)]
+    stored = {quantizer.label for quantizer in quantizers(model)}
+    between = {n.label for n in constant if n.is_op("Transpose", "Reshape", "Identity")}
+    return [n.label for n in constant if n.label not in stored | between]
+
+
+def test_constant_products_are_found(tmp_path: Path) -> None:
+    net = Net(kind="f32")
+    folded = net.op("MatMul", net.normal(2, K), net.normal(K, K))
+    path = net.save(net.op("Concat", "x", folded, axis=0), tmp_path / "m.onnx")
+    assert constant_products(path) == [folded.removesuffix("_out")]
 
 
 def test_rules_are_documented_in_one_line_each() -> None:

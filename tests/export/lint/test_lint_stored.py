@@ -52,8 +52,25 @@ def test_an_odd_count_needs_its_padding_nibble(rules: Lint, build: Build) -> Non
     codes = net.codes((255, 131), 4)
     net.tensors[-1].raw_data = net.tensors[-1].raw_data[:-1]
     model = net.model(net.op("DequantizeLinear", codes, net.real(0.01)))
-    assert rules(model) == {"QV502"}
+    assert rules(model) == {"QV502", "QV504"}
     assert {f.rule for f in lint_model(model, Target.CPU)} == {"QV502"}
+    assert not build(model).parsed
+
+
+@pytest.mark.parametrize(("shape", "fine"), [((33, 33), False), ((33, 34), True)])
+def test_an_odd_count_of_int4_codes_is_refused(shape: tuple[int, int], fine: bool, rules: Lint, build: Build) -> None:
+    net = Net((4, shape[0]))
+    model = net.model(net.op("MatMul", net.quantized(), net.weight(4, shape=shape)))
+    assert rules(model) == {"QV501"} | (set() if fine else {"QV504"})
+    verdict = build(model)
+    assert verdict.built is fine
+    assert fine or "odd tensor volume" in verdict.text
+
+
+def test_an_odd_count_of_int4_activations_is_refused(rules: Lint, build: Build) -> None:
+    net = Net((3, 9))
+    model = net.model(net.op("MatMul", net.quantized(kind=T.INT4), net.weight(4, shape=(9, 8))))
+    assert rules(model) == {"QV501", "QV504"}
     assert not build(model).parsed
 
 

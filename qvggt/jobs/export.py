@@ -194,7 +194,7 @@ class ExportJob(Job[ExportResult]):
         output = Path(self.output)
         source = load_source(self.model, self.revision, self.offline)
         height, width = image_size(self.size, source.network)
-        network, scheme = self._quantized(source, height, width)
+        network, scheme = self._quantized(source, height, width, console)
         outputs = tuple(find_family(scheme.family).exportable) if self.outputs is None else self.outputs
         floats = float_type(self.precision, scheme, self.target)
         config = ExportConfig(height, width, outputs, self.frames, Target(self.target), floats, self.fused_attention)
@@ -220,7 +220,7 @@ class ExportJob(Job[ExportResult]):
             console.result("parity: not measured (--no-check)")
         return ExportResult(output, written.data, written.bytes, scheme.label, self.target, floats.value, lint, parity)
 
-    def _quantized(self, source: Model, height: int, width: int) -> tuple[Network, Scheme]:
+    def _quantized(self, source: Model, height: int, width: int, console: Console) -> tuple[Network, Scheme]:
         """The network to write: that of a calibrated model as it is, float weights rounded to nearest."""
         from qvggt.data.reading import read_images
         from qvggt.data.registry import Question
@@ -233,7 +233,7 @@ class ExportJob(Job[ExportResult]):
             if scheme.needs_ranges:
                 assert self.calib is not None  # prepare has seen to that
                 question = Question(Path(self.calib), "train", frames=4, max_sequences=16, seed=self.seed)
-                images = read_images(question, height, width)
+                images = read_images(question, height, width, console.say)
             ours = source is not self.model or not (scheme.quantizes or scheme.overrides)  # or nothing changes
             return round_to_nearest(source, scheme, images, seed=self.seed, in_place=ours).network, scheme
         parts = None if self.parts is None else set(self.parts)

@@ -12,9 +12,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt.data.cameras import NO_CAMERA, are_cameras
 from qvggt.data.depth_png import read_depth
 from qvggt.data.frame_list import FrameList
 from qvggt.data.image_file import ImageReader, read_rgb, read_upright
+from qvggt.errors import QvggtError
 
 DepthReader = Callable[[Path], NDArray[np.float32]]
 
@@ -56,6 +58,11 @@ class Sequence(Frames):
     depth_reader: DepthReader = read_depth
     image_reader: ImageReader = field(default=read_rgb, kw_only=True)
 
+    def is_filmed(self) -> bool:
+        """Whether every pose is a camera."""
+        rotation, translation = self.extrinsics[..., :3], self.extrinsics[..., 3]
+        return bool(are_cameras(rotation, translation, self.intrinsics[:, (0, 1), (0, 1)]).all())
+
     def first(self, count: int) -> Sequence:
         """The same sequence with only its first `count` frames."""
         per_frame = ("image_paths", "extrinsics", "intrinsics", "depth_paths", "frame_indices")
@@ -93,6 +100,15 @@ class SequenceSet(Generic[FramesType]):
     def skip_counts(self) -> dict[str, int]:
         """Reason -> number of sequences."""
         return dict(Counter(item.reason for item in self.skipped))
+
+    def with_cameras(self) -> SequenceSet[FramesType]:
+        """Without the sequences that have poses one of which is no camera (see `cameras`); QvggtError for none left."""
+        gone = [s for s in self if isinstance(s, Sequence) and not s.is_filmed()]
+        if gone and len(gone) == len(self):
+            raise QvggtError(f"{gone[0].key} and {len(self) - 1} other sequences: have poses that are no cameras")
+        keys = {s.key for s in gone}
+        skipped = (Skipped(s.category, s.name, NO_CAMERA) for s in gone)
+        return replace(self, sequences=tuple(s for s in self if s.key not in keys), skipped=(*self.skipped, *skipped))
 
     def summary(self) -> str:
         """One line."""

@@ -107,7 +107,9 @@ class ExportJob(Job[ExportResult]):
         tuple[int, int] | None,
         Doc(f"HxW in pixels, multiples of {PATCH}. [model's own square]", parse=sides, metavar="HxW"),
     ] = None
-    outputs: Annotated[tuple[str, ...] | None, Doc(f"Any of {', '.join(WORDS)}. [all]", comma=True, words=WORDS)] = None
+    outputs: Annotated[
+        tuple[str, ...] | None, Doc(f"Any of {', '.join(WORDS)}. [those the model has]", comma=True, words=WORDS)
+    ] = None
     target: Annotated[
         Literal["cpu", "tensorrt"],
         Doc("cpu: row scales inside the products. tensorrt: overflow-safe products, fp16 (docs/storage.md)."),
@@ -195,7 +197,8 @@ class ExportJob(Job[ExportResult]):
         source = load_source(self.model, self.revision, self.offline)
         height, width = image_size(self.size, source.network)
         network, scheme = self._quantized(source, height, width, console)
-        outputs = tuple(find_family(scheme.family).exportable) if self.outputs is None else self.outputs
+        heads, able = network.config.heads, find_family(scheme.family).exportable
+        outputs = self.outputs or tuple(word for word, head in able.items() if head.name in heads)
         floats = float_type(self.precision, scheme, self.target)
         config = ExportConfig(height, width, outputs, self.frames, Target(self.target), floats, self.fused_attention)
         written = export_onnx(network, scheme, config, output, {"name": source.name, "sha256": source.sha256})

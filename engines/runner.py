@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from qvggt import __version__
 from qvggt.errors import QvggtError
-from qvggt.files import file_sha256
 from qvggt.models.family import MemoryFacts
 from qvggt.predictions import CAMERAS, DEPTH, OUTPUTS, TRAILING, Predictions
+from qvggt.tensor_shards import weight_files, weights_sha256
 
 if TYPE_CHECKING:
     from qvggt.quant.scheme import Scheme
@@ -26,7 +26,8 @@ Self = TypeVar("Self", bound="Runner")
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file a runner reads its network from; its path from the working directory, where it lies inside that."""
+    """A file a runner reads its network from; its path from the working directory, where it lies inside that. The index
+    of weights in shards stands for all of them."""
 
     path: str
     sha256: str
@@ -37,7 +38,7 @@ class ModelFile:
         """Hash and measure a file; QvggtError when it cannot be read."""
         here = Path.cwd()
         shown = path.relative_to(here) if path.is_relative_to(here) else path
-        return cls(str(shown), file_sha256(path), path.stat().st_size)
+        return cls(str(shown), weights_sha256(path), sum(file.stat().st_size for file in weight_files(path)))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt.data.images import ImageReader, Mode, Resize, load_images_exact, load_images_tracked
+from qvggt.data.image_file import ImageReader
+from qvggt.data.images import Mode, Resize, load_images_exact, load_images_tracked
 from qvggt.data.room_images import load_room_images
 from qvggt.data.sequence import Frames
 from qvggt.data.sequence import Sequence as EvalSequence

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, check_file, line, reason, sniff
+from qvggt.tensor_shards import is_index, read_index
 
 FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 WRAPPERS = ("model", "state_dict")  # keys under which trainers put the state dict
@@ -74,13 +75,15 @@ class TensorFile:
 
 
 def open_tensors(path: str | Path) -> TensorFile:
-    """Open a .safetensors, .pt or .pth file; nothing but its index is read.
+    """Open a .safetensors, .pt or .pth file, or the index of safetensors shards; nothing but its index is read.
 
     Raises QvggtError for a missing, empty, truncated or corrupt file, for a web page or Git LFS pointer in its place,
     for another suffix, and for a torch file that holds Python objects (it is refused, never unpickled).
     """
     path = Path(path)
     check_file(path, "a weights file")
+    if is_index(path):
+        return open_shards(path)
     readers = {".safetensors": open_safetensors, ".pt": open_torch, ".pth": open_torch}
     if path.suffix.lower() not in readers:
         raise QvggtError(
@@ -105,6 +108,30 @@ def open_safetensors(path: Path) -> TensorFile:
     return TensorFile(path, entries, lambda: safe_open(path, framework="pt").get_tensor, metadata)
 
 
+def open_shards(path: Path) -> TensorFile:
+    """The tensors an index names, from the shards beside it; each shard is mapped when it is first read from."""
+    where = read_index(path)
+    files = {name: open_tensors(path.with_name(name)) for name in sorted(set(where.values()))}
+    for key, name in where.items():
+        if key not in files[name].entries:
+            raise QvggtError(f"{path}: {name} holds no {key}, which the index says is there; get both again")
+    entries = {key: files[name].entries[key] for key, name in where.items()}
+    metadata = {key: value for file in files.values() for key, value in file.metadata.items()}
+
+    def opener() -> Callable[[str], Tensor]:
+        getters: dict[str, Callable[[str], Tensor]] = {}
+
+        def get(key: str) -> Tensor:
+            name = where[key]
+            if name not in getters:
+                getters[name] = files[name].opener()
+            return getters[name](key)
+
+        return get
+
+    return TensorFile(path, entries, opener, metadata)
+
+
 def open_torch(path: Path) -> TensorFile:
     entries = {key: Entry(tuple(t.shape), FLOATS.get(t.dtype, str(t.dtype))) for key, t in load_torch(path).items()}
     return TensorFile(path, entries, lambda: load_torch(path).__getitem__)
@@ -119,7 +146,7 @@ def unpickled(path: Path) -> Any:
 
 
 def load_torch(path: Path) -> dict[str, Tensor]:
-    """The mapped state dict of a torch file, unwrapped from {"model": ...}, {"state_dict": ...} and `module.` names."""
+    """The mapped state dict of a torch file, unwrapped from {"model": ...}, {"state_dict": ...} and wrappers' names."""
     try:
         loaded = unpickled(path)
     except pickle.UnpicklingError as error:
@@ -145,8 +172,11 @@ def load_torch(path: Path) -> dict[str, Tensor]:
             raise QvggtError(
                 f"{path}: {key} is a {kind}, expected dense tensors by name, alone or under 'model' or 'state_dict'"
             )
-    parallel = all(str(key).startswith("module.") for key in loaded)  # saved from DistributedDataParallel
-    return {str(key).removeprefix("module.") if parallel else str(key): value for key, value in loaded.items()}
+    tensors = {str(key): value for key, value in loaded.items()}
+    for wrapped in ("module.", "_orig_mod."):  # saved from DistributedDataParallel, from torch.compile
+        if all(key.startswith(wrapped) for key in tensors):
+            tensors = {key.removeprefix(wrapped): value for key, value in tensors.items()}
+    return tensors
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

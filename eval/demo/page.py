@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qvggt.data.photos import IMAGE_SUFFIXES
+from qvggt.data.photos import image_suffixes
 from qvggt.errors import QvggtError
 from qvggt.eval.demo.workshop import Made, Workshop, describe, differences
 from qvggt.eval.html.text import environment
@@ -64,7 +64,7 @@ def build_page(workshop: Workshop) -> Any:
                 files = gr.File(
                     label=f"Images (at most {limits.images}, {limits.megabytes} MB each)",
                     file_count="multiple",
-                    file_types=list(IMAGE_SUFFIXES),
+                    file_types=list(image_suffixes()),
                     height=170,
                     elem_id="images",
                 )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qvggt.data.photos import find_images
 from qvggt.engines.runner import Runner
 from qvggt.errors import QvggtError
 from qvggt.eval.ground_truth import ImagePlan, plan_images
@@ -114,10 +115,10 @@ class Workshop:
     def check(self, images: Sequence[Path]) -> None:
         if not images:
             raise QvggtError("images: drop at least one image first")
-        if len(images) > self.limits.images:
+        count = len(images) if len(images) > self.limits.images else len(find_images(images))  # an animation has many
+        if count > self.limits.images:
             raise QvggtError(
-                f"images: expected at most {self.limits.images} at a time, got {len(images)}; "
-                "use qvggt reconstruct for more"
+                f"images: expected at most {self.limits.images} at a time, got {count}; use qvggt reconstruct for more"
             )
         for path in images:
             size = path.stat().st_size

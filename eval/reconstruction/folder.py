@@ -85,7 +85,7 @@ def reconstruct_folder(
     if "depth" in config.formats and "depth" not in runner.outputs:
         raise QvggtError(f"{runner.label}: computes no depth; leave depth out of --formats")
     with atomic_directory(out, replace=overwrite, marker=MARKER) as folder:
-        photos = stage(inputs, folder / "images", config)
+        photos = stage(inputs, folder / "images", config, say)
         frames = load_frames([p.path for p in photos], images or plan_images([runner], config.size), config.fit)
         height, width = frames.size
         say(f"{len(photos)} images, {width}x{height} network pixels{_crop_note(frames)}")
@@ -96,7 +96,7 @@ def reconstruct_folder(
         for number, join in enumerate(joins, start=2):
             say(_join_note(number, join))
         inside = frames.inside()
-        selection = select(scene, inside, unmasked(frames, photos, config), config.percentile)
+        selection = select(scene, inside, unmasked(frames, photos, config, say), config.percentile)
         whole = build_cloud(scene, selection, frames.pixels)
         say(_point_note(selection))
         if not len(whole) and {"glb", "ply", "colmap"} & set(config.formats):
@@ -137,12 +137,12 @@ def reconstruct_folder(
     return replace(made, files=(*files, (MARKER, len(text))))
 
 
-def stage(inputs: Sequence[Path], folder: Path, config: ReconstructionConfig) -> list[Photo]:
-    """Upright images of the inputs in `folder`."""
+def stage(inputs: Sequence[Path], folder: Path, config: ReconstructionConfig, say: Say) -> list[Photo]:
+    """Upright images of the inputs in `folder`; say: hears what of the inputs is not used."""
     folder.mkdir(parents=True)
     if len(inputs) == 1 and is_video(inputs[0]):
-        return stage_video(inputs[0], folder, config.rate, config.limit)
-    return stage_images(find_images(inputs, config.every, config.limit), folder)
+        return stage_video(inputs[0], folder, config.rate, config.limit, say)
+    return stage_images(find_images(inputs, config.every, config.limit, say), folder)
 
 
 def plan(
@@ -180,14 +180,18 @@ def set_queries(runner: Runner, frames: Frames, passes: Sequence[Pass], config: 
     return queries
 
 
-def unmasked(frames: Frames, photos: Sequence[Photo], config: ReconstructionConfig) -> Array:
-    """bool [F, H, W]: pixels that no mask leaves out."""
+def unmasked(frames: Frames, photos: Sequence[Photo], config: ReconstructionConfig, say: Say) -> Array:
+    """bool [F, H, W]: pixels that no mask leaves out; say: hears of images without one."""
     kept = np.ones((len(frames), *frames.size), bool)
     if config.masks:
         for slot, image in zip(kept, frames.pixels, strict=True):
             slot[:] = keep(image.transpose(1, 2, 0), config.masks)
     if config.mask_folder is not None:
-        kept &= read_masks(Path(config.mask_folder), [p.name for p in photos], frames.resizes, frames.size)
+        masks, without = read_masks(Path(config.mask_folder), photos, frames.resizes, frames.size)
+        kept &= masks
+        if without:
+            shown = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
+            say(f"note: {config.mask_folder}: no mask for {len(without)} of {len(photos)} images ({shown})")
     return kept
 
 

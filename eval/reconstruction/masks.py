@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt.data.images import Resize
+from qvggt.data.photos import Photo
 from qvggt.errors import QvggtError
 from qvggt.eval.ground_truth import resize_depth
 
@@ -63,23 +65,43 @@ MASKS: dict[str, Callable[[Array], Any]] = {
 }
 
 
-def read_masks(folder: Path, names: Sequence[str], resizes: Sequence[Resize], size: tuple[int, int]) -> Array:
-    """The user's mask files -> bool [F, H, W] on network pixels, true: keep.
+def read_masks(
+    folder: Path, photos: Sequence[Photo], resizes: Sequence[Resize], size: tuple[int, int]
+) -> tuple[Array, tuple[str, ...]]:
+    """The user's mask files -> bool [F, H, W] on network pixels, true: keep; and the sources of images without one.
 
-    For the image NAME.jpg the file NAME.jpg.png (COLMAP's way) or NAME.png in `folder`: black (0) leaves a pixel out.
-    Any resolution, taken to cover the upright image. QvggtError when no image has one or one cannot be read.
+    Black (0) leaves a pixel out. Any resolution, taken to cover the upright image; see `find_masks`. QvggtError when no
+    image has one or one cannot be read.
     """
     height, width = size
-    kept = np.ones((len(names), height, width), bool)
-    files = 0
-    for slot, name, resize in zip(kept, names, resizes, strict=True):
-        path = next((p for p in (folder / f"{name}.png", folder / f"{Path(name).stem}.png") if p.is_file()), None)
+    kept = np.ones((len(photos), height, width), bool)
+    found = find_masks(folder, photos)
+    for slot, path, resize in zip(kept, found, resizes, strict=True):
         if path is not None:
-            files += 1
             slot[:] = resize_depth(_grey(path), resize, height, width) > 0
-    if not files:
-        raise QvggtError(f"{folder}: holds no mask for {names[0]} or the others; expected {names[0]}.png")
-    return kept
+    without = tuple(photo.source for photo, path in zip(photos, found, strict=True) if path is None)
+    if len(without) == len(photos):
+        name = Path(photos[0].source).name if photos[0].time is None else photos[0].name
+        raise QvggtError(f"{folder}: holds no mask for {photos[0].name} or the others; expected {name}.png")
+    return kept, without
+
+
+def find_masks(folder: Path, photos: Sequence[Photo]) -> list[Path | None]:
+    """For the image NAME.jpg the file NAME.jpg.png (COLMAP's way) or NAME.png in `folder`.
+
+    NAME is that of the file in images/, or the one the user gave: FOLDER/NAME.jpg, or NAME.jpg where no other input is
+    called that. Frames of a video or animation have the first only: one mask cannot be meant for all of them.
+    """
+    alone = Counter(Path(photo.source).stem.lower() for photo in photos)
+    found = list[Path | None]()
+    for photo in photos:
+        source, names = Path(photo.source), [photo.name]
+        if photo.time is None and photo.page is None:
+            names.append(f"{source.resolve().parent.name}/{source.name}")
+            names += [source.name] if alone[source.stem.lower()] == 1 else []
+        files = (folder / f"{stem}.png" for name in names for stem in (name, Path(name).with_suffix("")))
+        found.append(next((path for path in files if path.is_file()), None))
+    return found
 
 
 def _grey(path: Path) -> NDArray[np.float32]:

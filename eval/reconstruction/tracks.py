@@ -18,7 +18,7 @@ from qvggt.engines.torch_runner import TorchRunner
 from qvggt.errors import QvggtError
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
-from qvggt.models.loading import config_of
+from qvggt.models.loading import config_of, held_heads
 from qvggt.predictions import TRACK_CONFIDENCE, TRACKS, VISIBILITY
 from qvggt.quant.checkpoint import is_calibrated
 from qvggt.tensor_file import open_tensors
@@ -63,10 +63,11 @@ def open_tracking(
     if is_calibrated(source):
         raise QvggtError(f"{source}: tracks need a float model with its track head, got a calibrated checkpoint")
     path = find_weights(source, revision=revision, offline=offline)
-    config = config_of(open_tensors(path))
-    if "track" not in config.heads:
-        raise QvggtError(f"{source}: has no track head, only {', '.join(config.heads)}; leave the query points out")
-    model = load_model(path, heads=config.heads)
+    file = open_tensors(path)
+    heads = held_heads(file, config_of(file))
+    if "track" not in heads:
+        raise QvggtError(f"{source}: has no track head, only {', '.join(heads)}; leave the query points out")
+    model = load_model(path, heads=heads)
     return TrackingRunner(model, f"torch fp32 {Path(source).name}", files=(ModelFile.of(path),), device=device)
 
 

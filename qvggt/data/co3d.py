@@ -1,21 +1,33 @@
 """Co3Dv2 reader: which frames of which sequences, with cameras in OpenCV form (spec evaluation.md 4.1 and 4.2).
 
 Per category, in sorted order of sequence names: a sequence without a folder is skipped, one with fewer than
-`min_frames` annotated frames is skipped, one with any failed reconstruction (sum(T) > 1e5) is rejected as a whole.
+`min_frames` annotated frames is skipped, one with any failed reconstruction (sum(T) > 1e5) or with any pose that is no
+camera is rejected as a whole. Without compact annotation files, those of the download are read (`co3d_download`).
 Frames come from `frame_list`, unsorted; frame 0 of that order is the reference camera of the pose metric.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from qvggt.data.cameras import NO_CAMERA
 from qvggt.data.class_modes import categories as categories_of
-from qvggt.data.co3d_annotations import Annotations, Frame, annotation_path, load_annotations, translation_is_sane
+from qvggt.data.co3d_annotations import (
+    Annotations,
+    Frame,
+    annotation_path,
+    are_sane_cameras,
+    load_annotations,
+    translation_is_sane,
+)
+from qvggt.data.co3d_download import FRAMES, is_downloaded, load_downloaded
+from qvggt.data.depth_png import read_depth
 from qvggt.data.frame_list import FrameList, draw_frames
 from qvggt.data.ndc import ndc_to_intrinsics
 from qvggt.data.registry import Question, find_dataset
@@ -28,11 +40,26 @@ ANNOTATIONS = "annotations"  # folder of the annotation files below the root, un
 FIELDS = ("root", "annotations", "categories", "split", "frames", "min_frames", "seed", "max_sequences")
 """Of a question, those that decide what is read."""
 
-Reason = Literal["folder missing", "too few frames", "bad translation", "not in frame list"]
+SOURCE = (
+    "VGGT's evaluation makes them (preprocess_co3d.py; ready ones: huggingface.co/datasets/JianyuanWang/co3d_anno), "
+    f"and without them ROOT/CATEGORY/{FRAMES} of Co3D's own download is read"
+)
+
+
+@dataclass(frozen=True)
+class Category:
+    """path: of its annotations. sequences: cut to max_sequences and sorted by name. poor: left out by Co3D's own
+    quality score."""
+
+    name: str
+    path: Path
+    sequences: Annotations
+    poor: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def is_annotated(question: Question) -> bool:
-    """Whether there is an annotation file of the question's split."""
+    """Whether there is an annotation file of the question's split, or a category as it is downloaded."""
     return bool(_present(question))
 
 
@@ -50,8 +77,12 @@ def read_sequences(question: Question, frame_list: FrameList | None = None) -> S
         _check_list(question, frame_list)
     sequences: list[Sequence] = []
     skipped: list[Skipped] = []
-    for category, path, entries in _categories(question):
-        for name, frames in entries.items():
+    notes: list[str] = []
+    for found in _categories(question):
+        category, path = found.name, found.path
+        notes += found.notes
+        skipped += [Skipped(category, name, "low viewpoint quality") for name in found.poor]
+        for name, frames in found.sequences.items():
             indices = None if frame_list is None else frame_list.frames.get(f"{category}/{name}")
             reason = _unusable(question, frames, listed=frame_list is not None)
             if frame_list is not None and indices is None:
@@ -63,7 +94,7 @@ def read_sequences(question: Question, frame_list: FrameList | None = None) -> S
                 continue
             indices = indices or _draw(question, category, name, frames, path)
             sequences.append(_sequence(root, category, name, frames, indices, path))
-    result = SequenceSet(tuple(sequences), tuple(skipped), question.facts(*FIELDS))
+    result = SequenceSet(tuple(sequences), tuple(skipped), question.facts(*FIELDS), tuple(notes))
     if not sequences:
         counts = ", ".join(f"{count} {reason}" for reason, count in result.skip_counts().items()) or "none annotated"
         raise QvggtError(
@@ -78,9 +109,9 @@ def draw_frame_list(question: Question) -> FrameList:
     the list is the same whatever part of the data is on disk."""
     question = _settled(question)
     frames = {
-        f"{category}/{name}": _draw(question, category, name, entries, path)
-        for category, path, sequences in _categories(question)
-        for name, entries in sequences.items()
+        f"{found.name}/{name}": _draw(question, found.name, name, entries, found.path)
+        for found in _categories(question)
+        for name, entries in found.sequences.items()
         if _unusable(question, entries) is None
     }
     if not frames:
@@ -117,17 +148,26 @@ def _folder(question: Question) -> Path:
 
 
 def _present(question: Question) -> list[str]:
-    """Sorted categories that have an annotation file of the question's split."""
+    """Sorted categories that have an annotation file of the question's split; without one, those as downloaded."""
     folder, suffix = _folder(question), f"_{question.split}.jgz"
-    return sorted(path.name[: -len(suffix)] for path in folder.glob(f"*{suffix}")) if folder.is_dir() else []
+    compact = sorted(path.name[: -len(suffix)] for path in folder.glob(f"*{suffix}")) if folder.is_dir() else []
+    return compact or _downloaded(question)
 
 
-def _categories(question: Question) -> Iterator[tuple[str, Path, Annotations]]:
-    """(category, annotation file, annotations cut to max_sequences and sorted by name)."""
+def _downloaded(question: Question) -> list[str]:
+    root = question.root
+    return sorted(path.name for path in root.iterdir() if is_downloaded(path)) if root.is_dir() else []
+
+
+def _categories(question: Question) -> Iterator[Category]:
+    """Those of the question."""
     folder, present = _folder(question), _present(question)
+    if not present and is_downloaded(question.root):
+        raise QvggtError(f"{question.root}: is a category of Co3D itself (it holds {FRAMES}); give the folder above it")
     if not present:
         raise QvggtError(
-            f"{folder}: no *_{question.split}.jgz annotation file; give the folder of the Co3D annotation files"
+            f"{folder}: no *_{question.split}.jgz annotation file; "
+            f"give the folder of the Co3D annotation files. {SOURCE}"
         )
     for category in question.categories or present:
         path = annotation_path(folder, category, question.split)
@@ -136,16 +176,25 @@ def _categories(question: Question) -> Iterator[tuple[str, Path, Annotations]]:
                 f"{path}: no annotation file for category {category}; "
                 f"present: {', '.join(present[:8])}{', ...' if len(present) > 8 else ''}"
             )
-        annotations = load_annotations(path)
-        names = sorted(annotations)[: question.max_sequences]
-        yield category, path, {name: annotations[name] for name in names}
+        if path.is_file():
+            yield Category(category, path, _first(load_annotations(path), question))
+        else:
+            found = load_downloaded(question.root / category, question.split)
+            place, sequences = question.root / category / FRAMES, _first(found.annotations, question)
+            yield Category(category, place, sequences, found.poor, found.notes)
 
 
-def _unusable(question: Question, frames: list[Frame], listed: bool = False) -> Reason | None:
+def _first(annotations: Annotations, question: Question) -> Annotations:
+    return {name: annotations[name] for name in sorted(annotations)[: question.max_sequences]}
+
+
+def _unusable(question: Question, frames: list[Frame], listed: bool = False) -> str | None:
     assert question.min_frames is not None
     if not listed and len(frames) < question.min_frames:
         return "too few frames"
-    return None if all(map(translation_is_sane, frames)) else "bad translation"
+    if not all(map(translation_is_sane, frames)):
+        return "bad translation"
+    return None if are_sane_cameras(frames) else NO_CAMERA
 
 
 def _draw(question: Question, category: str, name: str, frames: list[Frame], path: Path) -> tuple[int, ...]:
@@ -168,6 +217,9 @@ def _sequence(
         )
     drawn = [frames[index] for index in indices]
     images = tuple(root / frame["filepath"] for frame in drawn)
+    depths = tuple(_depth_path(root, frame) for frame in drawn)
+    scales = {path: frame.get("depth_scale", 1.0) for path, frame in zip(depths, drawn, strict=True) if path}
+    scales = {path: scale for path, scale in scales.items() if scale != 1}
     intrinsics = [
         ndc_to_intrinsics(
             frame["focal_length"], frame["principal_point"], *(frame.get("image_size") or _image_size(image))
@@ -180,9 +232,15 @@ def _sequence(
         image_paths=images,
         extrinsics=pytorch3d_to_opencv([frame["R"] for frame in drawn], [frame["T"] for frame in drawn]),
         intrinsics=np.stack(intrinsics),
-        depth_paths=tuple(_depth_path(root, frame) for frame in drawn),
+        depth_paths=depths,
+        depth_reader=partial(_read_scaled, scales=scales) if scales else read_depth,
         frame_indices=indices,
     )
+
+
+def _read_scaled(path: Path, scales: dict[Path, float]) -> NDArray[np.float32]:
+    """Depth in units of the translations: Co3D scales its cameras after its depth maps were made."""
+    return read_depth(path) * np.float32(scales.get(path, 1.0))
 
 
 def _image_size(path: Path) -> tuple[int, int]:

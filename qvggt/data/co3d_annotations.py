@@ -1,8 +1,8 @@
 """Compact Co3Dv2 annotation files, `<category>_<split>.jgz` (spec evaluation.md 4.1).
 
 gzip(JSON {sequence: [frame, ...]}); a frame has filepath (relative to the Co3D root), R [3][3] and T [3] (PyTorch3D),
-focal_length [2] and principal_point [2] (isotropic NDC, see `ndc`). Two keys are ours and optional:
-image_size [H, W] and depth_path (relative to the root).
+focal_length [2] and principal_point [2] (isotropic NDC, see `ndc`). Three keys are ours and optional:
+image_size [H, W], depth_path (relative to the root) and depth_scale (its depth times this is in units of T).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from qvggt.data.cameras import are_cameras
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write
 
@@ -42,7 +43,7 @@ def load_annotations(path: str | Path) -> Annotations:
         if not isinstance(frames, list):
             raise QvggtError(f"{path}: sequence {name}: expected a list of frames, got {type(frames).__name__}")
         for index, frame in enumerate(frames):
-            _check_frame(frame, f"{path}: sequence {name}, frame {index}")
+            check_frame(frame, f"{path}: sequence {name}, frame {index}")
     return data
 
 
@@ -52,7 +53,8 @@ def write_annotations(path: str | Path, annotations: Annotations) -> None:
         temporary.write_bytes(gzip.compress(json.dumps(annotations, separators=(",", ":")).encode(), mtime=0))
 
 
-def _check_frame(frame: Any, where: str) -> None:
+def check_frame(frame: Any, where: str) -> None:
+    """QvggtError, beginning with `where`, unless it is a frame."""
     if not isinstance(frame, dict):
         raise QvggtError(f"{where}: expected an object, got {type(frame).__name__}")
     for key in ("filepath", "depth_path"):
@@ -66,6 +68,9 @@ def _check_frame(frame: Any, where: str) -> None:
     size = frame.get("image_size", [1, 1])
     if not (_has_shape(size, (2,)) and all(isinstance(side, int) and side > 0 for side in size)):
         raise QvggtError(f"{where}, key image_size: expected [H, W] in pixels, got {_short(size)}")
+    scale = frame.get("depth_scale", 1)
+    if not (_has_shape(scale, ()) and 0 < scale < math.inf):
+        raise QvggtError(f"{where}, key depth_scale: expected a number above 0, got {_short(scale)}")
 
 
 def _check_relative(value: Any, where: str) -> None:
@@ -77,10 +82,16 @@ def _check_relative(value: Any, where: str) -> None:
 
 
 def _has_shape(value: Any, shape: tuple[int, ...]) -> bool:
-    """Nested lists of that shape; NaN and infinity pass (the readers' translation rule deals with them)."""
+    """Nested lists of that shape; NaN and infinity pass (the readers' rules deal with them)."""
     if not shape:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, list) and len(value) == shape[0] and all(_has_shape(item, shape[1:]) for item in value)
+
+
+def are_sane_cameras(frames: list[Frame]) -> bool:
+    """Whether every frame has a camera (see `cameras`)."""
+    columns = ([frame[key] for frame in frames] for key in ("R", "T", "focal_length"))
+    return not frames or bool(are_cameras(*columns).all())
 
 
 def translation_is_sane(frame: Frame) -> bool:

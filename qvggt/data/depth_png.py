@@ -18,7 +18,7 @@ def read_depth(path: str | Path) -> NDArray[np.float32]:
     """Depth float32 [H,W] along the camera z axis, in the units of the camera translations; 0 = no measurement.
 
     Non-finite and negative values become 0. Original Co3D files still need the `scale_adjustment` of their frame
-    annotation (not part of the compact annotation files); files of `write_co3d` do not.
+    annotation (not part of VGGT's compact annotation files); files of `write_co3d` do not.
     """
     depth = _read_integers(path).view(np.float16).astype(np.float32)
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))

@@ -3,14 +3,14 @@
 Two ways in. `load_images` prepares a set of images as VGGT does: one side is fixed, the other follows from the images.
 `load_images_exact` fills a given height and width, which an exported ONNX graph has fixed.
 
-Like the reference, EXIF orientation is not applied, and of the transparent images only RGBA is composited on white (the
-alpha of palette and grey images is dropped).
+Photographs are turned upright as their EXIF orientation asks, which the reference does not do. Like there, of the
+transparent images only RGBA is composited on white (the alpha of palette and grey images is dropped).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -19,16 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qvggt.data.image_file import ImageReader, read_upright, to_rgb
 from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Mode = Literal["crop", "pad"]
-ImageReader = Callable[["str | os.PathLike[str]"], "Image.Image"]
-"""A file -> its PIL RGB image."""
-
-_MAX_ASPECT = 100  # beyond it no photograph, and crop mode would first blow the image up to gigabytes
 
 
 @dataclass(frozen=True)
@@ -79,10 +76,10 @@ def load_images_tracked(
     read: ImageReader | None = None,
 ) -> tuple[Tensor, list[Resize]]:
     """`load_images` plus the `Resize` of each image, which leads intrinsics and pixels back to the source image; read:
-    instead of `read_rgb`."""
+    instead of `read_upright`."""
     _check_options(mode, size, patch)
     _check_paths(paths)
-    return _centred(((read or read_rgb)(path) for path in paths), mode, size, patch)
+    return _centred(((read or read_upright)(path) for path in paths), mode, size, patch)
 
 
 def preprocess(image: Image.Image, mode: Mode = "crop", size: int = 518, patch: int = 14) -> Tensor:
@@ -102,7 +99,7 @@ def load_images_exact(
 
     The image is scaled (bicubic, antialiased) by the smallest factor that covers the target, the same in x and y, and
     the excess is cropped on both sides equally. Centre and aspect ratio are exact: a crop may start between two pixels.
-    read: instead of `read_rgb`.
+    read: instead of `read_upright`.
 
     Raises QvggtError on an empty list, an unreadable image or sides that are no multiples of `patch`.
     """
@@ -114,7 +111,7 @@ def load_images_exact(
     batch = torch.empty(len(paths), 3, height, width, dtype=torch.uint8)
     resizes = []
     for slot, path in zip(batch, paths, strict=True):
-        image = (read or read_rgb)(path)
+        image = (read or read_upright)(path)
         source_w, source_h = image.size
         scale = max(width / source_w, height / source_h)
         # Rounding may put a covering side a hair outside the image, which Pillow refuses.
@@ -124,36 +121,6 @@ def load_images_exact(
         slot.copy_(_pixels(image.resize((width, height), Resampling.BICUBIC, box=box)))
         resizes.append(Resize(scale, scale, -left * scale, -top * scale, source_w, source_h))
     return _unit_range(batch), resizes
-
-
-def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
-    """Decode an image file to a PIL RGB image, RGBA composited on white. Raises QvggtError naming the file."""
-    from PIL import Image
-
-    name = os.fspath(path)
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except FileNotFoundError:
-        raise QvggtError(f"{name}: no such image file") from None
-    # A damaged file can make a decoder raise almost anything (OSError, SyntaxError, ValueError, struct.error, ...).
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise QvggtError(f"{name}: expected a readable image, got: {reason}") from error
-    if image.mode.startswith(("I", "F")):
-        raise QvggtError(f"{name}: expected an 8-bit image, got pixel mode {image.mode}; convert it to 8 bits first")
-    if max(image.size) > _MAX_ASPECT * min(image.size):
-        raise QvggtError(f"{name}: expected an aspect ratio up to {_MAX_ASPECT}:1, got {image.width}x{image.height}")
-    return to_rgb(image)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image of any 8-bit mode -> RGB; RGBA is composited on white, other transparency is dropped."""
-    from PIL import Image
-
-    if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return image.convert("RGB")
 
 
 def _scale(image: Image.Image, mode: Mode, size: int, patch: int) -> Tensor:

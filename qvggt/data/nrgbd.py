@@ -43,7 +43,7 @@ def _recording(folder: Path, stride: int) -> rooms.Recording:
     matrices = rows.reshape(-1, 4, 4)
 
     def pose(number: int) -> NDArray[np.float64] | None:
-        return rooms.checked_pose(matrices[number] @ OPENGL_TO_OPENCV, f"{path}: frame {number}")
+        return rooms.checked_pose(matrices[number] @ OPENGL_TO_OPENCV)
 
     return rooms.Recording(
         scene=folder.name,

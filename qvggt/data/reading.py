@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from qvggt.data.sequence import Frames, Sequence, SequenceSet
 from qvggt.errors import QvggtError
 
 
-def read_pool(question: Question) -> tuple[Frames, ...]:
+def read_pool(question: Question) -> SequenceSet[Frames]:
     """Every usable sequence, sorted by category and name, of whatever data set lies at the root; else of photographs,
     which have no split: all of them are taken. QvggtError: no such folder, nothing usable, a category that the class
     mode asks for missing."""
@@ -23,13 +24,21 @@ def read_pool(question: Question) -> tuple[Frames, ...]:
             "images per sequence"
         )
     dataset = recognise(question, "photos" if question.annotations is None else "co3d")
-    return dataset.answer(_of_any_length(question)).sequences
+    return dataset.answer(_of_any_length(question))
 
 
-def read_images(question: Question, height: int, width: int) -> ImageSet[Sequence]:
-    """The first `max_sequences` posed sequences in all, at one size; Co3D unless another data set lies at the root."""
-    sequences = recognise(question, "co3d").answer(_of_any_length(question)).sequences
-    return ImageSet(sequences[: question.max_sequences], height, width)
+def read_images(
+    question: Question, height: int, width: int, say: Callable[[str], None] | None = None
+) -> ImageSet[Sequence]:
+    """The first `max_sequences` posed sequences in all, at one size; Co3D unless another data set lies at the root.
+    say: hears the notes and how many sequences were left out."""
+    found = recognise(question, "co3d").answer(_of_any_length(question))
+    if say is not None:
+        for reason, count in found.skip_counts().items():
+            say(f"note: {question.root}: {count} sequences skipped ({reason})")
+        for note in found.notes:
+            say(f"note: {note}")
+    return ImageSet(found.sequences[: question.max_sequences], height, width)
 
 
 def _of_any_length(question: Question) -> Question:
@@ -43,18 +52,6 @@ class Data:
 
     sequences: SequenceSet[Any]
     stored_sha256: str | None
-
-    def summary(self) -> str:
-        """One line."""
-        count = len({sequence.category for sequence in self.sequences})
-        frames = sorted({len(sequence.image_paths) for sequence in self.sequences})
-        shown = str(frames[0]) if len(frames) == 1 else f"{frames[0]} to {frames[-1]}"
-        skipped = ", ".join(f"{count} {reason}" for reason, count in self.sequences.skip_counts().items())
-        return (
-            f"{len(self.sequences)} sequences of {count} {'category' if count == 1 else 'categories'}, "
-            f"{shown} frames each, frame list {self.sequences.frame_list().sha256[:12]}"
-            + (f"; skipped: {skipped}" if skipped else "")
-        )
 
 
 def open_data(dataset: DataSet, question: Question, frame_list: Path | None = None) -> Data:

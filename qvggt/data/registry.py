@@ -83,9 +83,10 @@ class DataSet:
     scenes: int | None = None
 
     def answer(self, question: Question, frame_list: FrameList | None = None) -> SequenceSet[Any]:
-        """The sequences; with a stored list exactly its frames. QvggtError for data that does not fit."""
+        """The sequences; with a stored list exactly its frames. QvggtError for data that does not fit. Whatever the
+        reader lets through, a sequence with a pose that is no camera is skipped."""
         sequences: SequenceSet[Any] = function(self.reader)(self.filled(question), frame_list)
-        return sequences
+        return sequences.with_cameras()
 
     def frame_list(self, question: Question, sequences: SequenceSet[Any]) -> FrameList:
         """What to store for another run on the same frames, `sequences` being the answer."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt.data.images import Resize, read_rgb
+from qvggt.data.image_file import read_rgb
+from qvggt.data.images import Resize
 from qvggt.errors import QvggtError
 
 COVER = 1e-8  # added to the scale, so that rounding down never leaves a side one pixel short

@@ -12,9 +12,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt.data.cameras import NO_CAMERA, are_cameras
 from qvggt.data.depth_png import read_depth
 from qvggt.data.frame_list import FrameList
-from qvggt.data.images import ImageReader, read_rgb
+from qvggt.data.image_file import ImageReader, read_rgb, read_upright
+from qvggt.errors import QvggtError
 
 DepthReader = Callable[[Path], NDArray[np.float32]]
 
@@ -25,13 +27,13 @@ LOCATION = ("root", "annotations")
 @dataclass(frozen=True)
 class Frames:
     """S chosen frames of a sequence, in order. frame_indices: which frames of the sequence they are. image_reader: file
-    -> RGB image."""
+    -> RGB image; photographs, which have no cameras, are turned upright."""
 
     category: str
     name: str
     image_paths: tuple[Path, ...]
     frame_indices: tuple[int, ...]
-    image_reader: ImageReader = field(default=read_rgb, kw_only=True)
+    image_reader: ImageReader = field(default=read_upright, kw_only=True)
 
     @property
     def key(self) -> str:
@@ -54,6 +56,12 @@ class Sequence(Frames):
     intrinsics: NDArray[np.float64]
     depth_paths: tuple[Path | None, ...]
     depth_reader: DepthReader = read_depth
+    image_reader: ImageReader = field(default=read_rgb, kw_only=True)
+
+    def is_filmed(self) -> bool:
+        """Whether every pose is a camera."""
+        rotation, translation = self.extrinsics[..., :3], self.extrinsics[..., 3]
+        return bool(are_cameras(rotation, translation, self.intrinsics[:, (0, 1), (0, 1)]).all())
 
     def first(self, count: int) -> Sequence:
         """The same sequence with only its first `count` frames."""
@@ -92,6 +100,27 @@ class SequenceSet(Generic[FramesType]):
     def skip_counts(self) -> dict[str, int]:
         """Reason -> number of sequences."""
         return dict(Counter(item.reason for item in self.skipped))
+
+    def with_cameras(self) -> SequenceSet[FramesType]:
+        """Without the sequences that have poses one of which is no camera (see `cameras`); QvggtError for none left."""
+        gone = [s for s in self if isinstance(s, Sequence) and not s.is_filmed()]
+        if gone and len(gone) == len(self):
+            raise QvggtError(f"{gone[0].key} and {len(self) - 1} other sequences: have poses that are no cameras")
+        keys = {s.key for s in gone}
+        skipped = (Skipped(s.category, s.name, NO_CAMERA) for s in gone)
+        return replace(self, sequences=tuple(s for s in self if s.key not in keys), skipped=(*self.skipped, *skipped))
+
+    def summary(self) -> str:
+        """One line."""
+        count = len({sequence.category for sequence in self})
+        frames = sorted({len(sequence.image_paths) for sequence in self})
+        shown = str(frames[0]) if len(frames) == 1 else f"{frames[0]} to {frames[-1]}"
+        skipped = ", ".join(f"{count} {reason}" for reason, count in self.skip_counts().items())
+        return (
+            f"{len(self)} sequences of {count} {'category' if count == 1 else 'categories'}, "
+            f"{shown} frames each, frame list {self.frame_list().sha256[:12]}"
+            + (f"; skipped: {skipped}" if skipped else "")
+        )
 
     def frame_list(self) -> FrameList:
         """The frames that were read: shorter than a stored list when data is missing on disk, so its hash tells."""

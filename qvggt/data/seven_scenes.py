@@ -69,7 +69,7 @@ def _recording(folder: Path, stride: int, depth: str) -> rooms.Recording:
         matrix = rooms.parse_numbers(path)
         if matrix.shape != (4, 4):
             raise QvggtError(f"{path}: expected a 4x4 matrix, got {len(matrix)} lines; restore the file")
-        return rooms.checked_pose(matrix, str(path))
+        return rooms.checked_pose(matrix)
 
     def depths(numbers: Sequence[int]) -> tuple[Path, ...]:
         """Of one kind for a whole sequence, so that its maps never mix."""

@@ -5,20 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from qvggt.errors import QvggtError
-from qvggt.files import file_sha256
 from qvggt.hub.names import find_weights
 from qvggt.models.family import ModelConfig
 from qvggt.models.loading import Predicting, load_weights
 from qvggt.models.network import Network
 from qvggt.quant.checkpoint import is_calibrated, load_calibrated
 from qvggt.quant.handle import Model
+from qvggt.tensor_shards import weights_sha256
 
 
 def load(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Model:
     """A model by name: "tiny", "vggt-1b", a weights file or folder, a Hub id, or a calibrated checkpoint directory.
 
+    What trainers write ({"model": ..., "optimizer": ...}) and shards with their index are weights, too; heads that the
+    file does not hold are left out, as the track head is.
     revision: Hub commit, tag or branch. offline (or HF_HUB_OFFLINE=1): the Hub cache only; without it the network is
-    used for a Hub id and for nothing else. The track head is left out. QvggtError names what is missing or damaged.
+    used for a Hub id and for nothing else. QvggtError names what is missing or damaged.
     """
     if is_calibrated(source):
         if revision is not None:
@@ -26,7 +28,7 @@ def load(source: str | Path, *, revision: str | None = None, offline: bool = Fal
         loaded = load_calibrated(source)
         return Model(loaded.model, str(source), loaded.sha256, loaded.scheme, loaded.provenance)
     path = find_weights(source, revision=revision, offline=offline)
-    return Model(load_model(path, heads="predicting", check_finite=True), str(source), file_sha256(path))
+    return Model(load_model(path, heads="predicting", check_finite=True), str(source), weights_sha256(path))
 
 
 def load_model(
@@ -40,12 +42,12 @@ def load_model(
 ) -> Network:
     """A network on the CPU in fp32, in eval mode, without gradients.
 
-    source: "tiny", "vggt-1b", a .safetensors/.pt/.pth file, a directory holding model.safetensors or model.pt, or a
+    source: "tiny", "vggt-1b", a .safetensors/.pt/.pth file, a directory with weights, or a
     Hub id (see `find_weights`, also for `revision` and `offline`).
     config: sizes of the model. By default those in the file's metadata, else those under "qvggt_config" in a
     config.json beside it, else VGGT-1B.
-    heads: the heads to build, default those of the config; "predicting": all but the track head. Keys of
-    other heads are ignored and never read.
+    heads: the heads to build, default those of the config; "predicting": those the file holds, but the track head.
+    Keys of other heads are ignored and never read.
 
     fp32 weights stay memory-mapped, so do not change the file in place while the model lives; fp16, bf16 and fp64
     weights are converted to fp32 on load. Either way there is one copy in memory. `check_finite` reads every weight

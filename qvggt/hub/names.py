@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
 from qvggt.errors import QvggtError
-from qvggt.hub.client import fetch, offline_by_environment
+from qvggt.hub.client import fetch, look_up, offline_by_environment
+from qvggt.tensor_shards import INDEX, SHARD, is_index, weight_files, whole_of
 
 ALIASES = {"vggt-1b": "facebook/VGGT-1B"}
 TINY = "weights/tiny/model.safetensors"  # inside the package
-NAMES = ("model.safetensors", "model.pt")  # in this order, in a directory and on the Hub
+NAMES = ("model.safetensors", "model.pt")
+TRIED = (NAMES[0], f"model{INDEX}", NAMES[1], "vggt_1B_commercial.pt")  # in this order, in a directory and on the Hub
 SUFFIXES = (".safetensors", ".pt", ".pth")
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)  # no part that starts with a dot: ./x is a path
@@ -33,9 +36,10 @@ def find_weights(source: str | Path, *, revision: str | None = None, offline: bo
     """Path of the weights file that `source` names.
 
     In this order: "tiny" (shipped with the package), "vggt-1b" (facebook/VGGT-1B on the Hub), an existing file, an
-    existing directory with model.safetensors or model.pt, a Hub id `owner/name` (downloaded to the Hub cache with its
-    config.json; `revision` is a branch, tag or commit). `offline`, or HF_HUB_OFFLINE=1, reads the cache only. A
-    `Path` is always local. Raises QvggtError when nothing is found, or when the Hub cannot be reached.
+    existing directory with model.safetensors, model.pt or one other weights file, a Hub id `owner/name` with the same
+    (downloaded to the Hub cache with its config.json; `revision` is a branch, tag or commit). Of weights in shards it
+    is their index. `offline`, or HF_HUB_OFFLINE=1, reads the cache only. A `Path` is always local. Raises QvggtError
+    when nothing is found, or when the Hub cannot be reached.
     """
     repository = hub_id(source)
     if repository is not None:
@@ -52,7 +56,7 @@ def find_weights(source: str | Path, *, revision: str | None = None, offline: bo
             f"{source}: no such file or directory; expected a {', '.join(SUFFIXES)} file, a directory with "
             f"{' or '.join(NAMES)}, a Hub id such as facebook/VGGT-1B, or 'tiny'"
         )
-    return path
+    return whole_of(path)
 
 
 def hub_id(source: str | Path) -> str | None:
@@ -62,7 +66,7 @@ def hub_id(source: str | Path) -> str | None:
     if source in ALIASES:
         return ALIASES[source]
     # a missing weights/model.pt, or a name in a folder that is here, is a typing error and no repository
-    local = source.lower().endswith(SUFFIXES) or Path(source).exists() or Path(source).parent.is_dir()
+    local = source.lower().endswith((*SUFFIXES, INDEX)) or Path(source).exists() or Path(source).parent.is_dir()
     if local or not HUB_ID.fullmatch(source):
         return None
     return source
@@ -82,10 +86,19 @@ def find_in_directory(path: Path) -> Path:
         raise QvggtError(
             f"{path}: is a calibrated checkpoint (quant.json), expected a float model; pass its source model"
         )
-    for name in NAMES:
-        if (path / name).is_file():
-            return path / name
-    raise QvggtError(f"{path}: holds neither {' nor '.join(NAMES)}; pass the weights file itself")
+    files = [file.name for file in path.iterdir() if file.is_file()]
+    return path / choose(files, str(path), "pass the weights file itself")
+
+
+def choose(files: Iterable[str], place: str, advice: str) -> str:
+    """The name of the weights among those of a folder or repository: a usual one, or the only one there is."""
+    there = [name for name in files if name.lower().endswith(SUFFIXES) and not SHARD.fullmatch(name)]
+    there += [name for name in files if is_index(Path(name))]
+    usual = [name for name in TRIED if name in there]
+    if usual or len(there) == 1:
+        return (usual or there)[0]
+    several = f", but {', '.join(sorted(there)[:4])}" if there else ""
+    raise QvggtError(f"{place}: holds neither {' nor '.join(NAMES)}{several}; {advice}")
 
 
 def find_on_hub(repository: str, revision: str | None, offline: bool) -> Path:
@@ -93,11 +106,17 @@ def find_on_hub(repository: str, revision: str | None, offline: bool) -> Path:
         raise QvggtError(
             f"{repository}: is a calibrated checkpoint; get it with `qvggt pull {repository} -o FOLDER` and pass FOLDER"
         )
-    for name in NAMES:
-        path = fetch(repository, name, revision, offline)
-        if path is not None:
-            fetch(repository, "config.json", revision, offline)  # lands beside the weights
-            return path
-    if offline:
+    found = next(filter(None, (fetch(repository, name, revision, offline) for name in TRIED)), None)
+    if found is None and not offline:
+        held = look_up(repository, revision)
+        assert held is not None
+        plain = [name for name in held.files if "/" not in name]
+        name = choose(plain, f"{repository} on the Hub", "download the weights file by hand and pass its path")
+        found = fetch(repository, name, revision, offline)
+    if found is None:
         raise QvggtError(f"{repository}: not in the Hub cache and offline; run once online, or pass a local path")
-    raise QvggtError(f"{repository}: holds neither {' nor '.join(NAMES)} on the Hub; check the repository's file list")
+    fetch(repository, "config.json", revision, offline)  # lands beside the weights
+    for shard in weight_files(found)[1:]:
+        if fetch(repository, shard.name, revision, offline) is None:
+            raise QvggtError(f"{repository}: {shard.name} is missing, which {found.name} names; run once online")
+    return found

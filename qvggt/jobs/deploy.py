@@ -24,6 +24,7 @@ from qvggt.jobs.scenes import ScenesJob
 from qvggt.mapping import at_least
 from qvggt.predictions import CAMERAS, DEPTH
 from qvggt.progress import Console
+from qvggt.tensor_shards import weight_files
 
 JOURNAL = "deploy.jsonl"
 SCENE_FRAMES = 8  # of a generated scene; fewer are drawn from it
@@ -284,7 +285,7 @@ class Plan:
             **self._shared(),
         )
         name = f"calibrate {format}" + ("" if recipe == self.job.recipe else f" {recipe}")
-        return self._step(name, job, [self.weights, self.data], [folder])
+        return self._step(name, job, [*weight_files(self.weights), self.data], [folder])
 
     def _export(self, format: str) -> Step:
         folder, file = self.checkpoint(format, self.job.recipe), self.onnx(format)
@@ -321,7 +322,10 @@ class Plan:
             **self._shared(),
         )
         return self._step(
-            self.evaluated, job, [self.weights, self.data, *folders, *files], [self.page, self.out / "pictures"]
+            self.evaluated,
+            job,
+            [*weight_files(self.weights), self.data, *folders, *files],
+            [self.page, self.out / "pictures"],
         )
 
     def _shared(self) -> dict[str, Any]:

@@ -268,7 +268,7 @@ class EvaluateJob(Job[Evaluation]):
 
         frame_list = None if self.frame_list is None else Path(self.frame_list)
         data = open_data(dataset, self._question(dataset, root), frame_list)
-        console.say(data.summary())
+        console.say(data.sequences.summary())
         return data
 
     def _generate(self, dataset: DataSet, plan: ImagePlan, stack: ExitStack) -> Path:

@@ -107,7 +107,9 @@ class ExportJob(Job[ExportResult]):
         tuple[int, int] | None,
         Doc(f"HxW in pixels, multiples of {PATCH}. [model's own square]", parse=sides, metavar="HxW"),
     ] = None
-    outputs: Annotated[tuple[str, ...] | None, Doc(f"Any of {', '.join(WORDS)}. [all]", comma=True, words=WORDS)] = None
+    outputs: Annotated[
+        tuple[str, ...] | None, Doc(f"Any of {', '.join(WORDS)}. [those the model has]", comma=True, words=WORDS)
+    ] = None
     target: Annotated[
         Literal["cpu", "tensorrt"],
         Doc("cpu: row scales inside the products. tensorrt: overflow-safe products, fp16 (docs/storage.md)."),
@@ -195,8 +197,9 @@ class ExportJob(Job[ExportResult]):
         output = Path(self.output)
         source = load_source(self.model, self.revision, self.offline)
         height, width = image_size(self.size, source.network)
-        network, scheme = self._quantized(source, height, width)
-        outputs = tuple(find_family(scheme.family).exportable) if self.outputs is None else self.outputs
+        network, scheme = self._quantized(source, height, width, console)
+        heads, able = network.config.heads, find_family(scheme.family).exportable
+        outputs = self.outputs or tuple(word for word, head in able.items() if head.name in heads)
         floats = float_type(self.precision, scheme, self.target)
         config = ExportConfig(height, width, outputs, self.frames, Target(self.target), floats, self.fused_attention)
         written = export_onnx(network, scheme, config, output, {"name": source.name, "sha256": source.sha256})
@@ -221,7 +224,7 @@ class ExportJob(Job[ExportResult]):
             console.result("parity: not measured (--no-check)")
         return ExportResult(output, written.data, written.bytes, scheme.label, self.target, floats.value, lint, parity)
 
-    def _quantized(self, source: Model, height: int, width: int) -> tuple[Network, Scheme]:
+    def _quantized(self, source: Model, height: int, width: int, console: Console) -> tuple[Network, Scheme]:
         """The network to write: that of a calibrated model as it is, float weights rounded to nearest."""
         from qvggt.data.reading import read_images
         from qvggt.data.registry import Question
@@ -234,7 +237,7 @@ class ExportJob(Job[ExportResult]):
             if scheme.needs_ranges:
                 assert self.calib is not None  # prepare has seen to that
                 question = Question(Path(self.calib), "train", frames=4, max_sequences=16, seed=self.seed)
-                images = read_images(question, height, width)
+                images = read_images(question, height, width, console.say)
             ours = source is not self.model or not (scheme.quantizes or scheme.overrides)  # or nothing changes
             return round_to_nearest(source, scheme, images, seed=self.seed, in_place=ours).network, scheme
         parts = None if self.parts is None else set(self.parts)

@@ -110,7 +110,7 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme, console: Console) -
 
     longest, threads, precision = max(gate.frames, default=1), torch.get_num_threads(), gate.precision
     with (
-        gate_images(gate, longest) as images,
+        gate_images(gate, longest, console) as images,
         measurable(gate.onnx) as runnable,
         OnnxRunner(runnable, threads=threads) as runner,
     ):
@@ -142,11 +142,11 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme, console: Console) -
 
 
 @contextmanager
-def gate_images(gate: Gate, frames: int) -> Iterator[ImageSet[Posed]]:
+def gate_images(gate: Gate, frames: int, console: Console) -> Iterator[ImageSet[Posed]]:
     """Test sequences of the user's data, or scenes generated at the export size for as long as the gate runs."""
     count, question = max(1, gate.sequences), Question(frames=max(frames, AUC_FRAMES), seed=gate.seed)
     if gate.data is not None:
-        yield read_images(replace(question, root=gate.data, max_sequences=count), gate.height, gate.width)
+        yield read_images(replace(question, root=gate.data, max_sequences=count), gate.height, gate.width, console.say)
         return
     from qvggt.data.synthetic.generator import write_scenes
     from qvggt.data.synthetic.seeds import GATE_SEEDS

@@ -53,8 +53,14 @@ def training_images(
 ) -> Training:
     """The first `sequences` of the pool, the categories taking turns, or with a `chooser` those it selects; size:
     (height, width). See `read_pool` and `select_images`."""
-    pool = read_pool(question)
+    found = read_pool(question)
+    pool = found.sequences
+    console.say(found.summary())
+    for note in found.notes:
+        console.say(f"note: {note}")
     if chooser is None:
+        if len(pool) < sequences:
+            console.say(f"note: {sequences} sequences asked for, {len(pool)} can be used: all are taken")
         return Training(ImageSet(first_sequences(pool, sequences), *size), pool)
     images, selection = select_images(model, ImageSet(pool, *size), chooser, store, job, console)
     print_selection(selection, sequences, console)

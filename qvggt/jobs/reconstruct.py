@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
-from qvggt.data.photos import find_images, is_video
+from qvggt.data.photos import find_files, is_video
 from qvggt.engines.registry import RunnerOptions, runtimes
 from qvggt.errors import QvggtError
 from qvggt.eval.reconstruction.config import (
@@ -228,7 +228,7 @@ before by a similarity from the images both saw. The fit is printed, and errors 
         check_place(output)
         self.config().check_files()
         if not (len(self.inputs) == 1 and is_video(Path(self.inputs[0]))):
-            find_images([Path(path) for path in self.inputs])
+            find_files([Path(path) for path in self.inputs])
         elif not Path(self.inputs[0]).is_file():
             raise QvggtError(f"{self.inputs[0]}: no such video file")
         if self.model is not None:

@@ -33,7 +33,9 @@ def load_weights(
     family = find_family(chosen.family)
     if heads is not None:
         predicting = tuple(name for name in family.predicting_heads if name in chosen.heads)
-        names = predicting if heads == "predicting" else tuple(heads)
+        there = held_heads(file, chosen)
+        here = tuple(name for name in predicting if name in there) or predicting  # none: named as absent below
+        names = here if heads == "predicting" else tuple(heads)
         chosen = chosen.replace(heads=names)  # refuses an unknown head
         chosen = chosen.replace(heads=tuple(head.name for head in family.heads if head.name in names))
     with torch.device("meta"):
@@ -94,6 +96,12 @@ def stored_config(file: TensorFile) -> ModelConfig | None:
 def config_of(file: TensorFile) -> ModelConfig:
     """The stored config, else that of the network a file without one is taken for."""
     return stored_config(file) or find_family().assumed[1]
+
+
+def held_heads(file: TensorFile, config: ModelConfig) -> tuple[str, ...]:
+    """The config's heads of which the file holds anything: fine-tuning may have left some out."""
+    heads = (head for head in find_family(config.family).heads if head.name in config.heads)
+    return tuple(head.name for head in heads if any(key.startswith(f"{head.path}.") for key in file.entries))
 
 
 def parse_config(origin: str, text: str, family: str) -> ModelConfig:

@@ -17,7 +17,8 @@ from PIL import Image
 from small_network import small_model
 from true_runner import TrueRunner, shoot
 
-from qvggt.data.photos import ORIENTATION, stage_images
+from qvggt.data.image_file import ORIENTATION
+from qvggt.data.photos import find_images, stage_images
 from qvggt.engines import torch_runner
 from qvggt.errors import QvggtError
 from qvggt.eval.ground_truth import ImagePlan
@@ -314,7 +315,7 @@ def test_a_true_network_gives_a_true_model_of_turned_photographs(
         turned.save(folder / path.name, exif=exif)
     staged = tmp_path / "staged"
     staged.mkdir()
-    photos = stage_images(sorted(folder.iterdir()), staged)
+    photos = stage_images(find_images([folder]), staged)
     assert [p.orientation for p in photos] == [1, 6, 3, 8]
     assert [(p.height, p.width) for p in photos] == taken.sizes
     runner = TrueRunner(taken, load_frames([p.path for p in photos], ImagePlan(70)))

@@ -116,7 +116,7 @@ def test_categories_take_turns(inputs: Path, tmp_path: Path) -> None:
             shutil.copytree(planted(inputs / "scenes")[0] / "images", tmp_path / category / f"s{i}")
     pool = read_pool(Question(tmp_path, "train", frames=2))
     assert [s.key for s in first_sequences(pool, 5)] == ["a/s0", "a/s1", "b/s0", "c/s0", "c/s1"]
-    assert first_sequences(pool, 99) == pool
+    assert first_sequences(pool, 99) == pool.sequences
     assert len(read_pool(Question(tmp_path, "train", frames=2, max_sequences=2))) == 5
     assert read_pool(Question(tmp_path, "train", frames=2, seed=0)) == pool
     assert read_pool(Question(tmp_path, "train", frames=2, seed=1)) != pool

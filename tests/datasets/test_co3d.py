@@ -1,6 +1,8 @@
 """Reader rules of spec evaluation.md 4.2 on a hand-made data set."""
 
 import dataclasses
+import gzip
+import json
 import shutil
 from pathlib import Path
 
@@ -10,8 +12,10 @@ from PIL import Image
 
 from qvggt import QvggtError
 from qvggt.data.co3d import draw_frame_list, read_sequences
-from qvggt.data.co3d_annotations import write_annotations
+from qvggt.data.co3d_annotations import load_annotations, write_annotations
+from qvggt.data.depth_png import write_depth
 from qvggt.data.frame_list import FrameList, load_frame_list, save_frame_list
+from qvggt.data.reading import read_pool
 from qvggt.data.registry import Question
 
 HEIGHT, WIDTH = 20, 30
@@ -47,6 +51,120 @@ def data(tmp_path):
     write_annotations(tmp_path / "anno" / "pear_test.jgz", pear)
     write_annotations(tmp_path / "anno" / "apple_test.jgz", {"t": add(tmp_path, "apple", "t", 6)})
     return tmp_path, Question(tmp_path, annotations=tmp_path / "anno", frames=4, min_frames=6)
+
+
+ROTATION = frame("", "", 0)["R"]
+DOWNLOAD = Question(frames=4, min_frames=6)
+
+
+def unpack(root, category, sequences, lists, qualities=None):
+    """A category as Co3D's scripts unpack it; sequences: name -> compact frames. lists: file -> split -> (name, index).
+    A frame's number is its index plus 10."""
+    folder = root / category
+    entries = [
+        {
+            "sequence_name": name,
+            "frame_number": index + 10,
+            "frame_timestamp": 0.0,
+            "image": {"path": frame["filepath"], "size": [HEIGHT, WIDTH]},
+            "depth": {"path": f"{category}/{name}/d.png", "scale_adjustment": 0.5, "mask_path": None},
+            "mask": None,
+            "viewpoint": {
+                **{key: frame[key] for key in ("R", "T", "focal_length", "principal_point")},
+                "intrinsics_format": "ndc_isotropic",
+            },
+        }
+        for name, frames in sequences.items()
+        for index, frame in enumerate(frames)
+    ]
+    states = [
+        {"sequence_name": n, "category": category, "viewpoint_quality_score": q} for n, q in (qualities or {}).items()
+    ]
+    for name, values in (("frame_annotations", entries), ("sequence_annotations", states)):
+        (folder / f"{name}.jgz").write_bytes(gzip.compress(json.dumps(values).encode()))
+    (folder / "set_lists").mkdir()
+    for name, splits in lists.items():
+        shown = {split: [[n, i + 10, "path"] for n, i in keys] for split, keys in splits.items()}
+        (folder / "set_lists" / name).write_text(json.dumps(shown))
+    return folder
+
+
+def test_a_category_as_it_is_downloaded(tmp_path):
+    """By the rules of VGGT's preprocessing: the few-view list of the split, in its order, and good viewpoints only."""
+    shots = {name: add(tmp_path, "pear", name, 8) for name in ("s1", "s2", "s3")}
+    write_depth(tmp_path / "pear/s1/d.png", np.full((HEIGHT, WIDTH), 3.0))
+    listed = [("s1", index) for index in (7, 6, 5, 3, 2, 0)]
+    lists = {
+        "set_lists_fewview_dev.json": {
+            "train": [("s2", index) for index in range(6)],
+            "test": [*listed, ("s1", 99), *(("s3", index) for index in range(6))],
+        },
+        "set_lists_manyview_dev_0.json": {"test": [("s2", 0)]},
+    }
+    unpack(tmp_path, "pear", shots, lists, {"s1": 0.9, "s2": None, "s3": 0.2})
+    question = dataclasses.replace(DOWNLOAD, root=tmp_path)
+    found = read_sequences(question)
+    assert keys(found) == ["pear/s1"]
+    assert found.skip_counts() == {"low viewpoint quality": 1}
+    assert "1 frames of its set lists are not annotated" in found.notes[0]
+    (sequence,) = found
+    assert sequence.image_paths == tuple(
+        tmp_path / shots["s1"][listed[i][1]]["filepath"] for i in sequence.frame_indices
+    )
+    compact = {"s1": [shots["s1"][index] for _, index in listed]}
+    write_annotations(tmp_path / "anno" / "pear_test.jgz", compact)
+    (same,) = read_sequences(dataclasses.replace(question, annotations=tmp_path / "anno"))
+    np.testing.assert_array_equal(sequence.extrinsics, same.extrinsics)
+    np.testing.assert_allclose(sequence.intrinsics, same.intrinsics)
+    assert sequence.depth_reader(sequence.depth_paths[0]).max() == 1.5  # scale_adjustment
+    assert [s.key for s in read_pool(dataclasses.replace(question, split="train"))] == ["pear/s2"]
+    with pytest.raises(QvggtError, match="is a category of Co3D itself"):
+        read_sequences(dataclasses.replace(question, root=tmp_path / "pear"))
+
+
+def test_a_download_without_lists_is_taken_whole(tmp_path):
+    shots = {"s1": add(tmp_path, "pear", "s1", 6)}
+    folder = unpack(tmp_path, "pear", shots, {"set_lists_manyview_dev_0.json": {"train": [], "test": []}})
+    found = read_sequences(dataclasses.replace(DOWNLOAD, root=tmp_path))
+    assert keys(found) == ["pear/s1"]
+    assert found.notes == (
+        f"{folder / 'set_lists'}: names no frame of any split, so all frames of frame_annotations.jgz are taken",
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("frame_number", "1"), ("image", None), ("image", {"path": "../x.jpg", "size": [2, 2]}), ("viewpoint", {"R": 1})],
+)
+def test_damaged_download(tmp_path, key, value):
+    folder = unpack(tmp_path, "pear", {"s1": add(tmp_path, "pear", "s1", 6)}, {})
+    path = folder / "frame_annotations.jgz"
+    entries = json.loads(gzip.decompress(path.read_bytes()))
+    entries[2][key] = value
+    path.write_bytes(gzip.compress(json.dumps(entries).encode()))
+    with pytest.raises(QvggtError, match=r"frame_annotations\.jgz: frame 2"):
+        read_sequences(dataclasses.replace(DOWNLOAD, root=tmp_path))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"R": np.zeros((3, 3)).tolist()},
+        {"R": (-np.array(ROTATION)).tolist()},
+        {"R": [[float("nan"), 1.0, 0.0], *ROTATION[1:]]},
+        {"focal_length": [2.0, 0.0]},
+    ],
+)
+def test_a_pose_that_is_no_camera_leaves_its_sequence_out(data, fault):
+    root, config = data
+    path = root / "anno" / "pear_test.jgz"
+    pear = load_annotations(path)
+    pear["s2"][5] |= fault
+    write_annotations(path, pear)
+    found = read_sequences(config)
+    assert keys(found) == ["apple/t", "pear/s1", "pear/s3"]
+    assert found.skip_counts()["no camera"] == 1
+    assert "pear/s2" not in draw_frame_list(config).frames
 
 
 def keys(sequences):

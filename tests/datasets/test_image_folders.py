@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from small_network import SIZE
 
+from qvggt.data import photos
+from qvggt.data.image_file import HEIF_ADVICE
 from qvggt.data.image_set import ImageSet
 from qvggt.data.reading import open_data, read_pool
 from qvggt.data.registry import Question, find_dataset
@@ -58,7 +60,7 @@ def test_any_shape_fits_a_batch(tmp_path: Path) -> None:
 
 
 def test_photographs_are_turned_upright(tmp_path: Path) -> None:
-    """Saved lying on its side, with the EXIF tag that says so; the frames of a sequence folder stay as stored."""
+    """Saved lying on its side, with the EXIF tag that says so."""
     picture = Image.fromarray(np.linspace(0, 255, SIZE * SIZE * 3).reshape(SIZE, SIZE, 3).astype(np.uint8))
     exif = Image.Exif()
     exif[274] = 6
@@ -69,8 +71,38 @@ def test_photographs_are_turned_upright(tmp_path: Path) -> None:
     batches = [
         next(iter(ImageSet(read_pool(Question(tmp_path / n, frames=2)), SIZE, SIZE))) for n in ("flat", "nested")
     ]
-    assert batches[0][0].equal(batches[0][1])
-    assert not batches[1][0].equal(batches[1][1])
+    assert all(first.equal(second) for first, second in batches)
+
+
+def test_the_name_of_the_root_changes_no_frame(tmp_path: Path) -> None:
+    photographs(tmp_path / "a" / "trip", 9)
+    photographs(tmp_path / "flat", 9)
+    before = [[s.frame_indices for s in read_pool(Question(tmp_path / n, frames=4))] for n in ("a", "flat")]
+    for name in ("a", "flat"):
+        (tmp_path / name).rename(tmp_path / f"{name}2")
+    assert before == [[s.frame_indices for s in read_pool(Question(tmp_path / n, frames=4))] for n in ("a2", "flat2")]
+
+
+def test_what_is_not_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photos, "heif_is_readable", lambda: False)
+    root = photographs(tmp_path / "data" / "long", 4).parent
+    photographs(root / "short", 1)
+    pages = [Image.new("RGB", (8, 8), (40 * index, 0, 0)) for index in range(3)]
+    pages[0].save(root / "long" / "z.tif", save_all=True, append_images=pages[1:])
+    for name in ("IMG.HEIC", "IMG2.heic", "clip.mov", "depth_1.png", "notes.txt"):
+        (root / "long" / name).touch()
+    found = read_pool(Question(root, frames=5))  # the TIFF counts
+    assert found.skip_counts() == {"too few frames": 1}
+    assert "skipped: 1 too few frames" in found.summary()
+    assert found.notes == (
+        f"{root}: left out: 2 .heic (HEIC: {HEIF_ADVICE}), 1 .mov (a video has to be the only input), 1 .txt, "
+        "1 named as depth maps or masks",
+        "1 images hold several pictures (frames, pages, previews); the first of each is used",
+    )
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "IMG.HEIC").touch()
+    with pytest.raises(QvggtError, match=r"fewer than 2 images.*left out: 1 \.heic \(HEIC: pip install pillow-heif"):
+        read_pool(Question(tmp_path / "phone"))
 
 
 def test_folders_of_images_come_first(tmp_path: Path) -> None:

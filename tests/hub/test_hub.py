@@ -16,6 +16,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from qvggt.errors import QvggtError
 from qvggt.hub import names as hub
+from qvggt.hub.client import Repository
 from qvggt.hub.names import find_weights, hub_id
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -102,9 +103,31 @@ def test_safetensors_come_first_then_pt(tmp_path: Path, monkeypatch: pytest.Monk
     assert find_weights("vggt-1b") == tmp_path / "model.pt"
     assert fake.calls[3][0] == "facebook/VGGT-1B"
     fake.held = ()
+    files = ["README.md"]
+    monkeypatch.setattr(hub, "look_up", lambda repository, revision: Repository(COMMIT, tuple(files)))
     fails("a/b", "holds neither model.safetensors nor model.pt")
+    files += ["mine.pt"]
+    fake.held = ("mine.pt",)
+    assert find_weights("a/b") == tmp_path / "mine.pt"
+    files += ["last.pt"]
+    fails("a/b", "holds neither model.safetensors nor model.pt, but last.pt, mine.pt; download")
+    fake.held = ("vggt_1B_commercial.pt", "config.json")
+    assert find_weights("facebook/VGGT-1B-Commercial") == tmp_path / "vggt_1B_commercial.pt"
     fake.held = ("model.safetensors", "quant.json")
     fails("a/b", "is a calibrated checkpoint", "qvggt pull a/b")
+
+
+def test_shards_come_with_their_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    index = tmp_path / "model.safetensors.index.json"
+    fake = FakeHub(tmp_path, index.name, names[0])
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fake)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    index.write_text(json.dumps({"weight_map": {"a": names[1], "b": names[0]}}))
+    fails("a/b", f"{names[1]} is missing")
+    fake.held = (*fake.held, names[1])
+    assert find_weights("a/b", revision="v1") == index
+    assert [call[1] for call in fake.calls if call[2] == "v1"][-2:] == names
 
 
 @pytest.mark.parametrize("way", ["argument", "environment"])

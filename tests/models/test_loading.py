@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from qvggt.errors import QvggtError
-from qvggt.hub.loading import load_model
+from qvggt.files import file_sha256
+from qvggt.hub.loading import load, load_model
 from qvggt.models.loading import save_model
 from qvggt.models.vggt.config import HEADS, TrackConfig, VGGTConfig
+from qvggt.models.vggt.description import VGGTFamily
 from qvggt.models.vggt.network import VGGT
 from qvggt.tensor_file import TensorFile, open_tensors
 
@@ -170,6 +172,87 @@ def test_absent_head_says_how_to_load_without_it(model: VGGT, tmp_path: Path) ->
     assert load_model(tmp_path / "f.pt", config=CONFIG, heads=("camera",)).camera_head is not None
 
 
+@pytest.mark.parametrize("wrapped", ["", "module.", "_orig_mod."])
+@pytest.mark.parametrize("described", [False, True])
+def test_what_a_trainer_writes(
+    model: VGGT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, described: bool, wrapped: str
+) -> None:
+    """Beside optimizer and counters, without the heads that were not trained; named as the trainer names it."""
+    held = ("camera_head.", "depth_head.", "aggregator.")
+    state = {wrapped + key: tensor for key, tensor in model.state_dict().items() if key.startswith(held)}
+    moments = {"state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 1e-4}]}
+    folder = tmp_path / "ckpts"
+    folder.mkdir()
+    torch.save({"prev_epoch": 3, "optimizer": [moments], "model": state}, folder / "checkpoint.pt")
+    whole = CONFIG.replace(heads=HEADS)
+    if described:
+        (folder / "config.json").write_text(json.dumps({"qvggt_config": json.loads(whole.to_json())}))
+    else:  # then it is taken for the network the family assumes
+        monkeypatch.setattr(VGGTFamily, "assumed", ("a small one", whole))
+    for source in (folder, folder / "checkpoint.pt"):
+        found = load(source)
+        assert found.network.config.heads == ("camera", "depth")
+        assert torch.equal(found.network.depth_head.norm.weight, model.depth_head.norm.weight)
+        assert found.sha256 == file_sha256(folder / "checkpoint.pt")
+    fails(folder, "holds no point and no track head", "heads=('camera', 'depth')")
+
+
+def shards(model: VGGT, folder: Path) -> Path:
+    """The model in two shards with their index; config.json states the sizes, as shards written by others have none."""
+    folder.mkdir(exist_ok=True)
+    state = model.state_dict()
+    names = [f"model-{number:05d}-of-00002.safetensors" for number in (1, 2)]
+    where = {key: names[index % 2] for index, key in enumerate(sorted(state))}
+    for name in names:
+        save_file({key: state[key] for key in where if where[key] == name}, folder / name, metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    (folder / "config.json").write_text(json.dumps({"qvggt_config": json.loads(CONFIG.to_json())}))
+    return folder
+
+
+def test_shards_are_one_model(model: VGGT, tmp_path: Path) -> None:
+    folder = shards(model, tmp_path / "m")
+    hashes = set()
+    for source in (folder, folder / "model.safetensors.index.json", folder / "model-00002-of-00002.safetensors"):
+        same(load_model(source), model)
+        hashes.add(load(source).sha256)
+    assert len(hashes) == 1
+    first = folder / "model-00001-of-00002.safetensors"
+    state = load_file(first)
+    state[next(iter(state))] += 1
+    save_file(state, first)
+    assert load(folder).sha256 not in hashes
+
+
+def test_broken_shards(model: VGGT, tmp_path: Path) -> None:
+    folder = shards(model, tmp_path / "m")
+    index = folder / "model.safetensors.index.json"
+    good = json.loads(index.read_text())["weight_map"]
+    key = next(iter(good))
+    for name in ("../x.safetensors", "/etc/x.safetensors", "x.pt", 3, "x.safetensors/y"):
+        index.write_text(json.dumps({"weight_map": {**good, key: name}}))
+        fails(folder, "names the shard", "expected a .safetensors file beside it")
+    other = next(name for name in set(good.values()) if name != good[key])
+    index.write_text(json.dumps({"weight_map": {**good, key: other}}))
+    fails(folder, f"holds no {key}")
+    index.write_text("{}")
+    fails(folder, "has no weight_map")
+    index.write_text(json.dumps({"weight_map": good}))
+    (folder / other).unlink()
+    fails(folder, other, "nothing there")
+    index.unlink()
+    fails(folder / good[key], "is one of 2 shards", "model.safetensors.index.json is not beside it")
+    fails(folder, "holds neither")
+
+
+def test_a_folder_with_one_weights_file(model: VGGT, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    save_model(model, tmp_path / "m" / "mine.safetensors")
+    same(load_model(tmp_path / "m"), model)
+    save_model(model, tmp_path / "m" / "other.safetensors")
+    fails(tmp_path / "m", "holds neither model.safetensors nor model.pt, but mine.safetensors, other.safetensors")
+
+
 def test_mismatches_come_in_one_line_with_counts(model: VGGT, tmp_path: Path) -> None:
     state = dict(model.state_dict())
     del state["aggregator.camera_token"]
@@ -257,7 +340,8 @@ def test_damaged_files_are_one_line(stored: Path, tmp_path: Path) -> None:
 
 WRITE_1B = """
 import sys, torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from qvggt.models.vggt.description import VGGTFamily
 from qvggt.models.vggt.network import VGGT
 from qvggt.models.vggt.config import VGGTConfig
 with torch.device("meta"):
@@ -266,7 +350,8 @@ save_file({k: (torch.randn(t.shape) * 0.02).to(getattr(torch, sys.argv[2])) for 
 """
 LOAD_1B = """
 import resource, sys, time, torch
-from qvggt.hub.loading import load_model
+from qvggt.files import file_sha256
+from qvggt.hub.loading import load, load_model
 began = time.perf_counter()
 model = load_model(sys.argv[1], heads=("camera", "point", "depth"))
 took = time.perf_counter() - began

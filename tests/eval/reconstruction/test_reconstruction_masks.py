@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from qvggt.data.images import Mode
+from qvggt.data.photos import Photo
 from qvggt.errors import QvggtError
 from qvggt.eval.ground_truth import ImagePlan
 from qvggt.eval.reconstruction.config import Fit, Mask
 from qvggt.eval.reconstruction.frames import load_frames
-from qvggt.eval.reconstruction.masks import MASKS, keep, read_masks
+from qvggt.eval.reconstruction.masks import MASKS, find_masks, keep, read_masks
 
 
 def landscape(seed: int = 0) -> np.ndarray:
@@ -53,19 +54,36 @@ def test_mask_files(tmp_path: Path) -> None:
     for index, (height, width) in enumerate([(100, 140), (140, 100)]):
         paths.append(tmp_path / f"{index}.png")
         Image.new("RGB", (width, height), (90, 90, 90)).save(paths[-1])
+    photos = [Photo(path.name, path, 1, 1, path.name) for path in paths]
     frames = load_frames(paths, ImagePlan(70))
     folder = tmp_path / "masks"
     folder.mkdir()
     with pytest.raises(QvggtError, match=r"0\.png\.png"):
-        read_masks(folder, ["0.png", "1.png"], frames.resizes, frames.size)
+        read_masks(folder, photos, frames.resizes, frames.size)
     half = np.zeros((100, 140), np.uint8)
     half[:, 70:] = 255
     Image.fromarray(half).save(folder / "0.png.png")
-    kept = read_masks(folder, ["0.png", "1.png"], frames.resizes, frames.size)
+    kept, without = read_masks(folder, photos, frames.resizes, frames.size)
+    assert without == ("1.png",)
     inside = frames.inside()
     assert not kept[0, :, :35].any()
     assert kept[0, :, 35:][inside[0, :, 35:]].all()
     assert kept[1].all()
     (folder / "1.png").write_bytes(b"nothing")
     with pytest.raises(QvggtError, match=r"1\.png"):
-        read_masks(folder, ["0.png", "1.png"], frames.resizes, frames.size)
+        read_masks(folder, photos, frames.resizes, frames.size)
+
+
+def test_masks_are_found_by_the_names_the_user_gave(tmp_path: Path) -> None:
+    """The command changes names: spaces, a turned WebP becomes PNG, equal names of two folders get numbers."""
+    given = ["in/my photo.jpg", "in/q.webp", "a/x.jpg", "b/x.jpg", "b/y.jpg"]
+    staged = ["my_photo.jpg", "q.png", "0003_x.jpg", "0004_x.jpg", "y.jpg"]
+    photos = [Photo(name, Path(name), 1, 1, source) for name, source in zip(staged, given, strict=True)]
+    photos += [Photo("anim_0001.png", Path(), 1, 1, "in/anim.gif", page=0)]
+    masks = ["my photo.jpg.png", "q.png", "a/x.jpg.png", "x.jpg.png", "y.jpg.png", "anim.gif.png"]
+    for name in masks:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path and path.relative_to(tmp_path).as_posix() for path in find_masks(tmp_path, photos)]
+    # x.jpg.png could be meant for either x.jpg, and no mask of a whole animation for its first frame
+    assert found == ["my photo.jpg.png", "q.png", "a/x.jpg.png", None, "y.jpg.png", None]

@@ -76,6 +76,55 @@ def test_rotated_recordings_come_out_upright(clip: Path, tmp_path: Path) -> None
     assert corners == {(8, 8): False, (8, 32): False, (48, 8): True, (48, 32): False}
 
 
+def write(path: Path, times: list[int], aspect: Fraction = Fraction(1), rate: int = 30) -> Path:
+    """A video whose frames are shown at these ticks of 1 / rate seconds."""
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(rate))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, rate)
+        stream.sample_aspect_ratio = stream.codec_context.sample_aspect_ratio = aspect
+        noise = np.random.default_rng(0)
+        for tick in times:
+            frame = av.VideoFrame.from_ndarray(noise.integers(0, 255, (48, 64, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, rate)
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def test_no_burst_after_a_gap(tmp_path: Path) -> None:
+    """Variable frame rate: 1 s, nothing for 5.2 s, 1 s."""
+    path = write(tmp_path / "gap.mp4", [*range(30), *range(186, 216)])
+    said: list[str] = []
+    times = [photo.time for photo in stage_video(path, tmp_path, 2, say=said.append)]
+    assert times == pytest.approx([0, 0.5, 6.2, 6.7], abs=0.02)
+    assert said == []
+
+
+@pytest.mark.parametrize(("aspect", "size"), [(Fraction(4, 3), (85, 48)), (Fraction(3, 4), (64, 64))])
+def test_pixels_become_square(tmp_path: Path, aspect: Fraction, size: tuple[int, int]) -> None:
+    (photo,) = stage_video(write(tmp_path / "a.mp4", [0], aspect), tmp_path, 2)
+    with Image.open(photo.path) as image:
+        assert image.size == (photo.width, photo.height) == size
+
+
+def test_a_video_that_ends_early_is_said_to(tmp_path: Path) -> None:
+    """The header of an MP4 that was moved to its front promises what an interrupted copy does not hold."""
+    whole = write(tmp_path / "whole.mp4", list(range(60)))
+    said: list[str] = []
+    assert len(stage_video(whole, tmp_path, 2, say=said.append)) == 4
+    assert said == []
+    data = whole.read_bytes()
+    (tmp_path / "part.mp4").write_bytes(data[: len(data) // 2])
+    kept = len(stage_video(tmp_path / "part.mp4", tmp_path, 2, say=said.append))
+    assert kept == 2
+    assert f"{tmp_path / 'part.mp4'}: ends at " in said[0]
+    assert " of 2.0 s: it is incomplete or damaged" in said[0]
+    assert len(stage_video(tmp_path / "part.mp4", tmp_path, 2, limit=1, say=said.append)) == len(said) == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"no video at all" * 50])
 def test_damaged_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "v.mp4").write_bytes(content)

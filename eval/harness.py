@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +23,15 @@ from qvggt.eval.depth import depth_errors
 from qvggt.eval.ground_truth import ImagePlan, network_intrinsics, plan_images, sequence_depth
 from qvggt.eval.groups import METRIC_GROUPS
 from qvggt.eval.noise import Noise, compare
-from qvggt.eval.points import PointConfig, PointErrors, point_errors, predicted_cameras, predicted_points, true_points
+from qvggt.eval.points import (
+    PointConfig,
+    PointErrors,
+    TruePoints,
+    point_errors,
+    predicted_cameras,
+    predicted_points,
+    true_points,
+)
 from qvggt.eval.pose import pairwise_errors
 from qvggt.eval.records import Row
 from qvggt.eval.result import CandidateResult, SequenceRecord
@@ -151,6 +161,10 @@ def evaluate_rows(
                 earlier.append(predictions)
                 moved.update()
             warmed.add(images.shape)
+            if "points" in protocol.metrics and truth is not None:
+                moved.set_postfix_str(f"{sequence.key} points")
+                found = _measure_points(earlier, truth, protocol.points, sequence.key)
+                records = [replace(record, points=points) for record, points in zip(records, found, strict=True)]
             row = tuple(records)
             finished[sequence.key] = row
             if save is not None:
@@ -220,12 +234,6 @@ def _record(
     depth = None
     if "depth" in protocol.metrics and truth.depth is not None and predictions.depth is not None:
         depth = depth_errors(predictions.depth, truth.depth, "median")
-    points: dict[str, PointErrors] = {}
-    if "points" in protocol.metrics and truth.depth is not None and truth.points is not None:
-        points = {
-            source: point_errors(predicted, truth.points, truth.depth > 0, protocol.points, sequence.key)
-            for source, predicted in predicted_points(predictions, height, width).items()
-        }
     noise = [_noise(reference, predictions) for reference in earlier]
     return SequenceRecord(
         key=sequence.key,
@@ -234,10 +242,27 @@ def _record(
         depth=depth,
         noise=noise[0] if noise else {},
         seconds=float(np.median(timings)),
-        points=points,
         timings=timings,
         parity=dict(enumerate(noise[1:], 1)),
     )
+
+
+def _measure_points(
+    candidates: Sequence[Predictions], truth: Truth, config: PointConfig, key: str
+) -> list[dict[str, PointErrors]]:
+    """Per candidate: source -> errors, all at once on as many threads as the machine has cores.
+
+    That is only done between the timed passes of two sequences, so it takes no time from any of them.
+    """
+    if truth.depth is None or truth.points is None:
+        return [{} for _ in candidates]
+    maps = [predicted_points(predictions, *truth.depth.shape[1:]) for predictions in candidates]
+    true = TruePoints(truth.points, truth.depth > 0, config, key)
+    if any(maps):
+        true.cloud  # noqa: B018 - made before the threads share it
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        work = [{name: pool.submit(point_errors, points, true) for name, points in own.items()} for own in maps]
+        return [{name: one.result() for name, one in own.items()} for own in work]
 
 
 def _noise(reference: Predictions, other: Predictions) -> dict[str, Noise]:

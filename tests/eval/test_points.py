@@ -19,7 +19,7 @@ from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.eval import clouds
 from qvggt.eval.alignment import align, lower_median
-from qvggt.eval.points import PointConfig, point_errors, predicted_points, true_points
+from qvggt.eval.points import PointConfig, TruePoints, point_errors, predicted_points, true_points
 from qvggt.eval.similarity import fit_similarity
 from qvggt.geometry import encode_pose
 from qvggt.predictions import Predictions
@@ -48,7 +48,7 @@ def truth(views):
 
 def errors(predicted, truth, valid=None, **config):
     valid = np.ones(truth.shape[:-1], bool) if valid is None else valid
-    return point_errors(predicted, truth, valid, PointConfig(**{"backend": "scipy", **config}), "key")
+    return point_errors(predicted, TruePoints(truth, valid, PointConfig(**{"backend": "scipy", **config}), "key"))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -142,7 +142,7 @@ def test_subsampling_is_seeded_by_the_sequence(truth):
     config = PointConfig(limit=500, backend="scipy")
     valid = np.ones(truth.shape[:-1], bool)
     noisy = truth + np.random.default_rng(0).normal(0, 0.02, truth.shape)
-    a, b, c = (point_errors(noisy, truth, valid, config, key) for key in ("s", "s", "t"))
+    a, b, c = (point_errors(noisy, TruePoints(truth, valid, config, key)) for key in ("s", "s", "t"))
     assert a == b
     assert a.acc != c.acc
     assert (a.predicted, a.truth) == (500, 500)
@@ -242,7 +242,7 @@ def test_each_direction_is_its_own(backend):
     u, v = np.meshgrid(np.linspace(0, 1, 20), np.linspace(0, 1, 20))
     floor = np.stack([u, v, 0 * u], -1).reshape(-1, 3)
     wall = np.stack([0 * u + 5, u, v + 1], -1).reshape(-1, 3)
-    found = clouds.distances(floor, np.concatenate([floor, wall]), backend)
+    found = clouds.distances(clouds.Cloud(floor, backend), clouds.Cloud(np.concatenate([floor, wall]), backend))
     assert (found.acc, found.acc_median) == (0, 0)
     assert found.comp == pytest.approx(np.mean([0, np.mean(cKDTree(floor).query(wall)[0])]))
     assert found.nc1 == pytest.approx(1)

@@ -26,6 +26,7 @@ from qvggt.eval.noise import Noise, compare
 from qvggt.eval.points import (
     PointConfig,
     PointErrors,
+    PointSource,
     TruePoints,
     point_errors,
     predicted_cameras,
@@ -98,6 +99,12 @@ class Truth:
         """[S, H, W, 3] in the frame of the first camera; meaningless where depth is 0. None without depth."""
         return None if self.depth is None else true_points(self.depth, self.extrinsics, self.intrinsics)
 
+    def as_points(self, protocol: Protocol, key: str) -> TruePoints | None:
+        """What point maps are measured by; None where they are not."""
+        if "points" not in protocol.metrics or self.depth is None or self.points is None:
+            return None
+        return TruePoints(self.points, self.depth > 0, protocol.points, key)
+
 
 def evaluate(
     runners: Sequence[Runner],
@@ -143,7 +150,7 @@ def evaluate_rows(
     finished = dict(done or {})
     missing = [sequence for sequence in sequences if sequence.key not in finished]
     warmed: set[tuple[int, ...]] = set()
-    with bar(total=len(missing) * len(runners), desc="evaluate", unit="run", shown=progress) as moved:
+    with bar(total=len(missing) * len(runners), desc="evaluate", unit="run", shown=progress, even=False) as moved:
         for sequence in missing:
             images, resizes = plan.load_frames(sequence)
             truth, (height, width) = None, images.shape[2:]
@@ -161,10 +168,11 @@ def evaluate_rows(
                 earlier.append(predictions)
                 moved.update()
             warmed.add(images.shape)
-            if "points" in protocol.metrics and truth is not None:
+            true = truth and truth.as_points(protocol, sequence.key)
+            if true:
                 moved.set_postfix_str(f"{sequence.key} points")
-                found = _measure_points(earlier, truth, protocol.points, sequence.key)
-                records = [replace(record, points=points) for record, points in zip(records, found, strict=True)]
+                found = measure_points(earlier, true)
+                records = [replace(record, points=errors) for record, errors in zip(records, found, strict=True)]
             row = tuple(records)
             finished[sequence.key] = row
             if save is not None:
@@ -247,17 +255,12 @@ def _record(
     )
 
 
-def _measure_points(
-    candidates: Sequence[Predictions], truth: Truth, config: PointConfig, key: str
-) -> list[dict[str, PointErrors]]:
-    """Per candidate: source -> errors, all at once on as many threads as the machine has cores.
+def measure_points(candidates: Sequence[Predictions], true: TruePoints) -> list[dict[PointSource, PointErrors]]:
+    """Per candidate: source -> errors, of all at once on as many threads as the machine has cores.
 
-    That is only done between the timed passes of two sequences, so it takes no time from any of them.
+    The harness does that between the timed passes of two sequences, so that it takes no time from any of them.
     """
-    if truth.depth is None or truth.points is None:
-        return [{} for _ in candidates]
-    maps = [predicted_points(predictions, *truth.depth.shape[1:]) for predictions in candidates]
-    true = TruePoints(truth.points, truth.depth > 0, config, key)
+    maps = [predicted_points(predictions, *true.valid.shape[1:]) for predictions in candidates]
     if any(maps):
         true.cloud  # noqa: B018 - made before the threads share it
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -26,8 +26,8 @@ PointSource = Literal["head", "unproj"]
 class PointConfig:
     """crop: side in pixels of the centre of every map that is measured. limit: most points of each cloud. icp: largest
     distance of an ICP pair, unit of the truth. icp_points: most predicted points that ICP is fitted on, 0: all, as the
-    protocol says (the motion it finds is applied to all in any case). sim3: fit a similarity on corresponding pixels before ICP. seed: of
-    the subsampling, with the sequence's key. backend: of ICP and normals, see `clouds`."""
+    protocol says; the motion it finds is applied to all in any case. sim3: fit a similarity on corresponding pixels
+    before ICP. seed: of the subsampling, with the sequence's key. backend: of ICP and normals, see `clouds`."""
 
     crop: int = 224
     limit: int = 999_999

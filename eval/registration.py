@@ -34,7 +34,7 @@ class Pairs:
         self._asked_at: Points | None = None
 
     def __call__(self, moved: Points) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """(distance [N], inf where there is no pair; index of the target [N]) of points [N, 3], the same N each time."""
+        """(distance [N], inf without a pair; index of the target [N]) of points [N, 3], the same N each time."""
         if self._asked_at is None:
             self._asked_at = np.empty_like(moved)
             self._nearest, self._second = np.empty(len(moved), np.int64), np.empty(len(moved))

@@ -26,7 +26,6 @@ from qvggt.eval.noise import Noise, compare
 from qvggt.eval.points import (
     PointConfig,
     PointErrors,
-    PointSource,
     TruePoints,
     point_errors,
     predicted_cameras,
@@ -255,7 +254,7 @@ def _record(
     )
 
 
-def measure_points(candidates: Sequence[Predictions], true: TruePoints) -> list[dict[PointSource, PointErrors]]:
+def measure_points(candidates: Sequence[Predictions], true: TruePoints) -> list[dict[str, PointErrors]]:
     """Per candidate: source -> errors, of all at once on as many threads as the machine has cores.
 
     The harness does that between the timed passes of two sequences, so that it takes no time from any of them.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Points = NDArray[np.float64]
 
 MIN_SPREAD, MAX_SPREAD = 1e-3, 1e3
+DOWN = np.array([0.0, 0.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,15 @@ def align(truth: Points, predicted: Points, valid: NDArray[np.bool_]) -> Aligned
     coordinate; the spread is the median distance to the median point, the prediction's clipped to [1e-3, 1e3].
     A prediction without a finite valid point comes back as NaN.
     """
-    true_z, true_spread = _shift_and_spread(truth[valid])
-    predicted_z, predicted_spread = _shift_and_spread(predicted[valid])
-    scale = true_spread / min(max(predicted_spread, MIN_SPREAD), MAX_SPREAD)
-    if math.isnan(predicted_spread):
-        scale = math.nan
-    down = np.array([0.0, 0.0, 1.0])
-    return Aligned(truth - true_z * down, (predicted - predicted_z * down) * scale, scale)
+    true_z, true_spread = shift_and_spread(truth[valid])
+    return Aligned(truth - true_z * DOWN, *scaled(predicted, valid, true_spread))
+
+
+def scaled(predicted: Points, valid: NDArray[np.bool_], true_spread: float) -> tuple[Points, float]:
+    """The prediction's half of `align`: (aligned points, scale), the spread of the truth being known."""
+    z, spread = shift_and_spread(predicted[valid])
+    scale = math.nan if math.isnan(spread) else true_spread / min(max(spread, MIN_SPREAD), MAX_SPREAD)
+    return (predicted - z * DOWN) * scale, scale
 
 
 def lower_median(values: NDArray[np.float64]) -> float:
@@ -51,7 +54,7 @@ def lower_median(values: NDArray[np.float64]) -> float:
     return float(np.partition(values, middle)[middle])
 
 
-def _shift_and_spread(points: Points) -> tuple[float, float]:
+def shift_and_spread(points: Points) -> tuple[float, float]:
     """Median z, and median distance to the median point, of points [N, 3]."""
     points = points[np.isfinite(points).all(-1)]
     centre = np.array([lower_median(points[:, axis]) for axis in range(3)])

@@ -7,6 +7,7 @@ installed, from the same algorithms on scipy's k-d tree (`registration`): figure
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -67,46 +68,56 @@ def default_backend() -> Backend:
     return "open3d"
 
 
-def register(source: Points, target: Points, distance: float, backend: Backend = "open3d") -> Points:
-    """`source` [N, 3] moved onto `target` [M, 3] by point-to-point ICP from the identity: pairs up to `distance`, at
-    most 30 iterations, stop when fitness and RMSE change by less than 1e-6 (Open3D's defaults)."""
-    if backend == "scipy":
-        motion = icp(source, target, distance)
-    else:
-        registration = import_open3d().pipelines.registration
-        result = registration.registration_icp(
-            _cloud(source),
-            _cloud(target),
-            distance,
-            np.eye(4),
-            registration.TransformationEstimationPointToPoint(),
-            registration.ICPConvergenceCriteria(1e-6, 1e-6, 30),
-        )
-        motion = np.asarray(result.transformation, np.float64)
-    return source @ motion[:3, :3].T + motion[:3, 3]
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    """Points [N, 3] and what is made of them once, however many clouds are compared with them."""
+
+    points: Points
+    backend: Backend = "open3d"
+
+    @cached_property
+    def tree(self) -> Any:
+        """scipy's k-d tree."""
+        from scipy.spatial import cKDTree
+
+        return cKDTree(self.points)
+
+    @cached_property
+    def normals(self) -> Points:
+        """Unit normals [N, 3] of the plane through the 30 nearest points, sign arbitrary (Open3D's defaults)."""
+        if self.backend == "scipy":
+            return plane_normals(self.tree)
+        cloud = _cloud(self.points)
+        cloud.estimate_normals()
+        return np.asarray(cloud.normals, np.float64)
 
 
-def normals(points: Points, backend: Backend = "open3d") -> Points:
-    """Unit normals [N, 3] of the plane through the 30 nearest points, sign arbitrary (Open3D's defaults)."""
-    if backend == "scipy":
-        return plane_normals(points)
-    cloud = _cloud(points)
-    cloud.estimate_normals()
-    return np.asarray(cloud.normals, np.float64)
+def register(source: Points, target: Cloud, distance: float) -> NDArray[np.float64]:
+    """Rigid motion [4, 4] of `source` [N, 3] onto `target` by point-to-point ICP from the identity: pairs up to
+    `distance`, at most 30 iterations, stop when fitness and RMSE change by less than 1e-6 (Open3D's defaults)."""
+    if target.backend == "scipy":
+        return icp(source, target.tree, distance)
+    registration = import_open3d().pipelines.registration
+    result = registration.registration_icp(
+        _cloud(source),
+        _cloud(target.points),
+        distance,
+        np.eye(4),
+        registration.TransformationEstimationPointToPoint(),
+        registration.ICPConvergenceCriteria(1e-6, 1e-6, 30),
+    )
+    return np.asarray(result.transformation, np.float64)
 
 
-def distances(predicted: Points, truth: Points, backend: Backend = "open3d") -> CloudDistances:
-    """Clouds [N, 3] and [M, 3], at least three points each, in one frame."""
-    from scipy.spatial import cKDTree
-
-    predicted_normals, true_normals = normals(predicted, backend), normals(truth, backend)
-    to_truth, nearest_true = cKDTree(truth).query(predicted, workers=-1)
-    to_predicted, nearest_predicted = cKDTree(predicted).query(truth, workers=-1)
+def distances(predicted: Cloud, truth: Cloud) -> CloudDistances:
+    """At least three points each, in one frame."""
+    to_truth, nearest_true = truth.tree.query(predicted.points, workers=-1)
+    to_predicted, nearest_predicted = predicted.tree.query(truth.points, workers=-1)
     figures = {
         "acc": to_truth,
         "comp": to_predicted,
-        "nc1": np.abs((true_normals[nearest_true] * predicted_normals).sum(-1)),
-        "nc2": np.abs((predicted_normals[nearest_predicted] * true_normals).sum(-1)),
+        "nc1": np.abs((truth.normals[nearest_true] * predicted.normals).sum(-1)),
+        "nc2": np.abs((predicted.normals[nearest_predicted] * truth.normals).sum(-1)),
     }
     means = {name: float(np.mean(values)) for name, values in figures.items()}
     return CloudDistances(**means, **{f"{name}_median": float(np.median(values)) for name, values in figures.items()})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +23,15 @@ from qvggt.eval.depth import depth_errors
 from qvggt.eval.ground_truth import ImagePlan, network_intrinsics, plan_images, sequence_depth
 from qvggt.eval.groups import METRIC_GROUPS
 from qvggt.eval.noise import Noise, compare
-from qvggt.eval.points import PointConfig, PointErrors, point_errors, predicted_cameras, predicted_points, true_points
+from qvggt.eval.points import (
+    PointConfig,
+    PointErrors,
+    TruePoints,
+    point_errors,
+    predicted_cameras,
+    predicted_points,
+    true_points,
+)
 from qvggt.eval.pose import pairwise_errors
 from qvggt.eval.records import Row
 from qvggt.eval.result import CandidateResult, SequenceRecord
@@ -88,6 +98,12 @@ class Truth:
         """[S, H, W, 3] in the frame of the first camera; meaningless where depth is 0. None without depth."""
         return None if self.depth is None else true_points(self.depth, self.extrinsics, self.intrinsics)
 
+    def as_points(self, protocol: Protocol, key: str) -> TruePoints | None:
+        """What point maps are measured by; None where they are not."""
+        if "points" not in protocol.metrics or self.depth is None or self.points is None:
+            return None
+        return TruePoints(self.points, self.depth > 0, protocol.points, key)
+
 
 def evaluate(
     runners: Sequence[Runner],
@@ -133,7 +149,7 @@ def evaluate_rows(
     finished = dict(done or {})
     missing = [sequence for sequence in sequences if sequence.key not in finished]
     warmed: set[tuple[int, ...]] = set()
-    with bar(total=len(missing) * len(runners), desc="evaluate", unit="run", shown=progress) as moved:
+    with bar(total=len(missing) * len(runners), desc="evaluate", unit="run", shown=progress, even=False) as moved:
         for sequence in missing:
             images, resizes = plan.load_frames(sequence)
             truth, (height, width) = None, images.shape[2:]
@@ -151,6 +167,11 @@ def evaluate_rows(
                 earlier.append(predictions)
                 moved.update()
             warmed.add(images.shape)
+            true = truth and truth.as_points(protocol, sequence.key)
+            if true:
+                moved.set_postfix_str(f"{sequence.key} points")
+                found = measure_points(earlier, true)
+                records = [replace(record, points=errors) for record, errors in zip(records, found, strict=True)]
             row = tuple(records)
             finished[sequence.key] = row
             if save is not None:
@@ -220,12 +241,6 @@ def _record(
     depth = None
     if "depth" in protocol.metrics and truth.depth is not None and predictions.depth is not None:
         depth = depth_errors(predictions.depth, truth.depth, "median")
-    points: dict[str, PointErrors] = {}
-    if "points" in protocol.metrics and truth.depth is not None and truth.points is not None:
-        points = {
-            source: point_errors(predicted, truth.points, truth.depth > 0, protocol.points, sequence.key)
-            for source, predicted in predicted_points(predictions, height, width).items()
-        }
     noise = [_noise(reference, predictions) for reference in earlier]
     return SequenceRecord(
         key=sequence.key,
@@ -234,10 +249,22 @@ def _record(
         depth=depth,
         noise=noise[0] if noise else {},
         seconds=float(np.median(timings)),
-        points=points,
         timings=timings,
         parity=dict(enumerate(noise[1:], 1)),
     )
+
+
+def measure_points(candidates: Sequence[Predictions], true: TruePoints) -> list[dict[str, PointErrors]]:
+    """Per candidate: source -> errors, of all at once on as many threads as the machine has cores.
+
+    The harness does that between the timed passes of two sequences, so that it takes no time from any of them.
+    """
+    maps = [predicted_points(predictions, *true.valid.shape[1:]) for predictions in candidates]
+    if any(maps):
+        true.cloud  # noqa: B018 - made before the threads share it
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        work = [{name: pool.submit(point_errors, points, true) for name, points in own.items()} for own in maps]
+        return [{name: one.result() for name, one in own.items()} for own in work]
 
 
 def _noise(reference: Predictions, other: Predictions) -> dict[str, Noise]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from qvggt.errors import QvggtError
-from qvggt.eval.alignment import Points, align
-from qvggt.eval.clouds import BACKENDS, MIN_POINTS, Backend, CloudDistances, distances, register
+from qvggt.eval.alignment import DOWN, Points, scaled, shift_and_spread
+from qvggt.eval.clouds import BACKENDS, MIN_POINTS, Backend, Cloud, CloudDistances, distances, register
 from qvggt.eval.similarity import fit_similarity
 from qvggt.geometry import decode_pose, invert_extrinsics, to_homogeneous, unproject
 from qvggt.predictions import Predictions
@@ -24,12 +25,14 @@ PointSource = Literal["head", "unproj"]
 @dataclass(frozen=True)
 class PointConfig:
     """crop: side in pixels of the centre of every map that is measured. limit: most points of each cloud. icp: largest
-    distance of an ICP pair, unit of the truth. sim3: fit a similarity on corresponding pixels before ICP. seed: of
-    the subsampling, with the sequence's key. backend: of ICP and normals, see `clouds`."""
+    distance of an ICP pair, unit of the truth. icp_points: most predicted points that ICP is fitted on, 0: all, as the
+    protocol says; the motion it finds is applied to all in any case. sim3: fit a similarity on corresponding pixels
+    before ICP. seed: of the subsampling, with the sequence's key. backend: of ICP and normals, see `clouds`."""
 
     crop: int = 224
     limit: int = 999_999
     icp: float = 0.1
+    icp_points: int = 0
     sim3: bool = False
     seed: int = 0
     backend: Backend = "open3d"
@@ -40,6 +43,8 @@ class PointConfig:
                 f"points: expected crop >= 1, limit >= {MIN_POINTS} and icp > 0, "
                 f"got {self.crop}, {self.limit} and {self.icp}"
             )
+        if self.icp_points and self.icp_points < MIN_POINTS:
+            raise QvggtError(f"points: expected {MIN_POINTS} points or more for ICP (0: all), got {self.icp_points}")
         if self.backend not in BACKENDS:
             raise QvggtError(f"points: expected one of {', '.join(BACKENDS)} for ICP, got {self.backend!r}")
 
@@ -62,31 +67,78 @@ class PointErrors(CloudDistances):
         return (self.nc1_median + self.nc2_median) / 2
 
 
-def point_errors(
-    predicted: NDArray[np.floating], truth: Points, valid: NDArray[np.bool_], config: PointConfig, key: str
-) -> PointErrors:
-    """Both point maps [S, H, W, 3] in the frame of their own first camera; valid [S, H, W]: the truth is known there.
+@dataclass(frozen=True, eq=False)
+class TruePoints:
+    """Ground truth of one sequence as the protocol measures it; what costs time is made once for all candidates.
 
-    Align (`alignment.align`), crop, drop rows that are not finite, subsample by a seed of `key`, optionally fit a
+    maps [S, H, W, 3] in the frame of the first camera; valid [S, H, W]: they are known there; key: of the sequence.
+    ValueError for other shapes.
+    """
+
+    maps: Points
+    valid: NDArray[np.bool_]
+    config: PointConfig
+    key: str
+
+    def __post_init__(self) -> None:
+        if self.valid.shape != self.maps.shape[:-1]:
+            raise ValueError(f"point map of shape {self.maps.shape} and mask {self.valid.shape} do not fit")
+
+    def measured(self, maps: Points) -> Points:
+        """[S, H, W, 3] -> [N, 3]: the pixels of the central crop that have a truth."""
+        rows, columns = (_middle(side, self.config.crop) for side in self.valid.shape[1:])
+        return maps[:, rows, columns][self.valid[:, rows, columns]]
+
+    def subsample(self, points: Points, what: str, limit: int | None = None) -> Points:
+        """At most `limit` (the protocol's) of them, by a seed of the sequence and `what`; in order."""
+        limit = limit or self.config.limit
+        if len(points) <= limit:
+            return points
+        digest = hashlib.sha256(f"{self.config.seed}/{self.key}/{what}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:16], "big"))
+        return points[np.sort(rng.choice(len(points), limit, replace=False))]
+
+    @cached_property
+    def extent(self) -> tuple[float, float]:
+        """Median z and spread, see `alignment`."""
+        return shift_and_spread(self.maps[self.valid])
+
+    @cached_property
+    def points(self) -> Points:
+        """[N, 3], one for each of `measured`, aligned."""
+        return self.measured(self.maps) - self.extent[0] * DOWN
+
+    @cached_property
+    def cloud(self) -> Cloud:
+        """What predictions are compared with, its tree and normals ready to be shared between threads."""
+        finite = self.points[np.isfinite(self.points).all(-1)]
+        cloud = Cloud(self.subsample(finite, "truth"), self.config.backend)
+        if len(cloud.points) >= MIN_POINTS:
+            assert cloud.tree.n == len(cloud.normals)
+        return cloud
+
+
+def point_errors(predicted: NDArray[np.floating], truth: TruePoints) -> PointErrors:
+    """Predicted point maps [S, H, W, 3] in the frame of their own first camera.
+
+    Align (`alignment.align`), crop, drop rows that are not finite, subsample by a seed of the key, optionally fit a
     similarity, ICP, measure. Raises ValueError for different shapes, QvggtError without Open3D.
     """
-    if predicted.shape != truth.shape or valid.shape != truth.shape[:-1]:
-        raise ValueError(f"point maps of shapes {predicted.shape}, {truth.shape} and mask {valid.shape} do not fit")
-    aligned = align(truth, np.asarray(predicted, np.float64), valid)
-    rows, columns = (_middle(side, config.crop) for side in truth.shape[1:3])
-    mask = valid[:, rows, columns]
-    true, seen = aligned.truth[:, rows, columns][mask], aligned.predicted[:, rows, columns][mask]
-    true_finite, seen_finite = np.isfinite(true).all(-1), np.isfinite(seen).all(-1)
-    scale = aligned.scale
-    if config.sim3 and (both := true_finite & seen_finite).sum() >= MIN_POINTS:
-        similarity = fit_similarity(seen[both], true[both])
+    if predicted.shape != truth.maps.shape:
+        raise ValueError(f"point maps of shapes {predicted.shape} and {truth.maps.shape} do not fit")
+    config, cloud = truth.config, truth.cloud
+    aligned, scale = scaled(np.asarray(predicted, np.float64), truth.valid, truth.extent[1])
+    seen = truth.measured(aligned)
+    finite = np.isfinite(seen).all(-1)
+    if config.sim3 and (both := finite & np.isfinite(truth.points).all(-1)).sum() >= MIN_POINTS:
+        similarity = fit_similarity(seen[both], truth.points[both])
         seen, scale = similarity.points(seen), scale * similarity.scale
-    true, seen = true[true_finite], seen[seen_finite]
-    true, seen = _subsample(true, config, f"{key}/truth"), _subsample(seen, config, f"{key}/predicted")
+    seen = truth.subsample(seen[finite], "predicted")
     errors = CloudDistances(*[math.nan] * len(fields(CloudDistances)))
-    if min(len(true), len(seen)) >= MIN_POINTS:
-        errors = distances(register(seen, true, config.icp, config.backend), true, config.backend)
-    return PointErrors(**vars(errors), scale=scale, predicted=len(seen), truth=len(true))
+    if min(len(cloud.points), len(seen)) >= MIN_POINTS:
+        motion = register(truth.subsample(seen, "icp", config.icp_points), cloud, config.icp)
+        errors = distances(Cloud(seen @ motion[:3, :3].T + motion[:3, 3], config.backend), cloud)
+    return PointErrors(**vars(errors), scale=scale, predicted=len(seen), truth=len(cloud.points))
 
 
 def true_points(depth: NDArray[np.floating], extrinsics: Points, intrinsics: Points) -> Points:
@@ -129,11 +181,3 @@ def _middle(side: int, crop: int) -> slice:
     """The central `crop` pixels, or all of a shorter side."""
     start = max(0, side // 2 - crop // 2)
     return slice(start, min(side, start + crop))
-
-
-def _subsample(points: Points, config: PointConfig, key: str) -> Points:
-    if len(points) <= config.limit:
-        return points
-    digest = hashlib.sha256(f"{config.seed}/{key}".encode()).digest()
-    rng = np.random.default_rng(int.from_bytes(digest[:16], "big"))
-    return points[np.sort(rng.choice(len(points), config.limit, replace=False))]

@@ -41,10 +41,17 @@ def bars(shown: bool) -> Iterator[None]:
 
 
 def bar(
-    items: Iterable[Any] | None = None, *, total: int | None = None, desc: str, unit: str, shown: bool = True
+    items: Iterable[Any] | None = None,
+    *,
+    total: int | None = None,
+    desc: str,
+    unit: str,
+    shown: bool = True,
+    even: bool = True,
 ) -> Any:
     """A tqdm bar over `items`, or to be moved by hand; appears after a second, in a log file after twenty.
 
+    even: items take about as long as each other; the ETA of others is made of the mean of all, not of the latest.
     It leaves nothing behind, so that a command's own output and its one-line errors stay readable.
     """
     from tqdm import tqdm
@@ -59,5 +66,6 @@ def bar(
         leave=False,
         dynamic_ncols=not log,
         delay=20 if log else 1,
+        smoothing=0.3 if even else 0,
         mininterval=30 if log else 0.2,
     )

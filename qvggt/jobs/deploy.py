@@ -149,6 +149,7 @@ class DeployJob(Job[Deployed]):
     test_sequences: Annotated[int, Doc("Sequences to evaluate on."), at_least(1)] = 48
     frames: Annotated[int, Doc("Frames per sequence."), at_least(2)] = 4
     seed: Annotated[int, Doc("Seed of frames, rotations and batches."), at_least(0)] = 0
+    triton: Annotated[Place | None, Doc("Folder for a Triton model repository of the files that passed.")] = None
     revision: Revision = None
     offline: Offline = False
     threads: Threads = None
@@ -176,6 +177,8 @@ class DeployJob(Job[Deployed]):
             raise QvggtError(f"{out}: holds other files and no {JOURNAL}; choose another folder")
         if self.data is not None and not Path(self.data).is_dir():
             raise QvggtError(f"--data {self.data}: is no folder; give one with photographs, or in Co3D format")
+        if self.triton is not None:
+            check_triton(Path(self.triton), out)
 
     def unfinished(self) -> tuple[Path, ...]:
         out = Path(self.output)
@@ -189,7 +192,7 @@ class DeployJob(Job[Deployed]):
 
         out = Path(self.output)
         weights = find_weights(str(self.model), revision=self.revision, offline=self.offline)
-        identity = {key: value for key, value in self.to_dict().items() if key not in ("qvggt", "overwrite")}
+        identity = {key: value for key, value in self.to_dict().items() if key not in ("qvggt", "overwrite", "triton")}
         if self.overwrite:
             (out / JOURNAL).unlink(missing_ok=True)
         journal = Journal(out / JOURNAL, {**identity, "threads": torch.get_num_threads()}, "deployment")
@@ -199,6 +202,8 @@ class DeployJob(Job[Deployed]):
         done = run_steps(plan.steps(), journal, console)
         rows = table_rows(plan.report) if plan.evaluated in done else []
         proofs = [line for step in plan.steps() if step.name in done for line in proof(step)]
+        if self.triton is not None and all(one.passed for one in done.values()):
+            proofs += serve(Path(self.triton), plan)
         result = Deployed(out, done, tuple(rows), tuple(proofs), plan.report, plan.page, plan.notes)
         console.result(result.text)
         return result
@@ -332,6 +337,35 @@ class Plan:
         """What the jobs that load the model have of this one; the folder is ours, so they replace what is there."""
         given = {name: getattr(self.job, name) for name in ("revision", "offline", "threads")}
         return {**given, "overwrite": True}
+
+
+def check_triton(folder: Path, out: Path) -> None:
+    """QvggtError unless a model repository can be written there."""
+    from qvggt.engines.triton import MARKER
+
+    check_place(folder / "file")
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARKER).is_file())):
+        raise QvggtError(f"--triton {folder}: holds other files; choose another folder")
+    if folder.resolve() in (out.resolve(), *out.resolve().parents):
+        raise QvggtError(f"--triton {folder}: is replaced as a whole, and OUT lies in it; choose another folder")
+
+
+def serve(folder: Path, plan: Plan) -> list[str]:
+    """Write the model repository of a finished deployment; a line a model."""
+    from qvggt.engines.triton import serve_engine, serve_onnx, write_repository
+
+    gpu, notes = plan.job.to == "engine", []
+    files = [plan.onnx(format) for format in plan.job.formats]
+    models = [serve_onnx(file, gpu) for file in files]
+    if gpu and plan.backend == "tensorrt":
+        models += [serve_engine(file.with_suffix(".engine"), file) for file in files]
+    elif gpu:
+        notes.append(
+            "No TensorRT model: Triton's backend runs engines of TensorRT, not of TensorRT-RTX. Build one where the "
+            "server runs (`qvggt build FILE.onnx -o FILE.engine --backend tensorrt`), or run `qvggt deploy` there."
+        )
+    write_repository(folder, models, notes)
+    return [f"{folder / model.name}: for Triton's {model.backend} backend" for model in models]
 
 
 def proof(step: Step) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -103,6 +103,11 @@ class EvaluateJob(Job[Evaluation]):
         Literal["auto", "open3d", "scipy"],
         Doc("Points: what computes ICP and normals; auto: Open3D where it is installed."),
     ] = "auto"
+    icp_points: Annotated[
+        int,
+        Doc("Points: fit ICP on so many of each prediction, several times quicker; 0: all, the protocol."),
+        at_least(0),
+    ] = 0
     warmup: Annotated[int, Doc("Untimed passes per candidate and image shape."), at_least(0)] = 1
     repeats: Annotated[int, Doc("Timed passes per sequence."), at_least(1)] = 1
     memory: Annotated[bool, Doc("Measure peak memory, each in its own process.")] = False
@@ -148,8 +153,8 @@ class EvaluateJob(Job[Evaluation]):
             raise QvggtError(
                 f"--size: expected a multiple of {PATCH}, got {self.size}; {self.size // PATCH * PATCH} would do"
             )
-        if (self.sim3 or self.point_backend != "auto") and "points" not in self._measured():
-            raise QvggtError("--sim3, --point-backend: no points are measured; add points to --metrics")
+        if (self.sim3 or self.point_backend != "auto" or self.icp_points) and "points" not in self._measured():
+            raise QvggtError("--sim3, --point-backend, --icp-points: no points are measured; add points to --metrics")
         if self.shard is not None:
             shard("{}/{}".format(*self.shard))
             if self.records is None or self.html is not None:
@@ -243,10 +248,10 @@ class EvaluateJob(Job[Evaluation]):
         from qvggt.eval.points import PointConfig
 
         asked = self._measured()
-        points = PointConfig(sim3=self.sim3)
+        points = PointConfig(sim3=self.sim3, icp_points=self.icp_points)
         if "points" in asked:
             backend = default_backend() if self.point_backend == "auto" else self.point_backend
-            points = PointConfig(sim3=self.sim3, backend=backend)
+            points = replace(points, backend=backend)
         return Protocol(metrics=asked, warmup=self.warmup, repeats=self.repeats, points=points)
 
     def _question(self, dataset: DataSet, root: Path) -> Question:

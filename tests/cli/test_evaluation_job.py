@@ -239,6 +239,7 @@ MISTAKES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--model", "tiny", "--dataset", "synthetic", "--point-backend", "pcl"), "'pcl'"),
     (("--model", "tiny", "--dataset", "synthetic", "--worst", "2"), "--worst 2: needs --store"),
     (("--model", "tiny", "--root", "/tmp", "--sim3"), "no points are measured; add points to --metrics"),
+    (("--model", "tiny", "--root", "/tmp", "--icp-points", "9"), "no points are measured; add points to --metrics"),
     (("--model", "tiny", "--dataset", "synthetic", "--shard", "0/2"), "--shard '0/2': expected i/n"),
     (("merge", "/no/a.jsonl"), "/no/a.jsonl: cannot be read"),
     (("report", "/no/r.json"), "/no/r"),

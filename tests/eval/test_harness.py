@@ -208,6 +208,20 @@ def test_points_of_an_oracle(sequences):
         assert record.points["unproj"].acc > 0.02
 
 
+def test_the_truth_is_prepared_once_for_all_candidates(sequences, monkeypatch):
+    from qvggt.eval import clouds
+
+    made = []
+    whole = clouds.plane_normals
+    monkeypatch.setattr(clouds, "plane_normals", lambda tree: made.append(tree.n) or whole(tree))
+    some = sequences[:1]
+    runners = [Scripted([with_points(s, scale) for s in some]) for scale in (1.0, 2.0, 3.0)]
+    found = evaluate(runners, some, size=SIZE, protocol=POINTS, progress=False)
+    assert len(made) == 1 + 3 * 2  # the truth; head and unproj of each candidate
+    scales = [result.records[0].points["head"].scale for result in found]
+    assert scales == pytest.approx([1, 1 / 2, 1 / 3], rel=1e-5)
+
+
 def test_points_of_consistent_depth_and_cameras(sequences):
     def consistent(sequence):
         encoding = encode_pose(torch.from_numpy(sequence.extrinsics), torch.from_numpy(sequence.intrinsics), SIZE, SIZE)

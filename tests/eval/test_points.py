@@ -19,7 +19,8 @@ from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.eval import clouds
 from qvggt.eval.alignment import align, lower_median
-from qvggt.eval.points import PointConfig, point_errors, predicted_points, true_points
+from qvggt.eval.points import PointConfig, TruePoints, point_errors, predicted_points, true_points
+from qvggt.eval.registration import Pairs
 from qvggt.eval.similarity import fit_similarity
 from qvggt.geometry import encode_pose
 from qvggt.predictions import Predictions
@@ -48,7 +49,7 @@ def truth(views):
 
 def errors(predicted, truth, valid=None, **config):
     valid = np.ones(truth.shape[:-1], bool) if valid is None else valid
-    return point_errors(predicted, truth, valid, PointConfig(**{"backend": "scipy", **config}), "key")
+    return point_errors(predicted, TruePoints(truth, valid, PointConfig(**{"backend": "scipy", **config}), "key"))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -142,7 +143,7 @@ def test_subsampling_is_seeded_by_the_sequence(truth):
     config = PointConfig(limit=500, backend="scipy")
     valid = np.ones(truth.shape[:-1], bool)
     noisy = truth + np.random.default_rng(0).normal(0, 0.02, truth.shape)
-    a, b, c = (point_errors(noisy, truth, valid, config, key) for key in ("s", "s", "t"))
+    a, b, c = (point_errors(noisy, TruePoints(truth, valid, config, key)) for key in ("s", "s", "t"))
     assert a == b
     assert a.acc != c.acc
     assert (a.predicted, a.truth) == (500, 500)
@@ -220,10 +221,51 @@ def test_scipy_and_open3d_agree(truth):
         assert value == pytest.approx(getattr(other, name), rel=1e-8), name
 
 
+def test_pairs_that_last_are_those_of_fresh_queries(truth):
+    """Whatever the motion: small steps, on which few points are asked for again, and a leap."""
+    rng = np.random.default_rng(0)
+    targets = truth.reshape(-1, 3)
+    tree = cKDTree(targets)
+    asked: list[int] = []
+
+    class Tree:
+        data = targets
+
+        def query(self, points, **options):
+            asked.append(len(points))
+            return tree.query(points, **options)
+
+    moved = targets + rng.normal(0, 0.05, targets.shape)
+    pairs = Pairs(Tree(), 0.05)
+    for step in (0.0, 0.001, 0.001, 0.02, 1.0, 0.001):
+        moved = moved + step * np.array([0.6, -0.8, 0.1])
+        distances, nearest = pairs(moved)
+        expected, indices = tree.query(moved, distance_upper_bound=0.05)
+        assert np.array_equal(distances, expected)
+        paired = np.isfinite(expected)
+        assert np.array_equal(nearest[paired], indices[paired])
+    assert 0 < paired.mean() < 0.95
+    assert asked[0] == len(targets) > 1.5 * asked[2]
+
+
+def test_icp_on_some_of_the_points(truth, monkeypatch):
+    from qvggt.eval import points
+
+    sizes = []
+    whole = points.register
+    monkeypatch.setattr(points, "register", lambda source, *rest: sizes.append(len(source)) or whole(source, *rest))
+    noisy = truth + np.random.default_rng(0).normal(0, 0.02, truth.shape) + [0.03, -0.02, 0]
+    every, some = errors(noisy, truth), errors(noisy, truth, icp_points=1000)
+    assert sizes == [truth.size // 3, 1000]
+    assert some.predicted == every.predicted  # all of them are measured in any case
+    assert some.acc != every.acc
+    assert some.acc == pytest.approx(every.acc, rel=0.02)
+
+
 def test_calls_that_do_not_fit(truth):
     with pytest.raises(ValueError, match="do not fit"):
         errors(truth[:2], truth)
-    for bad in ({"crop": 0}, {"limit": 2}, {"icp": 0.0}, {"icp": math.nan}, {"backend": "pcl"}):
+    for bad in ({"crop": 0}, {"limit": 2}, {"icp": 0.0}, {"icp": math.nan}, {"icp_points": 2}, {"backend": "pcl"}):
         with pytest.raises(QvggtError, match="points: expected"):
             PointConfig(**bad)
 
@@ -242,7 +284,7 @@ def test_each_direction_is_its_own(backend):
     u, v = np.meshgrid(np.linspace(0, 1, 20), np.linspace(0, 1, 20))
     floor = np.stack([u, v, 0 * u], -1).reshape(-1, 3)
     wall = np.stack([0 * u + 5, u, v + 1], -1).reshape(-1, 3)
-    found = clouds.distances(floor, np.concatenate([floor, wall]), backend)
+    found = clouds.distances(clouds.Cloud(floor, backend), clouds.Cloud(np.concatenate([floor, wall]), backend))
     assert (found.acc, found.acc_median) == (0, 0)
     assert found.comp == pytest.approx(np.mean([0, np.mean(cKDTree(floor).query(wall)[0])]))
     assert found.nc1 == pytest.approx(1)

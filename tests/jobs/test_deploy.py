@@ -78,6 +78,7 @@ def test_photographs_in_one_call_interrupted_twice(
     out = tmp_path / "out"
     words = ("deploy", small_float, "--format", "w8a8", "--data", photos, "-o", out)
     words = (*words, "--sequences", 2, "--test-sequences", 2, "--frames", 2)
+    served = tmp_path / "served"
     for job in (ExportJob, qvggt.jobs.evaluate.EvaluateJob):  # type: ignore[attr-defined]
         with monkeypatch.context() as patch:
             patch.setattr(job, "execute", interrupted(job.execute, [], 1))
@@ -87,9 +88,11 @@ def test_photographs_in_one_call_interrupted_twice(
         assert "the same command goes on" in err
     calls: list[int] = []
     monkeypatch.setattr(CalibrateJob, "execute", interrupted(CalibrateJob.execute, calls, 99))
-    assert call(*words, "--json", tmp_path / "r.json") == 0
+    assert call(*words, "--triton", served, "--json", tmp_path / "r.json") == 0
+    assert (served / "float_w8a8_onnxruntime/1/model.onnx").read_bytes() == (out / "float-w8a8.onnx").read_bytes()
     assert not calls, "the checkpoint was finished before the first interruption"
     captured = capsys.readouterr()
+    assert f"{served / 'float_w8a8_onnxruntime'}: for Triton's onnxruntime backend" in captured.out
     assert "report: " in captured.out.splitlines()[-2]
     assert "they are no accuracy" in captured.out
     result = json.loads((tmp_path / "r.json").read_text())
@@ -101,7 +104,7 @@ def test_photographs_in_one_call_interrupted_twice(
     report = json.loads((out / "results.json").read_text())
     assert any("no ground truth" in note for note in report["notes"])
 
-    assert call(*words, "-q") == 0  # all of it reused
+    assert call(*words, "-q") == 0  # all of it reused, --triton or not
     again = capsys.readouterr().out
     assert "float" in again
     assert not calls
@@ -123,6 +126,7 @@ def test_a_folder_of_others_is_not_touched(tmp_path: Path, capsys: pytest.Captur
         (("--baselines", "qvggt"), "is the recipe itself"),
         (("--data", "nowhere"), "--data nowhere: is no folder"),
         (("--to", "phone"), "'phone' is not one of"),
+        (("--triton", "."), "--triton .: holds other files"),
     ],
 )
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str) -> None:

@@ -28,11 +28,18 @@ def write_ply(path: Path, cloud: Cloud) -> None:
     trimesh.PointCloud(cloud.points, colors=_opaque(cloud.colours)).export(str(path), file_type="ply")
 
 
-def write_glb(path: Path, cloud: Cloud, extrinsics: Array, intrinsics: Array, size: tuple[int, int]) -> None:
+def write_glb(
+    path: Path,
+    cloud: Cloud,
+    extrinsics: Array,
+    intrinsics: Array,
+    size: tuple[int, int],
+    chosen: int | None = None,
+) -> None:
     """glTF binary: the points as node "points" and one wire pyramid per camera as node "camera_0001", ..., y up.
 
     extrinsics [F, 3, 4] camera-from-world; intrinsics [F, 3, 3] and size (H, W) of network pixels give the pyramids
-    their shape.
+    their shape. chosen: index of a camera to stand out, three times as large and white.
     """
     trimesh = import_trimesh()
     scene = trimesh.Scene()
@@ -40,9 +47,9 @@ def write_glb(path: Path, cloud: Cloud, extrinsics: Array, intrinsics: Array, si
     scene.add_geometry(points, node_name="points", geom_name="points")
     reach = pyramid_size(cloud, extrinsics)
     for index, (e, k) in enumerate(zip(extrinsics, intrinsics, strict=True)):
-        path_lines = to_gltf(pyramid(e, k, size, reach))
+        path_lines = to_gltf(pyramid(e, k, size, 3 * reach if index == chosen else reach))
         wire = trimesh.load_path(path_lines)
-        colour = (*camera_colour(index, len(extrinsics)), 255)
+        colour = (255, 255, 255, 255) if index == chosen else (*camera_colour(index, len(extrinsics)), 255)
         wire.colors = np.tile(np.array(colour, np.uint8), (len(wire.entities), 1))
         name = f"camera_{index + 1:04d}"
         scene.add_geometry(wire, node_name=name, geom_name=name)

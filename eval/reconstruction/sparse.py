@@ -6,7 +6,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +32,19 @@ def matched_model(views: Views, images: Path) -> Any:
     names = list(views.names)
     with tempfile.TemporaryDirectory(prefix="qvggt-colmap-") as folder, _quiet(pycolmap):
         database, cpu = str(Path(folder) / "features.db"), pycolmap.Device.cpu
+        model = new_model(views, [np.zeros((0, 2))] * len(names))
+        with pycolmap.Database.open(database) as opened:  # under the model's numbers, which COLMAP's threads would mix
+            for camera in model.cameras.values():
+                opened.write_camera(camera, use_camera_id=True)
+            for rig in model.rigs.values():
+                opened.write_rig(rig, use_rig_id=True)
+            for frame in model.frames.values():
+                opened.write_frame(frame, use_frame_id=True)
+            for image in model.images.values():
+                opened.write_image(image, use_image_id=True)
         mode = pycolmap.CameraMode.SINGLE if views.shared else pycolmap.CameraMode.PER_IMAGE
         reader = pycolmap.ImageReaderOptions(camera_model="PINHOLE")
         pycolmap.extract_features(database, str(images), names, mode, reader, device=cpu)
-        with pycolmap.Database.open(database) as opened:
-            stored = {image.name: image.image_id for image in opened.read_all_images()}
-            if set(stored) != set(names):  # a kind of file that COLMAP does not read
-                return new_model(views, [np.zeros((0, 2))] * len(names))
-            order = np.argsort([stored[name] for name in names])
-            # COLMAP numbers what it read: the model has to agree about who is who
-            model = new_model(_reordered(views, order), [np.zeros((0, 2))] * len(names))
-            for camera in model.cameras.values():
-                opened.update_camera(camera)
         (pycolmap.match_exhaustive if len(names) <= EXHAUSTIVE else pycolmap.match_sequential)(database, device=cpu)
         options = pycolmap.IncrementalPipelineOptions()
         longest = max(max(r.source_width, r.source_height) for r in views.resizes)
@@ -71,16 +71,6 @@ def tracked_model(views: Views, tracks: Tracks, points: Array, colours: Array, k
         seen = [pycolmap.TrackElement(int(i) + 1, int(numbers[i, index])) for i in np.flatnonzero(sure[:, index])]
         model.add_point3D(points[index].astype(np.float64), pycolmap.Track(seen), colours[index])
     return model
-
-
-def _reordered(views: Views, order: Array) -> Views:
-    return replace(
-        views,
-        names=[views.names[i] for i in order],
-        extrinsics=views.extrinsics[order],
-        intrinsics=views.intrinsics[order],
-        resizes=[views.resizes[i] for i in order],
-    )
 
 
 @contextmanager

@@ -133,13 +133,55 @@ def test_drop_images_compare_and_download(tab: Any, tmp_path: Path) -> None:
     assert tab.outside == []  # no font, script or beacon of another host
 
 
-def test_a_mistake_is_shown_as_one_line(tab: Any, tmp_path: Path) -> None:
+def drawn_cameras(tab: Any) -> int:
+    """Pixels of the first viewer that are white, as only a chosen camera is."""
+    shot = tab.locator("#view-a canvas").screenshot()
+    pixels = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))[60:-20, 20:-20]
+    return int((pixels > 240).all(-1).sum())
+
+
+def until(tab: Any, true: Any) -> bool:
+    for _ in range(60):
+        if true():
+            return True
+        tab.wait_for_timeout(500)
+    return False
+
+
+def test_pictures_cameras_and_confidence_are_linked(tab: Any, workshop: Workshop) -> None:
+    """On what the test before made: a picture chooses its camera, a camera its picture; the slider acts at once."""
+    chosen = "document.querySelector('#camera input:checked').value"
+    picked = "[...document.querySelectorAll('#pictures .thumbnail-item')].findIndex(e => e.matches('.selected'))"
+    tab.locator("#pictures .thumbnail-item").nth(1).click()
+    tab.wait_for_function(f"{chosen} === 'view1.png'")
+    assert until(tab, lambda: drawn_cameras(tab) > 20)
+    tab.locator("#camera label", has_text="view2.png").click()
+    tab.wait_for_function(f"{picked} === 2")
+    before, runs = tab.locator("#report").inner_text(), len(workshop.made)
+    slider = tab.locator("#percentile input[type=range]")
+    slider.fill("90")
+    slider.dispatch_event("pointerup")
+    assert until(tab, lambda: tab.locator("#report").inner_text() != before)
+    assert len(workshop.made) == runs
+
+
+def test_an_example_is_taken(tab: Any) -> None:
+    tab.reload()
+    tab.click("#example-balls")
+    tab.locator("#pictures").get_by_text("balls-6.png").wait_for()
+
+
+def test_a_mistake_is_shown_as_one_line(tab: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tab.reload()
     tab.wait_for_selector("#go")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     drop(tab, [tmp_path / "broken.png"])
     tab.click("#go")
     tab.get_by_text("expected a readable image").wait_for()
+    said = tab.locator(".toast-body").inner_text()
+    assert "broken.png: expected a readable image" in said
+    assert "/" not in said.split("got:")[0]  # the name of the file, and no folder of ours
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_only_the_loopback_address_is_served(address: str) -> None:

@@ -58,7 +58,7 @@ PACKAGES = {  # of others; where it is not here, a room may import what the proj
 }
 RUNTIMES = {"onnx", "onnxruntime", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}
 OPTIONAL = {"matplotlib", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx", "trimesh", "pycolmap", "av"}
-OPTIONAL |= {"gradio", "jinja2"}
+OPTIONAL |= {"gradio", "jinja2", "rerun", "viser"}
 COMMAND_LINE = {"typer", "click"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ BACKGROUND = (0.13, 0.14, 0.16, 1.0)
 FONTS = ["system-ui", "sans-serif"]  # Gradio's own would be fetched from the network
 MONO = ["ui-monospace", "monospace"]
 INTRO = """# qvggt
-Drop overlapping photographs of one scene, choose a network, and look at cameras and points. Choose a second network to
-compare, say a quantized file with its float model. Nothing leaves this machine."""
+Drop overlapping photographs of one scene, or take an example, choose a network, and look at cameras and points. Choose
+a second network to compare, say a quantized file with its float model. Nothing leaves this machine."""
+ALL = "all alike"
 
 
 def import_gradio() -> Any:
@@ -41,13 +43,17 @@ def build_page(workshop: Workshop) -> Any:
     choices = list(workshop.choices)
     limits = workshop.limits
 
+    def oops(error: Exception, images: Sequence[Path] = ()) -> Any:
+        """A line on the page and none in the terminal, whatever went wrong with what a visitor gave."""
+        return gr.Error(workshop.words(error, images), duration=None, print_exception=False)
+
     def run(files: list[str] | None, first: str, second: str, percentile: float, masks: list[str]) -> tuple[Any, ...]:
         images = [Path(file) for file in files or []]
         try:
             names = [first] if second in (NOBODY, first) else [first, second]
             made = workshop.make(names, images, percentile, masks)
-        except QvggtError as error:
-            raise gr.Error(str(error), duration=None) from error
+        except Exception as error:
+            raise oops(error, images) from error
         one, other = [(str(m.glb), str(m.colmap)) for m in made] + [(None, None)] * (2 - len(made))
         return (
             one[0],
@@ -55,10 +61,39 @@ def build_page(workshop: Workshop) -> Any:
             gr.update(value=table(made), visible=True),
             *(gr.update(value=file, interactive=True) for file in one),
             *(gr.update(value=file, visible=file is not None) for file in other),
+            workshop.key(made),
+            gr.update(choices=[ALL, *(photo.name for photo in made[0].result.photos)], value=ALL, visible=True),
         )
+
+    def show(key: str | None, percentile: float, camera: str) -> tuple[Any, ...]:
+        """Again, with other points dropped or another camera chosen; nothing is computed again but the files."""
+        if key is None:
+            return (gr.skip(),) * 6
+        try:
+            names = [photo.name for photo in workshop.made[key][0].result.photos] if key in workshop.made else []
+            chosen = names.index(camera) if camera in names else None
+            files = [str(path) for path in workshop.show(key, percentile, chosen)]
+        except Exception as error:
+            raise oops(error) from error
+        second = files[1] if len(files) > 1 else None
+        return files[0], second, files[0], second, gr.update(selected_index=chosen), table(workshop.made[key])
+
+    def offer(name: str) -> list[str]:
+        return [str(path) for path in workshop.examples()[name]]
+
+    def pictures(files: list[str] | None) -> tuple[Any, ...]:
+        return gr.update(value=[(file, Path(file).name) for file in files or []], visible=bool(files)), None
+
+    def choose(key: str | None, event: Any) -> Any:
+        """The name of the picture's camera."""
+        made = workshop.made.get(key or "")
+        return gr.skip() if made is None else made[0].result.photos[event.index].name
+
+    choose.__annotations__["event"] = gr.SelectData  # by which Gradio knows what to hand over; it is no import of ours
 
     with gr.Blocks(title="qvggt", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as page:
         gr.Markdown(INTRO)
+        key = gr.State(None)
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 files = gr.File(
@@ -68,6 +103,11 @@ def build_page(workshop: Workshop) -> Any:
                     height=170,
                     elem_id="images",
                 )
+                with gr.Row():
+                    examples = [
+                        (gr.Button(f"Example: {name}", size="sm", elem_id=f"example-{name.lower()}"), name)
+                        for name in workshop.examples()
+                    ]
                 first = gr.Dropdown(choices, value=choices[0], label="Network", elem_id="first")
                 second = gr.Dropdown(
                     [NOBODY, *choices],
@@ -76,7 +116,7 @@ def build_page(workshop: Workshop) -> Any:
                     elem_id="second",
                 )
                 percentile = gr.Slider(
-                    0, 95, value=25, step=1, label="Drop the least confident, %", elem_id="percentile"
+                    0, 95, value=25, step=1, label="Drop the least confident, % (at once)", elem_id="percentile"
                 )
                 masks = gr.CheckboxGroup(
                     list(MASKS), label="Leave out", info="sky: a rule of thumb by colour, not a segmentation"
@@ -85,6 +125,13 @@ def build_page(workshop: Workshop) -> Any:
             with gr.Column(scale=3):
                 with gr.Row():
                     shown = [_viewer(gr, "First network", "view-a"), _viewer(gr, "Second network", "view-b")]
+                gallery = gr.Gallery(
+                    label="Pictures: a click shows the camera", columns=8, height=190, visible=False,
+                    allow_preview=False, interactive=False, object_fit="contain", elem_id="pictures",
+                )  # fmt: skip
+                camera = gr.Radio(
+                    [ALL], value=ALL, label="Camera that stands out, white", visible=False, elem_id="camera"
+                )
                 report = gr.HTML(visible=False, elem_id="report")
                 with gr.Row():
                     downloads = [
@@ -96,10 +143,20 @@ def build_page(workshop: Workshop) -> Any:
         button.click(
             run,
             [files, first, second, percentile, masks],
-            [*shown, report, *downloads],
+            [*shown, report, *downloads, key, camera],
             concurrency_limit=1,
             api_name=False,
         )
+        again = {
+            "fn": show, "inputs": [key, percentile, camera], "concurrency_limit": 1, "api_name": False,
+            "outputs": [*shown, downloads[0], downloads[2], gallery, report], "show_progress": "minimal",
+        }  # fmt: skip
+        percentile.release(**again)
+        camera.change(**again)
+        gallery.select(choose, [key], [camera], api_name=False)
+        files.change(pictures, [files], [gallery, key], api_name=False)
+        for example, name in examples:
+            example.click(partial(offer, name), None, [files], api_name=False)
     return page
 
 
@@ -138,9 +195,10 @@ def table(made: Sequence[Made]) -> str:
     """HTML: what was made, and how far the second is from the first."""
     rows = zip(*(describe(one) for one in made), strict=True)
     facts = [(pairs[0][0], [value for _, value in pairs]) for pairs in rows]
+    doubts = [(one.name, doubt) for one in made for doubt in one.result.facts["warnings"]]
     template = environment("qvggt.eval.demo").get_template("made.html.jinja")
     changes = differences(*made) if len(made) > 1 else []
-    return template.render(names=[one.name for one in made], facts=facts, differences=changes)
+    return template.render(names=[one.name for one in made], facts=facts, differences=changes, doubts=doubts)
 
 
 def _viewer(gr: Any, label: str, name: str) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,16 @@ from qvggt.engines.runner import Runner
 from qvggt.errors import QvggtError
 from qvggt.eval.ground_truth import ImagePlan, plan_images
 from qvggt.eval.pose import pairwise_errors
+from qvggt.eval.reconstruction.cloud import Cloud, build_cloud, select
 from qvggt.eval.reconstruction.colmap import BINARY
 from qvggt.eval.reconstruction.config import ReconstructionConfig
-from qvggt.eval.reconstruction.folder import Result, reconstruct_folder
+from qvggt.eval.reconstruction.folder import Result, reconstruct_folder, unmasked
+from qvggt.eval.reconstruction.meshes import write_glb
 
 MAX_POINTS = 300_000  # a browser turns them smoothly
+KEPT = 4  # of the last reconstructions that stay in memory to be shown in other ways
+EXAMPLES = {"Objects": 5, "Blocks": 9, "Balls": 13}  # generated scenes the page offers, and their seeds
+EXAMPLE_SIDE, EXAMPLE_FRAMES = 140, 6
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same files give the same archive
 
 
@@ -53,6 +59,14 @@ class Made:
     seconds: float
     bytes: int
     result: Result
+    config: ReconstructionConfig
+
+    def cloud(self, percentile: float) -> Cloud:
+        """The points to show when so many percent are dropped; the network is not asked again."""
+        frames, config = self.result.frames, self.config
+        free = unmasked(frames, self.result.photos, config)
+        selection = select(self.result.scene, frames.inside(), free, percentile, config.edges)
+        return build_cloud(self.result.scene, selection, frames.pixels).at_most(config.max_points)
 
 
 class Workshop:
@@ -68,6 +82,7 @@ class Workshop:
         self.limits, self.device = limits or Limits(), device
         self.folder = Path(tempfile.mkdtemp(prefix="qvggt-demo-"))
         self.runners: dict[str, Runner] = {}
+        self.made: dict[str, list[Made]] = {}
         self.lock = threading.Lock()
 
     def close(self) -> None:
@@ -75,6 +90,7 @@ class Workshop:
         for runner in self.runners.values():
             runner.close()
         self.runners.clear()
+        self.made.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def make(self, names: Sequence[str], images: Sequence[Path], percentile: float, masks: Sequence[str]) -> list[Made]:
@@ -98,7 +114,49 @@ class Workshop:
                 if name not in self.runners:
                     self.runners[name] = self.choices[name].open()
             plan = plan_images([self.runners[name] for name in names])
-            return [self._make(name, images, config, plan) for name in names]
+            made = [self._make(name, images, config, plan) for name in names]
+            self.made[self.key(made)] = made
+            while len(self.made) > KEPT:
+                del self.made[next(iter(self.made))]
+            return made
+
+    @staticmethod
+    def key(made: Sequence[Made]) -> str:
+        """What a page remembers of a call of `make`, to show it again."""
+        return made[0].glb.parent.name
+
+    def show(self, key: str, percentile: float, chosen: int | None = None) -> list[Path]:
+        """New GLB files of what `make` made: other points dropped, a camera that stands out. QvggtError when it is too
+        long ago."""
+        if key not in self.made:
+            raise QvggtError("this reconstruction is not in memory any more; press Reconstruct again")
+        files = []
+        with self.lock:
+            for index, made in enumerate(self.made[key]):
+                scene, folder = made.result.scene, Path(tempfile.mkdtemp(dir=made.glb.parent))
+                size = made.result.frames.size
+                files.append(folder / made.glb.name)
+                cloud = made.cloud(percentile)
+                write_glb(files[-1], cloud, scene.extrinsics, scene.intrinsics, size, chosen)
+                self.made[key][index] = replace(made, result=replace(made.result, cloud=cloud))
+        return files
+
+    def examples(self) -> dict[str, list[Path]]:
+        """Generated scenes, drawn when first asked for: name -> images."""
+        found = {}
+        for name, seed in EXAMPLES.items():
+            folder = self.folder / "examples" / name.lower()
+            if not folder.is_dir():
+                draw_example(folder, seed)
+            found[name] = sorted(folder.iterdir())
+        return found
+
+    def words(self, error: BaseException, images: Sequence[Path]) -> str:
+        """An error as a line for the page: files by the names their owner knows, no temporary path."""
+        text = " ".join(str(error).split()) or type(error).__name__
+        for path in images:
+            text = text.replace(str(path), path.name)
+        return text.replace(f"{self.folder}/", "")
 
     def _make(self, name: str, images: Sequence[Path], config: ReconstructionConfig, plan: ImagePlan) -> Made:
         runner = self.runners[name]
@@ -108,9 +166,10 @@ class Workshop:
         seconds = time.perf_counter() - start
         glb = out.parent / f"{_safe(name)}.glb"
         shutil.move(out / "scene.glb", glb)
+        _name_sources(out / "cameras.json", images)
         archive = zip_folder(out, out.parent / f"{_safe(name)}-colmap.zip", ("images", BINARY, "cameras.json"))
         shutil.rmtree(out)
-        return Made(name, glb, archive, seconds, sum(file.bytes for file in runner.files), result)
+        return Made(name, glb, archive, seconds, sum(file.bytes for file in runner.files), result, config)
 
     def check(self, images: Sequence[Path]) -> None:
         if not images:
@@ -126,6 +185,27 @@ class Workshop:
                 raise QvggtError(
                     f"{path.name}: has {size / 1e6:.1f} MB, expected at most {self.limits.megabytes} MB per image"
                 )
+
+
+def draw_example(folder: Path, seed: int) -> None:
+    """The images of a generated scene, such as the tiny model has learned."""
+    from PIL import Image
+
+    from qvggt.data.synthetic.render import render
+    from qvggt.data.synthetic.scene import SceneConfig, sample_scene
+
+    config = SceneConfig(height=EXAMPLE_SIDE, width=EXAMPLE_SIDE, frames=EXAMPLE_FRAMES)
+    folder.mkdir(parents=True)
+    for index, image in enumerate(render(sample_scene(config, seed), config).images, start=1):
+        Image.fromarray(image).save(folder / f"{folder.name}-{index}.png")
+
+
+def _name_sources(path: Path, images: Sequence[Path]) -> None:
+    """The cameras' sources are uploads in a temporary folder: their names will do."""
+    text = path.read_text(encoding="utf-8")
+    for image in images:
+        text = text.replace(json.dumps(str(image)), json.dumps(image.name))
+    path.write_text(text, encoding="utf-8")
 
 
 def zip_folder(folder: Path, path: Path, parts: Sequence[str]) -> Path:

@@ -21,12 +21,12 @@ def evenly(count: int, most: int) -> list[int]:
     return [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, most)).round())] if count else []
 
 
-def data_uri(pixels: NDArray[np.uint8]) -> str:
-    """uint8 [h, w, 3] -> "data:image/jpeg;base64,...", at most SIDE pixels a side."""
+def data_uri(pixels: NDArray[np.uint8], side: int = SIDE) -> str:
+    """uint8 [h, w, 3] -> "data:image/jpeg;base64,...", at most `side` pixels a side."""
     from PIL import Image
 
     image = Image.fromarray(np.ascontiguousarray(pixels), "RGB") if pixels.ndim == 3 else Image.fromarray(pixels)
-    image.thumbnail((SIDE, SIDE))
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ class Cloud:
 @dataclass(frozen=True)
 class Selection:
     """What a cloud is made of. keep bool [F, H, W]. The counts are pixels: total on images (without padding), invalid
-    (not finite, or behind the camera), masked, and doubtful ones below `threshold`, the confidence at the percentile.
+    (not finite, or behind the camera), masked, jumps (beside a jump of depth), and doubtful ones below `threshold`, the
+    confidence at the percentile.
     """
 
     keep: Array
@@ -49,6 +51,7 @@ class Selection:
     total: int
     invalid: int
     masked: int
+    jumps: int
     doubtful: int
 
     def counts(self) -> dict[str, float]:
@@ -57,26 +60,44 @@ class Selection:
             "pixels": self.total,
             "invalid": self.invalid,
             "masked": self.masked,
+            "depth_edges": self.jumps,
             "below_confidence": self.doubtful,
             "kept": int(self.keep.sum()),
             "confidence_threshold": self.threshold,
         }
 
 
-def select(scene: Scene, inside: Array, unmasked: Array, percentile: float) -> Selection:
-    """Drop padding, points that are not finite or behind their camera, masked pixels, and then the `percentile` % of
-    the rest that the network trusts least (over all images together; ties at the threshold stay)."""
+def select(scene: Scene, inside: Array, unmasked: Array, percentile: float, edges: float = 0.0) -> Selection:
+    """Drop padding, points that are not finite or behind their camera, masked pixels, those beside a jump of depth by
+    more than the share `edges` (0: none), and then the `percentile` % of the rest that the network trusts least (over
+    all images together; ties at the threshold stay)."""
     if not 0 <= percentile < 100:
         raise QvggtError(f"confidence percentile: expected 0 <= percentile < 100, got {percentile}")
     valid = inside & np.isfinite(scene.points).all(-1) & np.isfinite(scene.confidence)
-    for slot, points, extrinsics in zip(valid, scene.points, scene.extrinsics, strict=True):
-        slot &= points @ extrinsics[2, :3].astype(np.float32) + np.float32(extrinsics[2, 3]) > 0
-    allowed = valid & unmasked
+    smooth = np.ones_like(valid)
+    for slot, calm, points, extrinsics in zip(valid, smooth, scene.points, scene.extrinsics, strict=True):
+        depth = points @ extrinsics[2, :3].astype(np.float32) + np.float32(extrinsics[2, 3])
+        slot &= depth > 0
+        if edges > 0:
+            calm &= ~at_edge(depth, slot, edges)
+    unhidden = valid & unmasked
+    allowed = unhidden & smooth
     scores = scene.confidence[allowed]
     threshold = float(np.percentile(scores, percentile)) if len(scores) and percentile > 0 else 0.0
     kept = allowed & (scene.confidence >= threshold) if percentile > 0 else allowed
-    total, usable, free = (int(np.count_nonzero(m)) for m in (inside, valid, allowed))
-    return Selection(kept, threshold, total, total - usable, usable - free, free - int(np.count_nonzero(kept)))
+    left = [int(np.count_nonzero(mask)) for mask in (inside, valid, unhidden, allowed, kept)]
+    invalid, masked, jumps, doubtful = (before - after for before, after in pairwise(left))
+    return Selection(kept, threshold, left[0], invalid, masked, jumps, doubtful)
+
+
+def at_edge(depth: Array, known: Array, share: float) -> Array:
+    """bool [H, W]: pixels with a neighbour (3 x 3, of the `known`) so much farther than another one that the depths
+    differ by more than `share` of the nearer. A network blends the depths there, and the points hang in the air."""
+    from scipy import ndimage
+
+    far = ndimage.maximum_filter(np.where(known, depth, 0), 3)
+    near = ndimage.minimum_filter(np.where(known, depth, np.inf), 3)
+    return np.asarray(far > (1 + share) * near)
 
 
 def build_cloud(scene: Scene, selection: Selection, pixels: Array) -> Cloud:

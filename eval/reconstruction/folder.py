@@ -22,18 +22,28 @@ from qvggt.eval.ground_truth import ImagePlan, plan_images
 from qvggt.eval.reconstruction import tracks as tracking
 from qvggt.eval.reconstruction.cameras import CONVENTIONS, describe_cameras
 from qvggt.eval.reconstruction.cloud import Cloud, Selection, build_cloud, select
-from qvggt.eval.reconstruction.colmap import import_pycolmap, write_colmap
+from qvggt.eval.reconstruction.colmap import (
+    Views,
+    check_one_size,
+    dense_model,
+    import_pycolmap,
+    one_camera,
+    write_colmap,
+)
 from qvggt.eval.reconstruction.config import MARKER, ReconstructionConfig
 from qvggt.eval.reconstruction.depth_maps import write_depth_maps
+from qvggt.eval.reconstruction.doubts import find_doubts, is_poor
 from qvggt.eval.reconstruction.frames import Frames, load_frames
 from qvggt.eval.reconstruction.masks import keep, read_masks
 from qvggt.eval.reconstruction.memory import SHARE, UNKNOWN, Budget, free_memory, plan_memory
 from qvggt.eval.reconstruction.meshes import import_trimesh, write_glb, write_ply
+from qvggt.eval.reconstruction.overview import PAGE, PREVIEW, camera_rows, preview, write_page
 from qvggt.eval.reconstruction.passes import Pass, plan_passes
 from qvggt.eval.reconstruction.scene import Join, Scene, check_outputs, reconstruct
+from qvggt.eval.reconstruction.sparse import GRID, matched_model, tracked_model
+from qvggt.eval.reconstruction.viewers import import_rerun, write_rrd
 from qvggt.files import atomic_directory
 
-POOR_RESIDUAL, POOR_ANGLE = 0.1, 10.0  # of depth, degrees: a join beyond is called poor
 Array = NDArray[Any]
 Say = Callable[[str], None]
 
@@ -57,6 +67,8 @@ def check_libraries(config: ReconstructionConfig, inputs: Sequence[Path]) -> Non
         import_trimesh()
     if "colmap" in config.formats:
         import_pycolmap()
+    if "rrd" in config.formats:
+        import_rerun()
     if any(is_video(path) for path in inputs):
         import_av()
 
@@ -88,6 +100,8 @@ def reconstruct_folder(
         photos = stage(inputs, folder / "images", config, say)
         frames = load_frames([p.path for p in photos], images or plan_images([runner], config.size), config.fit)
         height, width = frames.size
+        if config.shared_camera:
+            check_one_size([p.name for p in photos], frames.resizes)
         say(f"{len(photos)} images, {width}x{height} network pixels{_crop_note(frames)}")
         budget, passes = plan(runner, len(photos), frames.size, config, device)
         say(_pass_note(passes, budget))
@@ -96,11 +110,13 @@ def reconstruct_folder(
         for number, join in enumerate(joins, start=2):
             say(_join_note(number, join))
         inside = frames.inside()
-        selection = select(scene, inside, unmasked(frames, photos, config, say), config.percentile)
+        keep = unmasked(frames, photos, config, say)
+        selection = select(scene, inside, keep, config.percentile, config.edges)
         whole = build_cloud(scene, selection, frames.pixels)
         say(_point_note(selection))
         if not len(whole) and {"glb", "ply", "colmap"} & set(config.formats):
             raise QvggtError("no point is left to write; relax the masks, or choose --formats depth,cameras")
+        doubts = find_doubts(scene, frames, photos, joins, runner.network_sizes())
         facts: dict[str, Any] = {
             "format": "qvggt-reconstruction",
             "version": 1,
@@ -120,16 +136,22 @@ def reconstruct_folder(
             },
             "joins": [asdict(join) for join in joins],
             "points": selection.counts(),
+            "warnings": doubts,
         }
         cloud = whole.at_most(config.max_points, config.seed)
         made = Result(tuple(photos), frames, scene, cloud, tuple(joins), (), facts)
-        _write(folder, made, whole, inside, selection.keep, config)
+        tracks = None
         if queries is not None and isinstance(runner, tracking.TrackingRunner) and runner.tracks is not None:
             tracks = tracking.in_sources(runner.tracks, frames.resizes)
             tracking.write_tracks(folder / "tracks.npz", [p.name for p in photos], queries, tracks)
             facts["tracks"] = {"queries": len(queries), "visible": float(np.mean(tracks.visibility > 0.5))}
+        _write(folder, made, whole, inside, selection.keep, config)
+        if "colmap" in config.formats:
+            say(_write_model(folder, made, whole, selection.keep, tracks, config))
         if "images" not in config.formats:
             shutil.rmtree(folder / "images")
+        if "page" in config.formats and len(cloud):
+            _write_page(folder, made)
         files = _listing(folder)
         facts["files"] = dict(files)
         text = json.dumps(facts, indent=1, allow_nan=False) + "\n"
@@ -174,8 +196,7 @@ def set_queries(runner: Runner, frames: Frames, passes: Sequence[Pass], config: 
     if config.queries is not None:
         queries = tracking.read_queries(Path(config.queries))
     else:
-        assert config.query_grid is not None
-        queries = tracking.grid_queries(config.query_grid, frames.resizes[0], frames.size)
+        queries = tracking.grid_queries(config.query_grid or GRID, frames.resizes[0], frames.size)
     runner.queries = tracking.to_network(queries, frames.resizes[0], frames.size)
     return queries
 
@@ -204,11 +225,8 @@ def _write(folder: Path, made: Result, whole: Cloud, inside: Array, kept: Array,
     if "ply" in config.formats:
         write_ply(folder / "points.ply", made.cloud)
     facts["points"]["in_glb_and_ply"] = len(made.cloud)
-    if "colmap" in config.formats:
-        few = whole.at_most(config.colmap_points, config.seed)
-        intrinsics = scene.source_intrinsics(resizes)
-        write_colmap(folder, names, scene.extrinsics, intrinsics, resizes, few, frames.size)
-        facts["points"]["in_colmap"] = len(few)
+    if "rrd" in config.formats:
+        write_rrd(folder / "scene.rrd", made)
     if "depth" in config.formats:
         files = write_depth_maps(folder / "depth", names, scene, resizes, inside, kept, config.depth_size)
         facts["depth_png"] = {
@@ -219,6 +237,50 @@ def _write(folder: Path, made: Result, whole: Cloud, inside: Array, kept: Array,
     if "cameras" in config.formats:
         described = describe_cameras(made.photos, scene, resizes)
         (folder / "cameras.json").write_text(json.dumps(described, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _write_model(
+    folder: Path, made: Result, whole: Cloud, kept: Array, tracks: tracking.Tracks | None, config: ReconstructionConfig
+) -> str:
+    """The COLMAP model; returns what it is good for, in a line."""
+    scene, frames, facts = made.scene, made.frames, made.facts
+    names = [photo.name for photo in made.photos]
+    views = Views(names, scene.extrinsics, scene.source_intrinsics(frames.resizes), frames.resizes)
+    if config.shared_camera:
+        views = one_camera(views)
+    model, source = None, "depth"
+    if config.colmap_tracks == "matches":
+        model, source = matched_model(views, folder / "images"), "matches"
+    elif tracks is not None and config.colmap_tracks == "head":
+        x, y = tracking.pixels(tracks.places[0], frames.resizes[0], frames.size)
+        model = tracked_model(views, tracks, scene.points[0, y, x], frames.pixels[0, :, y, x], kept[0, y, x])
+        source = "head"
+    if model is not None and not model.num_points3D():
+        why = "no track is sure" if source == "head" else "no matched feature agrees with the cameras"
+        facts["warnings"].append(f"COLMAP model: {why}, so its points come from depth, seen in one image each")
+        model = None
+    if model is None:
+        model, source = dense_model(views, whole.at_most(config.colmap_points, config.seed), frames.size), "depth"
+    write_colmap(folder, model)
+    facts["points"]["in_colmap"] = model.num_points3D()
+    observations = sum(point.track.length() for point in model.points3D.values())
+    error = float(model.compute_mean_reprojection_error())
+    facts["colmap"] = {"points_from": source, "observations": observations, "mean_reprojection_error_px": error}
+    if source == "depth":
+        use = "one observation each: to look at and for splatting, not for bundle adjustment (see --colmap-tracks)"
+    else:
+        use = f"{observations:,} observations, {error:.2f} pixels of mean error: bundle adjustment can refine it"
+    return f"COLMAP model: {model.num_points3D():,} points from {source}, {use}"
+
+
+def _write_page(folder: Path, made: Result) -> None:
+    from PIL import Image
+
+    scene, frames = made.scene, made.frames
+    picture = preview(made.cloud, scene.extrinsics, scene.intrinsics, frames.size)
+    Image.fromarray(picture).save(folder / PREVIEW)
+    rows = camera_rows(made.photos, frames.pixels, scene.source_intrinsics(frames.resizes), scene.extrinsics)
+    write_page(folder / PAGE, made.facts, dict(_listing(folder)), rows, picture)
 
 
 def _listing(folder: Path) -> list[tuple[str, int]]:
@@ -241,8 +303,7 @@ def _pass_note(passes: Sequence[Pass], budget: Budget) -> str:
 
 
 def _join_note(number: int, join: Join) -> str:
-    poor = join.residual_median > POOR_RESIDUAL or join.camera_deg > POOR_ANGLE
-    note = "; POOR: the passes contradict each other, do not trust the result across them" if poor else ""
+    note = "; POOR: the passes contradict each other, do not trust the result across them" if is_poor(join) else ""
     return (
         f"pass {number} joined on {join.shared} images: scale {join.scale:.3f}, median residual "
         f"{join.residual_median:.1%} of depth, shared cameras within {join.camera_deg:.2f} degrees and "
@@ -254,5 +315,6 @@ def _point_note(selection: Selection) -> str:
     c = selection.counts()
     return (
         f"{c['kept']:,} of {c['pixels']:,} pixels kept; dropped {c['below_confidence']:,} of low confidence, "
-        f"{c['masked']:,} masked, {c['invalid']:,} not finite or behind the camera"
+        f"{c['depth_edges']:,} at edges of depth, {c['masked']:,} masked, "
+        f"{c['invalid']:,} not finite or behind the camera"
     )

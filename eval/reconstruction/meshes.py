@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt.errors import QvggtError
 from qvggt.eval.reconstruction.cloud import Cloud
+from qvggt.lazy import optional
 
 Array = NDArray[Any]
 
@@ -19,11 +19,7 @@ GLTF_FROM_OPENCV = np.diag([1.0, -1.0, -1.0])
 
 
 def import_trimesh() -> Any:
-    try:
-        import trimesh
-    except ImportError as error:
-        raise QvggtError("GLB and PLY files need trimesh: pip install 'qvggt[reconstruct]'") from error
-    return trimesh
+    return optional("trimesh", "GLB and PLY files need trimesh: pip install 'qvggt[reconstruct]'")
 
 
 def write_ply(path: Path, cloud: Cloud) -> None:
@@ -32,11 +28,18 @@ def write_ply(path: Path, cloud: Cloud) -> None:
     trimesh.PointCloud(cloud.points, colors=_opaque(cloud.colours)).export(str(path), file_type="ply")
 
 
-def write_glb(path: Path, cloud: Cloud, extrinsics: Array, intrinsics: Array, size: tuple[int, int]) -> None:
+def write_glb(
+    path: Path,
+    cloud: Cloud,
+    extrinsics: Array,
+    intrinsics: Array,
+    size: tuple[int, int],
+    chosen: int | None = None,
+) -> None:
     """glTF binary: the points as node "points" and one wire pyramid per camera as node "camera_0001", ..., y up.
 
     extrinsics [F, 3, 4] camera-from-world; intrinsics [F, 3, 3] and size (H, W) of network pixels give the pyramids
-    their shape.
+    their shape. chosen: index of a camera to stand out, three times as large and white.
     """
     trimesh = import_trimesh()
     scene = trimesh.Scene()
@@ -44,13 +47,19 @@ def write_glb(path: Path, cloud: Cloud, extrinsics: Array, intrinsics: Array, si
     scene.add_geometry(points, node_name="points", geom_name="points")
     reach = pyramid_size(cloud, extrinsics)
     for index, (e, k) in enumerate(zip(extrinsics, intrinsics, strict=True)):
-        path_lines = to_gltf(pyramid(e, k, size, reach))
+        path_lines = to_gltf(pyramid(e, k, size, 3 * reach if index == chosen else reach))
         wire = trimesh.load_path(path_lines)
-        colour = colorsys.hsv_to_rgb(0.66 * index / max(1, len(extrinsics) - 1), 0.9, 0.9)  # red to blue
-        wire.colors = np.tile(np.array([*(round(255 * c) for c in colour), 255], np.uint8), (len(wire.entities), 1))
+        colour = (255, 255, 255, 255) if index == chosen else (*camera_colour(index, len(extrinsics)), 255)
+        wire.colors = np.tile(np.array(colour, np.uint8), (len(wire.entities), 1))
         name = f"camera_{index + 1:04d}"
         scene.add_geometry(wire, node_name=name, geom_name=name)
     path.write_bytes(scene.export(file_type="glb"))
+
+
+def camera_colour(index: int, count: int) -> tuple[int, int, int]:
+    """RGB, red for the first camera to blue for the last."""
+    red, green, blue = (round(255 * c) for c in colorsys.hsv_to_rgb(0.66 * index / max(1, count - 1), 0.9, 0.9))
+    return red, green, blue
 
 
 def to_gltf(points: Array) -> Array:

@@ -121,6 +121,12 @@ def to_network(places: Array, resize: Resize, size: tuple[int, int]) -> FloatArr
     return (moved - 0.5).astype(np.float32)
 
 
+def pixels(places: Array, resize: Resize, size: tuple[int, int]) -> tuple[Array, Array]:
+    """Columns and rows of the network's pixels (of an (H, W) canvas) that hold places [N, 2] of the original."""
+    moved = np.floor(places * [resize.scale_x, resize.scale_y] + [resize.offset_x, resize.offset_y]).astype(int)
+    return np.clip(moved[:, 0], 0, size[1] - 1), np.clip(moved[:, 1], 0, size[0] - 1)
+
+
 def to_source(places: Array, resize: Resize) -> Array:
     """Continuous network coordinates [..., 2] -> those of the original image."""
     return np.asarray((places - [resize.offset_x, resize.offset_y]) / [resize.scale_x, resize.scale_y])

@@ -13,12 +13,15 @@ from qvggt.errors import QvggtError
 from qvggt.eval.reconstruction.config import (
     FORMATS,
     MARKER,
+    USUAL,
     DepthSize,
     Fit,
     Format,
     Mask,
     PointSource,
     ReconstructionConfig,
+    Tracking,
+    Viewer,
 )
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
 from qvggt.jobs.options import PATCH, Device, Offline, Revision, Threads
@@ -57,13 +60,12 @@ class Reconstruction(Result):
 
     def lines(self) -> list[str]:
         """The files with their sizes, many alike (images, depth maps) in one line; tracks, where there are some."""
-        groups: dict[str, list[int]] = {}
-        for name, size in self.files.items():
-            groups.setdefault(name.rsplit("/", 1)[0] + "/" if "/" in name else name, []).append(size)
+        from qvggt.eval.reconstruction.overview import grouped
+
         lines = []
-        for name, sizes in groups.items():
-            count = f", {len(sizes)} files" if name.endswith("/") else ""
-            lines.append(f"  {name:<22}{sum(sizes) / 1e6:9.2f} MB{count}")
+        for name, number, size in grouped(self.files):
+            count = f", {number} files" if name.endswith("/") else ""
+            lines.append(f"  {name:<22}{size / 1e6:9.2f} MB{count}")
         if (tracks := self.facts.get("tracks")) is not None:
             lines.append(f"  {tracks['queries']} tracks, {tracks['visible']:.0%} of their places visible")
         return lines
@@ -82,6 +84,8 @@ class ReconstructJob(Job[Reconstruction]):
         "qvggt reconstruct photos/ --engine vggt-w8a8.onnx --mask black --conf-percentile 40 -o out",
         "qvggt reconstruct walk.mp4 --fps 2 --max-images 60 --engine vggt-w8a8.onnx -o out",
         "qvggt reconstruct a.jpg b.jpg c.jpg --model facebook/VGGT-1B --query-grid 16 -o out",
+        "qvggt reconstruct photos/ --model facebook/VGGT-1B --shared-camera --colmap-tracks matches -o out",
+        "qvggt reconstruct photos/ --model facebook/VGGT-1B --viewer viser -o out   # and look at it in a browser",
         "qvggt reconstruct photos/ --model tiny --formats glb,cameras -o out   # a quick try, no download",
     )
     more: ClassVar[str] = """\b
@@ -92,7 +96,9 @@ What OUT holds:
   sparse/0, sparse_text  a COLMAP model of images/, binary and text (OUT opens in COLMAP and Gaussian splatting tools)
   depth/               NAME.png (16 bit, scale in reconstruction.json) and NAME.npz (exact, with confidence)
   cameras.json         intrinsics of the upright originals, poses, conventions
-  tracks.npz           with --query-points or --query-grid
+  tracks.npz           with --query-points, --query-grid or --colmap-tracks head
+  scene.rrd            with --formats rrd: a Rerun recording
+  preview.png, index.html  a picture, and a page about the folder: begin here
   reconstruction.json  what was done: network, options, passes, how they were joined, counts
 
 Many images go through the network in overlapping passes, in the order given; each pass is then fitted to the one
@@ -115,18 +121,26 @@ before by a similarity from the images both saw. The fit is printed, and errors 
     formats: Annotated[
         tuple[Format, ...],
         Doc(
-            f"Comma-separated: {', '.join(FORMATS)}.",
+            f"Comma-separated: {', '.join(FORMATS)}. rrd is a Rerun recording, page preview.png and index.html.",
             comma=True,
             parse=one_of("--formats", FORMATS),
             words=FORMATS,
         ),
-    ] = FORMATS
+    ] = USUAL
+    viewer: Annotated[
+        Viewer | None, Doc("Open the result: in rerun's window, or in viser's local page (Ctrl-C ends it).")
+    ] = None
     points: Annotated[PointSource, Doc("depth: unproject depth maps (sharper). head: the network's point maps.")] = (
         "depth"
     )
     conf_percentile: Annotated[
         float, Doc("Drop this share of the pixels, the least confident, in percent."), between(0, 99.9)
     ] = 25.0
+    edges: Annotated[
+        float,
+        Doc("Drop pixels beside a jump of depth by more than this share, whose points hang in the air; 0 keeps them."),
+        at_least(0),
+    ] = 0.15
     mask: Annotated[
         tuple[Mask, ...],
         Doc(
@@ -140,6 +154,14 @@ before by a similarity from the images both saw. The fit is printed, and errors 
     masks: Annotated[Place | None, Doc("Folder of mask files NAME.jpg.png or NAME.png; black is left out.")] = None
     max_points: Annotated[int, Doc("In GLB and PLY, drawn at random; 0: all."), at_least(0)] = 1_000_000
     colmap_points: Annotated[int, Doc("In the COLMAP model, likewise."), at_least(0)] = 100_000
+    colmap_tracks: Annotated[
+        Tracking | None,
+        Doc(
+            "Points of the COLMAP model seen in several images, so that bundle adjustment can refine it: matches "
+            "(SIFT features, triangulated), or head (a checkpoint's track head). [from depth, seen in one image each]"
+        ),
+    ] = None
+    shared_camera: Annotated[bool, Doc("One camera for all images in the COLMAP model: one lens, no zoom.")] = False
     depth_size: Annotated[DepthSize, Doc("Pixels of the depth PNGs: network, or image (those of the original).")] = (
         "network"
     )
@@ -180,11 +202,14 @@ before by a similarity from the images both saw. The fit is printed, and errors 
             rate=self.fps,
             points=self.points,
             percentile=self.conf_percentile,
+            edges=self.edges,
             masks=self.mask,
             mask_folder=None if self.masks is None else str(self.masks),
             max_points=self.max_points,
             colmap_points=self.colmap_points,
             formats=self.formats,
+            shared_camera=self.shared_camera,
+            colmap_tracks=self.colmap_tracks,
             depth_size=self.depth_size,
             frames_per_pass=self.max_frames_per_pass,
             overlap=self.overlap,
@@ -238,10 +263,12 @@ before by a similarity from the images both saw. The fit is printed, and errors 
 
     def execute(self, console: Console) -> Reconstruction:
         from qvggt.eval.reconstruction.folder import check_libraries, reconstruct_folder
+        from qvggt.eval.reconstruction.viewers import check_viewer, show
 
         config, output = self.config(), Path(self.output)
         inputs = [Path(path) for path in self.inputs]
         check_libraries(config, inputs)  # before a model is loaded, or downloaded
+        check_viewer(self.viewer)
         with self._open(config.tracking) as runner:
             for note in runner.notes:
                 console.warn(f"{runner.label}: {note}")
@@ -253,6 +280,10 @@ before by a similarity from the images both saw. The fit is printed, and errors 
         console.result(f"{output}: {result.cameras} cameras, {result.points:,} points")
         for line in result.lines():
             console.say(line)
+        for doubt in made.facts["warnings"]:
+            console.warn(f"warning: {doubt}")
+        if self.viewer is not None:
+            show(made, self.viewer, console.result)
         return result
 
     def _open(self, tracking: bool) -> Runner:

@@ -62,7 +62,8 @@ def test_everything_is_written(data: Path, tmp_path: Path, capsys: pytest.Captur
     assert "6 cameras" in printed
     assert "scene.glb" in printed
     assert sorted(p.name for p in out.iterdir()) == [
-        "cameras.json", "depth", "images", "points.ply", "reconstruction.json", "scene.glb", "sparse", "sparse_text",
+        "cameras.json", "depth", "images", "index.html", "points.ply", "preview.png", "reconstruction.json",
+        "scene.glb", "sparse", "sparse_text",
     ]  # fmt: skip
     facts = json.loads((out / "reconstruction.json").read_text())
     for name, size in facts["files"].items():
@@ -147,11 +148,13 @@ def test_overwrite(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     out = tmp_path / "out"
     line = (data / "photos", "--model", data / "float.safetensors", "--formats", "cameras", "-o", out)
     assert call(*line) == 0
+    capsys.readouterr()
     assert "--overwrite" in mistake(capsys, *line)
     assert call(*line, "--overwrite") == 0
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "keep.txt").write_text("mine")
     theirs = (*line[:-1], tmp_path / "mine")
+    capsys.readouterr()
     assert "reconstruction.json" in mistake(capsys, *theirs, "--overwrite")
     assert (tmp_path / "mine" / "keep.txt").read_text() == "mine"
 
@@ -170,6 +173,13 @@ def test_overwrite(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (("--model", "FLOAT", "--points", "both"), ("both", "depth", "head")),
         (("--model", "FLOAT", "--fit", "squeeze"), ("squeeze", "crop", "pad")),
         (("--model", "FLOAT", "--depth-size", "huge"), ("huge", "network", "image")),
+        (("--model", "FLOAT", "--edges", "-1"), ("--edges",)),
+        (("--model", "FLOAT", "--viewer", "blender"), ("blender", "rerun", "viser")),
+        (("--model", "FLOAT", "--shared-camera"), ("--shared-camera", "64x48", "48x64")),
+        (("--model", "FLOAT", "--shared-camera", "--formats", "glb"), ("--shared-camera", "add colmap")),
+        (("--model", "FLOAT", "--colmap-tracks", "matches", "--formats", "glb"), ("--colmap-tracks", "add colmap")),
+        (("--model", "FLOAT", "--colmap-tracks", "head"), ("no track head",)),
+        (("--engine", "ONNX", "--colmap-tracks", "head"), ("--model", "no track head")),
         (("--model", "FLOAT", "--size", "60"), ("60", "56")),
         (("--model", "FLOAT", "--conf-percentile", "100"), ("--conf-percentile",)),
         (("--model", "FLOAT", "--max-frames-per-pass", "3"), ("overlap", "1 to 2")),
@@ -255,7 +265,7 @@ def test_quiet_says_the_result_only(data: Path, tmp_path: Path, capsys: pytest.C
     line = ("--model", data / "float.safetensors", "--formats", "cameras", "--max-images", 2, "-q")
     assert call(data / "photos", *line, "-o", tmp_path / "out") == 0
     printed = capsys.readouterr()
-    assert printed.err == ""
+    assert all(text.startswith("warning: ") for text in printed.err.splitlines())  # of a network that knows nothing
     assert printed.out.startswith(f"{tmp_path / 'out'}: 2 cameras, ")
     assert printed.out.count("\n") == 1
 
@@ -281,7 +291,8 @@ def test_a_model_in_memory_is_passed_on(data: Path, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("module", "formats"), [("trimesh", "glb"), ("trimesh", "ply"), ("pycolmap", "colmap"), ("av", "cameras")]
+    ("module", "formats"),
+    [("trimesh", "glb"), ("trimesh", "ply"), ("pycolmap", "colmap"), ("av", "cameras"), ("rerun", "rrd")],
 )
 def test_missing_libraries_are_named(
     module: str,
@@ -295,7 +306,49 @@ def test_missing_libraries_are_named(
     source = tmp_path / "v.mp4" if module == "av" else data / "photos"
     (tmp_path / "v.mp4").touch()
     line = ("--model", data / "float.safetensors", "--formats", formats, "-o", tmp_path / "out")
-    assert "qvggt[reconstruct]" in mistake(capsys, source, *line)
+    assert ("qvggt[viewer]" if module == "rerun" else "qvggt[reconstruct]") in mistake(capsys, source, *line)
+
+
+@pytest.mark.parametrize(("viewer", "module"), [("rerun", "rerun"), ("viser", "viser")])
+def test_a_missing_viewer_is_named_before_the_work(
+    viewer: str,
+    module: str,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    line = ("--model", data / "float.safetensors", "--viewer", viewer, "-o", tmp_path / "out")
+    assert "qvggt[viewer]" in mistake(capsys, data / "photos", *line)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_viewer_opens_on_what_was_made(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("viser", reason="qvggt[viewer] is not installed")
+    from qvggt.eval.reconstruction import viewers
+
+    seen = []
+    monkeypatch.setattr(viewers, "show", lambda made, viewer, say: seen.append((len(made.photos), viewer)))
+    line = ("--model", data / "float.safetensors", "--formats", "cameras", "--max-images", 2, "--viewer", "viser")
+    assert call(data / "photos", *line, "-o", tmp_path / "out") == 0
+    assert seen == [(2, "viser")]
+
+
+def test_tracks_of_the_head_become_a_colmap_model(data: Path, tmp_path: Path) -> None:
+    """Of a random head: that it gets there, and what is said of it; true tracks are tested beside the model."""
+    line = (data / "photos", "--model", data / "track.safetensors", "--formats", "colmap,images", "--edges", 0)
+    assert call(*line, "--colmap-tracks", "head", "--query-grid", 8, "-o", tmp_path / "a") == 0
+    facts = json.loads((tmp_path / "a" / "reconstruction.json").read_text())
+    assert (tmp_path / "a" / "tracks.npz").is_file()
+    model = pycolmap.Reconstruction(str(tmp_path / "a" / "sparse/0"))
+    assert facts["colmap"]["observations"] == sum(p.track.length() for p in model.points3D.values())
+    if facts["colmap"]["points_from"] == "depth":
+        assert any("no track is sure" in line for line in facts["warnings"])
+    else:
+        assert min(p.track.length() for p in model.points3D.values()) > 1
 
 
 def test_a_true_network_gives_a_true_model_of_turned_photographs(

@@ -104,11 +104,17 @@ def drawn(tab: Any, viewer: str) -> float:
     return float(drawn_over.mean()) if drawn_over.mean() < 0.7 else 0.0
 
 
-def test_drop_images_compare_and_download(tab: Any, tmp_path: Path) -> None:
-    photos = shoot(tmp_path, [(140, 140)] * 3).paths
-    drop(tab, photos)
+@pytest.fixture(scope="module")
+def compared(tab: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The page when both networks have reconstructed view0.png to view2.png."""
+    drop(tab, shoot(tmp_path_factory.mktemp("photos"), [(140, 140)] * 3).paths)
     tab.click("#go")
     tab.wait_for_selector("#report table")
+    return tab
+
+
+def test_drop_images_compare_and_download(compared: Any, tmp_path: Path) -> None:
+    tab = compared
     text = tab.locator("#report").inner_text()
     assert "w8a8 against float" in text
     assert "rotation between cameras" in text
@@ -133,13 +139,55 @@ def test_drop_images_compare_and_download(tab: Any, tmp_path: Path) -> None:
     assert tab.outside == []  # no font, script or beacon of another host
 
 
-def test_a_mistake_is_shown_as_one_line(tab: Any, tmp_path: Path) -> None:
+def until(tab: Any, true: Any) -> bool:
+    for _ in range(60):
+        if true():
+            return True
+        tab.wait_for_timeout(500)
+    return False
+
+
+def test_pictures_cameras_and_confidence_are_linked(compared: Any, workshop: Workshop) -> None:
+    """A picture chooses its camera, a camera its picture; the slider acts at once."""
+    tab = compared
+    chosen = "document.querySelector('#camera input:checked').value"
+    picked = "[...document.querySelectorAll('#pictures .thumbnail-item')].findIndex(e => e.matches('.selected'))"
+
+    def shown(times: int) -> bool:
+        """Files for the first viewer beside the one that was made: the workshop's tests look into them."""
+        return len([*workshop.folder.glob("*/*/float.glb")]) >= times
+
+    tab.locator("#pictures .thumbnail-item").nth(1).click()
+    tab.wait_for_function(f"{chosen} === 'view1.png'")
+    assert until(tab, lambda: shown(1))
+    tab.locator("#camera label", has_text="view2.png").click()
+    tab.wait_for_function(f"{picked} === 2")
+    assert until(tab, lambda: shown(2))
+    before, runs = tab.locator("#report").inner_text(), len(workshop.made)
+    slider = tab.locator("#percentile input[type=range]")
+    slider.fill("90")
+    slider.dispatch_event("pointerup")
+    assert until(tab, lambda: tab.locator("#report").inner_text() != before)
+    assert len(workshop.made) == runs
+
+
+def test_an_example_is_taken(tab: Any) -> None:
+    tab.reload()
+    tab.click("#example-balls")
+    tab.locator("#pictures").get_by_text("balls-6.png").wait_for()
+
+
+def test_a_mistake_is_shown_as_one_line(tab: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tab.reload()
     tab.wait_for_selector("#go")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     drop(tab, [tmp_path / "broken.png"])
     tab.click("#go")
     tab.get_by_text("expected a readable image").wait_for()
+    said = tab.locator(".toast-body").inner_text()
+    assert "broken.png: expected a readable image" in said
+    assert "/" not in said.split("got:")[0]  # the name of the file, and no folder of ours
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_only_the_loopback_address_is_served(address: str) -> None:

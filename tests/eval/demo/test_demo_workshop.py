@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from true_runner import shoot
 from qvggt.engines.onnx_runner import OnnxRunner
 from qvggt.engines.torch_runner import TorchRunner
 from qvggt.errors import QvggtError
-from qvggt.eval.demo.workshop import Choice, Limits, Workshop, describe, differences
+from qvggt.eval.demo.workshop import EXAMPLE_FRAMES, EXAMPLES, Choice, Limits, Workshop, describe, differences
 
 pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")
 pycolmap = pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
@@ -82,6 +83,58 @@ def test_limits_and_mistakes(workshop: Workshop, photos: list[Path], tmp_path: P
     (tmp_path / "no.jpg").write_bytes(b"none")
     with pytest.raises(QvggtError, match=r"no\.jpg"):
         workshop.make(["float"], [tmp_path / "no.jpg"], 0, [])
+
+
+def test_other_points_are_dropped_without_the_network(workshop: Workshop, photos: list[Path]) -> None:
+    (made,) = workshop.make(["float"], photos, 25, [])
+    calls, runner = [], workshop.runners["float"]
+    runner._run = lambda images: calls.append(1)  # type: ignore[assignment, method-assign]
+    sizes = []
+    for percentile in (0, 25, 80):
+        (file,) = workshop.show(workshop.key([made]), percentile)
+        assert file.read_bytes()[:4] == b"glTF"
+        sizes.append(len(workshop.made[workshop.key([made])][0].result.cloud))
+    assert sizes[0] > sizes[1] == len(made.result.cloud) > 3 * sizes[2] > 0
+    assert calls == []
+    with pytest.raises(QvggtError, match="press Reconstruct again"):
+        workshop.show("long-ago", 25)
+
+
+def test_a_chosen_camera_stands_out(workshop: Workshop, photos: list[Path]) -> None:
+    import trimesh
+
+    (made,) = workshop.make(["float"], photos, 25, [])
+    (file,) = workshop.show(workshop.key([made]), 25, chosen=1)
+    before, after = (trimesh.load(path) for path in (made.glb, file))
+    sizes = [scene.geometry[f"camera_{i:04d}"].extents.max() for scene in (before, after) for i in (1, 2, 3)]
+    assert np.allclose(np.array(sizes[3:]) / sizes[:3], [1, 3, 1], rtol=1e-3)
+
+
+def test_the_oldest_reconstruction_is_forgotten(
+    workshop: Workshop, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qvggt.eval.demo.workshop.KEPT", 1)
+    keys = [workshop.key(workshop.make(["float"], photos[:1], 25, [])) for _ in range(2)]
+    assert list(workshop.made) == keys[1:]
+
+
+def test_examples_are_generated_scenes(workshop: Workshop) -> None:
+    found = workshop.examples()
+    assert set(found) == set(EXAMPLES)
+    for images in found.values():
+        assert len(images) == EXAMPLE_FRAMES
+        assert all(image.is_relative_to(workshop.folder) for image in images)
+    assert workshop.examples() == found
+
+
+def test_files_are_called_by_their_names(workshop: Workshop, photos: list[Path]) -> None:
+    (made,) = workshop.make(["float"], photos, 25, [])
+    with zipfile.ZipFile(made.colmap) as archive:
+        cameras = json.loads(archive.read("cameras.json"))["cameras"]
+    assert [camera["source"] for camera in cameras] == [path.name for path in photos]
+    error = QvggtError(f"{photos[0]}: is odd, see {workshop.folder}/uploads/x")
+    assert workshop.words(error, photos) == f"{photos[0].name}: is odd, see uploads/x"
+    assert workshop.words(RuntimeError(), []) == "RuntimeError"
 
 
 def test_nothing_stays_behind(small_float_onnx: Path, photos: list[Path]) -> None:

@@ -13,7 +13,7 @@ from true_runner import depth_along
 
 from qvggt.errors import QvggtError
 from qvggt.eval.reconstruction.cloud import build_cloud, select
-from qvggt.eval.reconstruction.colmap import BINARY, TEXT, check_written, write_colmap
+from qvggt.eval.reconstruction.colmap import BINARY, TEXT, Views, check_written, dense_model, write_colmap
 
 pycolmap = pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
 
@@ -25,7 +25,8 @@ def folder(truth: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cloud = build_cloud(truth.scene, select(truth.scene, inside, inside, 0), truth.frames.pixels).at_most(4000)
     intrinsics = truth.scene.source_intrinsics(truth.frames.resizes)
     names = [path.name for path in truth.taken.paths]
-    write_colmap(out, names, truth.scene.extrinsics, intrinsics, truth.frames.resizes, cloud, truth.frames.size)
+    views = Views(names, truth.scene.extrinsics, intrinsics, truth.frames.resizes)
+    write_colmap(out, dense_model(views, cloud, truth.frames.size))
     return out
 
 
@@ -49,7 +50,8 @@ def test_focal_lengths_and_principal_points_keep_their_place(truth: Any, tmp_pat
     inside = truth.frames.inside()
     few = build_cloud(truth.scene, select(truth.scene, inside, inside, 0), truth.frames.pixels).at_most(10)
     k = np.array([[[50.0, 0, 31], [0, 70, 22], [0, 0, 1]]])
-    write_colmap(tmp_path, ["a.png"], truth.scene.extrinsics[:1], k, truth.frames.resizes[:1], few, truth.frames.size)
+    views = Views(["a.png"], truth.scene.extrinsics[:1], k, truth.frames.resizes[:1])
+    write_colmap(tmp_path, dense_model(views, few, truth.frames.size))
     (camera,) = pycolmap.Reconstruction(str(tmp_path / BINARY)).cameras.values()
     assert camera.params.tolist() == [50, 70, 31, 22]
     assert (camera.focal_length_x, camera.principal_point_y) == (50, 22)

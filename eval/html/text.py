@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+
+from qvggt import numbers
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,11 +28,7 @@ def plain(value: str, longest: int = LONGEST) -> str:
 
 def number(value: float | None, digits: int, sign: bool = False) -> str:
     """ "not measured" for None; not finite numbers as words."""
-    if value is None:
-        return NOT_MEASURED
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return numbers.number(value, digits, sign, NOT_MEASURED)
 
 
 def span(interval: tuple[float, float] | None, digits: int, sign: bool = False) -> str:

@@ -65,7 +65,9 @@ def _intervals(results: Sequence[CandidateResult]) -> list[str]:
         row = [result.label]
         for metric in metrics:
             interval = bootstrap.paired(*(column(metric, one.records) for one in (results[0], result)))
-            row.append("-" if interval is None else "..".join(number(end, metric.digits, sign=True) for end in interval))
+            row.append(
+                "-" if interval is None else "..".join(number(end, metric.digits, sign=True) for end in interval)
+            )
         rows.append(row)
     return _unless_empty(rows)
 

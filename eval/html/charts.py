@@ -24,6 +24,7 @@ STYLE: dict[str, Any] = {
     "text.parse_math": False,  # a "$" in a name is a dollar
     "font.family": "sans-serif",
     "font.size": 10,
+    "axes.labelsize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -41,7 +42,8 @@ STYLE: dict[str, Any] = {
 CHARTED = ("auc30", "unproj_acc", "head_acc", "abs_rel")  # the first that was measured, and the next of another kind
 NAMED_LAYERS = 48  # more layers than this get numbers instead of names
 LOWEST = 5
-ROOM = 0.045  # of the height of a chart, between the middles of two labels
+ROOM = 0.055  # of the height of a chart, between the middles of two labels
+LABEL = 0.3  # of the width of a chart, of a label
 _DROPPED = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", re.DOTALL)
 _NAMESPACE = re.compile(r' xmlns(:xlink)?="[^"]*"')
 _COLOUR = re.compile(r"#[0-9a-f]{6}")
@@ -100,24 +102,25 @@ def pareto(points: Sequence[tuple[float, float]], higher: bool) -> list[tuple[fl
 
 
 def spread(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Places of labels (x, y in 0..1), moved up or down until none lies on another or outside."""
-    width, free = 0.3, []  # of a label
+    """Places of labels that begin at the dots (x, y in 0..1), moved up or down until none lies on another, on another's
+    dot or outside."""
     moved = list(places)
+    labels: list[tuple[float, float]] = []
     for i in sorted(range(len(places)), key=lambda i: places[i][1]):
         x, y = places[i]
-        near = sorted(taken for other, taken in free if abs(other - x) < width)
-        steps = [y + sign * k * ROOM / 2 for k in range(2 * len(places) + 40) for sign in (1, -1)]
-        fitting = (
-            step for step in steps if 0 <= step <= 1 and all(abs(step - taken) >= ROOM - 1e-9 for taken in near)
-        )
-        moved[i] = (x, next(fitting, y))
-        free.append(moved[i])
+        dots = [place for place in places if x < place[0] < x + LABEL]
+
+        def free(step: float, x: float = x, dots: list[tuple[float, float]] = dots) -> bool:
+            apart = all(abs(step - taken) >= ROOM for other, taken in labels if abs(other - x) < LABEL)
+            return apart and 0 <= step <= 1 and all(abs(step - taken) >= 0.7 * ROOM for _, taken in dots)
+
+        steps = (y + sign * k * ROOM / 4 for k in range(4 * len(places) + 8) for sign in (1, -1))
+        moved[i] = (x, next(filter(free, steps), y))
+        labels.append(moved[i])
     return moved
 
 
-def _trade_off(
-    document: Document, names: Sequence[str], metric: MetricWords, cost: Cost, name: str
-) -> TradeOff:
+def _trade_off(document: Document, names: Sequence[str], metric: MetricWords, cost: Cost, name: str) -> TradeOff:
     """`metric` with its interval over the cost of every candidate that has both."""
     cost_name, costs, axis = cost
     figures = [candidate.summary.get(metric.name) for candidate in document.candidates]
@@ -137,7 +140,7 @@ def _trade_off(
                 axes.plot([x, x], interval, color=colour(index), linewidth=1.2, alpha=0.5)
             axes.plot([x], [y], "o", color=colour(index), markersize=7)
         axes.set_xlabel(axis)
-        axes.set_ylabel(plain(f"{metric.title} ({metric.unit})", 60))
+        axes.set_ylabel(plain(f"{metric.title} ({metric.unit}), {metric.better} is better", 48))
         axes.set_xlim(0, right)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high)

@@ -82,9 +82,7 @@ def headline(document: Document, names: Sequence[str], found: Sequence[Verdict])
     return sentences
 
 
-def _accuracy(
-    candidate: Candidate, deciding: Sequence[MetricWords], base: str
-) -> tuple[Kind, str, tuple[str, ...]]:
+def _accuracy(candidate: Candidate, deciding: Sequence[MetricWords], base: str) -> tuple[Kind, str, tuple[str, ...]]:
     """kind, words and more of a `Verdict`."""
     worse, better, broken, decided = [], [], [], 0
     for metric in deciding:
@@ -98,7 +96,9 @@ def _accuracy(
         verdict = figure.verdict(metric)
         if verdict != "same":
             (better if verdict == "better" else worse).append((metric, figure.delta, figure.delta_interval or (0, 0)))
-    more = tuple(f"{word} {_amount(*one)}" for word, all_of in (("worse", worse[1:]), ("better", better)) for one in all_of)
+    more = tuple(
+        f"{word} {_amount(*one)}" for word, all_of in (("worse", worse[1:]), ("better", better)) for one in all_of
+    )
     if broken:
         return "loses", broken[0], (*broken[1:], *(f"worse {_amount(*one)}" for one in worse[:1]), *more)
     if worse:

@@ -68,7 +68,7 @@
       const value = parseInt(getComputedStyle(host).getPropertyValue(name).trim().slice(1), 16);
       return new THREE.Color((value >> 16) / 255, ((value >> 8) & 255) / 255, (value & 255) / 255);
     };
-    const state = { side: true, tinted: false, size: 2 };
+    const state = { side: true, tinted: false, size: 3 };
     const scene = new THREE.Scene(), camera = new THREE.PerspectiveCamera(30, 1, 0.01, 200);
     for (const cloud of clouds) {
       const geometry = new THREE.BufferGeometry();
@@ -117,7 +117,7 @@
     toggle("side by side", state.side, (on) => { state.side = on; });
     toggle("colour by candidate", state.tinted, (on) => { state.tinted = on; });
     toggle("cameras", true, (on) => { for (const cloud of clouds) cloud.hidden = !on; });
-    toggle("large points", false, (on) => { state.size = on ? 4 : 2; });
+    toggle("large points", false, (on) => { state.size = on ? 5 : 3; });
     const reset = element("button", bar, "reset view");
     reset.type = "button";
     reset.addEventListener("click", goHome);

@@ -65,9 +65,8 @@ def _intervals(results: Sequence[CandidateResult]) -> list[str]:
         row = [result.label]
         for metric in metrics:
             interval = bootstrap.paired(*(column(metric, one.records) for one in (results[0], result)))
-            row.append(
-                "-" if interval is None else "..".join(number(end, metric.digits, sign=True) for end in interval)
-            )
+            ends = [number(end, metric.digits, sign=True) for end in interval or ()]
+            row.append("..".join(ends) or "-")
         rows.append(row)
     return _unless_empty(rows)
 

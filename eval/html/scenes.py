@@ -64,7 +64,8 @@ class Scene:
 
 
 def scenes(document: Document, names: Sequence[str], folder: Path) -> list[Scene]:
-    """Every stored sequence; names: short ones of the candidates; the files lie relative to `folder`. QvggtError for a damaged file."""
+    """Every stored sequence; the files lie relative to `folder`. names: short ones of the candidates. QvggtError for a
+    damaged file."""
     count = len(document.candidates)
     views = max(len(document.worst), 1) * (2 * count + 1)
     metrics = {metric.name: metric for metric in reversed(document.metrics)}

@@ -1,5 +1,5 @@
-"""What an evaluation comes to, in words: who keeps the accuracy of the first candidate at what size, who loses how much,
-and whose file does not compute what it was made from."""
+"""What an evaluation comes to, in words: who keeps the accuracy of the first candidate at what size, who loses how
+much, and whose file does not compute what it was made from."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ def headline(document: Document, names: Sequence[str], found: Sequence[Verdict])
 
 def _accuracy(candidate: Candidate, deciding: Sequence[MetricWords], base: str) -> tuple[Kind, str, tuple[str, ...]]:
     """kind, words and more of a `Verdict`."""
-    worse, better, broken, decided = [], [], [], 0
+    worse: list[tuple[MetricWords, float, Interval]] = []
+    better: list[tuple[MetricWords, float, Interval]] = []
+    broken, decided = [], 0
     for metric in deciding:
         figure, title = candidate.summary.get(metric.name), plain(metric.title)
         if figure is None or figure.delta is None:
@@ -96,9 +98,7 @@ def _accuracy(candidate: Candidate, deciding: Sequence[MetricWords], base: str) 
         verdict = figure.verdict(metric)
         if verdict != "same":
             (better if verdict == "better" else worse).append((metric, figure.delta, figure.delta_interval or (0, 0)))
-    more = tuple(
-        f"{word} {_amount(*one)}" for word, all_of in (("worse", worse[1:]), ("better", better)) for one in all_of
-    )
+    more = (*(f"worse {_amount(*one)}" for one in worse[1:]), *(f"better {_amount(*one)}" for one in better))
     if broken:
         return "loses", broken[0], (*broken[1:], *(f"worse {_amount(*one)}" for one in worse[:1]), *more)
     if worse:

@@ -93,9 +93,9 @@ class ReportJob(Job[ReportPage]):
     def execute(self, console: Console) -> ReportPage:
         from qvggt.eval.html.page import page_of_file
 
-        page_of_file(self.page, self.report)
         if self.csv is not None:
             console.result("tables: {}, {}".format(*write_tables(self.csv, read_report(Path(self.report)))))
+        page_of_file(self.page, self.report)
         announce(self.page, self.show, console.result, console)
         return ReportPage(self.page, Path(self.report))
 

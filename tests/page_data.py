@@ -88,10 +88,10 @@ def six(word: str = "") -> dict[str, Any]:
         summary = value["candidates"][index]["summary"]
         summary["auc30"] = {"value": 83.0, "interval": [79.0, 87.0], "delta": -0.25, "delta_interval": [-1.5, 1.25]}
         summary["abs_rel"] = {"value": 0.0865, "interval": None, "delta": 0.0001, "delta_interval": [-0.001, 0.001]}
-    noise = value["parity"][0]["outputs"]["depth"]
+    noise, outputs = value["parity"][0]["outputs"]["depth"], ("pose_enc", "depth", "world_points_conf")
     value["parity"] = [
         {"reference": one["label"], "candidate": other["label"],
-         "outputs": {name: noise | {"sqnr_db": 34.5 - 5 * (i == 2)} for name in ("pose_enc", "depth", "world_points_conf")}}
+         "outputs": {name: noise | {"sqnr_db": 34.5 - 5 * (i == 2)} for name in outputs}}
         for i, other in enumerate(value["candidates"])
         for one in value["candidates"][:i]
     ]  # fmt: skip

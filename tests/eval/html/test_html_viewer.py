@@ -22,7 +22,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 
 FLAGS = [
     "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist",
+    "--disable-sync", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
 ]  # fmt: skip
 PATIENCE = 120_000  # milliseconds, on a busy machine
 EVIL = "<img src=x onerror='document.title=1'>"
@@ -197,7 +198,6 @@ def test_a_finger_scrolls_the_page_until_the_view_is_tapped(narrow: Any) -> None
     assert narrow.evaluate("scrollY") == there
     assert np.abs(look(narrow) - start).max() > 40
     narrow.locator("#worst").tap()
-    there = narrow.evaluate("scrollY")
     assert not narrow.locator(".stage.active").count()
     assert narrow.complaints == []
 

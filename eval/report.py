@@ -10,6 +10,7 @@ import numpy as np
 from qvggt.eval.bootstrap import Bootstrap
 from qvggt.eval.layers import layer_table
 from qvggt.eval.metrics import METRICS, column
+from qvggt.eval.reference import own_references
 from qvggt.eval.result import CandidateResult, SequenceRecord
 from qvggt.eval.tables import format_tables
 
@@ -37,6 +38,7 @@ def make_report(results: Sequence[CandidateResult], header: Mapping[str, Any]) -
     """The JSON document. header: of the records (docs/evaluation.md), at least its config, frame_list and versions;
     sequences: facts that all candidates share; worst: what `worst.store_worst` returned."""
     bootstrap = Bootstrap()
+    references = own_references([{**result.facts, "label": result.label} for result in results])
     return {
         "format": FORMAT,
         "config": dict(header["config"]),
@@ -48,7 +50,10 @@ def make_report(results: Sequence[CandidateResult], header: Mapping[str, Any]) -
         "metrics": [metric.describe() for metric in METRICS],
         "baseline": results[0].label,
         "sequences": [dict(entry) for entry in header.get("sequences", ())],
-        "candidates": [_candidate(result, results[0], bootstrap, header["config"]) for result in results],
+        "candidates": [
+            {**_candidate(result, results[0], bootstrap, header["config"]), "reference": reference}
+            for result, reference in zip(results, references, strict=True)
+        ],
         "parity": parity(results),
         "worst": [dict(entry) for entry in header.get("worst", ())],
     }

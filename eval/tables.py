@@ -10,6 +10,7 @@ import numpy as np
 from qvggt.eval.bootstrap import Bootstrap
 from qvggt.eval.metrics import BY_NAME, METRICS, column
 from qvggt.eval.result import CandidateResult
+from qvggt.numbers import number
 from qvggt.predictions import OUTPUTS
 
 KINDS = {"acc": "Acc", "comp": "Comp", "nc": "NC"}
@@ -44,14 +45,14 @@ def accuracy(results: Sequence[CandidateResult]) -> list[str]:
     for result in results:
         row = [result.label]
         for t, value in result.auc().items():
-            row += [f"{value:.2f}", "" if result is results[0] else f"{value - base[t]:+.2f}"]
-        rows.append([*row, *(_number(result.figure(name), 4) for name in ("abs_rel", "delta1"))])
+            row += [number(value, 2), "" if result is results[0] else number(value - base[t], 2, sign=True)]
+        rows.append([*row, *(number(result.figure(name), 4) for name in ("abs_rel", "delta1"))])
     return aligned(rows)
 
 
 def _points(results: Sequence[CandidateResult], source: str, words: str) -> list[str]:
     rows = [[words, *POINTS.values()]]
-    rows += [[r.label, *(_number(r.figure(f"{source}_{name}"), 4) for name in POINTS)] for r in results]
+    rows += [[r.label, *(number(r.figure(f"{source}_{name}"), 4) for name in POINTS)] for r in results]
     return _unless_empty(rows)
 
 
@@ -64,7 +65,8 @@ def _intervals(results: Sequence[CandidateResult]) -> list[str]:
         row = [result.label]
         for metric in metrics:
             interval = bootstrap.paired(*(column(metric, one.records) for one in (results[0], result)))
-            row.append("-" if interval is None else "{:+.{d}f}..{:+.{d}f}".format(*interval, d=metric.digits))
+            ends = [number(end, metric.digits, sign=True) for end in interval or ()]
+            row.append("..".join(ends) or "-")
         rows.append(row)
     return _unless_empty(rows)
 
@@ -79,7 +81,7 @@ def _categories(results: Sequence[CandidateResult]) -> list[str]:
         *((name, name, results[0].of_category(name)) for name in categories),
         ("mean", None, results[0].records),
     ):
-        rows.append([name, str(len(records)), *(_number(result.figure("auc30", category), 2) for result in results)])
+        rows.append([name, str(len(records)), *(number(result.figure("auc30", category), 2) for result in results)])
     return aligned(rows)
 
 
@@ -89,8 +91,8 @@ def by_sequence(results: Sequence[CandidateResult]) -> list[str]:
     rows = [["AUC@30 by sequence", *(f"({i})" for i in numbers), *(f"s ({i})" for i in numbers)]]
     for records in zip(*(result.records for result in results), strict=True):
         auc = [BY_NAME["auc30"].value(record) for record in records]
-        seconds = [f"{record.seconds:.3f}" for record in records]
-        rows.append([records[0].key, *(_number(value, 2) for value in auc), *seconds])
+        seconds = [number(record.seconds, 3) for record in records]
+        rows.append([records[0].key, *(number(value, 2) for value in auc), *seconds])
     return aligned(rows)
 
 
@@ -101,12 +103,12 @@ def _others(results: Sequence[CandidateResult]) -> list[str]:
         rows.append(
             [
                 result.label,
-                *(_number(result.figure(name), 2) for name in ("rra5", "rta5")),
-                *(_number(noise.get(name), 1) for name in OUTPUTS),
-                f"{result.seconds:.3f}",
-                f"{np.quantile(result.timings, 0.99):.3f}",
-                "-" if result.memory is None else f"{result.memory.peak_rss / 1e6:.0f}",
-                f"{result.bytes / 1e6:.2f}" if result.bytes else "-",
+                *(number(result.figure(name), 2) for name in ("rra5", "rta5")),
+                *(number(noise.get(name), 1) for name in OUTPUTS),
+                number(result.seconds, 3),
+                number(float(np.quantile(result.timings, 0.99)), 3),
+                number(None if result.memory is None else result.memory.peak_rss / 1e6, 0),
+                number(result.bytes / 1e6 if result.bytes else None, 2),
             ]
         )
     return aligned(rows)
@@ -125,7 +127,3 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
         lines.append("  ".join(cells).rstrip())
     return lines
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

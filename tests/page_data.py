@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 LABELS = ("float tiny", "w4a4 tiny.onnx")
+SHORT = ("fp32 PyTorch", "w4a4 ORT")
 
 
 def report(worst: bool = True) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def report(worst: bool = True) -> dict[str, Any]:
     second = copy.deepcopy(first) | {
         "label": LABELS[1], "kind": "onnxruntime", "scheme": "w4a4", "bytes": 2_500_000,
         "memory": {"peak_rss": 300_000_000, "rss_before": 1, "device": None},
+        "reference": {"label": LABELS[0], "name": "tiny", "floor_db": 30.0},
         "layers": {
             "source": "/a/quant.json", "measure": "SQNR of the weights of a linear",
             "rows": [{"path": "frame_blocks.0.attn.qkv", "sqnr_db": 21.5}, {"path": "blocks.1", "sqnr_db": "inf"}],
@@ -62,8 +64,43 @@ def report(worst: bool = True) -> dict[str, Any]:
     }
 
 
-def stored_arrays(frames: int = 3, size: int = 20, truth: bool = True) -> dict[str, np.ndarray]:
-    """A plane seen by cameras in a row; the second candidate is 10 % off and has one NaN."""
+def six(word: str = "") -> dict[str, Any]:
+    """The report of six candidates with long labels, the first two as in `report`; the third is below its floor. word:
+    in all their names."""
+    value = report()
+    first, second = value["candidates"]
+    value["candidates"] += [
+        copy.deepcopy(second) | {"label": f"{second['label']} {name}", "scheme": scheme, "bytes": size, "kind": kind}
+        for name, scheme, size, kind in (
+            ("in a folder-with-a-long-name/and-another", "w8a8-static+camera+dpt", 3_000_000, "openvino"),
+            ("quantized by somebody else entirely", "unknown scheme", 4_000_000, "onnxruntime"),
+            ("once more", "w8a8-dynamic", 3_500_000, "onnxruntime"),
+            ("again", "w8a8-dynamic", 3_500_000, "onnxruntime"),
+        )
+    ]
+    for index, candidate in enumerate(value["candidates"]):
+        candidate["label"] += word
+        candidate["scheme"] += word
+        candidate["latency"] = {**candidate["latency"], "p50": 0.5 - 0.05 * index}
+        if index:
+            candidate["reference"] = {**second["reference"], "label": first["label"]}
+    for index in (3, 4, 5):
+        summary = value["candidates"][index]["summary"]
+        summary["auc30"] = {"value": 83.0, "interval": [79.0, 87.0], "delta": -0.25, "delta_interval": [-1.5, 1.25]}
+        summary["abs_rel"] = {"value": 0.0865, "interval": None, "delta": 0.0001, "delta_interval": [-0.001, 0.001]}
+    noise, outputs = value["parity"][0]["outputs"]["depth"], ("pose_enc", "depth", "world_points_conf")
+    value["parity"] = [
+        {"reference": one["label"], "candidate": other["label"],
+         "outputs": {name: noise | {"sqnr_db": 34.5 - 5 * (i == 2)} for name in outputs}}
+        for i, other in enumerate(value["candidates"])
+        for one in value["candidates"][:i]
+    ]  # fmt: skip
+    value["worst"][0]["values"] = [80.0, 60.0, 79.0, 81.0, 80.0, 80.0]
+    return value
+
+
+def stored_arrays(frames: int = 3, size: int = 20, truth: bool = True, candidates: int = 2) -> dict[str, np.ndarray]:
+    """A plane seen by cameras in a row; candidates but the first are 10 % off and have one NaN."""
     generator = np.random.default_rng(0)
     extrinsics = np.tile(np.eye(3, 4), (frames, 1, 1))
     extrinsics[:, 0, 3] = -0.2 * np.arange(frames)
@@ -79,7 +116,7 @@ def stored_arrays(frames: int = 3, size: int = 20, truth: bool = True) -> dict[s
     }
     if truth:
         arrays |= {"gt_depth": depth, "gt_points": points, "gt_colors": colors}
-    for index, factor in enumerate((1.0, 1.1)):
+    for index, factor in enumerate((1.0, *[1.1] * (candidates - 1))):
         own = (factor * depth).astype(np.float32)
         own[0, 0, 0] = np.nan if index else own[0, 0, 0]
         arrays |= {
@@ -90,9 +127,9 @@ def stored_arrays(frames: int = 3, size: int = 20, truth: bool = True) -> dict[s
     return arrays
 
 
-def store(folder: Path, **changes: Any) -> Path:
+def store(folder: Path, candidates: int = 2, **changes: Any) -> Path:
     """store/one.npz below `folder`; changes replace arrays, None drops one."""
-    arrays = stored_arrays() | changes
+    arrays = stored_arrays(candidates=candidates) | changes
     path = folder / "store" / "one.npz"
     path.parent.mkdir(exist_ok=True)
     np.savez_compressed(path, **{name: value for name, value in arrays.items() if value is not None})

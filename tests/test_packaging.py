@@ -353,5 +353,6 @@ def test_wheel_holds_one_package_with_its_data(tmp_path: Path) -> None:
     for folder in ("html", "demo"):  # templates, style and script of the pages
         data = {path.name for path in (ROOT / "eval" / folder).iterdir() if path.suffix in (".jinja", ".css", ".js")}
         assert {f"qvggt/eval/{folder}/{name}" for name in data} <= names
+    assert {f"qvggt/eval/html/vendor/{name}" for name in ("three.min.js", "three.LICENSE")} <= names
     assert "qvggt/hub/card.md.jinja" in names
     assert {Path(name).name for name in names if ".dist-info/" in name} >= {"LICENSE", "NOTICE", "entry_points.txt"}

@@ -13,6 +13,7 @@ import typer
 from qvggt import sqnr
 from qvggt.cli.terminal import run
 from qvggt.files import atomic_write
+from qvggt.numbers import filled, number
 
 CELL = re.compile(r"([\w.]+)(?:/([\w.]+))?(?: (\S*\{\S*))?(?: or ?(.*))?")
 
@@ -59,13 +60,14 @@ def shown(row: Row, text: str) -> str:
         value = value[key] if none is None else (value or {}).get(key)
     if value is None:
         return none or ""
-    return (form or "{}").format(value if unit is None else value / float(unit))
+    return filled(form or "{}", value if unit is None else value / float(unit))
 
 
 def change_text(row: dict[str, Any], name: str = "auc30") -> str:
     """Change of a score against the float model with its 95 % interval."""
     low, high = row[f"{name}_interval"]
-    return f"{row[f'{name}_change']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    change, low, high = (number(value, 2, sign=True) for value in (row[f"{name}_change"], low, high))
+    return f"{change} [{low}, {high}]"
 
 
 def sqnr_db(truth: Any, value: Any) -> float:

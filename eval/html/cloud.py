@@ -3,48 +3,54 @@
 from __future__ import annotations
 
 import base64
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvggt.eval.html.stored import Stored, View
-from qvggt.eval.html.text import TRUTH, colour, plain
+from qvggt.eval.html.text import plain, variable
 
-POINTS = 6000  # most points of one cloud
-BUDGET = 100_000  # most points of a page: 12 bytes each in base64
+BUDGET = 2_000_000  # most points of a page: about 8 bytes each
 FRUSTUM = 0.12  # depth of a drawn camera, in halves of the box
 REACH = 1.3  # half of the box, over the 98th percentile of the distances from its middle
-STEPS = 32767  # of int16
+WIDE = 8  # halves of the box that a coordinate may be away from its middle
+STEPS = 32767 // WIDE  # of int16, a half of the box: less than a pixel
 
 
 def points_per_cloud(clouds: int) -> int:
-    return min(POINTS, max(BUDGET // max(clouds, 1), 200))
+    return max(BUDGET // max(clouds, 1), 200)
 
 
-def viewer_data(stored: Stored, labels: list[str], shown: set[int], most: int) -> dict[str, Any]:
-    """JSON-ready: "clouds", one per candidate and first of all the ground truth, if there is one.
+def viewer_data(stored: Stored, names: Sequence[str], shown: set[int], most: int) -> dict[str, Any]:
+    """JSON-ready: "clouds", one per candidate and first of all the ground truth, if there is one; "colors" of points.
 
     All coordinates are in halves of one box around the points of the ground truth (without: of the first candidate), in
-    the frame of the first camera (x right, y down, z forward). points: base64 of int16 [M, 3], 32767 = 1; colors: uint8
-    [M, 3]; cameras: per frame, centre and four corners, 15 numbers; outside: points not shown because they lie beyond
-    the box; total: points in the file. shown: candidates that are visible at first.
+    the frame of the first camera (x right, y down, z forward). points: int16 [3, M], `steps` = 1; colors: which of the
+    "colors", uint8 [M, 3] each, as clouds of the same pixels share them; cameras: per frame, centre and four corners,
+    15 numbers; outside: points not shown because they are WIDE boxes away or not finite; total: points in the file.
+    shown: candidates that are visible at first. Bytes are deflated, in base64.
     """
     views: dict[int, View] = {} if stored.truth is None else {-1: stored.truth}
     views |= dict(enumerate(stored.candidates))
     middle, half = _box([*views.values()])
-    clouds = []
+    clouds, palettes = [], dict[str, int]()
     for candidate, view in views.items():
+        points, colors, counts = _points(view, middle, half, most)
         clouds.append(
             {
-                "name": "ground truth" if candidate < 0 else plain(labels[candidate]),
-                "colour": TRUTH if candidate < 0 else colour(candidate),
+                "name": "ground truth" if candidate < 0 else plain(names[candidate]),
+                "colour": variable(None if candidate < 0 else candidate),
                 "shown": candidate in shown,
                 "cameras": _cameras(view, stored.images.shape[1:3], middle, half),
-                **_points(view, middle, half, most),
+                "points": points,
+                "colors": palettes.setdefault(colors, len(palettes)),
+                **counts,
             }
         )
-    return {"clouds": clouds}
+    return {"clouds": clouds, "colors": list(palettes), "steps": STEPS}
 
 
 def _box(views: list[View]) -> tuple[NDArray[np.float64], float]:
@@ -63,20 +69,21 @@ def _box(views: list[View]) -> tuple[NDArray[np.float64], float]:
     return middle, max(2 * float(np.abs(centres - middle).max()), 1e-6)
 
 
-def _points(view: View, middle: NDArray[np.float64], half: float, most: int) -> dict[str, Any]:
+def _points(view: View, middle: NDArray[np.float64], half: float, most: int) -> tuple[str, str, dict[str, int]]:
+    """Points and colours as text, and how many there are."""
     if view.points is None or view.colors is None:
-        return {"points": "", "colors": "", "count": 0, "total": 0, "outside": 0}
+        return "", "", {"count": 0, "total": 0, "outside": 0}
     own = (view.points - middle) / half
-    inside = np.flatnonzero(np.isfinite(own).all(-1) & (np.abs(own) <= 1).all(-1))
+    inside = np.flatnonzero(np.isfinite(own).all(-1) & (np.abs(own) <= WIDE).all(-1))
     shown = inside[np.linspace(0, len(inside) - 1, min(len(inside), most)).astype(np.int64)]
     coded = np.rint(own[shown] * STEPS).astype("<i2")
-    return {
-        "points": base64.b64encode(coded.tobytes()).decode(),
-        "colors": base64.b64encode(view.colors[shown].astype(np.uint8).tobytes()).decode(),
-        "count": len(shown),
-        "total": len(view.points),
-        "outside": len(view.points) - len(inside),
-    }
+    counts = {"count": len(shown), "total": len(view.points), "outside": len(view.points) - len(inside)}
+    return packed(coded.T.tobytes()), packed(view.colors[shown].astype(np.uint8).tobytes()), counts
+
+
+def packed(content: bytes) -> str:
+    """Deflated (zlib's form), in base64."""
+    return base64.b64encode(zlib.compress(content, 9)).decode()
 
 
 def _centres(view: View) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from qvggt.files import reason
 from qvggt.json_file import jsonable
 from qvggt.mapping import Check, Count, from_mapping
 
+FLOATS = ("fp32", "fp16", "bf16")
 Interval = tuple[float, float]
 Format = Annotated[int, Check(f"the format {FORMAT}", lambda value: value == FORMAT)]
 
@@ -30,9 +31,12 @@ class Figure:
     delta_interval: Interval | None = None
 
     def verdict(self, metric: MetricWords) -> str:
-        """ "better" or "worse" where the interval of the change leaves zero out, else "same"."""
+        """ "better" or "worse" where the interval of the change leaves zero out, else "same"; also where the change is
+        too small to be written."""
         interval = self.delta_interval
         if interval is None or not all(map(math.isfinite, interval)) or interval[0] <= 0 <= interval[1]:
+            return "same"
+        if self.delta is not None and round(self.delta, metric.digits) == 0:
             return "same"
         return "better" if (interval[0] > 0) == (metric.better == "higher") else "worse"
 
@@ -66,6 +70,16 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """What a candidate has to agree with: label of that candidate (None: not among them), name of its checkpoint, and
+    the SQNR that its format has to reach."""
+
+    label: str | None = None
+    name: str | None = None
+    floor_db: float | None = None
+
+
+@dataclass(frozen=True)
 class Candidate:
     """None: not measured. memory: "peak_rss" and "device", bytes."""
 
@@ -80,6 +94,11 @@ class Candidate:
     summary: Mapping[str, Figure] = field(default_factory=dict)
     categories: Mapping[str, Category] = field(default_factory=dict)
     layers: Layers | None = None
+    reference: Reference | None = None
+
+    @property
+    def is_float(self) -> bool:
+        return self.scheme in FLOATS
 
 
 @dataclass(frozen=True)
@@ -134,9 +153,34 @@ class Document:
         values = [category.metrics for c in self.candidates for category in c.categories.values()]
         return [m for m in self.metrics if any(m.name in metrics for metrics in values)]
 
+    def own_parity(self, index: int) -> Parity | None:
+        """Of a candidate against its own reference; None when that is not among the candidates or not known."""
+        own = self.candidates[index]
+        names = None if own.reference is None else {own.label, own.reference.label}
+        return next((pair for pair in self.parity if {pair.reference, pair.candidate} == names), None)
+
+    def other_parity(self) -> list[Parity]:
+        """The pairs of which neither is the other's own reference."""
+        own = [self.own_parity(index) for index in range(len(self.candidates))]
+        return [pair for pair in self.parity if pair not in own]
+
+    def compression(self, index: int) -> tuple[int, float] | None:
+        """How many times smaller a candidate's files are than those of a float candidate, like with like: the first
+        float one in files of the same kind (suffix), else the first. (its index, ratio); None for itself and without
+        sizes."""
+        own, suffix = self.candidates[index], _suffix(self.candidates[index])
+        alike = [i for i, other in enumerate(self.candidates) if other.is_float and _suffix(other) == suffix]
+        base = alike[0] if alike else 0
+        size = self.candidates[base].bytes
+        return (base, size / own.bytes) if base != index and size and own.bytes else None
+
     def output_names(self) -> list[str]:
         """Of the outputs that some pair compares."""
         return list(dict.fromkeys(name for pair in self.parity for name in pair.outputs))
+
+
+def _suffix(candidate: Candidate) -> str:
+    return Path(candidate.file or "").suffix
 
 
 def read_document(path: str | Path) -> Document:

@@ -52,13 +52,23 @@ class Scene:
     metric: MetricWords | None
     shown: Shown | None
 
+    @property
+    def loser(self) -> int | None:
+        """The candidate that falls most below the first; None where none does."""
+        first = self.worst.values[0]
+        if first is None:
+            return None
+        falls = [(value - first, i) for i, value in enumerate(self.worst.values) if value is not None]
+        fall, index = min(falls)
+        return index if fall < 0 else None
 
-def scenes(document: Document, folder: Path) -> list[Scene]:
-    """Every stored sequence; their files lie relative to `folder`. QvggtError for a damaged file."""
+
+def scenes(document: Document, names: Sequence[str], folder: Path) -> list[Scene]:
+    """Every stored sequence; the files lie relative to `folder`. names: short ones of the candidates. QvggtError for a
+    damaged file."""
     count = len(document.candidates)
     views = max(len(document.worst), 1) * (2 * count + 1)
     metrics = {metric.name: metric for metric in reversed(document.metrics)}
-    labels = [candidate.label for candidate in document.candidates]
     made = []
     for worst in document.worst:
         # ".." is taken by name, as it was made: the folder of the page may not exist yet, or be a link
@@ -68,7 +78,7 @@ def scenes(document: Document, folder: Path) -> list[Scene]:
             frames = evenly(len(stored.images), max(min(FRAMES, PICTURES // views), 1))
             depths = depth_range([view.depth for view in (stored.truth, *stored.candidates) if view is not None])
             points = points_per_cloud(len(document.worst) * (count + 1))
-            data = viewer_data(stored, labels, _first_visible(worst), points)
+            data = viewer_data(stored, names, _first_visible(worst), points)
             numbers = [int(stored.frames[i]) for i in frames]
             shown = Shown(numbers, len(stored.images), _rows(stored, frames, *depths), depths, data)
         made.append(Scene(worst, metrics.get(worst.metric), shown))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+
+from qvggt import numbers
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 HERE = "qvggt.eval.html"
 NOT_MEASURED = "not measured"
 LONGEST = 160  # characters of a name
-COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#17becf", "#8c564b", "#e377c2", "#bcbd22", "#4d4d4d")
-TRUTH = "#808080"
+COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#e07b00", "#9467bd", "#0e9aa8", "#8c564b", "#d053a8", "#8a8b12", "#4d4d4d")
+"""Of candidates, in charts; page.css has them as --c0, --c1, ... for either theme."""
 
 
 def plain(value: str, longest: int = LONGEST) -> str:
@@ -27,11 +28,7 @@ def plain(value: str, longest: int = LONGEST) -> str:
 
 def number(value: float | None, digits: int, sign: bool = False) -> str:
     """ "not measured" for None; not finite numbers as words."""
-    if value is None:
-        return NOT_MEASURED
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return numbers.number(value, digits, sign, NOT_MEASURED)
 
 
 def span(interval: tuple[float, float] | None, digits: int, sign: bool = False) -> str:
@@ -54,9 +51,14 @@ def milliseconds(seconds: float | None) -> str:
     return NOT_MEASURED if seconds is None else f"{number(1000 * seconds, 1)} ms"
 
 
-def colour(index: int | None) -> str:
-    """Of a candidate; None: of the ground truth."""
-    return TRUTH if index is None else COLOURS[index % len(COLOURS)]
+def colour(index: int) -> str:
+    """Of a candidate, for a chart."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def variable(index: int | None) -> str:
+    """The CSS variable with a candidate's colour; None: of the ground truth."""
+    return "--truth" if index is None else f"--c{index % len(COLOURS)}"
 
 
 def asset(name: str, package: str = HERE) -> str:
@@ -81,7 +83,7 @@ def environment(package: str = HERE) -> Environment:
         lstrip_blocks=True,
     )
     made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    made.filters |= {f.__name__: f for f in (number, span, short, megabytes, milliseconds, colour)}
+    made.filters |= {f.__name__: f for f in (number, span, short, megabytes, milliseconds, variable)}
     made.filters["longer"] = lambda value, longest: escape(plain(value, longest))
     made.filters["json"] = json.dumps
     made.globals["NOT_MEASURED"] = NOT_MEASURED

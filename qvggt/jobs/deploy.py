@@ -22,6 +22,7 @@ from qvggt.jobs.options import Offline, Revision, Threads
 from qvggt.jobs.places import check_place
 from qvggt.jobs.scenes import ScenesJob
 from qvggt.mapping import at_least
+from qvggt.numbers import filled
 from qvggt.predictions import CAMERAS, DEPTH
 from qvggt.progress import Console
 from qvggt.tensor_shards import weight_files
@@ -375,7 +376,7 @@ def proof(step: Step) -> Iterator[str]:
         if isinstance(step.job, ExportJob):
             lint, parity = found["lint"], found["parity"]
             checked = ", ".join(f"{len(parity[kind])} {kind}" for kind in ("linears", "convolutions") if parity[kind])
-            cameras = "" if parity["auc30"] is None else f", AUC@30 {parity['auc30']['delta']:+.2f}"
+            cameras = "" if parity["auc30"] is None else filled(", AUC@30 {:+.2f}", parity["auc30"]["delta"])
             yield (
                 f"{found['path']}: lint {lint['errors']} errors, parity {'passed' if parity['passed'] else 'FAILED'} "
                 f"({checked or 'outputs'}{cameras})"
@@ -416,7 +417,7 @@ def native_size(weights: Path) -> int:
 
 def _cell(value: Any, form: str) -> str:
     """A number, or one of JSON's words for those it has none for."""
-    return "-" if value is None else value if isinstance(value, str) else form.format(value)
+    return "-" if value is None else value if isinstance(value, str) else filled(form, value)
 
 
 def _recognised(folder: Path) -> str:

@@ -15,8 +15,8 @@ from qvggt.eval.groups import METRIC_GROUPS
 from qvggt.jobs.candidates import Candidates
 from qvggt.jobs.evaluation import Evaluation, Part, beside, evaluation_of, publish
 from qvggt.jobs.job import Doc, Job, Place
-from qvggt.jobs.options import PATCH, Device, FrameSeed, Models, Offline, Revision, Show, Threads
-from qvggt.jobs.places import check_file_place, check_new_file, check_place
+from qvggt.jobs.options import PATCH, Csv, Device, FrameSeed, Models, Offline, Revision, Show, Threads
+from qvggt.jobs.places import check_file_place, check_new_file, check_new_tables, check_place
 from qvggt.jobs.report import check_page
 from qvggt.jobs.words import shard
 from qvggt.lazy import function
@@ -112,6 +112,7 @@ class EvaluateJob(Job[Evaluation]):
     repeats: Annotated[int, Doc("Timed passes per sequence."), at_least(1)] = 1
     memory: Annotated[bool, Doc("Measure peak memory, each in its own process.")] = False
     html: Annotated[Place | None, Doc("Where to write the report as one HTML page; pictures need --store.")] = None
+    csv: Csv = None
     show: Show = False
     records: Annotated[
         Place | None, Doc("Write every finished sequence there (.jsonl) and go on where it stopped.")
@@ -157,8 +158,10 @@ class EvaluateJob(Job[Evaluation]):
             raise QvggtError("--sim3, --point-backend, --icp-points: no points are measured; add points to --metrics")
         if self.shard is not None:
             shard("{}/{}".format(*self.shard))
-            if self.records is None or self.html is not None:
-                raise QvggtError("--shard: give --records FILE, and --json and --html to 'qvggt eval merge' afterwards")
+            if self.records is None or self.html is not None or self.csv is not None:
+                raise QvggtError(
+                    "--shard: give --records FILE, and --json, --csv and --html to 'qvggt eval merge' afterwards"
+                )
         if self.candidates.in_memory and self.memory:
             raise QvggtError(f"memory: another process cannot open a model that is in memory; {ON_DISK}")
         if self.candidates.in_memory and self.records is not None:
@@ -167,6 +170,7 @@ class EvaluateJob(Job[Evaluation]):
     def prepare(self) -> None:
         if self.html is not None:
             check_new_file(Path(self.html), self.overwrite)
+        check_new_tables(self.csv, self.overwrite)
         for place in (self.frame_list, self.records):
             if place is not None:
                 check_file_place(Path(place))
@@ -239,7 +243,7 @@ class EvaluateJob(Job[Evaluation]):
             console.result(part.summary)
             return part
         evaluation = evaluation_of(header, results)
-        publish(evaluation, self.html, self.show, console)
+        publish(evaluation, self.html, self.csv, self.show, console)
         return evaluation
 
     def _protocol(self) -> Protocol:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qvggt.errors import QvggtError
 from qvggt.jobs.job import Place, Result
+from qvggt.jobs.places import beside_csv
 from qvggt.lazy import optional
 from qvggt.progress import Console
 
@@ -59,20 +60,13 @@ class Evaluation(Result):
         A metric's columns are its name (docs/evaluation.md), NAME_low and NAME_high (95 %), NAME_delta, NAME_delta_low
         and NAME_delta_high; OUTPUT_sqnr_db, seconds and megabytes follow. Sequences have the values alone.
         """
-        if of == "candidates":
-            return [_row(entry) for entry in self.report["candidates"]]
-        return [
-            {
-                "candidate": result.label,
-                "sequence": record.key,
-                "category": record.category,
-                **entry["metrics"],
-                **_sqnr(entry),
-                "seconds": record.seconds,
-            }
-            for result, candidate in zip(self.results, self.report["candidates"], strict=True)
-            for record, entry in zip(result.records, candidate["sequences"], strict=True)
-        ]
+        from qvggt.eval.rows import table_rows
+
+        return table_rows(self.report, of)
+
+    def csv(self, path: Place) -> tuple[Path, Path]:
+        """Write `rows` as CSV: of candidates to `path`, of sequences beside it; returns both paths."""
+        return write_tables(path, self.report)
 
     def to_frame(self, of: Literal["candidates", "sequences"] = "candidates") -> DataFrame:
         """`rows` as a pandas.DataFrame; QvggtError where pandas is not installed."""
@@ -106,6 +100,9 @@ class Part(Evaluation):
     def page(self, path: Place) -> Path:
         raise QvggtError(f"{path}: a page is of a whole evaluation; give {self.records} and the others to merge")
 
+    def csv(self, path: Place) -> tuple[Path, Path]:
+        raise QvggtError(f"{path}: tables are of a whole evaluation; give {self.records} and the others to merge")
+
 
 def evaluation_of(header: dict[str, Any], results: Sequence[CandidateResult]) -> Evaluation:
     """With a note for each metric that was asked for and that no sequence has."""
@@ -119,16 +116,27 @@ def evaluation_of(header: dict[str, Any], results: Sequence[CandidateResult]) ->
     return Evaluation({**header, "notes": [*header["notes"], *without]}, tuple(results))
 
 
-def publish(evaluation: Evaluation, html: Place | None, show: bool, console: Console) -> None:
-    """Say the tables and notes, and write the page."""
+def publish(evaluation: Evaluation, html: Place | None, csv: Place | None, show: bool, console: Console) -> None:
+    """Say the tables and notes, and write the CSV files and the page."""
     from qvggt.eval.tables import by_sequence
 
     console.result(evaluation.tables())
     console.detail("\n".join(["", *by_sequence(evaluation.results), ""]))
     for note in evaluation.header["notes"]:
         console.say(f"note: {note}")
+    if csv is not None:
+        console.say("tables: {}, {}".format(*evaluation.csv(csv)))
     if html is not None:
         announce(evaluation.page(html), show, console.say, console)
+
+
+def write_tables(csv: Place, report: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Write the CSV files of a report; returns both paths."""
+    from qvggt.eval.rows import write_csv
+
+    write_csv(csv, report, "candidates")
+    write_csv(beside_csv(csv), report, "sequences")
+    return Path(csv), beside_csv(csv)
 
 
 def announce(html: Path, show: bool, say: Callable[[str], None], console: Console) -> None:
@@ -145,24 +153,3 @@ def beside(entries: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, An
     """The entries with "file" relative to a folder, so that both can be moved together."""
     start = os.path.abspath(folder)
     return [{**entry, "file": os.path.relpath(os.path.abspath(entry["file"]), start)} for entry in entries]
-
-
-def _row(entry: dict[str, Any]) -> dict[str, Any]:
-    row = {"candidate": entry["label"], "kind": entry.get("kind"), "scheme": entry.get("scheme")}
-    for name, figure in entry["summary"].items():
-        for suffix, value, interval in (("", "value", "interval"), ("_delta", "delta", "delta_interval")):
-            low, high = figure[interval] or (None, None)
-            row |= {f"{name}{suffix}": figure[value], f"{name}{suffix}_low": low, f"{name}{suffix}_high": high}
-    memory = entry["memory"]
-    return {
-        **row,
-        **_sqnr(entry),
-        "seconds": entry["seconds"],
-        "seconds_p99": entry["latency"]["p99"],
-        "megabytes": entry["bytes"] / 1e6 or None,
-        "peak_megabytes": None if memory is None else memory["peak_rss"] / 1e6,
-    }
-
-
-def _sqnr(entry: dict[str, Any]) -> dict[str, float]:
-    return {f"{name}_sqnr_db": value for name, value in entry["sqnr_db"].items()}

@@ -20,6 +20,7 @@ from qvggt.export.parity import LayerParity, OutputParity, check_convs, check_li
 from qvggt.export.precision import Precision
 from qvggt.json_file import write_json
 from qvggt.models.network import Network
+from qvggt.numbers import filled, number
 from qvggt.predictions import CAMERAS
 from qvggt.progress import Console
 from qvggt.quant.scheme import Scheme
@@ -84,7 +85,7 @@ class Parity:
         lines += failures(self.linears + self.convolutions, self.outputs)
         auc = self.auc30 or {}
         if "low" in auc and not auc["low"] <= 0 <= auc["high"]:
-            lines.append(f"AUC@30 moves by {auc['delta']:+.2f} points > {AUC_TOLERANCE}")
+            lines.append(f"AUC@30 moves by {number(auc['delta'], 2, sign=True)} points > {AUC_TOLERANCE}")
         return lines
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,11 +171,11 @@ def _camera_accuracy(
     auc["delta"] = auc["onnx"] - auc["reference"]
     console.say(
         f"AUC@30 on {len(short)} sequences of {AUC_FRAMES} frames: fake quant {auc['reference']:.2f}, "
-        f"ONNX {auc['onnx']:.2f} ({auc['delta']:+.2f} points, tolerance {AUC_TOLERANCE})"
+        f"ONNX {auc['onnx']:.2f} ({number(auc['delta'], 2, sign=True)} points, tolerance {AUC_TOLERANCE})"
     )
     if abs(auc["delta"]) > AUC_TOLERANCE:  # a flipped rounding moves poses at random: by chance or by fault?
         auc["low"], auc["high"] = _delta_interval(*results) or (auc["delta"], auc["delta"])
-        console.say(f"95 % interval of the change: {auc['low']:+.2f} to {auc['high']:+.2f} points")
+        console.say(filled("95 % interval of the change: {:+.2f} to {:+.2f} points", auc["low"], auc["high"]))
     return auc
 
 

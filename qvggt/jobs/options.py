@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from qvggt.formats.table import BLOCKED, DEFAULT, blocks, choices, choices_text
-from qvggt.jobs.job import Doc, Source
+from qvggt.jobs.job import Doc, Place, Source
 from qvggt.jobs.words import override
 from qvggt.mapping import Check, at_least
 from qvggt.models.family import find_family
@@ -56,4 +56,8 @@ Device = Annotated[
 FrameSeed = Annotated[int, Doc("Seed of the frames drawn.")]
 Revision = Annotated[str | None, Doc("Hub revision (commit, tag or branch) to pin.")]
 Offline = Annotated[bool, Doc("Never use the network.")]
+Csv = Annotated[
+    Place | None,
+    Doc("Where to write a row per candidate as CSV; rows of sequences go to FILE-sequences.csv.", metavar="FILE"),
+]
 Show = Annotated[bool, Doc("Open the page in a browser.", ("--open",))]

@@ -23,6 +23,18 @@ def check_new_file(path: Path, overwrite: bool) -> None:
         raise QvggtError(f"{path}: exists already; choose another name, or add --overwrite to replace it")
 
 
+def check_new_tables(csv: str | Path | None, overwrite: bool) -> None:
+    """As `check_new_file`, of the CSV files of an evaluation; nothing for None."""
+    if csv is not None:
+        for file in (Path(csv), beside_csv(csv)):
+            check_new_file(file, overwrite)
+
+
+def beside_csv(path: str | Path) -> Path:
+    """Where the rows of sequences go: "eval.csv" -> "eval-sequences.csv"."""
+    return Path(path).with_name(f"{Path(path).stem}-sequences{Path(path).suffix}")
+
+
 def check_new_folder(path: Path, overwrite: bool, what: str) -> None:
     """QvggtError unless a folder can be written at `path`; `what` is there already is replaced with `overwrite`."""
     check_place(path)

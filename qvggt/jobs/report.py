@@ -1,4 +1,4 @@
-"""Reports of evaluations that are over: record files put together, and the page of a JSON report."""
+"""Reports of evaluations that are over: record files put together, the page and the tables of a JSON report."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from qvggt.errors import QvggtError
-from qvggt.jobs.evaluation import Evaluation, announce, evaluation_of, publish
+from qvggt.files import line, read_object
+from qvggt.jobs.evaluation import Evaluation, announce, evaluation_of, publish, write_tables
 from qvggt.jobs.job import Doc, Job, Place, Result
-from qvggt.jobs.options import Show
-from qvggt.jobs.places import check_new_file, check_readable
+from qvggt.jobs.options import Csv, Show
+from qvggt.jobs.places import check_new_file, check_new_tables, check_readable
 from qvggt.progress import Console
 
 
@@ -27,6 +28,7 @@ class MergeJob(Job[Evaluation]):
     ]
     _: KW_ONLY
     html: Annotated[Place | None, Doc("Where to write the report as one HTML page.", metavar="FILE")] = None
+    csv: Csv = None
     show: Show = False
 
     def check(self) -> None:
@@ -35,6 +37,7 @@ class MergeJob(Job[Evaluation]):
     def prepare(self) -> None:
         if self.html is not None:
             check_new_file(Path(self.html), self.overwrite)
+        check_new_tables(self.csv, self.overwrite)
         for file in self.files:
             check_readable(Path(file), "a record file")
 
@@ -45,7 +48,7 @@ class MergeJob(Job[Evaluation]):
         count = len(self.files)
         console.say(f"{len(results[0].records)} sequences of {count} record {'file' if count == 1 else 'files'}")
         evaluation = evaluation_of(header, results)
-        publish(evaluation, self.html, self.show, console)
+        publish(evaluation, self.html, self.csv, self.show, console)
         return evaluation
 
 
@@ -70,6 +73,7 @@ class ReportJob(Job[ReportPage]):
     report: Annotated[Place, Doc("What qvggt eval --json wrote.", argument=True, metavar="JSON")]
     _: KW_ONLY
     html: Annotated[Place | None, Doc("Where to write the page. [beside the JSON, as .html]", metavar="FILE")] = None
+    csv: Csv = None
     show: Show = False
 
     @property
@@ -83,14 +87,30 @@ class ReportJob(Job[ReportPage]):
 
     def prepare(self) -> None:
         check_new_file(self.page, self.overwrite)
+        check_new_tables(self.csv, self.overwrite)
         check_readable(Path(self.report), "a report of qvggt eval --json")
 
     def execute(self, console: Console) -> ReportPage:
         from qvggt.eval.html.page import page_of_file
 
+        if self.csv is not None:
+            console.result("tables: {}, {}".format(*write_tables(self.csv, read_report(Path(self.report)))))
         page_of_file(self.page, self.report)
         announce(self.page, self.show, console.result, console)
         return ReportPage(self.page, Path(self.report))
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A file of qvggt eval --json as rows need it; QvggtError where it lacks what they are made of."""
+    report = read_object(path, "a report of qvggt eval --json")
+    from qvggt.eval.rows import table_rows
+
+    try:
+        table_rows(report, "candidates"), table_rows(report, "sequences")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__}: {line(error)}"
+        raise QvggtError(f"{path}: has no complete rows ({what}); give what qvggt eval --json wrote") from error
+    return report
 
 
 def check_page(html: Place | None, show: bool) -> None:

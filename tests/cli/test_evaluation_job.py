@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from functools import partial
@@ -99,6 +100,32 @@ def test_rows_for_a_table(evaluation: Evaluation) -> None:
     assert rows[2]["abs_rel"] == evaluation.results[1].records[0].depth.abs_rel
 
 
+def test_rows_as_csv(evaluation: Evaluation, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same from the evaluation and from its JSON."""
+    paths = evaluation.csv(tmp_path / "e.csv")
+    assert [path.name for path in paths] == ["e.csv", "e-sequences.csv"]
+    for path, of in zip(paths, ("candidates", "sequences"), strict=True):
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        wanted = evaluation.rows(of)
+        assert rows == [{name: "" if row.get(name) is None else str(row[name]) for name in rows[0]} for row in wanted]
+        assert set(rows[0]) == {name for row in wanted for name in row}
+    evaluation.save(tmp_path / "r.json")
+    assert call("report", tmp_path / "r.json", "--csv", tmp_path / "again.csv") == 0
+    assert f"tables: {tmp_path / 'again.csv'}, {tmp_path / 'again-sequences.csv'}" in capsys.readouterr().out
+    for name in ("", "-sequences"):
+        assert (tmp_path / f"again{name}.csv").read_bytes() == (tmp_path / f"e{name}.csv").read_bytes()
+    (tmp_path / "again.csv").unlink()
+    with pytest.raises(QvggtError, match=r"again-sequences\.csv: exists already"):
+        ReportJob(tmp_path / "r.json", csv=tmp_path / "again.csv", html=tmp_path / "n.html").run()
+    damaged = json.loads((tmp_path / "r.json").read_text())
+    del damaged["candidates"][0]["seconds"]
+    (tmp_path / "d.json").write_text(json.dumps(damaged))
+    with pytest.raises(QvggtError, match=r"d\.json: has no complete rows \(KeyError: 'seconds'\)"):
+        ReportJob(tmp_path / "d.json", csv=tmp_path / "d.csv").run()
+    assert not list(tmp_path.glob("d.[hc]*"))
+
+
 def test_a_frame_for_pandas(evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
     if find_spec("pandas") is not None:
         assert list(evaluation.to_frame()["candidate"]) == [result.label for result in evaluation.results]
@@ -135,13 +162,15 @@ def test_a_job_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert call(*SMALL, "--save-config", tmp_path / "small.json") == 0
     capsys.readouterr()
     options = ("--config", tmp_path / "small.json", "--scenes", 1, "--threads", 1, "--json", "-")
-    assert call(*options, "--html", tmp_path / "r.html", "-v") == 0
+    assert call(*options, "--html", tmp_path / "r.html", "--csv", tmp_path / "r.csv", "-v") == 0
     out, err = capsys.readouterr()
     report = json.loads(out)
     assert report["frame_list"]["sequences"] == 1
     assert report["config"]["frames"] == 2
     assert "AUC@30 by sequence" in err
     assert "report: " in err
+    assert "tables: " in err
+    assert (tmp_path / "r-sequences.csv").read_text().startswith("candidate,sequence,category,auc30")
 
 
 def test_quiet_prints_tables_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from qvggt import QvggtError
 from qvggt.eval.depth import DepthErrors
 from qvggt.eval.noise import Noise
 from qvggt.eval.pose import PoseErrors
+from qvggt.eval.reference import own_references
 from qvggt.eval.report import format_tables, make_report
 from qvggt.eval.result import CandidateResult, SequenceRecord
 from qvggt.json_file import write_json
@@ -72,6 +73,31 @@ def test_document(results, tmp_path):
     assert second["sequences"][0]["rotation_deg"] == [0.5, 0.5, 99.0]
     assert second["sequences"][0]["depth"]["pixels"] == 5
     assert second["bytes"] == 1_500_000
+
+
+def test_the_own_reference_of_a_file():
+    def sources(name, scheme, **more):
+        return {"metadata": {
+            "qvggt.source": json.dumps({"name": "m", "sha256": name}), "qvggt.scheme": json.dumps(scheme),
+            "qvggt.precision": "fp32",
+        }, **more}  # fmt: skip
+
+    w8, w4 = {"bits": "w8a8", "parts": []}, {"bits": "w4a4", "parts": []}
+    facts = [
+        {"label": "float", "kind": "pytorch", "sha256": "a", "scheme_json": None},
+        {"label": "fake", "kind": "pytorch fake quant", "sha256": "b", "scheme_json": w8},
+        sources("b", w8, label="file", kind="onnxruntime", sha256="c"),
+        sources("a", {"bits": "fp16"}, label="half", sha256="d"),
+        sources("a", w4, label="of float weights", sha256="e"),  # its reference would be fake quant
+        sources("b", w8, label="engine", kind="rtx", sha256="f", onnx_sha256="c"),
+        {"label": "foreign", "metadata": "none: not written by qvggt export", "sha256": "g"},
+        {"label": "damaged", "metadata": {"qvggt.source": "{"}, "sha256": None},
+    ]
+    found = own_references(facts)
+    assert [one and (one["label"], one["floor_db"]) for one in found] == [
+        None, None, ("fake", 45.0), ("float", 60.0), (None, 30.0), ("file", 45.0), None, None,
+    ]  # fmt: skip
+    assert found[4]["name"] == "m"
 
 
 def test_lists_of_numbers_stay_on_one_line_and_text_stays_itself(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 
 from qvggt.eval.bootstrap import Bootstrap
 from qvggt.eval.metrics import BY_NAME, METRICS, column
-from qvggt.eval.result import CandidateResult
+from qvggt.eval.result import CandidateResult, file_bytes
 from qvggt.predictions import OUTPUTS
 
 KINDS = {"acc": "Acc", "comp": "Comp", "nc": "NC"}
@@ -95,7 +95,7 @@ def by_sequence(results: Sequence[CandidateResult]) -> list[str]:
 
 
 def _others(results: Sequence[CandidateResult]) -> list[str]:
-    rows = [["candidate", "RRA@5", "RTA@5", *OUTPUTS, "s/seq", "p99 s", "peak MB", "MB"]]
+    rows = [["candidate", "RRA@5", "RTA@5", *OUTPUTS, "s/seq", "p99 s", "peak MB", "file MB"]]
     for result in results:
         noise: dict[str, Any] = result.sqnr_db
         rows.append(
@@ -106,7 +106,7 @@ def _others(results: Sequence[CandidateResult]) -> list[str]:
                 f"{result.seconds:.3f}",
                 f"{np.quantile(result.timings, 0.99):.3f}",
                 "-" if result.memory is None else f"{result.memory.peak_rss / 1e6:.0f}",
-                f"{result.bytes / 1e6:.2f}" if result.bytes else "-",
+                _number(None if (size := file_bytes(result.facts)) is None else size / 1e6, 2),
             ]
         )
     return aligned(rows)

@@ -111,7 +111,7 @@ def claims() -> str:
     return "- " + " ".join(said)
 
 
-KERNELS = {  # bits -> products on the CPU of ONNX Runtime, OpenVINO: docs/storage.md, tests/export/test_storage_forms.py
+KERNELS = {  # bits -> products in ONNX Runtime and OpenVINO on a CPU; tests/export/test_storage_forms.py saw them
     "w8a8": ("int8", "int8"),
     "w4a8": ("int8; weights expanded when loaded", "int8"),
     "w6a6": ("int8", "int8"),

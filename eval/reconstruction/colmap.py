@@ -21,7 +21,7 @@ def import_pycolmap() -> Any:
     try:
         import pycolmap
     except ImportError as error:
-        raise QvggtError("COLMAP models need pycolmap: pip install 'qvggt[reconstruct]'") from error
+        raise QvggtError("COLMAP models need pycolmap: pip install '.[reconstruct]' in the clone") from error
     return pycolmap
 
 

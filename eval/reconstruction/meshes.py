@@ -22,7 +22,7 @@ def import_trimesh() -> Any:
     try:
         import trimesh
     except ImportError as error:
-        raise QvggtError("GLB and PLY files need trimesh: pip install 'qvggt[reconstruct]'") from error
+        raise QvggtError("GLB and PLY files need trimesh: pip install '.[reconstruct]' in the clone") from error
     return trimesh
 
 

@@ -49,7 +49,7 @@ def stage_video(path: Path, folder: Path, rate: float, limit: int | None = None)
 
 
 def import_av() -> Any:
-    return optional("av", "reading videos needs PyAV: pip install 'qvggt[reconstruct]'")
+    return optional("av", "reading videos needs PyAV: pip install '.[reconstruct]' in the clone")
 
 
 def _store(frame: Any, folder: Path, index: int, time: float, source: Path) -> Photo:

@@ -55,7 +55,9 @@ class Deployed(Result):
         """The table, and where to read on."""
         from qvggt.eval.tables import aligned
 
-        cells = [["candidate", "AUC@30", "change", "95 %", "abs-rel", "pose dB", "depth dB", "s/seq", "file MB", "of float"]]
+        cells = [
+            ["candidate", "AUC@30", "change", "95 %", "abs-rel", "pose dB", "depth dB", "s/seq", "file MB", "of float"]
+        ]
         for row in self.rows:
             low, high = row["interval"] or (None, None)
             cells.append(
@@ -236,7 +238,7 @@ class Plan:
                 "they were calibrated on; they are no accuracy"
             )
         if self.job.to == "engine" and self.backend is None:
-            yield "no engine: neither TensorRT-RTX nor TensorRT is installed; pip install 'qvggt[rtx]', and repeat"
+            yield "no engine: neither TensorRT-RTX nor TensorRT is installed; pip install '.[rtx]' in the clone, repeat"
         elif self.job.to == "engine" and not _has_gpu():
             yield "engines are built and not run: this machine has no GPU, so the .onnx files are evaluated on the CPU"
 
@@ -305,9 +307,7 @@ class Plan:
     def _export_float(self, format: str) -> Step:
         """Its cameras are judged by the evaluation; the gate need not do it too."""
         file = self.onnx(format)
-        job = ExportJob(
-            self.model, file, format=format, target=self._target(), parity_sequences=0, **self._shared()
-        )
+        job = ExportJob(self.model, file, format=format, target=self._target(), parity_sequences=0, **self._shared())
         return self._step(f"export {format}", job, [self.weights], [file])
 
     def _floats(self) -> tuple[str, ...]:

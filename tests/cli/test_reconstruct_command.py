@@ -28,8 +28,8 @@ from qvggt.models.loading import save_model
 from qvggt.models.vggt.config import TrackConfig
 from qvggt.quant.handle import Model
 
-pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")
-pycolmap = pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
+pytest.importorskip("trimesh", reason="the extra reconstruct is not installed")
+pycolmap = pytest.importorskip("pycolmap", reason="the extra reconstruct is not installed")
 
 call = partial(calling.call, "reconstruct")
 TRACK = TrackConfig(
@@ -294,7 +294,7 @@ def test_missing_libraries_are_named(
     source = tmp_path / "v.mp4" if module == "av" else data / "photos"
     (tmp_path / "v.mp4").touch()
     line = ("--model", data / "float.safetensors", "--formats", formats, "-o", tmp_path / "out")
-    assert "qvggt[reconstruct]" in mistake(capsys, source, *line)
+    assert ".[reconstruct]" in mistake(capsys, source, *line)
 
 
 def test_a_true_network_gives_a_true_model_of_turned_photographs(

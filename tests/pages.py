@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,8 +23,8 @@ NOT_RUN = {  # start of a line, or a part of one behind "...": why it is not run
     "make docs": "most of a minute; tests/test_docs.py builds the site",
     "QVGGT_GPU_MODEL": "needs an NVIDIA GPU",
     "python tools/": "minutes to hours; tests/tools runs the tools in small",
-    "polygraphy ": "tests/export/test_polygraphy.py runs them",
-    "sh outputs/tiny-w4a4.plan.trtexec.sh": "needs trtexec; tests/engines/test_build_engine.py runs it with a stand-in",
+    "... polygraphy ": "tests/export/test_polygraphy.py runs them",
+    "sh outputs/trt-w4a4.plan.trtexec.sh": "needs trtexec; tests/engines/test_build_engine.py runs it with a stand-in",
     "qvggt demo": "serves until Ctrl-C; tests/cli/test_demo_command.py opens the page",
     "qvggt push": "needs an account; tests/cli/test_share_commands.py pushes to a local Hub",
     "qvggt pull": "needs the network; tests/cli/test_share_commands.py pulls from a local Hub",
@@ -111,7 +112,7 @@ def written(line: str) -> list[str]:
     words = shlex.split(line)
     if "--plan" in words:
         return []
-    return [path for word, path in zip(words, words[1:], strict=False) if word in WRITES and path != "-"]
+    return [path for word, path in pairwise(words) if word in WRITES and path != "-"]
 
 
 def written_by_python(code: str) -> list[str]:

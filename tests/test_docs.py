@@ -47,7 +47,7 @@ def test_it_is_a_call(
 
 def test_a_path_is_always_written_by_the_same_call() -> None:
     writers: dict[str, set[str]] = {}
-    for page, line in CALLS:
+    for _, line in CALLS:
         for path in written(line):
             writers.setdefault(path.rstrip("/"), set()).add(line)
     for block in BLOCKS:

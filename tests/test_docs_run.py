@@ -18,7 +18,7 @@ import torch
 from calling import call
 from pages import PAGES, PYTHON_NOT_RUN, blocks, reason, stand_ins
 
-QUICK = ("README.md", "api.md")
+QUICK = ("api.md",)  # the one call of README.md is that of tests/jobs/test_deploy.py too
 MADE = (  # what pages take for granted, by calls of docs/commands.md in small
     "qvggt scenes outputs/scenes --train 2 --test 2",
     "qvggt calibrate tiny --bits w4a4 --recipe rtn --data outputs/scenes --sequences 2 -o outputs/tiny-w4a4",

@@ -17,6 +17,7 @@ from qvggt.jobs.chain import ROOMS
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
 TEXTS = ("LICENSE", "NOTICE")
+SCRIPT = Path(__file__).parent / "site" / "iframe-worker.js"
 REFERENCE = "reference"
 
 
@@ -27,6 +28,7 @@ def on_files(files: Any, config: Any) -> Any:
         files.append(File.generated(config, page, content=moved((ROOT / source).read_text(encoding="utf-8"))))
     for name in TEXTS:
         files.append(File.generated(config, f"{name}.txt", content=(ROOT / name).read_text(encoding="utf-8")))
+    files.append(File.generated(config, f"assets/{SCRIPT.name}", abs_src_path=str(SCRIPT)))
     for path, content in reference().items():
         files.append(File.generated(config, f"{REFERENCE}/{path}", content=content))
     return files

@@ -40,7 +40,7 @@ SUBSTITUTES = (  # what cannot be had here -> what stands for it
     (r"--device cuda", "--device cpu"),
     (r" --open\b", ""),
     (r"--cc 8\.6,8\.9,12\.0", "--cc 8.9"),
-    (r"(eval .*--fast)", r"\1 --min-frames 8"),
+    (r"(eval .*)--(fast|shard) ", r"\1--min-frames 8 --\2 "),
 )
 SMALLER = (  # the same with less work
     (r"^qvggt scenes (.*)--train 64 --test 32", r"qvggt scenes \1--train 2 --test 2"),
@@ -50,10 +50,9 @@ SMALLER = (  # the same with less work
     (r"--clusters 5", "--clusters 1"),
     (r"--frames (1:8:32|1:4:8)", "--frames 1:2:2"),
     (r"^(qvggt export (?!.*--parity-s).*)", r"\1 --parity-sequences 0"),
-    (r"--parity-sequences 4", "--parity-sequences 2"),
     (r"^qvggt export ", "qvggt export --parity-frames 1,2 "),
-    (r"^(qvggt eval (?!merge|report)(?!.*--(root|scenes)).*)", r"\1 --scenes 3"),
-    (r"--scenes 32", "--scenes 3"),
+    (r"^(qvggt eval (?!merge|report)(?!.*--(root|scenes)).*)", r"\1 --scenes 2"),
+    (r"--scenes 22", "--scenes 2"),
     (r"^(qvggt eval (?!merge|report)(?!.* --frames ).*)", r"\1 --frames 2"),
     (r"--format w8a8,w4a4 --baselines rtn", "--format w8a8"),
     (r"^qvggt deploy ", "qvggt deploy --recipe quarot --sequences 2 --test-sequences 2 --frames 2 "),

@@ -20,7 +20,7 @@ from pages import PAGES, PYTHON_NOT_RUN, blocks, reason, stand_ins
 
 QUICK = ("api.md",)  # the one call of README.md is that of tests/jobs/test_deploy.py too
 MADE = (  # what pages take for granted, by calls of docs/commands.md in small
-    "qvggt scenes outputs/scenes --train 2 --test 2",
+    "qvggt scenes outputs/scenes --train 2 --test 4",
     "qvggt calibrate tiny --bits w4a4 --recipe rtn --data outputs/scenes --sequences 2 -o outputs/tiny-w4a4",
     "qvggt export outputs/tiny-w4a4 -o outputs/tiny-w4a4.onnx --no-check",
 )
@@ -99,7 +99,7 @@ def test_the_page_as_it_stands(page: Path, here: Path) -> None:
 
 def test_stand_ins_and_reasons() -> None:
     assert stand_ins("qvggt eval --model vggt-1b --root /data/co3d --shard 1/4 --records part1.jsonl")[2] == (
-        "qvggt eval --model tiny --root outputs/scenes --shard 3/4 --records part3.jsonl --frames 2"
+        "qvggt eval --model tiny --root outputs/scenes --min-frames 8 --shard 3/4 --records part3.jsonl --frames 2"
     )
     assert reason("qvggt demo --model tiny")
     assert reason("qvggt eval --model tiny") is None

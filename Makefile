@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 ROOMS := qvggt export engines calib eval tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-gpu lint format docs stress demo clean
+.PHONY: help setup test test-slow test-gpu lint format docs picture stress demo clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,11 +43,12 @@ format: $(STAMP)  ## Let ruff rewrite the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-# every module by its installed name: pdoc skips what a package with __all__ does not list
-docs: $(STAMP)  ## API reference from the docstrings, HTML in build/docs
-	@$(BIN)/python -m pdoc -o build/docs $$(find $(filter-out tests tools,$(ROOMS)) -name '*.py' | \
-		sed -E 's,(/__init__)?\.py$$,,; s,^(export|engines|calib|eval),qvggt.\1,; s,/,.,g' | sort)
+docs: $(STAMP)  ## These pages and the reference of every function as a searchable site in build/docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	@echo build/docs/index.html
+
+picture: demo  ## docs/picture.png, from the files of make demo
+	@$(BIN)/python tools/readme_picture.py outputs/demo
 
 stress: export OMP_NUM_THREADS = 1
 stress: $(STAMP)  ## Robustness: kills, full disks (docs/results/stress.json), then damaged inputs of every kind

@@ -89,7 +89,7 @@ def open_onnx(source: str | Path, options: RunnerOptions) -> OnnxRunner:
 
 def import_onnxruntime() -> Any:
     """The onnxruntime module; QvggtError names what to install."""
-    advice = "onnxruntime is not installed: pip install onnxruntime, or 'qvggt[gpu]' for NVIDIA GPUs"
+    advice = "onnxruntime is not installed: pip install onnxruntime, or '.[gpu]' in the clone, for NVIDIA GPUs"
     return optional("onnxruntime", advice)
 
 
@@ -126,7 +126,7 @@ def _check_providers(ort: Any, providers: Sequence[str]) -> None:
         if provider not in available:
             raise QvggtError(
                 f"{provider}: not in this onnxruntime, which has {', '.join(available)}; "
-                "NVIDIA GPUs need pip install 'qvggt[gpu]' without the onnxruntime package beside it"
+                "NVIDIA GPUs need pip install '.[gpu]' in the clone without the onnxruntime package beside it"
             )
 
 

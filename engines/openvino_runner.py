@@ -75,7 +75,7 @@ def open_openvino(source: str | Path, options: RunnerOptions) -> OpenVINORunner:
 
 def import_openvino() -> Any:
     """The openvino module; QvggtError names what to install."""
-    return optional("openvino", "openvino is not installed: pip install 'qvggt[openvino]'")
+    return optional("openvino", "openvino is not installed: pip install '.[openvino]' in the clone")
 
 
 def reason(error: RuntimeError) -> str:

@@ -21,7 +21,7 @@ def import_tensorrt(backend: str) -> Any:
         found = "" if isinstance(error, ModuleNotFoundError) and error.name == name else f" ({error})"
         raise QvggtError(
             f"{name} is needed to run {backend} engines and cannot be imported{found}: "
-            f"pip install 'qvggt[{EXTRAS[name]}]'"
+            f"pip install '.[{EXTRAS[name]}]' in the clone"
         ) from error
 
 

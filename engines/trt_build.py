@@ -23,8 +23,8 @@ from qvggt.progress import bar
 
 NAMES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
 INSTALL = {
-    "rtx": "pip install 'qvggt[rtx]' (Linux or Windows, x86-64)",
-    "tensorrt": "pip install 'qvggt[gpu]', or use --backend rtx, which needs no GPU",
+    "rtx": "pip install '.[rtx]' in the clone (Linux or Windows, x86-64)",
+    "tensorrt": "pip install '.[gpu]' in the clone, or use --backend rtx, which needs no GPU",
 }
 OLDEST = (10, 12)  # of TensorRT: strongly typed networks with INT4 and without the flags version 11 removed
 # TensorRT-RTX spends 95 % of a build in one step of its progress monitor, so the bar counts processor seconds, towards

@@ -46,7 +46,7 @@ def import_open3d() -> Any:
         import open3d
     except ModuleNotFoundError as error:
         raise QvggtError(
-            f"point metrics need Open3D, which is not installed: pip install 'qvggt[eval3d]', {other}"
+            f"point metrics need Open3D, which is not installed: pip install '.[eval3d]' in the clone, {other}"
         ) from error
     except ImportError as error:  # on a bare system: libusb-1.0.so.0 or libGL.so.1
         raise QvggtError(f"Open3D does not load ({line(error)}): install that library, {other}") from error

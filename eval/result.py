@@ -93,3 +93,11 @@ class CandidateResult:
     def bytes(self) -> int:
         """Size of the files the candidate runs from; 0 when it has none."""
         return int(self.facts.get("bytes", 0))
+
+
+def file_bytes(facts: Mapping[str, Any]) -> int | None:
+    """Size of the files a runtime opens, from what a candidate says of itself.
+
+    None for what PyTorch runs: a checkpoint is stored in another precision than it is computed in, and its size
+    beside that of an ONNX file compares nothing."""
+    return None if facts["kind"].startswith("pytorch") else facts.get("bytes") or None

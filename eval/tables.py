@@ -9,7 +9,7 @@ import numpy as np
 
 from qvggt.eval.bootstrap import Bootstrap
 from qvggt.eval.metrics import BY_NAME, METRICS, column
-from qvggt.eval.result import CandidateResult
+from qvggt.eval.result import CandidateResult, file_bytes
 from qvggt.numbers import number
 from qvggt.predictions import OUTPUTS
 
@@ -97,7 +97,7 @@ def by_sequence(results: Sequence[CandidateResult]) -> list[str]:
 
 
 def _others(results: Sequence[CandidateResult]) -> list[str]:
-    rows = [["candidate", "RRA@5", "RTA@5", *OUTPUTS, "s/seq", "p99 s", "peak MB", "MB"]]
+    rows = [["candidate", "RRA@5", "RTA@5", *OUTPUTS, "s/seq", "p99 s", "peak MB", "file MB"]]
     for result in results:
         noise: dict[str, Any] = result.sqnr_db
         rows.append(
@@ -108,7 +108,7 @@ def _others(results: Sequence[CandidateResult]) -> list[str]:
                 number(result.seconds, 3),
                 number(float(np.quantile(result.timings, 0.99)), 3),
                 number(None if result.memory is None else result.memory.peak_rss / 1e6, 0),
-                number(result.bytes / 1e6 if result.bytes else None, 2),
+                number(None if (size := file_bytes(result.facts)) is None else size / 1e6, 2),
             ]
         )
     return aligned(rows)

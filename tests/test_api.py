@@ -1,4 +1,4 @@
-"""qvggt from Python: what README.md shows is run by test_readme.py; here what it does not show."""
+"""qvggt from Python: what docs/api.md shows is run by test_docs_run.py; here what it does not show."""
 
 from __future__ import annotations
 

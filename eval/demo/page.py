@@ -33,7 +33,7 @@ def import_gradio() -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise QvggtError("the demo page needs Gradio: pip install 'qvggt[demo]'") from error
+        raise QvggtError("the demo page needs Gradio: pip install '.[demo]' in the clone") from error
     return gradio
 
 

@@ -21,7 +21,7 @@ BINARY, TEXT = "sparse/0", "sparse_text"
 
 
 def import_pycolmap() -> Any:
-    return optional("pycolmap", "COLMAP models need pycolmap: pip install 'qvggt[reconstruct]'")
+    return optional("pycolmap", "COLMAP models need pycolmap: pip install '.[reconstruct]' in the clone")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ GLTF_FROM_OPENCV = np.diag([1.0, -1.0, -1.0])
 
 
 def import_trimesh() -> Any:
-    return optional("trimesh", "GLB and PLY files need trimesh: pip install 'qvggt[reconstruct]'")
+    return optional("trimesh", "GLB and PLY files need trimesh: pip install '.[reconstruct]' in the clone")
 
 
 def write_ply(path: Path, cloud: Cloud) -> None:

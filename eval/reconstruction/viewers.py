@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 HOST, PORT = "127.0.0.1", 8080
-INSTALL = "pip install 'qvggt[viewer]'"
+INSTALL = "pip install '.[viewer]' in the clone"
 PARTS = 4  # the points of Rerun are as many entities, the most confident first: eyes in its tree switch them
 VIEWS = 12  # most images, depth maps and confidence maps side by side
 HALF = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # the viewers' pixels have their centre at + 0.5 (see Scene)

@@ -76,7 +76,7 @@ def stage_video(path: Path, folder: Path, rate: float, limit: int | None = None,
 
 
 def import_av() -> Any:
-    return optional("av", "reading videos needs PyAV: pip install 'qvggt[reconstruct]'")
+    return optional("av", "reading videos needs PyAV: pip install '.[reconstruct]' in the clone")
 
 
 def _duration(av: Any, container: Any, stream: Any) -> float:

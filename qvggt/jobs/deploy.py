@@ -57,7 +57,9 @@ class Deployed(Result):
         """The table, and where to read on."""
         from qvggt.eval.tables import aligned
 
-        cells = [["candidate", "AUC@30", "change", "95 %", "abs-rel", "pose dB", "depth dB", "s/seq", "MB"]]
+        cells = [
+            ["candidate", "AUC@30", "change", "95 %", "abs-rel", "pose dB", "depth dB", "s/seq", "file MB", "of float"]
+        ]
         for row in self.rows:
             low, high = row["interval"] or (None, None)
             cells.append(
@@ -69,7 +71,8 @@ class Deployed(Result):
                     _cell(row["abs_rel"], "{:.4f}"),
                     *(_cell(row[name], "{:.1f}") for name in ("pose_db", "depth_db")),
                     _cell(row["seconds"], "{:.3f}"),
-                    _cell(row["bytes"] / 1e6, "{:.2f}"),
+                    "-" if row["bytes"] is None else f"{row['bytes'] / 1e6:.2f}",
+                    _cell(row["size_ratio"], "{:.2f}x"),
                 ]
             )
         lines = aligned(cells) if self.rows else []
@@ -149,6 +152,13 @@ class DeployJob(Job[Deployed]):
     sequences: Annotated[int, Doc("Sequences to calibrate on."), at_least(1)] = TRAIN_SCENES
     test_sequences: Annotated[int, Doc("Sequences to evaluate on."), at_least(1)] = 48
     frames: Annotated[int, Doc("Frames per sequence."), at_least(2)] = 4
+    float_file: Annotated[
+        bool,
+        Doc(
+            "Export the float network too: what sizes and seconds of the other files are compared with.",
+            ("--float-file/--no-float-file",),
+        ),
+    ] = True
     seed: Annotated[int, Doc("Seed of frames, rotations and batches."), at_least(0)] = 0
     triton: Annotated[Place | None, Doc("Folder for a Triton model repository of the files that passed.")] = None
     revision: Revision = None
@@ -235,14 +245,14 @@ class Plan:
                 "they were calibrated on; they are no accuracy"
             )
         if self.job.to == "engine" and self.backend is None:
-            yield "no engine: neither TensorRT-RTX nor TensorRT is installed; pip install 'qvggt[rtx]', and repeat"
+            yield "no engine: neither TensorRT-RTX nor TensorRT is installed; pip install '.[rtx]' in the clone, repeat"
         elif self.job.to == "engine" and not _has_gpu():
             yield "engines are built and not run: this machine has no GPU, so the .onnx files are evaluated on the CPU"
 
     def steps(self) -> list[Step]:
         """In order."""
         calibrated = [(f, r) for f in self.job.formats for r in (self.job.recipe, *self.job.baselines)]
-        exports = [self._export(f) for f in self.job.formats]
+        exports = [*map(self._export_float, self._floats()), *map(self._export, self.job.formats)]
         builds = [self._build(f) for f in self.job.formats] if self.job.to == "engine" and self.backend else []
         scenes = [self._scenes()] if self.job.data is None else []
         return [
@@ -295,12 +305,24 @@ class Plan:
 
     def _export(self, format: str) -> Step:
         folder, file = self.checkpoint(format, self.job.recipe), self.onnx(format)
-        target: Literal["cpu", "tensorrt"] = "tensorrt" if self.job.to == "engine" else "cpu"
         data = self.data if self.posed else None  # the gate's camera check needs known cameras: else generated scenes
         job = ExportJob(
-            folder, file, target=target, data=data, seed=self.job.seed, threads=self.job.threads, overwrite=True
+            folder, file, target=self._target(), data=data, seed=self.job.seed, threads=self.job.threads, overwrite=True
         )
         return self._step(f"export {format}", job, [folder, *([] if data is None else [data])], [file])
+
+    def _export_float(self, format: str) -> Step:
+        """Its cameras are judged by the evaluation; the gate need not do it too."""
+        file = self.onnx(format)
+        job = ExportJob(self.model, file, format=format, target=self._target(), parity_sequences=0, **self._shared())
+        return self._step(f"export {format}", job, [self.weights], [file])
+
+    def _floats(self) -> tuple[str, ...]:
+        """The format of the float file: the numbers that stand around the integer products of the others."""
+        return () if not self.job.float_file else ("fp16",) if self.job.to == "engine" else ("fp32",)
+
+    def _target(self) -> Literal["cpu", "tensorrt"]:
+        return "tensorrt" if self.job.to == "engine" else "cpu"
 
     def _build(self, format: str) -> Step:
         assert self.backend is not None
@@ -311,9 +333,9 @@ class Plan:
 
     def _evaluate(self, calibrated: Sequence[tuple[str, str]]) -> Step:
         folders = [self.checkpoint(*each) for each in calibrated]
-        files = [self.onnx(format) for format in self.job.formats]
+        files = [self.onnx(format) for format in (*self._floats(), *self.job.formats)]
         if self.job.to == "engine" and self.backend is not None and _has_gpu():
-            files += [file.with_suffix(".engine") for file in files]
+            files += [self.onnx(format).with_suffix(".engine") for format in self.job.formats]
         job = EvaluateJob(
             (self.model, *folders),
             engines=tuple(map(str, files)),
@@ -386,10 +408,16 @@ def proof(step: Step) -> Iterator[str]:
 
 
 def table_rows(path: Path) -> list[dict[str, Any]]:
-    """One row a candidate of an evaluation's report: how good, how close to the first, how fast, how large."""
-    report = read_object(path, "the report of an evaluation")
+    """One row a candidate of an evaluation's report: how good, how close to the first, how fast, how large.
+
+    bytes: of a file that a runtime opens, None for what PyTorch runs; size_ratio: over those of the float file."""
+    from qvggt.eval.result import file_bytes
+
+    candidates = read_object(path, "the report of an evaluation")["candidates"]
+    sizes = [file_bytes(candidate) for candidate in candidates]
+    whole = next((size for one, size in zip(candidates, sizes, strict=True) if size and _is_float(one)), None)
     rows = []
-    for candidate in report["candidates"]:
+    for candidate, size in zip(candidates, sizes, strict=True):
         auc = candidate["summary"].get("auc30", {})
         rows.append(
             {
@@ -401,10 +429,15 @@ def table_rows(path: Path) -> list[dict[str, Any]]:
                 "pose_db": candidate["sqnr_db"].get(CAMERAS),
                 "depth_db": candidate["sqnr_db"].get(DEPTH),
                 "seconds": candidate["seconds"],
-                "bytes": candidate["bytes"],
+                "bytes": size,
+                "size_ratio": size / whole if size and whole else None,
             }
         )
     return rows
+
+
+def _is_float(candidate: Mapping[str, Any]) -> bool:
+    return candidate["scheme"] in ("fp32", "fp16")
 
 
 def native_size(weights: Path) -> int:

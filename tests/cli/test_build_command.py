@@ -19,7 +19,9 @@ from qvggt.engines.manifest import check_engine
 from qvggt.jobs.build import BuildJob
 from qvggt.jobs.job import read_job
 
-rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install 'qvggt[rtx]'")
+rtx = pytest.mark.skipif(
+    find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install '.[rtx]' in the clone"
+)
 
 
 call = partial(calling.call, "build")

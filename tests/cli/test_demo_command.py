@@ -18,8 +18,8 @@ from qvggt.eval.demo import page
 from qvggt.jobs.demo import DemoJob
 from qvggt.jobs.job import read_job
 
-pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")
-pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
+pytest.importorskip("trimesh", reason="the extra reconstruct is not installed")
+pytest.importorskip("pycolmap", reason="the extra reconstruct is not installed")
 
 
 call = partial(calling.call, "demo")
@@ -54,7 +54,7 @@ def test_mistakes_in_the_call(
 def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert call() == 2
-    assert "qvggt[demo]" in capsys.readouterr().err
+    assert ".[demo]" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ from qvggt.models.loading import save_model
 from qvggt.models.vggt.config import TrackConfig
 from qvggt.quant.handle import Model
 
-pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")
-pycolmap = pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
+pytest.importorskip("trimesh", reason="the extra reconstruct is not installed")
+pycolmap = pytest.importorskip("pycolmap", reason="the extra reconstruct is not installed")
 
 call = partial(calling.call, "reconstruct")
 TRACK = TrackConfig(
@@ -306,7 +306,7 @@ def test_missing_libraries_are_named(
     source = tmp_path / "v.mp4" if module == "av" else data / "photos"
     (tmp_path / "v.mp4").touch()
     line = ("--model", data / "float.safetensors", "--formats", formats, "-o", tmp_path / "out")
-    assert ("qvggt[viewer]" if module == "rerun" else "qvggt[reconstruct]") in mistake(capsys, source, *line)
+    assert ("'.[viewer]'" if module == "rerun" else "'.[reconstruct]'") in mistake(capsys, source, *line)
 
 
 @pytest.mark.parametrize(("viewer", "module"), [("rerun", "rerun"), ("viser", "viser")])
@@ -320,14 +320,14 @@ def test_a_missing_viewer_is_named_before_the_work(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     line = ("--model", data / "float.safetensors", "--viewer", viewer, "-o", tmp_path / "out")
-    assert "qvggt[viewer]" in mistake(capsys, data / "photos", *line)
+    assert "'.[viewer]'" in mistake(capsys, data / "photos", *line)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_viewer_opens_on_what_was_made(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("viser", reason="qvggt[viewer] is not installed")
+    pytest.importorskip("viser", reason="'.[viewer]' is not installed")
     from qvggt.eval.reconstruction import viewers
 
     seen = []

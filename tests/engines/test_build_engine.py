@@ -26,7 +26,7 @@ from qvggt.files import file_sha256
 
 rtx = pytest.mark.skipif(
     not pytest.importorskip("importlib.util").find_spec("tensorrt_rtx"),
-    reason="needs TensorRT-RTX: pip install 'qvggt[rtx]'",
+    reason="needs TensorRT-RTX: pip install '.[rtx]' in the clone",
 )
 CONFIG = BuildConfig(frames=(1, 4, 8), compute_capabilities=("8.9",))
 
@@ -267,7 +267,10 @@ def test_the_tensorrt_backend_runs_the_same_code(tmp_path: Path, monkeypatch: py
 def test_a_backend_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(trt_build.MODULES, "rtx", "no_such_builder")
     message = refusal(foreign(tmp_path / "m.onnx", "Relu"))
-    assert "--backend rtx needs TensorRT-RTX, No module named 'no_such_builder': pip install 'qvggt[rtx]'" in message
+    assert (
+        "--backend rtx needs TensorRT-RTX, No module named 'no_such_builder': pip install '.[rtx]' in the clone"
+        in message
+    )
 
 
 @rtx

@@ -15,7 +15,7 @@ from qvggt.engines.build_config import BuildConfig
 from qvggt.engines.builder import build_engine, read_source
 from qvggt.engines.layer_report import LayerReport
 
-pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'qvggt[rtx]'")
+pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install '.[rtx]' in the clone")
 
 GENERATIONS = ("8.6", "8.9", "12.0")
 FORMS = [  # bits, activations, kernel, type the weight is stored in, its bytes with block scales

@@ -19,7 +19,7 @@ from qvggt.models.vggt.network import VGGT
 from qvggt.quant.scheme import DEFAULT_PARTS, parse_scheme
 from qvggt.target import Target
 
-pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'qvggt[rtx]'")
+pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install '.[rtx]' in the clone")
 
 FRAMES = (1, 4, 8)
 NARROW = VGGTConfig(

@@ -162,7 +162,7 @@ def test_a_missing_package_names_the_extra(monkeypatch, backend, name, extra):
         raise ModuleNotFoundError(f"No module named {wanted!r}", name=wanted)
 
     monkeypatch.setattr(tensorrt_module, "import_module", absent)
-    with pytest.raises(QvggtError, match=rf"{name} is needed to run .* pip install 'qvggt\[{extra}\]'"):
+    with pytest.raises(QvggtError, match=rf"{name} is needed to run .* pip install '\.\[{extra}\]'"):
         import_tensorrt(backend)
 
 

@@ -142,7 +142,7 @@ def test_a_precision_this_cpu_lacks(small_onnx, monkeypatch):
 
 def test_a_missing_package_names_the_extra(small_onnx, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)  # makes its import fail
-    with pytest.raises(QvggtError, match=r"openvino is not installed: pip install 'qvggt\[openvino\]'"):
+    with pytest.raises(QvggtError, match=r"openvino is not installed: pip install '\.\[openvino\]'"):
         OpenVINORunner(small_onnx)
 
 

@@ -272,7 +272,7 @@ def test_calls_that_do_not_fit(truth):
 
 def test_without_open3d(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "open3d", None)
-    with pytest.raises(QvggtError, match=r"pip install 'qvggt\[eval3d\]'"):
+    with pytest.raises(QvggtError, match=r"pip install '\.\[eval3d\]'"):
         clouds.check_backend("open3d")
     clouds.check_backend("scipy")
     assert clouds.default_backend() == "scipy"

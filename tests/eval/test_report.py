@@ -36,7 +36,7 @@ def test_table_states_points_and_deltas(results):
     assert lines[0] == "candidate AUC@30 delta AUC@15 delta AUC@5 delta AUC@3 delta abs-rel d<1.25"
     assert lines[1] == "first 100.00 100.00 100.00 100.00 0.1000 0.9000"
     assert lines[2] == "second 66.67 -33.33 66.67 -33.33 66.67 -33.33 66.67 -33.33 0.1250 0.9000"
-    assert lines[4] == "candidate RRA@5 RTA@5 pose_enc depth s/seq p99 s MB"
+    assert lines[4] == "candidate RRA@5 RTA@5 pose_enc depth s/seq p99 s file MB"
     assert lines[6] == "second 66.67 100.00 20.0 inf 0.250 0.250 1.50"
     assert "points (0-100)" in lines[-1]
 

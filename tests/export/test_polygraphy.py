@@ -80,7 +80,7 @@ def test_the_commands(folder: Path) -> None:
     assert len(commands) == 5
     for command in commands:
         if "capability" in command:
-            pytest.importorskip("tensorrt_rtx", reason="pip install 'qvggt[rtx]'")
+            pytest.importorskip("tensorrt_rtx", reason="pip install '.[rtx]' in the clone")
             assert "Graph is fully supported by TensorRT" in run(command, folder)
         elif "surgeon" in command:
             pytest.importorskip("onnx_graphsurgeon", reason="pip install onnx-graphsurgeon")

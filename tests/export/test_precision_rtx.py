@@ -19,7 +19,7 @@ from qvggt.export.precision import Precision
 from qvggt.quant.scheme import parse_scheme
 from qvggt.target import Target
 
-pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'qvggt[rtx]'")
+pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install '.[rtx]' in the clone")
 
 
 def report(bits: str, precision: str, folder: Path) -> LayerReport:

@@ -17,7 +17,7 @@ GB = 1e9
 @pytest.fixture(scope="module", params=["w8a8", "w4a4", "w4a16"])
 def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Figures of each step for one format, as `tools/bench_scale.py` writes them."""
-    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'qvggt[rtx]'")
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install '.[rtx]' in the clone")
     folder = tmp_path_factory.mktemp("scale")
     call = [sys.executable, TOOL, "--only", request.param, "--folder", folder, "-o", folder / "scale.json"]
     subprocess.run([str(part) for part in call], check=True)

@@ -144,7 +144,7 @@ def test_forms_in_onnxruntime(weight: Weight, bytes_per_weight: float, nodes: Co
 
 
 def test_openvino_runs_it_in_int8(tmp_path: Path) -> None:
-    openvino = pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'qvggt[openvino]'")
+    openvino = pytest.importorskip("openvino", reason="needs OpenVINO: pip install '.[openvino]' in the clone")
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = openvino.Core().compile_model(write(turned, tmp_path / "m.onnx"), "CPU", options)
     facts = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
@@ -157,7 +157,7 @@ def test_openvino_runs_it_in_int8(tmp_path: Path) -> None:
 )
 def test_forms_tensorrt_takes_and_refuses(weight: Weight, reason: str, tmp_path: Path) -> None:
     """`turned` is built by tests/engines/test_build_forms.py, in the exporter's own graph."""
-    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install 'qvggt[rtx]'")
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install '.[rtx]' in the clone")
     from qvggt.engines.build_config import BuildConfig
     from qvggt.engines.builder import build_engine, read_source
     from qvggt.errors import QvggtError

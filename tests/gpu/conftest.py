@@ -46,7 +46,7 @@ def backend(request: pytest.FixtureRequest) -> str:
     """An engine builder that is installed."""
     module = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}[request.param]
     if find_spec(module) is None:
-        pytest.skip(f"{module} is not installed: pip install 'qvggt[{'rtx' if request.param == 'rtx' else 'gpu'}]'")
+        pytest.skip(f"{module} is not installed: pip install '.[{'rtx' if request.param == 'rtx' else 'gpu'}]'")
     return str(request.param)
 
 

@@ -97,9 +97,14 @@ def test_photographs_in_one_call_interrupted_twice(
     assert "they are no accuracy" in captured.out
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["passed"]
-    assert [step["step"] for step in result["steps"]] == ["calibrate w8a8", "export w8a8", "evaluate"]
-    assert len(result["rows"]) == 3
-    assert result["rows"][2]["pose_db"] > 20
+    assert [step["step"] for step in result["steps"]] == ["calibrate w8a8", "export fp32", "export w8a8", "evaluate"]
+    *in_torch, whole, rounded = result["rows"]
+    assert [row["bytes"] for row in in_torch] == [None, None], "checkpoints are stored in another precision"
+    assert whole["size_ratio"] == 1
+    assert whole["bytes"] == (out / "float-fp32.onnx").stat().st_size
+    assert rounded["size_ratio"] == rounded["bytes"] / whole["bytes"]
+    assert whole["pose_db"] > 80
+    assert rounded["pose_db"] > 20
     assert (out / "report.html").stat().st_size > 10_000
     report = json.loads((out / "results.json").read_text())
     assert any("no ground truth" in note for note in report["notes"])
@@ -140,7 +145,7 @@ def test_a_failed_gate_ends_it_with_1(
     from qvggt.jobs.export import ExportResult
 
     monkeypatch.setattr(ExportResult, "passed", False)
-    words = ("deploy", small_float, "-o", tmp_path / "out", "--recipe", "rtn", "--frames", 2)
+    words = ("deploy", small_float, "-o", tmp_path / "out", "--recipe", "rtn", "--frames", 2, "--no-float-file")
     assert call(*words, "--sequences", 1, "--test-sequences", 2) == 1
     assert "FAILED: export w8a8" in capsys.readouterr().out
     assert not (tmp_path / "out" / "results.json").exists()

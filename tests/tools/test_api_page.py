@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from importlib import import_module
 from pathlib import Path
 
@@ -30,13 +29,6 @@ def test_the_page_names_the_right_modules() -> None:
         if line.startswith("| `qvggt."):
             name, module = (cell.strip().strip("`").split("(")[0] for cell in line.split("|")[1:3])
             assert hasattr(import_module(module), name.removeprefix("qvggt.")), line
-
-
-def test_the_code_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    exec(compile(code, str(PAGE), "exec"), {})
-    assert (tmp_path / "outputs" / "calibrate.json").is_file()
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -26,7 +26,7 @@ from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.hub.loading import load_model
 from qvggt.quant.scheme import parse_scheme
 
-gradio = pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'qvggt[demo]'")
+gradio = pytest.importorskip("gradio", reason="Gradio is not installed: pip install '.[demo]' in the clone")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt install chromium")

@@ -15,8 +15,8 @@ from qvggt.engines.torch_runner import TorchRunner
 from qvggt.errors import QvggtError
 from qvggt.eval.demo.workshop import EXAMPLE_FRAMES, EXAMPLES, Choice, Limits, Workshop, describe, differences
 
-pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")
-pycolmap = pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
+pytest.importorskip("trimesh", reason="the extra reconstruct is not installed")
+pycolmap = pytest.importorskip("pycolmap", reason="the extra reconstruct is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from qvggt.errors import QvggtError
 from qvggt.eval.reconstruction.cloud import build_cloud, select
 from qvggt.eval.reconstruction.colmap import BINARY, TEXT, Views, check_written, dense_model, write_colmap
 
-pycolmap = pytest.importorskip("pycolmap", reason="qvggt[reconstruct] is not installed")
+pycolmap = pytest.importorskip("pycolmap", reason="the extra reconstruct is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from qvggt.eval.reconstruction.cloud import Cloud, build_cloud, select
 from qvggt.eval.reconstruction.meshes import pyramid, write_glb, write_ply
 
-trimesh = pytest.importorskip("trimesh", reason="qvggt[reconstruct] is not installed")
+trimesh = pytest.importorskip("trimesh", reason="the extra reconstruct is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from PIL import Image
 from qvggt.data.video import stage_video
 from qvggt.errors import QvggtError
 
-av = pytest.importorskip("av", reason="qvggt[reconstruct] is not installed")
+av = pytest.importorskip("av", reason="the extra reconstruct is not installed")
 
 RATE, COUNT = 10, 30
 

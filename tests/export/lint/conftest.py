@@ -22,7 +22,7 @@ def build_all(request: pytest.FixtureRequest, tmp_path: Path) -> BuildAll:
     """models -> what TensorRT-RTX makes of each; where it is missing the test is skipped at its first use."""
 
     def run(models: list[ModelProto], target: str = TARGET) -> list[Verdict]:
-        pytest.importorskip("tensorrt_rtx", reason="pip install 'qvggt[rtx]'")
+        pytest.importorskip("tensorrt_rtx", reason="pip install '.[rtx]' in the clone")
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
         for index, model in enumerate(models):
             (folder / f"{index}.onnx").write_bytes(model.SerializeToString())

@@ -1,7 +1,7 @@
 """Latency ratios, peak memory and file bytes on this CPU: PyTorch, ONNX Runtime and OpenVINO.
 
     python tools/bench_cpu.py                                                   # the tiny model
-    python tools/bench_cpu.py --model slice-1b --size 518x518 --frames 1        # two blocks of VGGT-1B
+    python tools/bench_cpu.py --model slice-1b --size 518x518 --frames 1        # three blocks of VGGT-1B
     python tools/bench_cpu.py --model random-1b --frames 2 --size 266x266 --rounds 2 --no-together
 
 Every candidate lives in a process of its own (so that peak memory is its own), and the calls go round-robin, so that
@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from cpu_candidates import Array, Candidate, Timing, Worker, make_input, parse_spec, write_file
+from cpu_candidates import SLICE_1B, Array, Candidate, Timing, Worker, make_input, parse_spec, write_file
 from reporting import sqnr_db, start, write_json
 
 from qvggt.progress import bar
@@ -128,10 +128,18 @@ def main(
             if not parts[0].exists():
                 write_file(model, spec, height, width, parts[0])
             sizes[spec.text] = sum(part.stat().st_size for part in parts if part.exists())
+        folds = model == SLICE_1B  # files of blocks; those of whole networks begin and end with images and outputs
         common: dict[str, Any] = {"model": model, "threads": threads, "size": (height, width)}
         candidates = [Candidate("torch", precision, **common) for precision in baselines.split(",") if precision]
         candidates += [
-            Candidate(runtime, precision, spec=spec.text, onnx=str(home / spec.file), **common)
+            Candidate(
+                runtime,
+                precision,
+                spec=spec.text,
+                onnx=str(home / spec.file),
+                folded=folds and spec.quantized,
+                **common,
+            )
             for runtime, precision in kinds
             for spec in specs
         ]

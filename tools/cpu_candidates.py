@@ -21,6 +21,7 @@ from qvggt.errors import QvggtError
 RANDOM_1B = "random-1b"
 HEAD_1B = "head-1b"
 SLICE_1B = "slice-1b"
+SCENES = 32  # generated, that a checkpoint is calibrated on
 Array = NDArray[np.float32]
 Call = Callable[[Array], dict[str, Array]]
 
@@ -34,6 +35,10 @@ class Spec:
     activation: str = "dynamic"
     parts: tuple[str, ...] = ()
     fused: bool = False
+
+    @property
+    def quantized(self) -> bool:
+        return self.bits not in ("fp32", "fp16", "bf16")
 
     @property
     def file(self) -> str:
@@ -52,7 +57,7 @@ def parse_spec(text: str) -> Spec:
 @dataclass(frozen=True)
 class Candidate:
     """runtime: torch, onnxruntime or openvino. precision: of what is not quantized: fp32 or bf16. onnx: its file,
-    None for PyTorch on `model`."""
+    None for PyTorch on `model`. folded: a file of blocks whose tokens are in the basis of a folded network."""
 
     runtime: str
     precision: str
@@ -61,6 +66,7 @@ class Candidate:
     spec: str | None = None
     onnx: str | None = None
     size: tuple[int, int] = (518, 518)
+    folded: bool = False
 
     @property
     def openvino_precision(self) -> str:
@@ -93,10 +99,16 @@ def load_float(name: str) -> Any:
 
 
 def write_file(model: str, spec: Spec, height: int, width: int, path: Path) -> int:
-    """Export one format by rounding to nearest; bytes. Static ranges are those of one random image."""
-    import torch
+    """Export a format, calibrated with the default recipe; bytes.
 
-    from qvggt.calib.rtn import quantize_rtn_
+    A checkpoint: on `SCENES` generated scenes. Random weights of VGGT-1B's size: on one or two, without the steps that
+    take hours and change codes only, so that the nodes and their speed are those of a calibrated file.
+    """
+    import torch
+    from calibrated import calibrated_
+    from held_out import CALIBRATION_SEED, FRAMES, drawn
+
+    from qvggt.data.synthetic.scene import SceneConfig
     from qvggt.export.exporter import ExportConfig, export_onnx
     from qvggt.models.family import find_family
     from qvggt.quant.scheme import parse_scheme
@@ -104,26 +116,32 @@ def write_file(model: str, spec: Spec, height: int, width: int, path: Path) -> i
     if model == SLICE_1B:
         import block_slice
 
-        return block_slice.write(spec, height, width, path)
+        scheme = parse_scheme(spec.bits, spec.activation)
+        blocks = block_slice.network()
+        if spec.quantized:
+            blocks, scheme = block_slice.calibrated(scheme, height, width)
+        return block_slice.write(blocks, scheme, (height, width), path, fused=spec.fused)
     network = load_float(model)
     scheme = parse_scheme(spec.bits, spec.activation, (*find_family().default_parts, *spec.parts))
-    images = torch.from_numpy(np.random.default_rng(1).random((1, 3, height, width), np.float32))
-    needs_data = spec.activation == "static" or "dpt" in spec.parts
-    quantize_rtn_(network, scheme, [images] if needs_data else None)
+    if spec.quantized:
+        random = model in (RANDOM_1B, HEAD_1B)
+        frames, count = (1, 1) if random else (FRAMES, SCENES)
+        scenes = SceneConfig(height=height, width=width, family="random", frames=max(2, frames))
+        images = [drawn(scenes, frames, CALIBRATION_SEED + i)[0] for i in range(count)]
+        with torch.no_grad():
+            scheme = calibrated_(network, scheme, images, nearest=random)
     outputs = tuple(word for word, head in find_family().exportable.items() if head.name in network.config.heads)
     config = ExportConfig(height, width, outputs, fused_attention=spec.fused)
     return export_onnx(network, scheme, config, path).bytes
 
 
 def make_input(model: str, frames: int, height: int, width: int) -> Array:
-    """Images [S, 3, H, W] in [0, 1], or tokens [1, S P, 1024] of the block slice; seeded noise."""
-    generator = np.random.default_rng(0)
+    """Images [S, 3, H, W] in [0, 1] of seeded noise, or what the block slice gets for a generated scene."""
     if model == SLICE_1B:
         import block_slice
 
-        shape = (1, frames * block_slice.tokens(height, width), block_slice.WIDTH)
-        return generator.standard_normal(shape).astype(np.float32)
-    return generator.random((frames, 3, height, width), dtype=np.float32)
+        return block_slice.entering(block_slice.pictures(frames, height, width)[0])
+    return np.random.default_rng(0).random((frames, 3, height, width), dtype=np.float32)
 
 
 def open_candidate(candidate: Candidate) -> Call:
@@ -195,6 +213,7 @@ def opened(candidate: Candidate) -> tuple[Call, dict[str, Array]]:
 def timed(candidate: Candidate, images: Array) -> tuple[float, float]:
     """Wall-clock and processor seconds of one forward pass."""
     call, outputs = opened(candidate)
+    images = in_basis(candidate, images)
     start, cpu = time.perf_counter(), time.process_time()
     found = call(images)
     seconds = time.perf_counter() - start, time.process_time() - cpu
@@ -204,7 +223,18 @@ def timed(candidate: Candidate, images: Array) -> tuple[float, float]:
 
 def outcome(candidate: Candidate) -> tuple[dict[str, Array], int]:
     """The last outputs, and the peak memory of this process."""
-    return opened(candidate)[1], peak_rss()
+    outputs = {name: in_basis(candidate, value, back=True) for name, value in opened(candidate)[1].items()}
+    return outputs, peak_rss()
+
+
+def in_basis(candidate: Candidate, tokens: Array, back: bool = False) -> Array:
+    """Tokens of the float blocks in the basis of the candidate's, or back; anything else as it is."""
+    if not candidate.folded:
+        return tokens
+    import block_slice
+
+    basis = block_slice.basis()
+    return tokens if basis is None else tokens @ (basis.T if back else basis)
 
 
 def peak_rss() -> int:

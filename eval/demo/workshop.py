@@ -64,7 +64,7 @@ class Made:
     def cloud(self, percentile: float) -> Cloud:
         """The points to show when so many percent are dropped; the network is not asked again."""
         frames, config = self.result.frames, self.config
-        free = unmasked(frames, self.result.photos, config)
+        free = unmasked(frames, self.result.photos, config, lambda _: None)  # said before
         selection = select(self.result.scene, frames.inside(), free, percentile, config.edges)
         return build_cloud(self.result.scene, selection, frames.pixels).at_most(config.max_points)
 

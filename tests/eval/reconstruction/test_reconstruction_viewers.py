@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import urllib.request
 from dataclasses import replace
 from itertools import pairwise
@@ -35,11 +36,17 @@ def made(truth: Any, folder: Path) -> Result:
     return reconstruct_folder(truth.runner, truth.taken.paths, folder, config, images=ImagePlan(70))
 
 
+def with_confidence(made: Result) -> Result:
+    """The truth is sure of everything: here of some points more than of others."""
+    confidence = np.random.default_rng(0).permutation(len(made.cloud)).astype(np.float32)
+    return replace(made, cloud=replace(made.cloud, confidence=confidence))
+
+
 def test_a_recording_holds_what_was_made(made: Result, tmp_path: Path) -> None:
     pytest.importorskip("rerun", reason="qvggt[viewer] is not installed")
     from rerun.chunk import RrdReader
 
-    viewers.write_rrd(tmp_path / "scene.rrd", made)
+    viewers.write_rrd(tmp_path / "scene.rrd", with_confidence(made))
     reader = RrdReader(tmp_path / "scene.rrd")
     assert [entry.kind for entry in reader.recordings()] == ["recording"]
     assert [entry.kind for entry in reader.blueprints()] == ["blueprint"]
@@ -74,12 +81,33 @@ def test_viser_serves_the_loopback_address_and_stops(made: Result, capsys: pytes
     assert capsys.readouterr().out.replace("(viser) Server stopped\n", "") == ""
 
 
-def test_the_slider_of_viser_drops_the_least_confident(made: Result) -> None:
-    pytest.importorskip("viser", reason="qvggt[viewer] is not installed")
-    server = viewers.serve_viser(made, 8137)
+def test_the_slider_of_viser_drops_the_least_confident(made: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    viser = pytest.importorskip("viser", reason="qvggt[viewer] is not installed")
+    handles: dict[str, Any] = {}
+
+    def spy(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def call(self: Any, label: str, *args: Any, **options: Any) -> Any:
+            return handles.setdefault(label, real(self, label, *args, **options))
+
+        monkeypatch.setattr(owner, name, call)
+
+    spy(viser.GuiApi, "add_slider")
+    spy(viser.SceneApi, "add_point_cloud")
+    spy(viser.SceneApi, "add_camera_frustum")
+    ranked = with_confidence(made)
+    server = viewers.serve_viser(ranked, 8137)
     try:
-        nodes = server.scene._handle_from_node_name
-        assert sum(name.startswith("/cameras/") for name in nodes) == 4
+        assert sum(name.startswith("/cameras/") for name in handles) == 4
+        assert len(handles["/points"].points) == len(made.cloud)
+        handles["Drop the least confident, %"].value = 80
+        for _ in range(200):  # its callbacks run on threads of its own
+            if len(handles["/points"].points) < len(made.cloud):
+                break
+            time.sleep(0.05)
+        kept = ranked.cloud.points[ranked.cloud.confidence >= np.percentile(ranked.cloud.confidence, 80)]
+        assert np.allclose(handles["/points"].points, kept, atol=0.05)  # halves, as viser sends them
     finally:
         server.stop()
 

@@ -53,11 +53,11 @@ PACKAGES = {  # of others; where it is not here, a room may import what the proj
     "quant": {"torch", "numpy", "safetensors"},
     "rotation": {"torch", "numpy"},
     "onnx_view": {"onnx", "numpy"},
-    "data": {"numpy", "PIL", "torch", "av"},
+    "data": {"numpy", "PIL", "torch", "av", "pillow_heif"},
     "hub": {"torch", "huggingface_hub", "jinja2"},
 }
 RUNTIMES = {"onnx", "onnxruntime", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}
-OPTIONAL = {"matplotlib", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx", "trimesh", "pycolmap", "av"}
+OPTIONAL = {"matplotlib", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx", "trimesh", "pycolmap", "av", "pillow_heif"}
 OPTIONAL |= {"gradio", "jinja2", "rerun", "viser"}
 COMMAND_LINE = {"typer", "click"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qvggt.engines.network_file import read_network
+from qvggt.engines.network_file import NetworkFile, read_network
 from qvggt.engines.runner import Array, NetworkSizes, Runner
 from qvggt.errors import QvggtError
 from qvggt.models.family import DEFAULT, find_family
@@ -14,8 +15,8 @@ from qvggt.models.family import DEFAULT, find_family
 class FileRunner(Runner):
     """A runner of an ONNX file, see `NetworkFile` for its interface and what QvggtError is raised for."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.network = read_network(path)
+    def __init__(self, path: str | Path, read: Callable[[str | Path], NetworkFile] = read_network) -> None:
+        self.network = read(path)
         self.path, self.metadata, self.scheme = self.network.path, self.network.metadata, self.network.scheme
         self.frames, self.size = self.network.frames, self.network.size
         self.outputs, self.files = self.network.outputs, self.network.files

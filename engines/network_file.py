@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx import TensorProto, ValueInfoProto
+from onnx import TensorProto
 
 from qvggt.engines.build_config import FRAMES
 from qvggt.engines.runner import ModelFile
@@ -59,8 +59,9 @@ def read_network(path: str | Path) -> NetworkFile:
     """Read and check a file; QvggtError for one that is missing, corrupt, unsafe, edited or has another interface."""
     path = Path(path)
     opened = open_onnx(path)
-    frames, size = _input(path, opened.inputs)
-    outputs = _outputs(path, opened.proto.graph.output)
+    inputs = [(value.name, value.type.tensor_type.elem_type, dims(value)) for value in opened.inputs]
+    frames, size = check_input(path, inputs)
+    outputs = check_outputs(path, [(value.name, dims(value)) for value in opened.proto.graph.output])
     metadata, data = opened.metadata, opened.data
     metadata.check()
     scheme, format = file_scheme(metadata), graph_format(opened)
@@ -87,12 +88,12 @@ def _shown(dims: Shape) -> str:
     return f"[{', '.join('?' if d is None else str(d) for d in dims)}]"
 
 
-def _input(path: Path, inputs: Sequence[ValueInfoProto]) -> tuple[int | None, tuple[int, int] | None]:
-    """(fixed frame count or None, fixed (H, W) or None) from the graph's input."""
+def check_input(path: Path, inputs: Sequence[tuple[str, int, Shape]]) -> tuple[int | None, tuple[int, int] | None]:
+    """(fixed frame count or None, fixed (H, W) or None) from name, TensorProto.DataType and shape of the inputs."""
     want = f"expected one input {INPUT} float32 [1, S, 3, H, W]; export it with qvggt export"
-    if [value.name for value in inputs] != [INPUT]:
-        raise QvggtError(f"{path}: has inputs {', '.join(value.name for value in inputs) or 'none'}, {want}")
-    kind, shape = inputs[0].type.tensor_type.elem_type, dims(inputs[0])
+    if [name for name, *_ in inputs] != [INPUT]:
+        raise QvggtError(f"{path}: has inputs {', '.join(name for name, *_ in inputs) or 'none'}, {want}")
+    _, kind, shape = inputs[0]
     if kind != TensorProto.FLOAT:
         raise QvggtError(f"{path}: input {INPUT} has type {type_name(kind).removeprefix('type ')}, {want}")
     if len(shape) != 5 or shape[0] not in (1, None) or shape[2] not in (3, None):
@@ -103,21 +104,20 @@ def _input(path: Path, inputs: Sequence[ValueInfoProto]) -> tuple[int | None, tu
     return shape[1], None if height is None or width is None else (height, width)
 
 
-def _outputs(path: Path, outputs: Sequence[ValueInfoProto]) -> tuple[str, ...]:
+def check_outputs(path: Path, outputs: Sequence[tuple[str, Shape]]) -> tuple[str, ...]:
     """Known outputs in the order of the graph; others are not computed."""
     found = []
-    for value in outputs:
-        trailing = TRAILING.get(value.name)
+    for name, shape in outputs:
+        trailing = TRAILING.get(name)
         if trailing is None:
             continue
-        shape = dims(value)
         if shape and len(shape) != 2 + len(trailing):
             raise QvggtError(
-                f"{path}: output {value.name} has shape {_shown(shape)}, expected "
+                f"{path}: output {name} has shape {_shown(shape)}, expected "
                 f"[1, S, {', '.join(map(str, trailing))}]; export it with qvggt export"
             )
-        found.append(value.name)
+        found.append(name)
     if not found:
-        names = ", ".join(value.name for value in outputs) or "none"
+        names = ", ".join(name for name, _ in outputs) or "none"
         raise QvggtError(f"{path}: has outputs {names}, expected some of {', '.join(TRAILING)}; export it again")
     return tuple(found)

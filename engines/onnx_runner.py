@@ -24,6 +24,7 @@ CUDA = ("CUDAExecutionProvider", *CPU)
 TENSORRT = ("TensorrtExecutionProvider", *CUDA)
 PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
+PROPAGATION = "QDQPropagationTransformer"
 HEAVY = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Softmax")
 
 ProviderOptions = Mapping[str, Mapping[str, str]]
@@ -57,7 +58,10 @@ class OnnxRunner(FileRunner):
         options = {name: dict((provider_options or {}).get(name, {})) for name in providers}
         if TENSORRT[0] in options:
             options[TENSORRT[0]] = tensorrt_options(self.network) | options[TENSORRT[0]]
-        self.session: Any = _session(ort, self.path, options, threads)
+        self.session: Any
+        self.session, without = _session(ort, self.path, options, threads)
+        if without:
+            self.notes += (f"ONNX Runtime {ort.__version__} cannot open it as it is, opened without {without}",)
         self.device = "cuda" if CUDA[0] in options or TENSORRT[0] in options else "cpu"
 
     def _run(self, images: Array) -> dict[str, Array]:
@@ -130,16 +134,16 @@ def _check_providers(ort: Any, providers: Sequence[str]) -> None:
             )
 
 
-def _session(ort: Any, path: Path, providers: Mapping[str, dict[str, str]], threads: int | None) -> Any:
+def _session(
+    ort: Any, path: Path, providers: Mapping[str, dict[str, str]], threads: int | None
+) -> tuple[Any, str | None]:
+    """The session, and the optimizer that had to be left out for it to open."""
     names = list(providers)
     if CUDA[0] in names and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA and cuDNN from their wheels, which no search path leads to
     options = session_options(ort, threads)
     options.add_session_config_entry(RECORD_PLACEMENT, "1")
-    try:
-        session = ort.InferenceSession(str(path), options, providers=list(providers.items()))
-    except Exception as error:  # onnxruntime raises its own classes, which have no common base
-        raise QvggtError(f"{path}: ONNX Runtime refuses it: {line(error)}; export again") from error
+    session, without = _opened(ort, path, options, list(providers.items()))
     # a provider whose libraries are missing is dropped with a log line only: timings would be of another device
     if names and session.get_providers()[0] != names[0]:
         raise QvggtError(
@@ -148,7 +152,27 @@ def _session(ort: Any, path: Path, providers: Mapping[str, dict[str, str]], thre
     if names and names[0] not in CPU:
         _check_placement(path, session, names[0])
     session.disable_fallback()
-    return session
+    return session, without
+
+
+def _opened(ort: Any, path: Path, options: Any, providers: list[Any]) -> tuple[Any, str | None]:
+    """An optimizer can turn a good graph into one that ONNX Runtime refuses: it copies Q and DQ beyond operators that
+    only move data, and mistakes their type (lint rule QV701)."""
+    failed: list[Exception] = []
+    for without in (None, PROPAGATION):
+        try:
+            left_out = None if without is None else [without]
+            return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=left_out), without
+        except Exception as error:  # onnxruntime raises its own classes, which have no common base
+            failed.append(error)
+            if not _type_error(error):
+                break
+    raise QvggtError(f"{path}: ONNX Runtime refuses it: {line(failed[0])}; export again") from failed[0]
+
+
+def _type_error(error: Exception) -> bool:
+    """Whether it may be an inserted Q or DQ that the graph is refused for."""
+    return any(words in str(error) for words in ("TypeInferenceError", "Type Error")) and "uantizeLinear" in str(error)
 
 
 def _check_placement(path: Path, session: Any, first: str) -> None:

@@ -8,23 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from qvggt.engines.file_runner import FileRunner
-from qvggt.engines.network_file import INPUT
+from qvggt.engines.network_file import INPUT, NetworkFile, check_input, check_outputs, read_network
 from qvggt.engines.registry import RunnerOptions
-from qvggt.engines.runner import Array, versions
+from qvggt.engines.runner import Array, ModelFile, versions
 from qvggt.errors import QvggtError
-from qvggt.files import line
+from qvggt.files import check_file, line
 from qvggt.lazy import optional
+from qvggt.onnx_view.graph import Shape
+from qvggt.onnx_view.graph_format import GraphFormat
+from qvggt.onnx_view.metadata import Metadata
+from qvggt.predictions import TRAILING
 
-DEVICE = "CPU"
+DEVICE, IR = "CPU", ".xml"
 PRECISIONS = {"f32": "FP32", "bf16": "BF16"}
 """Inference precision -> what the device lists when it has it."""
 PLACES = ("Exception from", "Check ", "FrontEnd API", "Model wasn't", "Summary:", "-- ", "While validating")
 
 
 class OpenVINORunner(FileRunner):
-    """Opens an ONNX file, see `NetworkFile` for its interface, with OpenVINO on the CPU.
+    """Opens an ONNX file or OpenVINO IR (.xml, its .bin beside it), see `NetworkFile` for the interface, on the CPU.
 
     precision: "f32", or "bf16" for what is not quantized, attention above all: twice as fast on CPUs with bf16
     instructions, and less exact. threads: default all cores. QvggtError for a missing package, a precision this CPU
@@ -39,7 +44,7 @@ class OpenVINORunner(FileRunner):
         if threads is not None and threads < 1:
             raise QvggtError(f"threads: expected 1 or more, got {threads}")
         openvino = import_openvino()
-        super().__init__(path)
+        super().__init__(path, read_ir if Path(path).suffix.lower() == IR else read_network)
         self.precision = precision
         self.label = f"openvino {precision} {self.scheme_label} {self.path.name}"
         self.compiled: Any = compile_cpu(openvino, self.path, precision, threads)
@@ -76,6 +81,39 @@ def open_openvino(source: str | Path, options: RunnerOptions) -> OpenVINORunner:
 def import_openvino() -> Any:
     """The openvino module; QvggtError names what to install."""
     return optional("openvino", "openvino is not installed: pip install '.[openvino]' in the clone")
+
+
+def read_ir(path: str | Path) -> NetworkFile:
+    """What OpenVINO IR says of itself: it has none of our metadata. QvggtError as `read_network`."""
+    path, openvino = Path(path), import_openvino()
+    weights = path.with_suffix(".bin")
+    for file in (path, weights):
+        check_file(file, "OpenVINO IR, an .xml file with its .bin beside it")
+    try:
+        model = openvino.Core().read_model(str(path))
+    except RuntimeError as error:
+        raise QvggtError(f"{path}: OpenVINO cannot read it: {reason(error)}; convert the ONNX file again") from error
+    float32 = openvino.Type.f32
+    inputs = [
+        (_name(port), int(TensorProto.FLOAT if port.get_element_type() == float32 else 0), _shape(port))
+        for port in model.inputs
+    ]
+    frames, size = check_input(path, inputs)
+    outputs = check_outputs(path, [(_name(port), _shape(port)) for port in model.outputs])
+    files = tuple(ModelFile.of(file) for file in (path, weights))
+    return NetworkFile(path, frames, size, outputs, Metadata(path=path), None, files, GraphFormat("", {}, ""))
+
+
+def _name(port: Any) -> str:
+    known = [name for name in port.get_names() if name == INPUT or name in TRAILING]
+    return str(known[0] if known else next(iter(sorted(port.get_names())), "an unnamed one"))
+
+
+def _shape(port: Any) -> Shape:
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return ()
+    return tuple(None if side.is_dynamic else side.get_length() for side in shape)
 
 
 def reason(error: RuntimeError) -> str:

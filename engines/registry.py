@@ -132,7 +132,10 @@ _TORCH = ("device", "precision", "revision", "offline")
 for _kind in (
     RunnerKind("onnxruntime", uses=("device", "providers", "threads"), opener=_HERE + "onnx_runner:open_onnx", **_ONNX),
     RunnerKind(
-        "openvino", uses=("device", "precision", "threads"), opener=_HERE + "openvino_runner:open_openvino", **_ONNX
+        "openvino",
+        uses=("device", "precision", "threads"),
+        opener=_HERE + "openvino_runner:open_openvino",
+        **_ONNX | {"suffixes": (".onnx", ".xml")},
     ),
     RunnerKind("tensorrt", **_ENGINE),
     RunnerKind("rtx", **_ENGINE),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 from onnx import TensorProto
 
 from qvggt.export.lint.rule import Place, Severity, rule
-from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.graph import Model, Node
 from qvggt.onnx_view.product import Product, products
 from qvggt.onnx_view.quantizer import FP4, FP8, INT4, INT8, SUPPORTED, type_name
 
 EIGHT_BIT = (INT8, FP8)
 FLOAT16_MAX = 65504
 LARGEST: dict[int, int] = {INT8: 128, FP8: 448}
+UNTOUCHED = ("Add", "Mul", "Reshape", "Cast", "Identity")  # of what a Split behind them does to a product
 FOUR_BIT = 7  # largest code of a 4-bit grid; with it sums of VGGT's widths stay far below float16's limit
 
 
@@ -116,6 +118,38 @@ def convolution_kernel(product: Product) -> Iterator[str]:
         return
     if product.node.op == "ConvTranspose" or product.weight_only:
         yield "weight only" if product.weight_only else ""
+
+
+@rule("QV310", "split-into-heads", Severity.WARNING, products)
+def split_into_heads(product: Product) -> Iterator[str]:
+    """a weight with a scale per channel whose product is split and then reshaped and transposed, as queries, keys and
+    values are into heads: TensorRT cuts the weight to fit the parts, and expands it at every run.
+
+    Fix: give the weight one scale and multiply by scale/largest after the product, or reshape and transpose before the
+    split.
+    """
+    dq = product.weight.dq
+    if not product.quantized or not product.is_gemm or not product.weight.constant:
+        return
+    if dq is None or dq.per_tensor or dq.blocked or product.weight.along_sum:
+        return
+    shape, length = product.weight_shape, product.sum_length
+    if shape is None or length is None or prod(shape) != 3 * length**2:  # queries, keys and values of a self-attention
+        return
+    cuts = [node for node in _behind(product.node, *UNTOUCHED) if node.is_op("Split", "Slice")]
+    for cut in cuts:
+        shaped = [node for part in cut.outputs for node in cut.scope.consumers(part) if node.is_op("Reshape")]
+        if any(reader.is_op("Transpose") for node in shaped for reader in node.scope.consumers(node.outputs[0])):
+            yield f"{cut.op} {cut.label}"
+            return
+
+
+def _behind(node: Node, *operators: str) -> Iterator[Node]:
+    """The readers of a node's output, and theirs beyond some operators."""
+    for reader in node.scope.consumers(node.outputs[0]):
+        yield reader
+        if reader.is_op(*operators):
+            yield from _behind(reader, *operators)
 
 
 @rule("QV308", "float16-overflow", Severity.ERROR, products)

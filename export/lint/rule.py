@@ -12,6 +12,7 @@ from qvggt.target import Target
 
 ALL = frozenset(Target)
 TENSORRT = frozenset({Target.TENSORRT})
+CPU = frozenset({Target.CPU})
 
 
 class Severity(str, Enum):

@@ -16,6 +16,7 @@ from qvggt.calib.rtn import quantize_rtn_
 from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene
 from qvggt.engines import openvino_runner
+from qvggt.engines.opening import open_runner
 from qvggt.engines.openvino_runner import OpenVINORunner, import_openvino, reason
 from qvggt.engines.torch_runner import TorchRunner
 from qvggt.export.exporter import ExportConfig, export_onnx
@@ -153,3 +154,26 @@ def test_unsafe_and_broken_files(small_onnx, tmp_path):
         file.truncate(100_000)
     with pytest.raises(QvggtError, match=r"cut\.onnx: truncated or corrupt"):
         OpenVINORunner(cut)
+
+
+def test_openvino_ir_is_the_same_network(small_onnx, runner, tmp_path):
+    import openvino
+
+    path = tmp_path / "m.xml"
+    openvino.save_model(openvino.Core().read_model(small_onnx), path, compress_to_fp16=False)
+    images = small_pixels(2)
+    with open_runner(path, threads=1) as ir:  # .xml says which runtime
+        assert isinstance(ir, OpenVINORunner)
+        assert (ir.size, ir.frames, ir.outputs) == (runner.size, runner.frames, runner.outputs)
+        facts = ir.describe()
+        assert [file["path"].rpartition("/")[2] for file in facts["files"]] == ["m.xml", "m.bin"]
+        assert facts["scheme"] == "unknown scheme"
+        np.testing.assert_allclose(ir(images).pose_enc, runner(images).pose_enc, atol=1e-4)
+    path.with_suffix(".bin").unlink()
+    with pytest.raises(QvggtError, match=r"m\.bin: nothing there, expected OpenVINO IR"):
+        OpenVINORunner(path)
+    path.with_suffix(".bin").write_bytes(b"")
+    path.write_text("<net/>")
+    with pytest.raises(QvggtError) as caught:
+        OpenVINORunner(path)
+    assert "\n" not in str(caught.value)

@@ -250,3 +250,31 @@ def test_the_sums_do_overflow_float16() -> None:
     codes = [np.rint(127 * v / np.abs(v).max()) for v in (x, w)]
     with np.errstate(over="ignore"):
         assert 0 < np.isinf((codes[0] @ codes[1]).astype(np.float16)).mean() < 0.5
+
+
+@pytest.mark.parametrize("cut", ["Split", "Slice", "transposed first"])
+@pytest.mark.parametrize("scales", ["channel", "tensor"])
+def test_channel_scales_and_a_split_into_heads(cut: str, scales: str, rules: Lint, build: Build) -> None:
+    """Queries, keys and values that are quantized one by one: the whole weight is expanded for each run."""
+    net = Net(("b", "m", K), "f32")
+    y = net.op("Add", net.op("MatMul", net.quantized(), net.weight(8, scales, (K, 3 * K))), net.normal(3 * K))
+    if cut == "transposed first":
+        y = net.op("Transpose", net.op("Reshape", y, net.store([0, 0, 3, 4, 64], np.int64)), perm=[2, 0, 3, 1, 4])
+        first = net.op("Split", y, outputs=3, axis=0, num_outputs=3)
+        parts = [first, f"{first}1", f"{first}2"]
+    elif cut == "Split":
+        first = net.op("Split", y, outputs=3, axis=-1, num_outputs=3)
+        parts = [first, f"{first}1", f"{first}2"]
+    else:
+        ends = [[net.store([at], np.int64) for at in (start, start + K, 2)] for start in (0, K, 2 * K)]
+        parts = [net.op("Slice", y, *place) for place in ends]
+    if cut != "transposed first":
+        shaped = [net.op("Reshape", part, net.store([0, 0, 4, 64], np.int64)) for part in parts]
+        parts = [net.op("Transpose", part, perm=[0, 2, 1, 3]) for part in shaped]
+    q, k, v = (net.quantized(part, 0.05 * (1 + i)) for i, part in enumerate(parts))
+    model = net.model(net.op("Add", net.op("Add", q, k), v))
+    expands = scales == "channel" and cut != "transposed first"
+    assert rules(model) == ({"QV310"} if expands else set())
+    kernels = build(model).kernels
+    assert any(k.kind == "runtime_fusion" and k.inputs == ("Int8", "Float") for k in kernels) is expands
+    assert any(k.kind == "gemm" and (*k.inputs, *k.constants)[:2] == ("Int8", "Int8") for k in kernels) is not expands

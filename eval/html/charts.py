@@ -140,7 +140,7 @@ def _trade_off(document: Document, names: Sequence[str], metric: MetricWords, co
                 axes.plot([x, x], interval, color=colour(index), linewidth=1.2, alpha=0.5)
             axes.plot([x], [y], "o", color=colour(index), markersize=7)
         axes.set_xlabel(axis)
-        axes.set_ylabel(plain(f"{metric.title} ({metric.unit}), {metric.better} is better", 48))
+        axes.set_ylabel(f"{plain(metric.title, 30)}, {metric.better} is better")
         axes.set_xlim(0, right)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high)

@@ -15,7 +15,7 @@ from qvggt.eval.html.text import plain, variable
 
 BUDGET = 2_000_000  # most points of a page: about 8 bytes each
 FRUSTUM = 0.12  # depth of a drawn camera, in halves of the box
-REACH = 1.3  # half of the box, over the 98th percentile of the distances from its middle
+REACH = 1.3  # the box, over the longest side of the one that has all but 2 % of the points on either side
 WIDE = 8  # halves of the box that a coordinate may be away from its middle
 STEPS = 32767 // WIDE  # of int16, a half of the box: less than a pixel
 
@@ -60,8 +60,8 @@ def _box(views: list[View]) -> tuple[NDArray[np.float64], float]:
             continue
         points = view.points[np.isfinite(view.points).all(-1)]
         if len(points):
-            middle = np.median(points, axis=0).astype(np.float64)
-            half = REACH * float(np.percentile(np.abs(points - middle).max(-1), 98))
+            low, high = np.percentile(points.astype(np.float64), (2, 98), axis=0)
+            middle, half = (low + high) / 2, REACH * float((high - low).max()) / 2
             if half > 0:
                 return middle, half
     centres = np.concatenate([_centres(view) for view in views])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -9,7 +10,8 @@ from pathlib import PurePath
 from qvggt.eval.html.document import Candidate
 from qvggt.eval.html.text import plain
 
-LONGEST = 16
+LONGEST = 14
+PARTS = re.compile(r"(?<=\w)([+@])")  # what follows in a scheme are names of parts
 RUNTIMES = {
     "pytorch": "PyTorch",
     "pytorch fake quant": "PyTorch",
@@ -37,5 +39,6 @@ def _short(candidate: Candidate) -> str:
     scheme = (candidate.scheme or "").replace("-dynamic", "")
     if not scheme or scheme.startswith("unknown"):
         scheme = PurePath(candidate.file).stem if candidate.file else candidate.label
+    usual, more, _ = PARTS.split(scheme, 1) if PARTS.search(scheme) else (scheme, "", "")
     runtime = RUNTIMES.get(candidate.kind or "", candidate.kind or "")
-    return f"{plain(scheme, LONGEST)} {plain(runtime, LONGEST)}".strip()
+    return f"{plain(usual, LONGEST)}{more} {plain(runtime, LONGEST)}".strip()

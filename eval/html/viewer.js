@@ -2,7 +2,7 @@
 // The 3D view of a sequence: points and cameras, drawn by three.js, which lies compressed in the page and starts when
 // the first view is opened. A view takes wheel, fingers and keys only while it has the focus: the page scrolls over it.
 (function () {
-  const HOME = { yaw: 0.35, pitch: 0.3, distance: 2.6 };
+  const HOME = { yaw: 0.35, pitch: 0.3, distance: 4.2 };
   const FOCAL = 1.9; // over the smaller side of a tile
   const NARROWEST = 220; // CSS pixels of a tile
 

@@ -264,7 +264,7 @@ def test_short_names() -> None:
     names = short_names(parse_document(six(), "r").candidates)
     assert names == [
         *SHORT,
-        "w8a8-sta\N{HORIZONTAL ELLIPSIS}mera+dpt OpenVINO",
+        "w8a8-static+ OpenVINO",
         "model ORT",
         "w8a8 ORT 1",
         "w8a8 ORT 2",

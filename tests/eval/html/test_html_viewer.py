@@ -90,6 +90,11 @@ def covered(pixels: np.ndarray, background: tuple[int, int, int] = LIGHT) -> flo
     return float((np.abs(pixels[50:-40, 4:-4] - background).max(-1) > 40).mean())
 
 
+def moved(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the points moved between two looks; text may be smoothed in another way."""
+    return covered(one - other, (0, 0, 0)) > 0.002
+
+
 @pytest.mark.parametrize("name", ["narrow", "wide"])
 def test_nothing_reaches_over_the_page(name: str, request: pytest.FixtureRequest) -> None:
     """Wide tables scroll inside their boxes, and their first column stays."""
@@ -142,12 +147,12 @@ def test_points_are_drawn_and_turn(wide: Any) -> None:
     wide.mouse.move(box["x"] + 300, box["y"] + 220, steps=3)
     wide.mouse.up()
     turned = look(wide)
-    assert np.abs(turned - start).max() > 40
+    assert moved(turned, start)
     wide.keyboard.press("ArrowLeft")
-    assert np.abs(look(wide) - turned).max() > 40
+    assert moved(look(wide), turned)
     wide.get_by_role("button", name="reset view").click()
     wide.mouse.move(5, 5)
-    assert covered(np.abs(look(wide) - start) + 250) < 0.001
+    assert not moved(look(wide), start)
 
 
 def test_the_wheel_scrolls_the_page_until_the_view_has_the_focus(wide: Any) -> None:
@@ -159,13 +164,13 @@ def test_the_wheel_scrolls_the_page_until_the_view_has_the_focus(wide: Any) -> N
     wide.mouse.wheel(0, 60)
     wide.wait_for_timeout(300)
     assert wide.evaluate("scrollY") == where + 60
-    assert np.array_equal(look(wide), start)
+    assert not moved(look(wide), start)
     wide.mouse.down()
     wide.mouse.up()
     wide.mouse.wheel(0, -300)
     wide.wait_for_timeout(300)
     assert wide.evaluate("scrollY") == where + 60
-    assert np.abs(look(wide) - start).max() > 40
+    assert moved(look(wide), start)
     wide.keyboard.press("Escape")
     wide.mouse.wheel(0, -60)
     wide.wait_for_timeout(300)
@@ -191,12 +196,12 @@ def test_a_finger_scrolls_the_page_until_the_view_is_tapped(narrow: Any) -> None
     swipe(narrow)
     scrolled = narrow.evaluate("scrollY")
     assert scrolled > where + 30
-    assert np.array_equal(look(narrow), start)
+    assert not moved(look(narrow), start)
     narrow.locator(".viewer canvas").tap(position={"x": 100, "y": 100})
     there = narrow.evaluate("scrollY")
     swipe(narrow)
     assert narrow.evaluate("scrollY") == there
-    assert np.abs(look(narrow) - start).max() > 40
+    assert moved(look(narrow), start)
     narrow.locator("#worst").tap()
     assert not narrow.locator(".stage.active").count()
     assert narrow.complaints == []

@@ -138,7 +138,7 @@ def _options(name: str, format: LinearFormat, recipe: Recipe) -> Iterator[Steps]
             scales = rotations if recipe.smooth and format.activation is not None else scales
         else:
             rotations = (recipe.online != "none",)
-    centers = (False,)
+    centers: tuple[bool, ...] = (False,)
     if recipe.centers(format):
         centers = (False, True) if recipe.center == "needed" else (True,)
     if recipe.constant_ranges and name in NORMALISED and format.mode == "dynamic":

@@ -49,7 +49,7 @@ REST = (
     PATCH_ROTATION,
     TOKEN_ROTATION,
     "camera_head.poseLN_modulation.1",
-    # not pose_branch: what it returns is the pose, and its 8 bits cost 4 dB of it; nor embed_pose, which reads 9 numbers
+    # not pose_branch: it returns the pose, of which its 8 bits cost 5 dB; nor embed_pose, which reads 9 numbers
 )
 """Linears beside the blocks. They see one token per frame or run once, so a wide format costs nothing."""
 

@@ -40,6 +40,7 @@ CHOICES = (
     ("dino", "aggregator", "camera"),
     ("dino", "aggregator", "dpt"),
     ("dino", "aggregator", "camera", "dpt"),
+    ("dino", "aggregator", "camera", "dpt", "rest"),
 )
 MIXED = (("camera_head.trunk.*", "w8a8"), ("depth_head.*", "w8a8"), ("point_head.*", "w8a8"))
 
@@ -47,7 +48,7 @@ MIXED = (("camera_head.trunk.*", "w8a8"), ("depth_head.*", "w8a8"), ("point_head
 def schemes() -> list[Scheme]:
     """Every choice at w8a8 and w4a4, and w4a4 with the heads at 8 bits."""
     plain = [parse_scheme(bits, "dynamic", parts) for bits in ("w8a8", "w4a4") for parts in CHOICES]
-    return [*plain, Scheme("w4a4", "dynamic", CHOICES[-1], MIXED)]
+    return [*plain, *(Scheme(bits, "dynamic", CHOICES[-1], MIXED) for bits in ("w4a4", "w4a8"))]
 
 
 def file_bytes(model: Network, scheme: Scheme, target: Target) -> int:

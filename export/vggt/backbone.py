@@ -32,8 +32,8 @@ def emit_patches(
     count = height // patch * (width // patch)
     if isinstance(conv, QuantConv2d):
         path = f"{path}.patch_embed"
-        std, mean = (np.array(v, np.float64).reshape(3, 1, 1) for v in (IMAGE_STD, IMAGE_MEAN))
-        values = {"factor": 1 / std, "offset": -mean / std}
+        spread, center = (np.array(v, np.float64).reshape(3, 1, 1) for v in (IMAGE_STD, IMAGE_MEAN))
+        values = {"factor": 1 / spread, "offset": -center / spread}
         factor, offset = (builder.constant(f"{path}.{name}", v.astype(np.float32)) for name, v in values.items())
         x = builder.op("Add", [builder.op("Mul", [images, factor], path), offset], path)
         x = emit_stem(builder, f"{path}.proj", conv, x, target)

@@ -40,7 +40,7 @@ def with_block(bits: str, size: int) -> str:
     """The name of the same format with a scale per `size` input channels of a row; QvggtError where there is none."""
     sizes = blocks(bits)
     if size not in sizes:
-        have = f"has blocks of {', '.join(map(str, sizes))}" if sizes else f"has none; {BLOCKED} has"
+        have = f"has blocks of {', '.join(map(str, sizes))}" if sizes else f"has no blocks; take --bits {BLOCKED}"
         raise QvggtError(f"--block {size}: --bits {bits} {have}")
     return sizes[size]
 

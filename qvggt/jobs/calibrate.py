@@ -22,7 +22,7 @@ from qvggt.jobs.places import check_new_folder
 from qvggt.jobs.source import check_source, image_size, load_source, scheme_of
 from qvggt.jobs.words import sides
 from qvggt.mapping import Check, at_least
-from qvggt.models.family import family_of
+from qvggt.models.family import family_of, find_family
 from qvggt.progress import Console
 from qvggt.quant.scheme import DESCRIPTION, Scheme
 
@@ -186,6 +186,9 @@ class CalibrateJob(Job[Calibrated]):
             raise QvggtError(
                 f"--budget: --bits {wanted.bits} has nothing to choose; expected one of {', '.join(others)}"
             )
+        fixed = [name for name in wanted.parts if find_family(wanted.family).part(name).single]
+        if self.budget is not None and fixed:
+            raise QvggtError(f"--budget: part {fixed[0]} has one format only and nothing to choose; leave it out")
         if self.needs_data(wanted) and self.data is None:
             act, parts = wanted.activation, ",".join(wanted.parts)
             raise QvggtError(

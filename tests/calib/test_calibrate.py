@@ -8,17 +8,19 @@ from small_network import SIZE, small_batches, small_images, small_model
 
 from qvggt.calib import reconstruct
 from qvggt.calib.calibrate import calibrate_
+from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import RECIPES, Recipe, find_recipe
 from qvggt.calib.reconstruct import token_weights
 from qvggt.calib.stream import Stream, TokenStore
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import LinearFormat
-from qvggt.formats.table import choices
+from qvggt.formats.table import choices, find_format
 from qvggt.models.family import family_of
 from qvggt.models.folded import applied_fold
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.model import quantized_linears
 from qvggt.quant.scheme import Scheme, parse_scheme
+from qvggt.quant.transform import TransformSpec
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,28 @@ def test_every_recipe_runs_and_is_close(name: str, batches: list[torch.Tensor]) 
     online = [m.transform is not None and m.transform.rotation is not None for _, m in quantized_linears(model)]
     assert sum(online) == {"rtn": 0, "smoothquant": 0, "quarot": 9, "quantvggt": 36, "qvggt": 0}[name]
     assert (applied_fold(model) is not None) == (name in ("quarot", "qvggt"))
+
+
+def test_weights_alone_take_their_own_steps(batches: list[torch.Tensor]) -> None:
+    ours = run(find_recipe("qvggt", find_format("w4a16b32")), batches, "w4a16b32")
+    specs = {path.rpartition(".")[2]: m.transform.spec for path, m in quantized_linears(ours) if m.transform}
+    assert specs == {"fc2": TransformSpec(scale=True)}  # all else folds, constants into the bias
+    assert applied_fold(ours) is None
+    nearest = run(find_recipe("rtn"), batches, "w4a16b32")
+    held_out = small_images(2, seed=9)
+    assert distance(ours, held_out) < 0.9 * distance(nearest, held_out)
+    assert find_recipe("qvggt", find_format("w4a4")) == find_recipe("qvggt")
+
+
+def test_the_constant_of_weights_alone_passes_unrounded() -> None:
+    torch.manual_seed(0)
+    linear, constant = torch.nn.Linear(64, 8), torch.randn(64) + 3
+    learnable = LearnableLinear(linear, find_format("w4a16b32"))  # type: ignore[arg-type]
+    learnable.start_scale(torch.rand(64) + 0.5, 0.5)
+    learnable.start_shift(constant)
+    with torch.no_grad():
+        wanted, got = linear(constant), learnable.finish()(constant)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("act", "share"), [("dynamic", 0.9), ("static", 0.8)])

@@ -12,9 +12,11 @@ from small_network import SIZE, small_images, small_rounded
 
 from qvggt.export.emulation import session_options
 from qvggt.export.exporter import ExportConfig, export_onnx
-from qvggt.export.parity import check_convs
+from qvggt.export.parity import check_convs, check_linears
 from qvggt.export.precision import Precision
 from qvggt.models.vggt.network import VGGT
+from qvggt.onnx_view.file import open_onnx
+from qvggt.onnx_view.network_facts import network_facts
 from qvggt.quant.model import quantized_convs
 from qvggt.quant.scheme import parse_scheme
 from qvggt.target import Target
@@ -76,3 +78,27 @@ def test_four_bit_weights_take_half_a_byte_for_tensorrt(tmp_path: Path) -> None:
     weights = [t for t in onnx.load(path).graph.initializer if t.name.endswith(".weight_codes")]
     assert len(weights) == 60
     assert {t.data_type for t in weights} == {onnx.TensorProto.INT4}
+
+
+STEM = "aggregator.patch_embed.patch_embed.proj"
+
+
+@pytest.mark.parametrize(("target", "precision"), [(Target.CPU, Precision.FP32), (Target.TENSORRT, Precision.FP16)])
+def test_single_layers_are_stored_in_bytes_and_compute_the_reference(
+    tmp_path: Path, target: Target, precision: Precision
+) -> None:
+    scheme = parse_scheme("w4a16", "dynamic", ["rest"])
+    model = small_rounded(scheme)
+    path = tmp_path / "m.onnx"
+    export_onnx(model, scheme, ExportConfig(SIZE, SIZE, ("pose",), target=target, precision=precision), path)
+    layers = [
+        *check_convs(path, model, IMAGES, progress=False),
+        *check_linears(path, model, IMAGES, progress=False, precision=precision),
+    ]
+    # the rotations are those of folded networks
+    assert {layer.path for layer in layers} == {STEM, "camera_head.poseLN_modulation.1"}
+    assert all(layers)
+    stored = {t.name: t.data_type for t in onnx.load(path).graph.initializer}
+    assert stored[f"{STEM}.weight_codes"] == onnx.TensorProto.INT8
+    facts = network_facts(open_onnx(path))
+    assert {linear.wanted for linear in facts.linears} == {"INT8 GEMM"}  # the convolution is computed in floats

@@ -15,7 +15,7 @@ from qvggt.errors import QvggtError
 from qvggt.formats.granularity import ROW, TENSOR, TOKEN, Granularity, block
 from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import Activation, FloatFormat, LinearFormat, integer_format
-from qvggt.formats.table import FORMATS, choices, choices_text, find_format, is_format, register
+from qvggt.formats.table import FORMATS, blocks, choices, choices_text, find_format, is_format, register, with_block
 from qvggt.quant.scheme import Scheme, parse_scheme
 
 ROOT = Path(__file__).parent.parent.parent
@@ -152,3 +152,14 @@ def test_the_formats_of_convolutions_are_equal_where_their_numbers_are() -> None
     convolutions = {name: format.convolution for name, format in FORMATS.items() if isinstance(format, LinearFormat)}
     assert convolutions["w4a4-dynamic"] == convolutions["w4a8-static"]
     assert convolutions["w8a8-dynamic"] != convolutions["w4a8-dynamic"]
+
+
+def test_blocks_are_chosen_beside_the_name() -> None:
+    assert list(blocks()) == [16, 32, 64, 128]
+    assert [find_format(name).weight.granularity for name in blocks().values()] == [block(n) for n in blocks()]  # type: ignore[attr-defined]
+    assert with_block("w4a16", 32) == "w4a16b32"
+    assert "w4a16b32" not in choices()
+    with pytest.raises(QvggtError, match="--bits w4a16 has blocks of 16, 32, 64, 128"):
+        with_block("w4a16", 48)
+    with pytest.raises(QvggtError, match="--bits w8a8 has no blocks"):
+        with_block("w8a8", 32)

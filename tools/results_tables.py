@@ -142,8 +142,8 @@ GOAL_RUNS = {
     "VGGT-1B, 1 x 266x266": "bench_cpu_1b_1thread",
     "VGGT-1B, 2 x 266x266": "bench_cpu_1b",
     "VGGT-1B, 1 x 518x518": "bench_cpu_1b_518",
-    "two blocks, 1374 tokens": "bench_cpu_slice_1b",
-    "two blocks, 2 x 366 tokens": "bench_cpu_slice_1b_266",
+    "three blocks, 1374 tokens": "bench_cpu_slice_1b",
+    "three blocks, 2 x 366 tokens": "bench_cpu_slice_1b_266",
     "a DPT head, 266x266": "bench_cpu_head_1b",
 }
 GOALS = (  # text, candidates, what they are compared with
@@ -266,10 +266,102 @@ def threads() -> str:
     return columns(load("threads")["rows"], spec | {"of one thread alone": "slower {:.2f}x"})
 
 
+def interval(row: Row, name: str) -> str:
+    """`auc30_change`: a change and its interval."""
+    if name not in row:
+        return "-"
+    change, low, high = row[name]
+    return f"{change:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def kernels(row: Row) -> str:
+    """How many products are integer in each CPU runtime."""
+    told = []
+    for runtime, found in row.get("kernels", {}).items():
+        count = "refused" if isinstance(found, str) else str(sum(found.values()))
+        told.append(f"{RUNTIME_NAMES[runtime]} {count}")
+    return ", ".join(told) or "-"
+
+
+def verdict(row: Row) -> str:
+    engine, lint = row.get("engine"), row.get("lint") or {}
+    plan = "-" if engine is None else "refused" if "error" in engine else engine["summary"].split(";")[0]
+    return plan + ("" if "errors" not in lint else f"; lint {lint['errors']} errors, {lint['warnings']} warnings")
+
+
+RUNTIME_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+PEER: Columns = {"model": "model", "tool": "tool", "way": "label", "scope": "scope"}
+PEER |= {
+    "runtime": lambda r: RUNTIME_NAMES[r["runtime"]],
+    "AUC@30": "auc30 {:.2f} or failed",
+    "AUC@5": "auc5 {:.2f} or -",
+}
+PEER |= {"against float @30": lambda r: interval(r, "auc30_change"), "@5": lambda r: interval(r, "auc5_change")}
+PEER |= {"against ours @30": lambda r: interval(r, "auc30_ours"), "pose dB": "sqnr_db.pose_enc {:.1f} or -"}
+PEER |= {"MB": "bytes/1e6 {:.2f} or -", "integer products": kernels, "TensorRT-RTX": verdict}
+PEER |= {"s to make": "seconds {:.0f} or -", "error": "error or "}
+FASTER: Columns = {"tool": "tool", "way": "label", "scope": "scope"}
+FASTER |= {"runtime": PEER["runtime"], "processor s": "cpu_s {:.3f} or -", "ratio": "speed_up {:.2f}x or failed"}
+FASTER |= {"of the least": "speed_up_of_least {:.2f}x or -", "wall": "wall_speed_up {:.2f}x or -"}
+FASTER |= {"MB": "bytes/1e6 {:.1f} or -", "dB": "sqnr_db {:.1f} or -"}
+
+
+def peers() -> str:
+    """Every file of every tool, by tools/bench_peers.py."""
+    return columns(load("peers")["rows"], PEER)
+
+
+def peers_speed() -> str:
+    """Three blocks of VGGT-1B's width, by tools/bench_peers.py."""
+    return columns(load("peers")["speed"]["rows"], FASTER)
+
+
+def peers_short() -> str:
+    """One line a tool and format: of its ways the one that keeps most on the worse of the two models."""
+    report = load("peers")
+    ratios = {(r["tool"], r["label"], r["scope"], r["runtime"]): r for r in report["speed"]["rows"]}
+    files: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in report["rows"]:
+        if row["tool"] != "float" and "auc30_change" in row:
+            models = files.setdefault((row["tool"], row["label"], row["scope"]), {})
+            models.setdefault(row["model"], row)  # ours: its first runtime
+    best: dict[tuple[str, str], tuple[float, tuple[str, str, str]]] = {}
+    for name, models in files.items():
+        worst = min(row["auc30_change"][0] for row in models.values())
+        group = (name[0], next(iter(models.values()))["format"])
+        best[group] = max(best.get(group, (worst, name)), (worst, name), key=lambda pair: pair[0])
+    rows = []
+    for (_, format), (_, name) in best.items():
+        models, cells = (
+            files[name],
+            [" ".join((*name[:2], "" if name[2] == "linears" else "(everything)")).strip(), format],
+        )
+        cells += [interval(models[m], "auc30_change") if m in models else "-" for m in ("plain", "channels")]
+        cells += [shown(ratios.get((*name, runtime), {}), "speed_up {:.2f}x or -") for runtime in RUNTIME_NAMES]
+        cells += [shown(next(iter(models.values())), "bytes/1e6 {:.1f} or -"), verdict(next(iter(models.values())))]
+        rows.append(cells)
+    header = ["file", "format", "change of AUC@30, plain", "with outlier channels", "ONNX Runtime", "OpenVINO", "MB"]
+    return markdown([*header, "TensorRT-RTX"], rows, aligned=True)
+
+
 TABLES: dict[str, Callable[[], str]] = {name: partial(simple, name) for name in SIMPLE}
 TABLES |= {
     made.__name__: made
-    for made in (accuracy, ablation, calibration, scale, demo, claims, formats, goals, profile_slice, threads)
+    for made in (
+        accuracy,
+        ablation,
+        calibration,
+        scale,
+        demo,
+        claims,
+        formats,
+        goals,
+        profile_slice,
+        threads,
+        peers,
+        peers_short,
+        peers_speed,
+    )
 }
 
 

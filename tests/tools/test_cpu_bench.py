@@ -77,7 +77,7 @@ def test_the_profile_adds_up():
     assert [(row["kind"], row["share"]) for row in rows] == [("linears", 0.75), ("around linears", 0.25)]
 
 
-@pytest.mark.parametrize("text", ["fp32", "w8a8:static/fused"])
+@pytest.mark.parametrize("text", ["fp32", pytest.param("w8a8/fused", marks=pytest.mark.slow)])
 def test_the_block_slice_is_one_network_in_every_runtime(tmp_path, text):
     pytest.importorskip("openvino")
     spec = parse_spec(text)

@@ -26,7 +26,7 @@ from qvggt.journal import Journal
 from qvggt.models.family import find_family
 from qvggt.quant.scheme import parse_scheme
 
-ALL = find_family().part_names
+ALL = tuple(part.name for part in find_family().parts if not part.single)
 
 
 BATCHES = [small_images(2, s) for s in (0, 1)]

@@ -161,8 +161,8 @@ def _opened(ort: Any, path: Path, options: Any, providers: list[Any]) -> tuple[A
     failed: list[Exception] = []
     for without in (None, PROPAGATION):
         try:
-            left_out = None if without is None else [without]
-            return ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=left_out), without
+            left_out = {} if without is None else {"disabled_optimizers": [without]}
+            return ort.InferenceSession(str(path), options, providers=providers, **left_out), without
         except Exception as error:  # onnxruntime raises its own classes, which have no common base
             failed.append(error)
             if not _type_error(error):

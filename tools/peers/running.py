@@ -30,7 +30,14 @@ PEERS = {  # name -> module in this folder
     "neural-compressor": "neural_compressor",
 }
 WORKER = Path(__file__).resolve().parent.parent / "peer_worker.py"
-INTEGER = ("MatMulInteger", "QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits", "QGemm")
+INTEGER: tuple[str, ...] = (
+    "MatMulInteger",
+    "QLinearMatMul",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "MatMulNBits",
+    "QGemm",
+)
 INTEGER += ("QLinearConv", "ConvInteger", "QAttention")
 LINEAR = re.compile(r"\.(attn\.(qkv|proj)|mlp\.fc[12])/MatMul(_\d+)?$")
 LIMIT = 3600  # seconds that a tool may take

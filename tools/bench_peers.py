@@ -143,9 +143,8 @@ class Workshop:
     def request(self, scope: str, output: Path) -> Request:
         nodes = self.nodes if scope == LINEARS else None
         model, arrays, file = (str(p.resolve()) for p in (self.float_file, self.arrays, output))
-        return Request(
-            model, arrays, file, "images", nodes, self.others, str(self.pickle.resolve()), tuple(site.getsitepackages())
-        )
+        packages = tuple(site.getsitepackages())
+        return Request(model, arrays, file, "images", nodes, self.others, str(self.pickle.resolve()), packages)
 
 
 class Judge:

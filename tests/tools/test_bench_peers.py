@@ -52,9 +52,9 @@ def test_environments_by_name(tmp_path):
     ],
 )
 def test_a_failed_peer_keeps_its_error(tmp_path, monkeypatch, said, error):
-    script = tmp_path / "worker.py"
-    script.write_text(said)
-    monkeypatch.setattr(peers.running, "WORKER", script)
+    (tmp_path / "spoken.py").write_text(said)
+    monkeypatch.setattr(peers.running, "WORKER", "spoken")
+    monkeypatch.setattr(peers.running, "TOOLS", tmp_path)
     peer = find_peer("nncf")
     request = Request("m.onnx", "c.npz", str(tmp_path / "out.xml"), "images")
     assert quantized(Path(sys.executable), peer, peer.variants[0], request)["error"] == error
@@ -64,8 +64,9 @@ def test_the_worker_needs_nothing_of_ours(tmp_path):
     """It runs where qvggt is not: isolated, and a tool that fails is a result."""
     order = tmp_path / "request.json"
     order.write_text(json.dumps({"model": "m", "calibration": "none.npz", "output": "o", "input": "x", "nodes": ["a"]}))
-    call = [sys.executable, "-S", str(peers.running.WORKER), "nncf", "default", str(order)]
-    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    call = [sys.executable, "-S", "-m", peers.running.WORKER, "nncf", "default", str(order)]
+    place = {"PYTHONPATH": str(peers.running.TOOLS)}
+    done = subprocess.run(call, capture_output=True, text=True, check=True, cwd=tmp_path, env=place)
     assert json.loads(done.stdout.splitlines()[-1])["error"] == "ModuleNotFoundError: No module named 'nncf'"
 
 

@@ -33,17 +33,8 @@ PEERS = {  # name -> module in this folder
 TOOLS = Path(__file__).resolve().parent.parent
 WORKER = "peers.worker"
 INTEGER = frozenset(
-    [
-        "MatMulInteger",
-        "QLinearMatMul",
-        "MatMulIntegerToFloat",
-        "DynamicQuantizeMatMul",
-        "MatMulNBits",
-        "QGemm",
-        "QLinearConv",
-        "ConvInteger",
-        "QAttention",
-    ]
+    {"MatMulInteger", "QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"}
+    | {"QGemm", "QLinearConv", "ConvInteger", "QAttention"}
 )
 LINEAR = re.compile(r"\.(attn\.(qkv|proj)|mlp\.fc[12])/MatMul(_\d+)?$")
 LIMIT = 3600  # seconds that a tool may take

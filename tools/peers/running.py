@@ -166,7 +166,7 @@ def _openvino_kernels(path: Path) -> dict[str, int]:
     found: Counter[str] = Counter()
     for node in opened.compiled.get_runtime_model().get_ops():
         facts = node.get_rt_info()
-        kind, precision = (str(facts[key]) for key in ("layerType", "runtimePrecision"))
+        kind, precision = (str(facts[key].value) for key in ("layerType", "runtimePrecision"))
         if precision in ("i8", "u8") and kind.startswith(("FullyConnected", "MatMul", "Convolution", "Subgraph")):
             found["attention" if kind == "Subgraph" else kind] += 1
     return dict(found)

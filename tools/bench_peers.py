@@ -117,7 +117,7 @@ class Workshop:
         self.float_file = folder / "float.onnx"
         self.export(network, parse_scheme("fp32"), self.float_file)
         self.arrays, self.pickle = folder / "calibration.npz", folder / "network.pt"
-        np.savez(self.arrays, **{f"{i:04}": images[None].numpy() for i, images in enumerate(calibration)})
+        np.savez(self.arrays, **{f"{i:04}": images[None].numpy() for i, images in enumerate(calibration)})  # type: ignore[arg-type]
         torch.save(network, self.pickle)
         self.nodes, self.others = products(self.float_file)
 
@@ -142,8 +142,9 @@ class Workshop:
 
     def request(self, scope: str, output: Path) -> Request:
         nodes = self.nodes if scope == LINEARS else None
-        files = [str(p.resolve()) for p in (self.float_file, self.arrays, output)]
-        return Request(*files, "images", nodes, self.others, str(self.pickle.resolve()), tuple(site.getsitepackages()))
+        model, arrays, file = (str(p.resolve()) for p in (self.float_file, self.arrays, output))
+        packages = tuple(site.getsitepackages())
+        return Request(model, arrays, file, "images", nodes, self.others, str(self.pickle.resolve()), packages)
 
 
 class Judge:
@@ -194,7 +195,9 @@ def engine_facts(path: Path, folder: Path) -> Row:
 def compared(row: Row, base: Row | None, name: str) -> Row:
     """Changes of a row's scores against another's, with paired intervals, as `<score>_<name>`."""
     facts: Row = {}
-    for score in CHANGES if base and "scores" in base and "scores" in row else ():
+    if base is None or "scores" not in base or "scores" not in row:
+        return facts
+    for score in CHANGES:
         old, new = base["scores"][score], row["scores"][score]
         change = round(float(np.mean(new) - np.mean(old)), 3)
         interval = Bootstrap().paired(Column.of(old), Column.of(new))
@@ -313,9 +316,9 @@ def main(
         )
         print(f"{entry.key}: {said}", flush=True)
     wanted = [entry.key for entry in todo]
-    rows = {f"{key} {row['runtime']}": row for key in wanted for row in journal.values[key]}
+    measured = {f"{key} {row['runtime']}": row for key in wanted for row in journal.values[key]}
     report: Row = {"call": identity | {"calibration_scenes": calibration_scenes, "model": model, "models": names}}
-    report |= {"versions": versions((*PACKAGES, "openvino")), "rows": finished(rows)}
+    report |= {"versions": versions((*PACKAGES, "openvino")), "rows": finished(measured)}
     if speed:
         from peers.speed import time_files
 

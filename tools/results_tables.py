@@ -142,8 +142,8 @@ GOAL_RUNS = {
     "VGGT-1B, 1 x 266x266": "bench_cpu_1b_1thread",
     "VGGT-1B, 2 x 266x266": "bench_cpu_1b",
     "VGGT-1B, 1 x 518x518": "bench_cpu_1b_518",
-    "three blocks, 1374 tokens": "bench_cpu_slice_1b",
-    "three blocks, 2 x 366 tokens": "bench_cpu_slice_1b_266",
+    "two blocks, 1374 tokens": "bench_cpu_slice_1b",
+    "two blocks, 2 x 366 tokens": "bench_cpu_slice_1b_266",
     "a DPT head, 266x266": "bench_cpu_head_1b",
 }
 GOALS = (  # text, candidates, what they are compared with

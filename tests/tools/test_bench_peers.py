@@ -52,9 +52,9 @@ def test_environments_by_name(tmp_path):
     ],
 )
 def test_a_failed_peer_keeps_its_error(tmp_path, monkeypatch, said, error):
-    script = tmp_path / "worker.py"
-    script.write_text(said)
-    monkeypatch.setattr(peers.running, "WORKER", script)
+    (tmp_path / "spoken.py").write_text(said)
+    monkeypatch.setattr(peers.running, "WORKER", "spoken")
+    monkeypatch.setattr(peers.running, "TOOLS", tmp_path)
     peer = find_peer("nncf")
     request = Request("m.onnx", "c.npz", str(tmp_path / "out.xml"), "images")
     assert quantized(Path(sys.executable), peer, peer.variants[0], request)["error"] == error
@@ -64,8 +64,9 @@ def test_the_worker_needs_nothing_of_ours(tmp_path):
     """It runs where qvggt is not: isolated, and a tool that fails is a result."""
     order = tmp_path / "request.json"
     order.write_text(json.dumps({"model": "m", "calibration": "none.npz", "output": "o", "input": "x", "nodes": ["a"]}))
-    call = [sys.executable, "-S", str(peers.running.WORKER), "nncf", "default", str(order)]
-    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    call = [sys.executable, "-S", "-m", peers.running.WORKER, "nncf", "default", str(order)]
+    place = {"PYTHONPATH": str(peers.running.TOOLS)}
+    done = subprocess.run(call, capture_output=True, text=True, check=True, cwd=tmp_path, env=place)
     assert json.loads(done.stdout.splitlines()[-1])["error"] == "ModuleNotFoundError: No module named 'nncf'"
 
 
@@ -97,16 +98,19 @@ def test_rows_are_compared_with_float_and_ours_of_the_same_runtime_and_format(ro
     assert rows[0]["auc30_change"] == [0, 0, 0]
     assert rows[2]["auc30_ours"][0] == pytest.approx(rows[2]["auc30"] - rows[1]["auc30"], abs=2e-3)
     assert rows[2]["auc30_ours"][1] <= rows[2]["auc30_ours"][0] <= rows[2]["auc30_ours"][2]
-    assert "auc30_ours" not in rows[1] and "auc30_change" not in rows[3]
+    assert "auc30_ours" not in rows[1]
+    assert "auc30_change" not in rows[3]
 
 
 def test_the_tables_show_ours_and_the_failed(monkeypatch, rows):
     timed = a_row(tool="ours", label="w8a8-static", speed_up=2.5, cpu_s=0.1)
     monkeypatch.setattr(results_tables, "load", lambda _name: {"rows": rows, "speed": {"rows": [timed]}})
-    assert "| failed |" in results_tables.peers() and "ValueError: no" in results_tables.peers()
+    assert "| failed |" in results_tables.peers()
+    assert "ValueError: no" in results_tables.peers()
     assert "ONNX Runtime 40" in results_tables.peers()
     first, second = results_tables.peers_short().splitlines()[2:]
-    assert first.startswith("| ours w8a8-static | w8a8-static |") and "| 2.50x | - | 5.0 |" in first
+    assert first.startswith("| ours w8a8-static | w8a8-static |")
+    assert "| 2.50x | - | 5.0 |" in first
     assert "refused; lint 2 errors, 0 warnings" in second
     assert "2.50x" in results_tables.peers_speed()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -29,9 +30,12 @@ PEERS = {  # name -> module in this folder
     "torchao": "torchao",
     "neural-compressor": "neural_compressor",
 }
-WORKER = Path(__file__).resolve().parent.parent / "peer_worker.py"
-INTEGER = ("MatMulInteger", "QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits", "QGemm")
-INTEGER += ("QLinearConv", "ConvInteger", "QAttention")
+TOOLS = Path(__file__).resolve().parent.parent
+WORKER = "peers.worker"
+INTEGER = frozenset(
+    {"MatMulInteger", "QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits"}
+    | {"QGemm", "QLinearConv", "ConvInteger", "QAttention"}
+)
 LINEAR = re.compile(r"\.(attn\.(qkv|proj)|mlp\.fc[12])/MatMul(_\d+)?$")
 LIMIT = 3600  # seconds that a tool may take
 
@@ -60,9 +64,12 @@ def quantized(python: Path, peer: Peer, variant: Variant, request: Request) -> d
     with tempfile.TemporaryDirectory(prefix="qvggt-peer-") as folder:
         order = Path(folder) / "request.json"
         order.write_text(json.dumps(asdict(request)), encoding="utf-8")
-        call = [str(python), str(WORKER), PEERS[peer.name], variant.name, str(order)]
+        call = [str(python), "-m", WORKER, PEERS[peer.name], variant.name, str(order)]
         try:
-            done = subprocess.run(call, capture_output=True, text=True, cwd=folder, timeout=LIMIT, check=False)
+            done = subprocess.run(
+                call, capture_output=True, text=True, cwd=folder, timeout=LIMIT, check=False,
+                env=os.environ | {"PYTHONPATH": str(TOOLS)},
+            )  # fmt: skip
         except subprocess.TimeoutExpired:
             return {"error": f"took more than {LIMIT} s"}
     lines = done.stdout.strip().splitlines()
@@ -159,7 +166,7 @@ def _openvino_kernels(path: Path) -> dict[str, int]:
     found: Counter[str] = Counter()
     for node in opened.compiled.get_runtime_model().get_ops():
         facts = node.get_rt_info()
-        kind, precision = (str(facts[key]) for key in ("layerType", "runtimePrecision"))
+        kind, precision = (str(facts[key].value) for key in ("layerType", "runtimePrecision"))
         if precision in ("i8", "u8") and kind.startswith(("FullyConnected", "MatMul", "Convolution", "Subgraph")):
             found["attention" if kind == "Subgraph" else kind] += 1
     return dict(found)

@@ -47,7 +47,7 @@ def made(
     if not arrays.exists():
         write_file(SLICE_1B, parse_spec("fp32"), height, width, float_file)
         pictures = block_slice.calibration(FRAMES, height, width)
-        np.savez(arrays, **{f"{i}": block_slice.entering(x) for i, x in enumerate(pictures)})
+        np.savez(arrays, **{f"{i}": block_slice.entering(x) for i, x in enumerate(pictures)})  # type: ignore[arg-type]
     nodes, others = products(float_file)
     files, failed = {}, {}
     for entry in bar(entries, desc="files to time", unit="file"):
@@ -63,8 +63,8 @@ def made(
                 write_file(SLICE_1B, spec, height, width, path)
         elif not path.exists() and not note.exists():
             inside = nodes if entry.scope == "linears" else None
-            texts = [str(p.resolve()) for p in (float_file, arrays, path)]
-            request = Request(*texts, block_slice.INPUT, inside, others)
+            model, calibration, output = (str(p.resolve()) for p in (float_file, arrays, path))
+            request = Request(model, calibration, output, block_slice.INPUT, inside, others)
             said = quantized(pythons[entry.peer.name], entry.peer, entry.variant, request)
             if said.get("error"):
                 note.write_text(said["error"], encoding="utf-8")

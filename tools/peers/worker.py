@@ -1,4 +1,5 @@
-"""Run by a peer's own interpreter: `python peer_worker.py PEER VARIANT REQUEST.json` writes what the request asks for.
+"""Run by a peer's own interpreter: `python -m peers.worker PEER VARIANT REQUEST.json` with tools/ in
+PYTHONPATH writes what the request asks for.
 
 The last line it prints is JSON: seconds and the versions used, or the error. It needs nothing of qvggt.
 """
@@ -26,7 +27,7 @@ def main(peer_module: str, variant_name: str, request_path: str) -> int:
         lines = [line for line in str(caught).splitlines() if line.strip()] or [""]
         error = f"{type(caught).__name__}: {lines[0]}"[:300]
     versions = {}
-    for package in (peer.package, "onnxruntime", "openvino", "torch"):
+    for package in (peer.package, "onnxruntime", "onnxruntime-gpu", "openvino", "torch"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from reporting import start
 
 import qvggt
-from qvggt.data.images import read_rgb
+from qvggt.data.image_file import read_rgb
 from qvggt.data.registry import Question, recognise
 from qvggt.errors import QvggtError
 from qvggt.eval.result import file_bytes

@@ -150,8 +150,15 @@ def _contradiction(metadata: Metadata, found: tuple[Computed, ...]) -> str:
         return ""
     formats = dict.fromkeys(found, "")
     if listed is not None:
-        formats = {product: listed.get(metadata.module_of(product.label), "") for product in found}
-        wrong = [product for product, name in formats.items() if not _agrees(product, name)]
+        modules = {product: metadata.module_of(product.label) for product in found}
+        formats = {product: listed.get(module, "") for product, module in modules.items()}
+        # a quantized linear may have float products beside its own: the online transform of its input
+        right = {modules[product] for product, name in formats.items() if product.quantized and _agrees(product, name)}
+        wrong = [
+            product
+            for product, name in formats.items()
+            if not _agrees(product, name) and (product.quantized or modules[product] not in right)
+        ]
     else:  # of an old export, without a list
         floats = not isinstance(_format(claimed or ""), LinearFormat)
         wrong = [product for product in found if product.quantized] if floats else []

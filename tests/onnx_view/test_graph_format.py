@@ -10,14 +10,18 @@ import onnx
 import pytest
 from onnx import ModelProto, helper
 from onnxruntime.quantization import quantize_dynamic
-from small_network import small_images
+from small_network import SIZE, small_images, small_model
 
+from qvggt.calib.calibrate import calibrate_
+from qvggt.calib.recipe import find_recipe
 from qvggt.engines.builder import read_source
 from qvggt.engines.onnx_runner import OnnxRunner
+from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.lint import lint_model
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model
 from qvggt.onnx_view.graph_format import graph_format
+from qvggt.quant.scheme import parse_scheme
 from qvggt.target import Target
 
 
@@ -104,3 +108,14 @@ def contrib(op: str, **attributes: int) -> ModelProto:
 def test_operators_of_onnx_runtime(op: str, attributes: dict[str, int], name: str) -> None:
     found = graph_format(Model(contrib(op, **attributes)))
     assert (found.name, found.wrong, found.label(None)) == (name, "", f"{name} (graph)")
+
+
+def test_an_online_transform_is_no_contradiction(tmp_path: Path) -> None:
+    """Its float products stand under the name of the quantized linear they belong to."""
+    model, scheme = small_model(seed=1), parse_scheme("w4a4")
+    recipe = find_recipe("qvggt").replace(learn=False, rounding="rtn")
+    calibrate_(model, scheme, recipe, [small_images(2)], progress=False)
+    for target in Target:
+        export_onnx(model, scheme, ExportConfig(SIZE, SIZE, target=target), tmp_path / "m.onnx")
+        found = graph_format(open_onnx(tmp_path / "m.onnx"))
+        assert (found.name, found.wrong) == ("w4a4-dynamic", "")

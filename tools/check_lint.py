@@ -30,15 +30,15 @@ from qvggt.export.lint import Finding, Severity, lint_model
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model
 from qvggt.onnx_view.graph_format import computed
-from qvggt.onnx_view.network_facts import NetworkFacts, network_facts
-from qvggt.onnx_view.product import Operand, Product, products, quantized_input, stored_chain
-from qvggt.onnx_view.quantizer import CONTAINERS
+from qvggt.onnx_view.network_facts import CONV, GEMM, NetworkFacts, network_facts
+from qvggt.onnx_view.product import Product, distant_dq, products, stored_chain
 
 CAPABILITY = "8.9"
 LOW = ("Int4", "Int8", "FP4", "FP8")
 # errors on numbers, not on legality: such a file may build, with any kernel
 OTHER_NUMBERS = ("QV103", "QV203", "QV204", "QV301", "QV308")
 NO_PROMISE = ("QV505", "QV701")  # findings that say nothing on kernels or on TensorRT
+PADDED = "QV501"  # of an integer product it says that the weight is padded at every run
 # (file, node) -> why lint and layer table differ there; "" as the node for the file as a whole
 KNOWN: dict[tuple[str, str], str] = {}
 
@@ -46,19 +46,23 @@ KNOWN: dict[tuple[str, str], str] = {}
 @dataclass(frozen=True)
 class Promise:
     """What lint says of one product: its rules, none where the kernel of its format is to be expected. nodes: all that
-    stand for the same linear."""
+    stand for the same linear. integer: its Q/DQ ask for a product of codes, else for a weight-only kernel."""
 
     nodes: tuple[str, ...]
     format: str
     rules: tuple[str, ...]
+    integer: bool = True
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What the layer table says of a product: its kernel, and whether that is the low-bit one its format promises."""
+    """What the layer table says of a product: its kernel, whether that is the one its format promises, and whether it
+    multiplies codes. padded: another kernel pads the weight at every run."""
 
     found: str
-    low: bool
+    promised: bool
+    integer: bool
+    padded: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,21 @@ def compare(
         if kernel is None:  # a refused file has none
             agree += bool(refusal and errors)
             continue
-        losing = [rule for rule in promise.rules if rule not in OTHER_NUMBERS]
-        if kernel.low == (not losing) or (kernel.low is False and promise.rules):
+        if _agrees(promise, kernel):
             agree += 1
             continue
-        said = ", ".join(losing) or "silent"
+        said = ", ".join(promise.rules) or "silent"
         wrong.append(Disagreement(file, promise.nodes[0], f"{said} on {promise.format}", kernel.found))
     return Outcome(file, len(promises), agree, tuple(wrong), refusal, tuple(errors))
+
+
+def _agrees(promise: Promise, kernel: Kernel) -> bool:
+    losing = [rule for rule in promise.rules if rule not in OTHER_NUMBERS]
+    if not losing:  # wrong numbers come from any kernel
+        return bool(promise.rules) or (kernel.promised and not kernel.padded)
+    if promise.integer and losing == [PADDED]:
+        return kernel.padded
+    return not (kernel.integer if promise.integer else kernel.promised)
 
 
 def promises(model: Model, facts: NetworkFacts, findings: Sequence[Finding]) -> list[Promise]:
@@ -121,7 +133,8 @@ def promises(model: Model, facts: NetworkFacts, findings: Sequence[Finding]) -> 
         if finding.rule not in NO_PROMISE:
             rules.setdefault(finding.node, []).append(finding.rule)
     formats = {product.label: product for product in computed(model)}
-    around = {product.label: _around(product) for product in products(model)}
+    around = {product.label: tuple(_around(product)) for product in products(model)}
+    integer = {product.label: _asks_for_integers(product) for product in products(model)}
     owner = {node: linear.nodes for linear in facts.linears for node in linear.nodes}
     found: dict[tuple[str, ...], Promise] = {}
     for label in dict.fromkeys([*around, *formats]):
@@ -132,7 +145,7 @@ def promises(model: Model, facts: NetworkFacts, findings: Sequence[Finding]) -> 
         nodes = owner.get(label, (label,))
         before = found.get(nodes)
         said |= set() if before is None else set(before.rules)
-        found[nodes] = Promise(nodes, "float" if known is None else known.format, tuple(sorted(said)))
+        found[nodes] = Promise(nodes, "float" if known is None else known.format, tuple(sorted(said)), integer.get(label, True))
     return list(found.values())
 
 
@@ -142,25 +155,37 @@ def _around(product: Product) -> Iterator[str]:
         yield from (node.label for node in stored_chain(operand))
 
 
+def _asks_for_integers(product: Product) -> bool:
+    """Whether its activation comes from a Q/DQ pair, next to it or nearby."""
+    data = product.data
+    return data.dq is not None or (not data.constant and distant_dq(product.scope, data.name) is not None)
+
+
 def kernels(promised: Sequence[Promise], report: LayerReport, facts: NetworkFacts, rows: Sequence[Row]) -> list[Kernel]:
     """The layer report's word on what it counts as a linear; of other products what their rows read."""
     verdicts = {linear.nodes: v for linear, v in zip(facts.linears, report.linears, strict=True)}
     found = []
     for promise in promised:
-        verdict = verdicts.get(promise.nodes)
+        verdict, mine = verdicts.get(promise.nodes), [row for row in rows if {*promise.nodes} & {*row.onnx}]
         if verdict is None:
-            found.append(_by_rows(promise.nodes[0], rows))
-        else:
-            text = f"{verdict.found} (wanted {verdict.wanted}){': ' if verdict.note else ''}{verdict.note}"
-            found.append(Kernel(text, verdict.passed))
+            found.append(_by_rows(mine))
+            continue
+        text = f"{verdict.found} (wanted {verdict.wanted}){': ' if verdict.note else ''}{verdict.note}"
+        integer = verdict.found.endswith((GEMM, CONV))
+        padded = any(row.kind in GENERATED and not row.inputs and len(row.constants) > 1 for row in mine)
+        found.append(Kernel(text, verdict.passed, integer, padded))
     return found
 
 
-def _by_rows(node: str, rows: Sequence[Row]) -> Kernel:
-    mine = [row for row in rows if node in row.onnx and row.kind not in GENERATED]
-    types = [[o.dtype for o in (*row.inputs, *row.constants) if len(o.dims) >= 2] for row in mine]
-    text = "; ".join(" x ".join(kinds) for kinds in types) or "no matrix product of that name"
-    return Kernel(text, any(sum(kind in LOW for kind in kinds) >= 1 for kinds in types))
+def _by_rows(rows: Sequence[Row]) -> Kernel:
+    """Of a product without a low-bit weight: two matrices of codes, or not."""
+    types = [[o.dtype for o in (*row.inputs, *row.constants) if len(o.dims) >= 2] for row in rows if _multiplies(row)]
+    integer = any(sum(kind in LOW for kind in kinds) > 1 for kinds in types)
+    return Kernel("; ".join(" x ".join(kinds) for kinds in types) or "no matrix product", integer, integer)
+
+
+def _multiplies(row: Row) -> bool:
+    return row.kind not in GENERATED
 
 
 def check_file(name: str, path: Path, folder: Path) -> Outcome:

@@ -26,6 +26,7 @@ from small_network import small_images, small_model  # noqa: E402
 from test_lint_clean import INT8_PRODUCTS  # noqa: E402
 
 SIDE = 28
+OUTPUTS = ("pose", "depth")
 Write = Callable[[Path], None]
 
 
@@ -43,9 +44,10 @@ def export(path: Path, format: str, target: str, precision: str) -> None:
     chosen = FORMATS[format]
     scheme = parse_scheme(chosen.bits, chosen.mode or "dynamic", find_family().part_names)
     with torch.no_grad():
-        model = small_model(3, embed_dim=256, dpt_features=32, aa_depth=4)
+        model = small_model(3, embed_dim=128, aa_depth=1, dpt_layers=(0,) * 4, camera_iters=2, heads=("camera", "depth"))
         quantize_rtn_(model, scheme, [small_images(3, seed=1, size=SIDE)], progress=False)
-        export_onnx(model, scheme, ExportConfig(SIDE, SIDE, target=Target(target), precision=Precision(precision)), path)
+        config = ExportConfig(SIDE, SIDE, OUTPUTS, target=Target(target), precision=Precision(precision))
+        export_onnx(model, scheme, config, path)
 
 
 def by_onnx_runtime(path: Path, kind: str) -> None:

@@ -83,8 +83,8 @@ def int4_shared(model: Model) -> Iterator[Place]:
         if product.weight_only and product.is_gemm and dq is not None and dq.codes == INT4 and dq.blocked:
             uses.setdefault((id(dq.scope), dq.source, dq.scale), []).append(product)
     for (_, codes, _), readers in uses.items():
-        if len(readers) > 1:
-            yield Place(readers[0].label, readers[0].op, f"{codes}: {len(readers)} products")
+        for reader in readers if len(readers) > 1 else ():
+            yield Place(reader.label, reader.op, f"{codes}: {len(readers)} products")
 
 
 @rule("QV305", "int8-weights-in-blocks", Severity.WARNING, products)

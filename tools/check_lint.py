@@ -145,7 +145,9 @@ def promises(model: Model, facts: NetworkFacts, findings: Sequence[Finding]) -> 
         nodes = owner.get(label, (label,))
         before = found.get(nodes)
         said |= set() if before is None else set(before.rules)
-        found[nodes] = Promise(nodes, "float" if known is None else known.format, tuple(sorted(said)), integer.get(label, True))
+        found[nodes] = Promise(
+            nodes, "float" if known is None else known.format, tuple(sorted(said)), integer.get(label, True)
+        )
     return list(found.values())
 
 
@@ -222,7 +224,11 @@ def built_rows(path: Path, facts: NetworkFacts, folder: Path) -> list[Row]:
 def unexpected(outcomes: Sequence[Outcome], known: dict[tuple[str, str], str]) -> list[str]:
     """One line for each disagreement that is not known, and for each known one of these files that is gone."""
     found = {d.key: d for outcome in outcomes for d in outcome.disagreements}
-    lines = [f"{d.file}: {d.node or 'the file'}: lint {d.lint}, builder {d.builder}" for d in found.values() if d.key not in known]
+    lines = [
+        f"{d.file}: {d.node or 'the file'}: lint {d.lint}, builder {d.builder}"
+        for d in found.values()
+        if d.key not in known
+    ]
     files = {outcome.file for outcome in outcomes}
     gone = [key for key in known if key[0] in files and key not in found]
     return lines + [f"{file}: {node or 'the file'}: listed in KNOWN, but lint and builder agree" for file, node in gone]

@@ -44,7 +44,9 @@ def export(path: Path, format: str, target: str, precision: str) -> None:
     chosen = FORMATS[format]
     scheme = parse_scheme(chosen.bits, chosen.mode or "dynamic", find_family().part_names)
     with torch.no_grad():
-        model = small_model(3, embed_dim=128, aa_depth=1, dpt_layers=(0,) * 4, camera_iters=2, heads=("camera", "depth"))
+        model = small_model(
+            3, embed_dim=128, aa_depth=1, dpt_layers=(0,) * 4, camera_iters=2, heads=("camera", "depth")
+        )
         quantize_rtn_(model, scheme, [small_images(3, seed=1, size=SIDE)], progress=False)
         config = ExportConfig(SIDE, SIDE, OUTPUTS, target=Target(target), precision=Precision(precision))
         export_onnx(model, scheme, config, path)
@@ -157,7 +159,9 @@ SMALL: dict[str, Callable[[], ModelProto]] = {
     "scale_zero": _product(lambda net: net.quantized(scale=0.0), _weight()),
     "gelu_between": _product(lambda net: net.op("Gelu", net.quantized()), _weight(), kind="f32"),
     "relu_on_the_weight": _product(_int8, lambda net: net.op("Relu", net.weight(8, "tensor"))),
-    "factor_per_input": _product(_plain, lambda net: net.op("Mul", net.weight(8, "channel"), net.real(np.ones((K, 1))))),
+    "factor_per_input": _product(
+        _plain, lambda net: net.op("Mul", net.weight(8, "channel"), net.real(np.ones((K, 1))))
+    ),
     "float_weight": _product(_int8, lambda net: net.normal(K, N)),
     "conv_w8a8": _conv("Conv"),
     "conv_weight_only": _conv("Conv", activation=None),

@@ -26,6 +26,9 @@ from small_network import small_images, small_model  # noqa: E402
 from test_lint_clean import INT8_PRODUCTS  # noqa: E402
 
 SIDE = 28
+NETWORK: dict[str, Any] = {
+    "embed_dim": 128, "aa_depth": 1, "dpt_layers": (0,) * 4, "camera_iters": 2, "heads": ("camera", "depth"),
+}  # fmt: skip
 OUTPUTS = ("pose", "depth")
 Write = Callable[[Path], None]
 
@@ -102,6 +105,10 @@ def _weight(bits: int = 8, scales: str = "tensor", **more: Any) -> Callable[[Net
     return lambda net: net.weight(bits, scales, **more)
 
 
+def _factor_per_input(net: Net) -> str:
+    return net.op("Mul", net.weight(8, "channel"), net.real(np.ones((K, 1))))
+
+
 def _computed_scale(net: Net) -> str:
     largest = net.op("ReduceMax", net.op("Abs", "x"), keepdims=0)
     return net.quantized(scale=net.op("Mul", largest, net.real(1 / 127)))
@@ -124,15 +131,22 @@ def _shared() -> ModelProto:
     return net.model(net.op("MatMul", net.op("Relu", net.op("MatMul", "x", weight)), weight))
 
 
-def _split(transposed: bool) -> ModelProto:
+def _split(heads: bool, how: str = "") -> ModelProto:
+    """Queries, keys and values; `how`: what stands in the way of cutting the weight instead."""
     net = Net((1, "m", K), "f32")
-    y = net.op("MatMul", net.quantized(), net.weight(8, "channel", (K, 3 * K)))
+    scale = net.token_range() if how == "_token" else ""
+    x = net.quantized(net.op("Div", "x", scale), 1 / 127) if scale else net.quantized()
+    y = net.op("MatMul", x, net.weight(8, "channel", (K, 3 * K)))
+    if scale or how == "_factor":
+        y = net.op("Mul", y, scale or net.real(np.linspace(1, 2, 3 * K)))
     first = net.op("Split", y, net.store([K, K, K], np.int64), outputs=3, axis=-1)
-    heads = []
-    for part in (first, f"{first}1", f"{first}2"):
+    parts = []
+    for index, part in enumerate((first, f"{first}1", f"{first}2")):
         part = net.op("Reshape", part, net.store([1, -1, 4, K // 4], np.int64))
-        heads.append(net.op("Transpose", part, perm=[0, 2, 1, 3]) if transposed else net.op("Relu", part))
-    return net.model(net.op("Add", net.op("Add", heads[0], heads[1]), heads[2]))
+        if how == "_norm" and index == 0:
+            part = net.op("LayerNormalization", part, net.real(np.ones(K // 4)))
+        parts.append(net.op("Transpose", part, perm=[0, 2, 1, 3]) if heads else net.op("Relu", part))
+    return net.model(net.op("Add", net.op("Add", parts[0], parts[1]), parts[2]))
 
 
 SMALL: dict[str, Callable[[], ModelProto]] = {
@@ -169,7 +183,7 @@ SMALL: dict[str, Callable[[], ModelProto]] = {
     "conv_transposed": _conv("ConvTranspose"),
     "conv_transposed_weight_only": _conv("ConvTranspose", activation=None),
     "int4_shared": _shared,
-    "split_into_heads": partial(_split, True),
+    **{f"split_into_heads{_text}": partial(_split, True, _text) for _text in ("", "_token", "_factor", "_norm")},
     "split": partial(_split, False),
 }
 

@@ -15,7 +15,7 @@ from qvggt.onnx_view.quantizer import FP4, FP8, INT4, INT8, SUPPORTED, type_name
 EIGHT_BIT = (INT8, FP8)
 FLOAT16_MAX = 65504
 LARGEST: dict[int, int] = {INT8: 128, FP8: 448}
-UNTOUCHED = ("Add", "Mul", "Reshape", "Cast", "Identity")  # of what a Split behind them does to a product
+MOVED = ("Add", "Reshape", "Cast", "Identity")  # that a Split behind a product is moved in front of; a Mul stops it
 FOUR_BIT = 7  # largest code of a 4-bit grid; with it sums of VGGT's widths stay far below float16's limit
 
 
@@ -147,12 +147,11 @@ def _into_heads(scope: Scope, part: str) -> bool:
 
 
 def _behind(node: Node) -> Iterator[Node]:
-    """The readers of a node's output, and theirs beyond what a cut moves in front of; a factor that is computed, such as
-    the range of a token, stops it."""
+    """The readers of a node's output, and theirs beyond what a cut is moved in front of."""
     for reader in node.scope.consumers(node.outputs[0]):
         yield reader
         computed = [name for name in reader.inputs if name and not reader.scope.is_constant(name)]
-        if reader.is_op(*UNTOUCHED) and len(computed) == 1:
+        if reader.is_op(*MOVED) and len(computed) == 1:
             yield from _behind(reader)
 
 

@@ -61,7 +61,7 @@ def by_onnx_runtime(path: Path, kind: str) -> None:
     from peers.adapter import Request, reader
     from peers.onnx_runtime import nbits
 
-    source, batches = path.with_suffix(".float"), path.with_suffix(".npz")
+    source, batches = path.with_suffix(".float.onnx"), path.with_suffix(".npz")
     export(source, "fp32", "cpu", "fp32")
     np.savez(batches, small_images(2, seed=1, size=SIDE)[None].numpy())
     request = Request(str(source), str(batches), str(path), "images")

@@ -22,11 +22,11 @@ from qvggt.formats.table import FORMATS
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "export" / "lint")]
 
-from lint_graphs import K, MS, N, Net  # noqa: E402
+from lint_graphs import MS, K, N, Net  # noqa: E402
 from small_network import small_images, small_model  # noqa: E402
 from test_lint_clean import INT8_PRODUCTS  # noqa: E402
 
-SIDE = 28
+SIDE, LITTLE = 56, 28  # pixels
 NETWORK: dict[str, Any] = {
     "embed_dim": 128, "aa_depth": 1, "dpt_layers": (0,) * 4, "camera_iters": 2, "heads": ("camera", "depth"),
 }  # fmt: skip
@@ -34,7 +34,7 @@ OUTPUTS = ("pose", "depth")
 Write = Callable[[Path], None]
 
 
-def export(path: Path, format: str, target: str, precision: str) -> None:
+def export(path: Path, format: str, target: str, precision: str, side: int = SIDE) -> None:
     """The small network with every part quantized, rounded to nearest."""
     import torch
 
@@ -51,8 +51,8 @@ def export(path: Path, format: str, target: str, precision: str) -> None:
         model = small_model(
             3, embed_dim=128, aa_depth=1, dpt_layers=(0,) * 4, camera_iters=2, heads=("camera", "depth")
         )
-        quantize_rtn_(model, scheme, [small_images(3, seed=1, size=SIDE)], progress=False)
-        config = ExportConfig(SIDE, SIDE, OUTPUTS, target=Target(target), precision=Precision(precision))
+        quantize_rtn_(model, scheme, [small_images(3, seed=1, size=side)], progress=False)
+        config = ExportConfig(side, side, OUTPUTS, target=Target(target), precision=Precision(precision))
         export_onnx(model, scheme, config, path)
 
 
@@ -202,6 +202,9 @@ for _name, _format in FORMATS.items():
         ALL[f"ours/{_name}/tensorrt/{_precision}"] = partial(
             export, format=_name, target="tensorrt", precision=_precision
         )
+ALL["little frames/w4a4-static"] = partial(
+    export, format="w4a4-static", target="tensorrt", precision="fp16", side=LITTLE
+)
 for _kind in ("static", "static symmetric", "static products", "dynamic"):
     ALL[f"onnxruntime/{_kind}"] = partial(by_onnx_runtime, kind=_kind)
 for _name, _make in SMALL.items():

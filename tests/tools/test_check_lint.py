@@ -71,7 +71,9 @@ def test_what_is_known_must_occur() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ours/w4a4-dynamic/tensorrt/fp16", "onnxruntime/static products", "small/int4_shared"])
+@pytest.mark.parametrize(
+    "name", ["ours/w4a4-dynamic/tensorrt/fp16", "onnxruntime/static products", "small/int4_shared"]
+)
 def test_files(name: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install '.[rtx]' in the clone")
     from check_lint import KNOWN, check_file

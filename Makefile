@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 ROOMS := qvggt export engines calib eval tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-gpu lint format docs picture stress demo clean
+.PHONY: help setup test test-slow test-gpu lint check-lint format docs picture stress demo clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,10 @@ lint: $(STAMP)  ## ruff (rules and format) and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python tools/typecheck.py
+
+check-lint: export OMP_NUM_THREADS = 1
+check-lint: $(STAMP)  ## The legality lint against TensorRT-RTX's layer table, over every form of file (minutes, no GPU)
+	@$(BIN)/python tools/check_lint.py -o outputs/check_lint.json
 
 format: $(STAMP)  ## Let ruff rewrite the code
 	@$(BIN)/ruff check --fix .

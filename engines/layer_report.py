@@ -27,6 +27,7 @@ FLOATS = ("Half", "BFloat16", "Float")
 CONTAINER_TYPES = {"INT4": "Int4", "INT8": "Int8", "FP8": "FP8"}
 _GENERATED = "kgen shape_call signal wait allocate deallocate runtime_function"
 GENERATED = _GENERATED.split()  # never a matrix product
+FUSION = "runtime_fusion"  # multiplies floats, though it may read codes
 ALIGNED = {GEMM: 2, CONV: 4}  # rows and columns, or channels, are padded to multiples of it (TensorRT-RTX 1.7.1)
 UNMEASURED = "not measured"
 NOT_QUANTIZED = "not quantized"
@@ -197,6 +198,8 @@ def _use(linear: QuantizedLinear, node: str, by_node: dict[str, list[Row]]) -> t
         if found == NOT_QUANTIZED:
             expanded = ", weights expanded by another kernel" if linear.weight in CONTAINER_TYPES else ""
             note = f"float product{expanded}"
+        elif row.kind == FUSION and activation is not None and activation.dtype not in FLOATS:
+            found, note = NOT_QUANTIZED, "float product, codes are dequantized inside of the kernel"
         return found, row.kind, row.name, *types, note
     return NOT_QUANTIZED, rows[0].kind, rows[0].name, "", "", "only generated kernels, no matrix product"
 

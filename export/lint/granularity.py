@@ -8,14 +8,14 @@ from math import prod
 from onnx import TensorProto
 
 from qvggt.export.lint.rule import Place, Severity, rule
-from qvggt.onnx_view.graph import Model, Node
+from qvggt.onnx_view.graph import Model, Node, Scope
 from qvggt.onnx_view.product import Product, products
 from qvggt.onnx_view.quantizer import FP4, FP8, INT4, INT8, SUPPORTED, type_name
 
 EIGHT_BIT = (INT8, FP8)
 FLOAT16_MAX = 65504
 LARGEST: dict[int, int] = {INT8: 128, FP8: 448}
-UNTOUCHED = ("Add", "Mul", "Reshape", "Cast", "Identity")  # of what a Split behind them does to a product
+MOVED = ("Add", "Reshape", "Cast", "Identity")  # that a Split behind a product is moved in front of; a Mul stops it
 FOUR_BIT = 7  # largest code of a 4-bit grid; with it sums of VGGT's widths stay far below float16's limit
 
 
@@ -83,8 +83,8 @@ def int4_shared(model: Model) -> Iterator[Place]:
         if product.weight_only and product.is_gemm and dq is not None and dq.codes == INT4 and dq.blocked:
             uses.setdefault((id(dq.scope), dq.source, dq.scale), []).append(product)
     for (_, codes, _), readers in uses.items():
-        if len(readers) > 1:
-            yield Place(readers[0].label, readers[0].op, f"{codes}: {len(readers)} products")
+        for reader in readers if len(readers) > 1 else ():
+            yield Place(reader.label, reader.op, f"{codes}: {len(readers)} products")
 
 
 @rule("QV305", "int8-weights-in-blocks", Severity.WARNING, products)
@@ -136,20 +136,23 @@ def split_into_heads(product: Product) -> Iterator[str]:
     shape, length = product.weight_shape, product.sum_length
     if shape is None or length is None or prod(shape) != 3 * length**2:  # queries, keys and values of a self-attention
         return
-    cuts = [node for node in _behind(product.node, *UNTOUCHED) if node.is_op("Split", "Slice")]
-    for cut in cuts:
-        shaped = [node for part in cut.outputs for node in cut.scope.consumers(part) if node.is_op("Reshape")]
-        if any(reader.is_op("Transpose") for node in shaped for reader in node.scope.consumers(node.outputs[0])):
-            yield f"{cut.op} {cut.label}"
-            return
+    cuts = [node for node in _behind(product.node) if node.is_op("Split", "Slice")]
+    if cuts and all(_into_heads(cut.scope, part) for cut in cuts for part in cut.outputs):
+        yield f"{cuts[0].op} {cuts[0].label}"
 
 
-def _behind(node: Node, *operators: str) -> Iterator[Node]:
-    """The readers of a node's output, and theirs beyond some operators."""
+def _into_heads(scope: Scope, part: str) -> bool:
+    shaped = [node for node in scope.consumers(part) if node.is_op("Reshape")]
+    return any(reader.is_op("Transpose") for node in shaped for reader in scope.consumers(node.outputs[0]))
+
+
+def _behind(node: Node) -> Iterator[Node]:
+    """The readers of a node's output, and theirs beyond what a cut is moved in front of."""
     for reader in node.scope.consumers(node.outputs[0]):
         yield reader
-        if reader.is_op(*operators):
-            yield from _behind(reader, *operators)
+        computed = [name for name in reader.inputs if name and not reader.scope.is_constant(name)]
+        if reader.is_op(*MOVED) and len(computed) == 1:
+            yield from _behind(reader)
 
 
 @rule("QV308", "float16-overflow", Severity.ERROR, products)

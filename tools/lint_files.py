@@ -22,9 +22,9 @@ from qvggt.formats.table import FORMATS
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "export" / "lint")]
 
-from lint_graphs import MS, K, N, Net  # noqa: E402
-from small_network import small_images, small_model  # noqa: E402
-from test_lint_clean import INT8_PRODUCTS  # noqa: E402
+from lint_graphs import MS, K, N, Net  # type: ignore  # noqa: E402
+from small_network import small_images, small_model  # type: ignore  # noqa: E402
+from test_lint_clean import INT8_PRODUCTS  # type: ignore  # noqa: E402
 
 SIDE, LITTLE = 56, 28  # pixels
 NETWORK: dict[str, Any] = {

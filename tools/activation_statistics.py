@@ -84,7 +84,7 @@ def measure_activations(
     """
     family = family_of(model)
     parts = family.default_parts if parts is None else parts
-    known = [part.name for part in family.parts if not part.convs]  # convolutions have no tokens
+    known = [part.name for part in family.parts if not part.convs and not part.single]  # those have no blocks' tokens
     unknown = [part for part in parts if part not in known]
     if unknown:
         raise QvggtError(f"unknown part {unknown[0]!r}: expected a subset of {', '.join(known)}")

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from qvggt.eval.html.document import Candidate
 from qvggt.eval.html.text import plain
 
-LONGEST = 14
+LONGEST = 15
 PARTS = re.compile(r"(?<=\w)([+@])")  # what follows in a scheme are names of parts
 RUNTIMES = {
     "pytorch": "PyTorch",

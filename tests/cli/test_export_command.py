@@ -231,7 +231,7 @@ def test_calibrate_with_our_recipe(inputs: Path, tmp_path: Path, capsys: pytest.
     assert load_calibrated(tmp_path / "a").sha256 == load_calibrated(tmp_path / "b").sha256
     loaded = load_calibrated(tmp_path / "a")
     assert loaded.provenance.calibration["recipe"]["name"] == "qvggt"
-    assert len(loaded.provenance.layers) == 9
+    assert len(loaded.provenance.layers) == 9 + 36  # blocks, and what their linears spend
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
     assert call("export", tmp_path / "a", "-o", tmp_path / "m.onnx", *QUICK) == 0
     assert "36/36 quantized linears agree" in capsys.readouterr().out

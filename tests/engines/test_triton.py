@@ -42,7 +42,7 @@ def parsed(model: Served) -> Any:
     """The configuration as Triton's own protobuf reads it; the module is loaded alone, as its package needs gRPC."""
     found = importlib.util.find_spec("tritonclient")
     if found is None or found.origin is None:
-        pytest.skip("tritonclient is not installed: pip install 'qvggt[dev]'")
+        pytest.skip("tritonclient is not installed: pip install '.[dev]'")
     from google.protobuf import text_format
 
     place = Path(found.origin).parent / "grpc" / "model_config_pb2.py"

@@ -20,7 +20,7 @@ from qvggt.quant.model import quantize_
 from qvggt.quant.scheme import parse_scheme
 
 Rows = list[LinearStatistics]
-PARTS = {part.name: part.pattern for part in find_family().parts}
+PARTS = {part.name: part.pattern for part in find_family().parts if not part.single}
 ALL = tuple(part for part in PARTS if part != "dpt")
 
 

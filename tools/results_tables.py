@@ -32,22 +32,12 @@ def load(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def worst(row: Row) -> str:
-    return f"{min(row['sqnr_db'].values()):.1f}" if "sqnr_db" in row else ""
-
-
-def spread(row: Row) -> str:
-    return f"{(row['cpu_max_s'] - row['cpu_min_s']) / row['cpu_s']:.0%}"
-
-
 AUC: Columns = {f"AUC@{t}": f"auc{t} {{:.2f}}" for t in (30, 15, 5, 3)}
 NOISE: Columns = {"pose dB": "sqnr_db.pose_enc {:.1f} or "}
 SCORES: Columns = {"AUC@30": AUC["AUC@30"], "AUC@5": AUC["AUC@5"], **NOISE, "depth dB": "sqnr_db.depth {:.1f} or "}
 MEMORY: Columns = {"peak RSS MB": "peak_rss/1e6 {:.0f}"}
 WALL: Columns = {"candidate": "candidate", "median s": "median_s {:.4f}", "speed-up": "speed_up {:.2f}x", **MEMORY}
 WALL |= {"file MB": "file_bytes/1e6 {:.1f} or -"}
-PROCESSOR: Columns = {"candidate": "candidate", "processor s": "cpu_s {:.3f}", "ratio": "cpu_speed_up {:.2f}x"}
-PROCESSOR |= {"spread": spread, **MEMORY, "dB": worst}
 TINY: Columns = {"frames": "frames", **AUC, "depth abs-rel": "abs_rel {:.4f}", "delta<1.25": "delta125 {:.4f}"}
 TINY |= {"scenes": "scenes"}
 PASSES: Columns = {"run": "name", "AUC@30": AUC["AUC@30"], "rotation median deg": "rotation_deg_median {:.2f}"}
@@ -55,10 +45,8 @@ PASSES |= {"p90": "rotation_deg_p90 {:.2f}", "translation median deg": "translat
 PASSES |= {"join residual % of depth": "join_residual_median/0.01 {:.2f} or "}
 PARTS: Columns = {"scheme": "label", "AUC@30": AUC["AUC@30"], "AUC@5": AUC["AUC@5"]}
 PARTS |= {"depth abs-rel": "abs_rel {:.4f}", **NOISE, "MB": "bytes/1e6 {:.2f} or -"}
-PROCESSOR_RUNS = ("slice_1b", "slice_1b_266", "head_1b")
 SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of its rows, columns; one line a row
-    **{f"bench_{name}": (f"bench_cpu_{name}", "rows", WALL) for name in ("tiny",)},
-    **{f"bench_{name}": (f"bench_cpu_{name}", "rows", PROCESSOR) for name in PROCESSOR_RUNS},
+    "bench_tiny": ("bench_cpu_tiny", "rows", WALL),
     "tiny": ("tiny_metrics", "held_out", TINY),
     "passes": ("passes", "rows", PASSES),
     "parts": ("parts", "rows", PARTS),
@@ -103,8 +91,9 @@ def claims() -> str:
         f"{hard('w8a8-static')} with outlier channels, where rounding to nearest loses {hard('w8a8-static', 'rtn')};",
         f"`w4a8` loses {lost('w4a8-dynamic')} and {hard('w4a8-dynamic')} (nearest:",
         f"{lost('w4a8-dynamic', 'rtn')} and {hard('w4a8-dynamic', 'rtn')}). Tiny model, 256 scenes.\n-",
-        f"**Smaller and faster on a CPU.** Three blocks of VGGT-1B's width in static `w8a8` run {times[0]} times as fast as the",
-        f"float file in ONNX Runtime and {times[1]} times in OpenVINO; the tiny model's file is {share:.2f}x of the float one.\n-",
+        f"**Smaller and faster on a CPU.** Three blocks of VGGT-1B's width in static `w8a8` run {times[0]} times as",
+        f"fast as the float file in ONNX Runtime and {times[1]} times in OpenVINO; the tiny model's file is",
+        f"{share:.2f}x of the float one.\n-",
         f"**Accepted by TensorRT.** VGGT-1B with 4-bit weights is a file of {small / 1e6:.0f} MB",
         f"({small / half:.2f}x of fp16); in the plan TensorRT-RTX compiles of it, {kernels}.\n",
     )
@@ -136,31 +125,6 @@ def formats() -> str:
         cells = [f"`{bits}`", *KERNELS[bits], kernels or "products in that type"]
         rows.append([*cells, f"{size['file_bytes'] / 1e6:.0f}" if size else "-"])
     return markdown(["format", "ONNX Runtime CPU", "OpenVINO CPU", "TensorRT, VGGT-1B", "MB of that file"], rows)
-
-
-GOAL_RUNS = {
-    "three blocks, 1374 tokens": "bench_cpu_slice_1b",
-    "three blocks, 2 x 366 tokens": "bench_cpu_slice_1b_266",
-}
-GOALS = (  # text, candidates, what they are compared with
-    ("ONNX Runtime w8a8 at least 2.5x ONNX Runtime fp32", "ONNX Runtime w8a8", "ONNX Runtime fp32"),
-    ("OpenVINO w8a8 at least 4x PyTorch fp32", "OpenVINO w8a8", "PyTorch fp32"),
-    ("OpenVINO w8a8 at least 1.5x PyTorch bf16", "OpenVINO w8a8", "PyTorch bf16"),
-)
-
-
-def goals() -> str:
-    """Ratios of processor seconds: the fastest dynamic w8a8 row of a runtime against a float one."""
-    runs = {name: {r["candidate"]: r["cpu_s"] for r in load(file)["rows"]} for name, file in GOAL_RUNS.items()}
-    rows = []
-    for text, ours, theirs in GOALS:
-        cells = [text]
-        for seconds in runs.values():
-            mine = [s for name, s in seconds.items() if name.startswith(ours) and ":static" not in name]
-            base = [s for name, s in seconds.items() if name.startswith(theirs)]
-            cells.append(f"{min(base) / min(mine):.2f}x" if mine and base else "-")
-        rows.append(cells)
-    return markdown(["goal", *runs], rows, aligned=True)
 
 
 PROFILES = {
@@ -351,7 +315,6 @@ TABLES |= {
         demo,
         claims,
         formats,
-        goals,
         profile_slice,
         threads,
         peers,

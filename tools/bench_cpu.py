@@ -25,6 +25,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from calibrated import folds
 from cpu_candidates import SLICE_1B, Array, Candidate, Timing, Worker, make_input, parse_spec, write_file
 from reporting import sqnr_db, start, write_json
 
@@ -128,7 +129,7 @@ def main(
             if not parts[0].exists():
                 write_file(model, spec, height, width, parts[0])
             sizes[spec.text] = sum(part.stat().st_size for part in parts if part.exists())
-        folds = model == SLICE_1B  # files of blocks; those of whole networks begin and end with images and outputs
+        blocks = model == SLICE_1B  # those of whole networks begin and end with images and outputs
         common: dict[str, Any] = {"model": model, "threads": threads, "size": (height, width)}
         candidates = [Candidate("torch", precision, **common) for precision in baselines.split(",") if precision]
         candidates += [
@@ -137,7 +138,7 @@ def main(
                 precision,
                 spec=spec.text,
                 onnx=str(home / spec.file),
-                folded=folds and spec.quantized,
+                folded=blocks and folds(spec.bits),
                 **common,
             )
             for runtime, precision in kinds

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import torch
-from calibrated import calibrated_, recipe
+from calibrated import calibrated_
 from held_out import drawn
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -86,10 +86,8 @@ def calibrated(scheme: Scheme, height: int, width: int, frames: int = 2) -> tupl
 
 
 @cache
-def basis() -> Array | None:
-    """R [C, C]: a folded network has x R where the float one has x; None when the recipe folds none."""
-    if recipe().rotation != "folded":
-        return None
+def basis() -> Array:
+    """R [C, C]: a folded network has x R where the float one has x."""
     stream = family_of(network()).streams(CONFIG)[-1].name
     return residual_rotation(WIDTH, named_seed(0, stream)).float().numpy()
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.recipe import Recipe, find_recipe
+from qvggt.formats.linear_format import Format, LinearFormat
+from qvggt.formats.table import find_format
 from qvggt.models.network import Network
 from qvggt.quant.model import settled
 from qvggt.quant.scheme import Scheme
@@ -15,14 +17,20 @@ from qvggt.quant.scheme import Scheme
 DEFAULT_RECIPE = "qvggt"
 
 
-def recipe(nearest: bool = False) -> Recipe:
-    """The default one. nearest: without the steps that take hours on VGGT-1B and change codes only: the same nodes of
+def recipe(format: Format, nearest: bool = False) -> Recipe:
+    """The default one for a format. nearest: without the steps that take hours on VGGT-1B and change codes only: the same nodes of
     the same speed, with weights rounded to nearest; not for accuracy."""
-    ours = find_recipe(DEFAULT_RECIPE)
+    ours = find_recipe(DEFAULT_RECIPE, format)
     return ours.replace(rounding="rtn", learn=False, search_clips=False) if nearest else ours
+
+
+def folds(name: str) -> bool:
+    """Whether a calibrated network of a format, such as "w8a8-static", has its tokens in a basis of its own."""
+    format = find_format(name.partition("-")[0])
+    return isinstance(format, LinearFormat) and recipe(format).rotation == "folded"
 
 
 def calibrated_(model: Network, scheme: Scheme, batches: Sequence[Tensor], *, nearest: bool = False) -> Scheme:
     """Quantize in place as `qvggt calibrate` does, on images [S, 3, H, W]; the scheme that came of it."""
-    calibrate_(model, scheme, recipe(nearest), batches, progress=False)
+    calibrate_(model, scheme, recipe(scheme.base, nearest), batches, progress=False)
     return settled(model, scheme)

@@ -234,7 +234,7 @@ def in_basis(candidate: Candidate, tokens: Array, back: bool = False) -> Array:
     import block_slice
 
     basis = block_slice.basis()
-    return tokens if basis is None else tokens @ (basis.T if back else basis)
+    return tokens @ (basis.T if back else basis)
 
 
 def peak_rss() -> int:

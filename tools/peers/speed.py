@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import block_slice
 import numpy as np
+from calibrated import folds
 from cpu_candidates import SLICE_1B, Candidate, Worker, make_input, parse_spec, write_file
 from reporting import sqnr_db
 
@@ -84,7 +85,7 @@ def timed(
     for label, (entry, path) in files.items():
         if runtime == "onnxruntime" and path.suffix != ".onnx":
             continue
-        common: Row = {"threads": 1, "size": size, "folded": entry.tool == "ours"}
+        common: Row = {"threads": 1, "size": size, "folded": entry.tool == "ours" and folds(entry.format)}
         worker = Worker(Candidate(runtime, "fp32", SLICE_1B, spec=label, onnx=str(path), **common))
         try:
             worker.call(images, counts=False)

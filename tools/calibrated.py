@@ -18,8 +18,11 @@ DEFAULT_RECIPE = "qvggt"
 
 
 def recipe(format: Format, nearest: bool = False) -> Recipe:
-    """The default one for a format. nearest: without the steps that take hours on VGGT-1B and change codes only: the same nodes of
-    the same speed, with weights rounded to nearest; not for accuracy."""
+    """The default one for a format.
+
+    nearest: without the steps that take hours on VGGT-1B and change codes only: the same nodes of the same speed, with
+    weights rounded to nearest; not for accuracy.
+    """
     ours = find_recipe(DEFAULT_RECIPE, format)
     return ours.replace(rounding="rtn", learn=False, search_clips=False) if nearest else ours
 

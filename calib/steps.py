@@ -26,7 +26,7 @@ from qvggt.quant.hadamard import named_seed
 from qvggt.quant.kronecker import KroneckerHadamard
 
 FC2 = "mlp.fc2"  # its input comes out of a GELU, which nothing folds through
-BOUNDED = ("attn.qkv", "attn.proj", "mlp.fc1")  # inputs out of a LayerNorm, or means of values that are
+BOUNDED = ("attn.qkv", "mlp.fc1")  # out of a LayerNorm; what attention averages may lie elsewhere in other images
 NEED_DB = 30.0  # signal over rounding noise in the outputs of the worst type of tokens
 ROWS = 1024  # patches, and tokens of every other type, that are looked at
 

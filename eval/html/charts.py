@@ -81,7 +81,7 @@ def trade_offs(document: Document, names: Sequence[str]) -> list[TradeOff]:
     """A metric of pose and one of geometry, each over size and over time. names: short ones of the candidates."""
     measured = {metric.name: metric for metric in document.measured()}
     metrics = [measured[name] for name in CHARTED if name in measured] or list(measured.values())
-    sizes = [None if c.bytes is None else c.bytes / 1e6 for c in document.candidates]
+    sizes = [None if c.file_size is None else c.file_size / 1e6 for c in document.candidates]
     times = [None if c.latency is None else c.latency.p50 for c in document.candidates]
     costs: tuple[Cost, ...] = (("size", sizes, "size of the files, MB"), ("time", times, "p50 of one forward pass, s"))
     return [

@@ -97,6 +97,12 @@ class Candidate:
     reference: Reference | None = None
 
     @property
+    def file_size(self) -> int | None:
+        """Bytes of the files a runtime opens. None for what PyTorch runs: its checkpoint is stored in another precision
+        than it is computed in, and compares with no ONNX file."""
+        return None if (self.kind or "").startswith("pytorch") else self.bytes
+
+    @property
     def is_float(self) -> bool:
         return self.scheme in FLOATS
 
@@ -171,8 +177,8 @@ class Document:
         own, suffix = self.candidates[index], _suffix(self.candidates[index])
         alike = [i for i, other in enumerate(self.candidates) if other.is_float and _suffix(other) == suffix]
         base = alike[0] if alike else 0
-        size = self.candidates[base].bytes
-        return (base, size / own.bytes) if base != index and size and own.bytes else None
+        size, mine = self.candidates[base].file_size, own.file_size
+        return (base, size / mine) if base != index and size and mine else None
 
     def output_names(self) -> list[str]:
         """Of the outputs that some pair compares."""

@@ -16,6 +16,7 @@ from qvggt.numbers import number
 DECISIVE = ("auc30", "auc5", "abs_rel", "head_acc", "unproj_acc")
 """Metrics that decide; where none of them was measured, all do."""
 
+LITTLE = 0.005  # of the first candidate's figure: a change below it matters to nobody, however sure it is
 FEW = 10  # sequences: the bootstrap of fewer is rough
 
 Kind = Literal["keeps", "loses", "open"]
@@ -62,7 +63,7 @@ def headline(document: Document, names: Sequence[str], found: Sequence[Verdict])
     keeping = [verdict for verdict in shown if verdict.kind == "keeps"]
     small = [v for v in keeping if document.compression(v.index) is not None and not v.fails]
     if small:
-        best = min(small, key=lambda v: document.candidates[v.index].bytes or 0)
+        best = min(small, key=lambda v: document.candidates[v.index].file_size or 0)
         sentences.append(f"{plain(names[best.index])} {best.words}{best.size}.")
         keeping.remove(best)
     if keeping:
@@ -96,7 +97,7 @@ def _accuracy(candidate: Candidate, deciding: Sequence[MetricWords], base: str) 
             continue
         decided += figure.delta_interval is not None
         verdict = figure.verdict(metric)
-        if verdict != "same":
+        if verdict != "same" and abs(figure.delta) >= LITTLE * abs((figure.value or 0.0) - figure.delta):
             (better if verdict == "better" else worse).append((metric, figure.delta, figure.delta_interval or (0, 0)))
     more = (*(f"worse {_amount(*one)}" for one in worse[1:]), *(f"better {_amount(*one)}" for one in better))
     if broken:
@@ -123,7 +124,7 @@ def _range(metric: MetricWords, delta: float, interval: Interval, after: str, be
 
 def _size(document: Document, index: int, names: Sequence[str]) -> str:
     """ " at 11.90 MB, 1.5x smaller than fp32 ORT"."""
-    size, ratio = document.candidates[index].bytes, document.compression(index)
+    size, ratio = document.candidates[index].file_size, document.compression(index)
     if not size:
         return ""
     words = f" at {megabytes(size)}"

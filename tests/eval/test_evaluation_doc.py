@@ -44,4 +44,4 @@ def test_the_python_example(tmp_path, monkeypatch, one_thread):
     found = {}
     exec(compile(examples()[1].replace("scenes=8", "scenes=2"), str(DOC), "exec"), found)
     assert [row["candidate"] for row in found["frame"]] == [result.label for result in found["result"].results]
-    assert {path.name for path in tmp_path.iterdir()} == {"eval.json", "eval.html", "eval.csv", "eval-sequences.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.json", "eval.html", "eval.csv", "eval-sequences.csv"}

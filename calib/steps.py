@@ -109,8 +109,15 @@ def foldable(recipe: Recipe) -> tuple[str, ...]:
 
 
 def taken_off(name: str, steps: Steps, format: LinearFormat, means: Tensor | None, recipe: Recipe) -> Tensor | None:
-    """The mean inputs [types, in] a linear has use for: for its centers, or for a constant that folds away."""
-    return means if steps.center or name in foldable(recipe) or format.activation is None else None
+    """The mean inputs [types, in] a linear has use for: for its centers, or for a constant that folds away.
+
+    Not what attention averages on a constant range: that lies elsewhere in other images, beyond what is left of the
+    range without it.
+    """
+    if steps.center or format.activation is None:
+        return means
+    loose = name not in BOUNDED and steps.format(format).mode == "static"
+    return means if name in foldable(recipe) and not loose else None
 
 
 def attach(linear: nn.Linear, format: LinearFormat, steps: Steps, means: Tensor | None, seed: int) -> LearnableLinear:

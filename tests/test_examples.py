@@ -68,6 +68,7 @@ def run(words: list[str]) -> str:
 
 
 @compiled
+@pytest.mark.slow
 def test_the_cpp_program_says_what_the_python_runner_says(program: Path, small_onnx: Path, tmp_path: Path) -> None:
     """PPM and raw frames in one call."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
@@ -91,6 +92,7 @@ def test_the_cpp_program_says_what_the_python_runner_says(program: Path, small_o
 
 
 @compiled
+@pytest.mark.slow
 def test_the_cpp_program_names_mistakes(program: Path, small_onnx: Path, tmp_path: Path) -> None:
     short, large = tmp_path / "short.f32", tmp_path / "large.ppm"
     short.write_bytes(b"\0" * 100)

@@ -15,6 +15,7 @@ from small_network import CONFIG, small_model
 from qvggt.models.vggt.config import HEADS
 
 
+@pytest.mark.slow
 def test_a_trainer_checkpoint_in_every_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, photos = tmp_path / "ckpts", tmp_path / "photos"
     folder.mkdir()

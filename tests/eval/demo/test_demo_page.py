@@ -147,6 +147,7 @@ def until(tab: Any, true: Any) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_pictures_cameras_and_confidence_are_linked(compared: Any, workshop: Workshop) -> None:
     """A picture chooses its camera, a camera its picture; the slider acts at once."""
     tab = compared

@@ -277,12 +277,12 @@ def peers_speed() -> str:
 
 
 def peers_short() -> str:
-    """One line a tool and format: of its ways the one that keeps most on the worse of the two models."""
+    """One line a tool and 8-bit format: of its ways the one that keeps most on the worse of the two models."""
     report = load("peers")
     ratios = {(r["tool"], r["label"], r["scope"], r["runtime"]): r for r in report["speed"]["rows"]}
     files: dict[tuple[str, str, str], dict[str, Row]] = {}
     for row in report["rows"]:
-        if row["tool"] != "float" and "auc30_change" in row:
+        if row["format"].startswith("w8a8") and "auc30_change" in row:
             models = files.setdefault((row["tool"], row["label"], row["scope"]), {})
             models.setdefault(row["model"], row)  # ours: its first runtime
     best: dict[tuple[str, str], tuple[float, tuple[str, str, str]]] = {}
@@ -298,7 +298,8 @@ def peers_short() -> str:
         )
         cells += [interval(models[m], "auc30_change") if m in models else "-" for m in ("plain", "channels")]
         cells += [shown(ratios.get((*name, runtime), {}), "speed_up {:.2f}x or -") for runtime in RUNTIME_NAMES]
-        cells += [shown(next(iter(models.values())), "bytes/1e6 {:.1f} or -"), verdict(next(iter(models.values())))]
+        plan = verdict(next(iter(models.values()))).split(";")[0].split(",")[0]
+        cells += [shown(next(iter(models.values())), "bytes/1e6 {:.1f} or -"), plan]
         rows.append(cells)
     header = ["file", "format", "change of AUC@30, plain", "with outlier channels", "ONNX Runtime", "OpenVINO", "MB"]
     return markdown([*header, "TensorRT-RTX"], rows, aligned=True)

@@ -111,7 +111,8 @@ def test_the_tables_show_ours_and_the_failed(monkeypatch, rows):
     first, second = results_tables.peers_short().splitlines()[2:]
     assert first.startswith("| ours w8a8-static | w8a8-static |")
     assert "| 2.50x | - | 5.0 |" in first
-    assert "refused; lint 2 errors, 0 warnings" in second
+    assert "| refused |" in second
+    assert "refused; lint 2 errors, 0 warnings" in results_tables.peers()
     assert "2.50x" in results_tables.peers_speed()
 
 

@@ -17,6 +17,7 @@ from qvggt.models.family import LINEARS, family_of
 from qvggt.models.fold_config import FoldConfig
 from qvggt.models.network import Network
 from qvggt.progress import bar
+from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import check_overrides, quantize_, tell_centers_
 from qvggt.quant.scheme import Scheme
 from qvggt.rotation.fold import fold_
@@ -82,12 +83,16 @@ def calibrate_(
     return reports
 
 
-def report_table(reports: dict[str, BlockReport]) -> dict[str, dict[str, float | None]]:
+def report_table(reports: dict[str, BlockReport], model: Network) -> dict[str, dict[str, float | None]]:
     """Reports as plain numbers, for a checkpoint's layer table: errors of every block, and of each linear in it the
     steps it takes at run time (1 or 0), their cost in multiply-adds of the product, and the dB they were chosen by."""
     table: dict[str, dict[str, float | None]] = {}
     for path, report in reports.items():
         table[path] = {"start": report.start, "learned": report.learned, "final": report.final}
         for name, steps in report.steps.items():
-            table[f"{path}.{name}"] = {k: None if v is None else float(v) for k, v in asdict(steps).items()}
+            linear = model.get_submodule(f"{path}.{name}")
+            assert isinstance(linear, QuantLinear)
+            row = {k: None if v is None else float(v) for k, v in asdict(steps).items()}
+            cost = steps.additions(name, linear.format, linear.in_features, linear.out_features)
+            table[f"{path}.{name}"] = row | {"cost": cost}
     return table

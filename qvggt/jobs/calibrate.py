@@ -330,7 +330,7 @@ class CalibrateJob(Job[Calibrated]):
             if store.finished():
                 console.say(f"going on after {store.finished()} finished blocks ({store.folder})")
             reports = calibrate_(network, wanted, recipe, images, self.seed, journal=store, memory=self.token_bytes)
-            layers = report_table(reports)
+            layers = report_table(reports, network)
             wanted = settled(network, wanted)
         drop = None
         if searched is not None:

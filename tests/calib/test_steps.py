@@ -111,8 +111,9 @@ def test_constant_ranges_are_part_of_the_scheme(tmp_path: Path) -> None:
     assert settled(model, own) == own
     assert own.label == "w8a8-dynamic"
     assert own.needs_ranges
-    table = report_table(reports)
+    table = report_table(reports, model)
     assert all(table[path]["constant_range"] == 1 for path in static)
+    assert all((row["cost"] == 0) == (row["constant_range"] == 1) for row in table.values() if "cost" in row)
     save_calibrated(tmp_path / "c", model, scheme, Provenance(layers=table))
     loaded = load_calibrated(tmp_path / "c")
     assert loaded.scheme == own

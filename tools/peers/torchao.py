@@ -17,6 +17,7 @@ def exported(request: Request, kind: str) -> None:
     import torch
     from torchao import quantization
 
+    # a whole module, which bench_peers.py itself pickled a moment ago into a folder of its own
     model: Any = torch.load(request.network, weights_only=False)
     paths = None if request.nodes is None else {re.sub(r"/MatMul(_\d+)?$", "", name) for name in request.nodes}
     quantization.quantize_(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from qvggt.engines.expanded_weights import Expanded, expanded
 from qvggt.engines.file_runner import FileRunner
 from qvggt.engines.network_file import INPUT, NetworkFile
 from qvggt.engines.registry import RunnerOptions
@@ -40,7 +41,7 @@ class OnnxRunner(FileRunner):
     interface.
     """
 
-    held = ("session",)
+    held = ("session", "expanded")
 
     def __init__(
         self,
@@ -59,7 +60,8 @@ class OnnxRunner(FileRunner):
         if TENSORRT[0] in options:
             options[TENSORRT[0]] = tensorrt_options(self.network) | options[TENSORRT[0]]
         self.session: Any
-        self.session, without = _session(ort, self.path, options, threads)
+        self.expanded = expanded(ort, self.path) if tuple(providers) == CPU else None
+        self.session, without = _session(ort, self.path, options, threads, self.expanded)
         if without:
             self.notes += (f"ONNX Runtime {ort.__version__} cannot open it as it is, opened without {without}",)
         self.device = "cuda" if CUDA[0] in options or TENSORRT[0] in options else "cpu"
@@ -135,7 +137,7 @@ def _check_providers(ort: Any, providers: Sequence[str]) -> None:
 
 
 def _session(
-    ort: Any, path: Path, providers: Mapping[str, dict[str, str]], threads: int | None
+    ort: Any, path: Path, providers: Mapping[str, dict[str, str]], threads: int | None, lean: Expanded | None = None
 ) -> tuple[Any, str | None]:
     """The session, and the optimizer that had to be left out for it to open."""
     names = list(providers)
@@ -143,7 +145,11 @@ def _session(
         ort.preload_dlls()  # CUDA and cuDNN from their wheels, which no search path leads to
     options = session_options(ort, threads)
     options.add_session_config_entry(RECORD_PLACEMENT, "1")
-    session, without = _opened(ort, path, options, list(providers.items()))
+    if lean is not None:
+        lean.give(options)
+    session, without = _opened(ort, path, options, list(providers.items()), None if lean is None else lean.model)
+    if lean is not None:
+        lean.settle()
     # a provider whose libraries are missing is dropped with a log line only: timings would be of another device
     if names and session.get_providers()[0] != names[0]:
         raise QvggtError(
@@ -155,14 +161,16 @@ def _session(
     return session, without
 
 
-def _opened(ort: Any, path: Path, options: Any, providers: list[Any]) -> tuple[Any, str | None]:
-    """An optimizer can turn a good graph into one that ONNX Runtime refuses: it copies Q and DQ beyond operators that
+def _opened(
+    ort: Any, path: Path, options: Any, providers: list[Any], model: bytes | None
+) -> tuple[Any, str | None]:
+    """Of `model` instead of the file where there is one. An optimizer can turn a good graph into one that ONNX Runtime refuses: it copies Q and DQ beyond operators that
     only move data, and mistakes their type (lint rule QV701)."""
     failed: list[Exception] = []
     for without in (None, PROPAGATION):
         try:
             left_out = {} if without is None else {"disabled_optimizers": [without]}
-            return ort.InferenceSession(str(path), options, providers=providers, **left_out), without
+            return ort.InferenceSession(model or str(path), options, providers=providers, **left_out), without
         except Exception as error:  # onnxruntime raises its own classes, which have no common base
             failed.append(error)
             if not _type_error(error):

@@ -71,6 +71,10 @@ class Gpu:
             launch()
         return graph
 
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor lies on this card."""
+        return tensor.device == self.device
+
     def reads(self, tensor: torch.Tensor) -> None:
         """The stream reads memory of another one's: it is not given away before that is done."""
         tensor.record_stream(self.stream)

@@ -312,8 +312,10 @@ class Engine:
             try:
                 launch.graph = self.gpu.captured(execute)
             except (RuntimeError, QvggtError) as error:
-                words = f"its launches cannot be recorded ({line(error)})"
-                raise QvggtError(f"{self.path}: {words}; leave the CUDA graph out") from error
+                words = line(error) if isinstance(error, RuntimeError) else str(error).removeprefix(f"{self.path}: ")
+                raise QvggtError(
+                    f"{self.path}: its launches cannot be recorded ({words}); leave the CUDA graph out"
+                ) from error
 
     def _runtime_says(self, no: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call TensorRT; QvggtError, in its words, where the answer is False, or nothing with an error on its log."""
@@ -340,6 +342,8 @@ class Engine:
         """Sizes for a report: scratch memory in use, and what the largest shapes of the profiles would take."""
         largest = 0 if self._engine is None else self._engine.device_memory_size_v2
         return {
+            "cuda_graph": self.options.cuda_graph,
+            "profiles": [{name: [list(s) for s in shapes] for name, shapes in p.items()} for p in self.profiles],
             "scratch_bytes": 0 if self.scratch is None else self.scratch.numel(),
             "largest_scratch_bytes": largest,
             "contexts": len(self._launches),

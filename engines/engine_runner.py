@@ -113,7 +113,7 @@ class EngineRunner(Runner):
             raise RuntimeError(f"{self.label}: this runner is closed")
         names = self._chosen(outputs)
         tensor = images if isinstance(images, Tensor) else _from_dlpack(images, self.label)
-        if tensor.device != self.gpu.device:
+        if not self.gpu.holds(tensor):
             raise QvggtError(
                 f"{self.label}: expected images on {self.gpu.device}, got {tensor.device}; move them there, or give "
                 "the runner a numpy array"

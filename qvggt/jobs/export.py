@@ -17,6 +17,7 @@ from qvggt.jobs.source import check_source, image_size, is_calibrated, load_sour
 from qvggt.jobs.words import frame_count, frame_profile, sides
 from qvggt.mapping import at_least
 from qvggt.models.family import FAMILIES, find_family
+from qvggt.onnx_view.halves import GROUP, heads_path
 from qvggt.progress import Console
 from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
@@ -33,8 +34,8 @@ WORDS = tuple(FAMILY.exportable)
 
 @dataclass(frozen=True)
 class ExportResult(Result):
-    """The files written and what was proven about them. data: weights beside the graph, of large models. parity: None
-    when it was not measured."""
+    """The files written and what was proven about them. data: weights beside the graph, of large models. heads: the
+    second file of --split-heads. bytes: of all. parity: None when it was not measured."""
 
     path: Path
     data: Path | None
@@ -44,6 +45,7 @@ class ExportResult(Result):
     precision: str
     lint: LintResult = field(repr=False)
     parity: Parity | None = None
+    heads: Path | None = None
 
     @property
     def passed(self) -> bool:
@@ -53,6 +55,7 @@ class ExportResult(Result):
         return {
             "path": str(self.path),
             "data": None if self.data is None else str(self.data),
+            "heads": None if self.heads is None else str(self.heads),
             "bytes": self.bytes,
             "scheme": self.scheme,
             "target": self.target,
@@ -131,6 +134,13 @@ class ExportJob(Job[ExportResult]):
     fused_attention: Annotated[
         bool, Doc("ONNX Runtime's and OpenVINO's attention operator: less memory, cpu target, fp32.")
     ] = False
+    split_heads: Annotated[
+        bool,
+        Doc(
+            f"Dense heads in a second file, OUTPUT.heads.onnx, which runs on {GROUP} frames at a time: memory for many "
+            "frames (docs/storage.md)."
+        ),
+    ] = False
     parity_sequences: Annotated[
         int | None,
         Doc(f"Sequences of the accuracy gate; 0 skips it. [{GATE_SEQUENCES}, or 0 above 100 M parameters]"),
@@ -177,6 +187,8 @@ class ExportJob(Job[ExportResult]):
 
     def prepare(self) -> None:
         check_new_file(Path(self.output), self.overwrite)
+        if self.split_heads:
+            check_new_file(heads_path(self.output), self.overwrite)
         if self.report is None:
             check_file_place(self.report_path)  # goes with its file
         else:
@@ -201,12 +213,15 @@ class ExportJob(Job[ExportResult]):
         heads, able = network.config.heads, find_family(scheme.family).exportable
         outputs = self.outputs or tuple(word for word, head in able.items() if head.name in heads)
         floats = float_type(self.precision, scheme, self.target)
-        config = ExportConfig(height, width, outputs, self.frames, Target(self.target), floats, self.fused_attention)
+        config = ExportConfig(
+            height, width, outputs, self.frames, Target(self.target), floats, self.fused_attention, self.split_heads
+        )
         written = export_onnx(network, scheme, config, output, {"name": source.name, "sha256": source.sha256})
         if self.report is None:
             self.report_path.unlink(missing_ok=True)  # is about the file that was replaced
+        files = [output] if written.heads is None else [output, written.heads]
         console.result(
-            f"{output}: {scheme.label}, target {self.target}, {floats.value}, {height}x{width}, "
+            f"{' and '.join(map(str, files))}: {scheme.label}, target {self.target}, {floats.value}, {height}x{width}, "
             f"{written.bytes / 1e6:.2f} MB"
         )
         lint = lint_file(output, self.target)
@@ -222,7 +237,8 @@ class ExportJob(Job[ExportResult]):
             parity = run_gate(gate, network, scheme, console)
         else:
             console.result("parity: not measured (--no-check)")
-        return ExportResult(output, written.data, written.bytes, scheme.label, self.target, floats.value, lint, parity)
+        facts = (written.bytes, scheme.label, self.target, floats.value)
+        return ExportResult(output, written.data, *facts, lint, parity, written.heads)
 
     def _quantized(self, source: Model, height: int, width: int, console: Console) -> tuple[Network, Scheme]:
         """The network to write: that of a calibrated model as it is, float weights rounded to nearest."""

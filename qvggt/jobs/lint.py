@@ -91,8 +91,10 @@ class LintJob(Job[LintResult]):
 
 
 def lint_file(model: Path, target: str) -> LintResult:
-    """QvggtError for a file that cannot be read."""
+    """Of a trunk, its heads too. QvggtError for a file that cannot be read, and for heads that are not a trunk's."""
     from qvggt.export.lint import lint_model
+    from qvggt.onnx_view.file import network_files
     from qvggt.target import Target
 
-    return LintResult(model, target, tuple(lint_model(model, Target(target))))
+    findings = (finding for file in network_files(model) for finding in lint_model(file, Target(target)))
+    return LintResult(model, target, tuple(findings))

@@ -38,6 +38,12 @@ class ExportConfig:
         False  # cpu in fp32 only: one operator of com.microsoft, which ONNX Runtime and OpenVINO know
     )
     external_above: int = EXTERNAL_ABOVE  # bytes of weights above which they go into <name>.data
+    storage: str | None = None  # "int4" or "int8": of the 4-bit weights of integer products
+
+    @property
+    def int8_storage(self) -> bool:
+        """By default for TensorRT itself, whose documents speak of INT4 under floating-point activations only."""
+        return self.storage == "int8" or (self.storage is None and self.target is Target.TENSORRT_10)
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,12 @@ def export_onnx(
     if scheme.float_type not in ("fp32", config.precision.value):
         raise QvggtError(f"--bits {scheme.bits}: expected --precision {scheme.bits}, got {config.precision.value}")
     if config.fused_attention:
-        check_fused(config.target.value, config.precision)
+        check_fused(config.target.words[0], config.precision)
     target_path = Path(path)
     state = model.state_dict()
     external = sum(t.numel() * t.element_size() for t in state.values()) > config.external_above
     with model_files(target_path, external) as (storage, temporary):
-        builder = GraphBuilder(storage, config.precision, config.fused_attention)
+        builder = GraphBuilder(storage, config.precision, config.fused_attention, config.int8_storage)
         emit_network(builder, model, config.height, config.width, config.outputs, config.target)
         metadata = _metadata(model, scheme, config, source or {}, builder.nodes)
         proto = builder.model(model.config.family, metadata, __version__)
@@ -92,6 +98,7 @@ def _metadata(
     written_paths = {module_path(node.name) for node in nodes}
     formats = {path: module.format for path, module in quantized_linears(model)}
     formats |= {path: module.format for path, module in quantized_convs(model)}
+    target, backend = config.target.words
     return written(
         version=__version__,
         family=model.config.family,
@@ -102,7 +109,8 @@ def _metadata(
         size=f"{config.height}x{config.width}",
         frames=":".join(str(f) for f in config.frames),
         outputs=",".join(config.outputs),
-        target=config.target.value,
+        target=target,
+        backend=None if config.target is Target.CPU else backend,
         precision=config.precision.value,
         attention="com.microsoft.MultiHeadAttention" if config.fused_attention else None,
         semantics=SEMANTICS,

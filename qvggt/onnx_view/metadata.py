@@ -20,7 +20,7 @@ from qvggt.errors import QvggtError
 from qvggt.files import line
 
 PREFIX = "qvggt."
-_KEYS = "version family config linears scheme source size frames outputs target precision attention semantics"
+_KEYS = "version family config linears scheme source size frames outputs target backend precision attention semantics"
 KEYS = frozenset(_KEYS.split())
 FRAMES = re.compile(r"([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})")
 ITERATION = re.compile(r"\.iter\.\d+(?=\.)")

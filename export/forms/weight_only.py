@@ -55,9 +55,7 @@ def whole_blocks(scales: Array, block: int, length: int, documented: bool = Fals
     TensorRT-RTX cuts K into equal blocks whatever the block size says, and expands a weight of one block at every run
     (lint rules QV204 and QV304). documented: only blocks that TensorRT documents, None where there is none (QV801).
     """
-    size: int | None = length if block >= length else math.gcd(block, length)
-    if documented:
-        size = int4_block(size, length)
-    elif size == length and size % 2 == 0:
-        size //= 2
+    span = length if block >= length else math.gcd(block, length)
+    halves = span == length and span % 2 == 0
+    size = int4_block(span, length) if documented else span // 2 if halves else span
     return (scales, None) if size is None else (np.ascontiguousarray(scales[np.arange(0, length, size) // block]), size)

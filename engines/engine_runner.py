@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from qvggt.engines.compatibility import not_portable, same_version, why_not
 from qvggt.engines.cuda import ELSEWHERE, Gpu, open_gpu
 from qvggt.engines.engine import Engine, EngineOptions
 from qvggt.engines.kernel_cache import kernel_cache
@@ -168,8 +169,8 @@ def open_engine(source: str | Path, options: RunnerOptions) -> EngineRunner:
 
 
 def _check_version(path: Path, manifest: Manifest, trt: Any) -> None:
-    """An engine runs on the version that built it; "unknown" is left to the runtime, which checks by itself."""
-    if manifest.backend_version not in ("unknown", trt.__version__):
+    """An engine runs on the version that built it, as far as both are known; the runtime checks the rest by itself."""
+    if not same_version(manifest.backend_version, trt.__version__):
         raise QvggtError(
             f"{path}: made by {manifest.backend} {manifest.backend_version}, this is {trt.__version__}; build again"
         )
@@ -177,6 +178,11 @@ def _check_version(path: Path, manifest: Manifest, trt: Any) -> None:
 
 def _check_capability(path: Path, manifest: Manifest, gpu: Gpu) -> None:
     built = manifest.compute_capabilities
+    reason = why_not(manifest.backend, capability=gpu.capability)
+    if reason is None and manifest.backend == "rtx" and not built:
+        reason = not_portable(gpu.capability)
+    if reason is not None:
+        raise QvggtError(f"{path}: is for {manifest.backend}, {gpu.name} is another GPU: {reason}")
     if built and gpu.capability not in built:
         raise QvggtError(
             f"{path}: was built for compute capability {', '.join(built)}, {gpu.name} has {gpu.capability}; build it "

@@ -11,7 +11,7 @@ from qvggt.export.precision import check_fused, float_type
 from qvggt.formats.table import DEFAULT, choices, choices_text
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
 from qvggt.jobs.lint import LintResult, lint_file
-from qvggt.jobs.options import FAMILY, PATCH, Block, FrameSeed, Offline, Overrides, Parts, Revision, Threads
+from qvggt.jobs.options import FAMILY, PATCH, Backend, Block, FrameSeed, Offline, Overrides, Parts, Revision, Threads
 from qvggt.jobs.places import check_file_place, check_folder, check_new_file
 from qvggt.jobs.source import check_source, image_size, is_calibrated, load_source, scheme_of
 from qvggt.jobs.words import frame_count, frame_profile, sides
@@ -117,6 +117,11 @@ class ExportJob(Job[ExportResult]):
         Literal["cpu", "tensorrt"],
         Doc("cpu: row scales inside the products. tensorrt: overflow-safe products, fp16 (docs/storage.md)."),
     ] = "cpu"
+    backend: Backend = "rtx"
+    storage: Annotated[
+        Literal["int4", "int8"] | None,
+        Doc("How 4-bit weights of integer products are stored: int4 or int8. [int8 for --backend tensorrt, else int4]"),
+    ] = None
     precision: Annotated[
         Literal["fp32", "fp16", "bf16"] | None,
         Doc(
@@ -168,6 +173,11 @@ class ExportJob(Job[ExportResult]):
         output = Path(self.output)
         return output.with_name(output.name + ".parity.json") if self.report is None else Path(self.report)
 
+    @property
+    def made_for(self) -> Target:
+        """QvggtError where target and backend contradict each other."""
+        return Target.of(self.target, self.backend)
+
     def scheme(self) -> Scheme:
         """What float weights are rounded to."""
         held = getattr(self.model, "network", None)
@@ -181,6 +191,7 @@ class ExportJob(Job[ExportResult]):
         if not self.parity_frames:
             frame_count("")
         _check_words(self.outputs)
+        _ = self.made_for
         precision = float_type(self.precision, self.scheme(), self.target)
         if self.fused_attention:
             check_fused(self.target, precision)
@@ -214,19 +225,28 @@ class ExportJob(Job[ExportResult]):
         outputs = self.outputs or tuple(word for word, head in able.items() if head.name in heads)
         floats = float_type(self.precision, scheme, self.target)
         config = ExportConfig(
-            height, width, outputs, self.frames, Target(self.target), floats, self.fused_attention, self.split_heads
+            height,
+            width,
+            outputs,
+            self.frames,
+            self.made_for,
+            floats,
+            self.fused_attention,
+            self.split_heads,
+            storage=self.storage,
         )
         written = export_onnx(network, scheme, config, output, {"name": source.name, "sha256": source.sha256})
         if self.report is None:
             self.report_path.unlink(missing_ok=True)  # is about the file that was replaced
         files = [output] if written.heads is None else [output, written.heads]
         console.result(
-            f"{' and '.join(map(str, files))}: {scheme.label}, target {self.target}, {floats.value}, {height}x{width}, "
+            f"{' and '.join(map(str, files))}: {scheme.label}, target {self.made_for.label}, {floats.value}, "
+            f"{height}x{width}, "
             f"{written.bytes / 1e6:.2f} MB"
         )
-        lint = lint_file(output, self.target)
+        lint = lint_file(output, self.made_for)
         lint.tell(console.warn, console)
-        console.result(f"lint: {lint.summary} for {self.target}")
+        console.result(f"lint: {lint.summary} for {self.made_for.label}")
         parity = None
         if self.parity:
             large = sum(p.numel() for p in network.state_dict().values()) > LARGE

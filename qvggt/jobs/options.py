@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from qvggt.formats.table import BLOCKED, DEFAULT, blocks, choices, choices_text
 from qvggt.jobs.job import Doc, Place, Source
@@ -46,6 +46,10 @@ Models = Annotated[
         ("--model",),
         metavar="NAME",
     ),
+]
+Backend = Annotated[
+    Literal["rtx", "tensorrt", "trtexec"],
+    Doc("Which TensorRT, as for qvggt build: rtx (TensorRT-RTX); tensorrt or trtexec (TensorRT 10.12 and newer)."),
 ]
 Threads = Annotated[int | None, Doc("CPU threads; results are recorded with their count. [all cores]"), at_least(1)]
 Device = Annotated[

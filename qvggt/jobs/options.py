@@ -57,6 +57,13 @@ Device = Annotated[
     Doc("cpu or cuda. [cpu; of engine files cuda]", words=("cpu", "cuda")),
     Check("cpu, cuda or cuda:N", lambda text: text is None or re.fullmatch(r"cpu|cuda(:\d+)?", text) is not None),
 ]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16"] | None,
+    Doc(
+        "Of float models: fp32; bf16 or fp16 run the aggregator in it and the heads in fp32, as VGGT's users do. "
+        "[fp32; on a GPU bf16]"
+    ),
+]
 FrameSeed = Annotated[int, Doc("Seed of the frames drawn.")]
 Revision = Annotated[str | None, Doc("Hub revision (commit, tag or branch) to pin.")]
 Offline = Annotated[bool, Doc("Never use the network.")]

@@ -17,7 +17,7 @@ from qvggt.files import read_object
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import FORMATS
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import Block, Format, Offline, Overrides, Parts, Revision, Threads
+from qvggt.jobs.options import Block, File, Format, Offline, Overrides, Parts, Revision, Threads
 from qvggt.jobs.places import check_new_folder
 from qvggt.jobs.source import check_source, image_size, load_source, scheme_of
 from qvggt.jobs.words import sides
@@ -151,6 +151,7 @@ class CalibrateJob(Job[Calibrated]):
     plan: Annotated[bool, Doc("Measure a dry run, print time and memory, and stop.")] = False
     seed: Annotated[int, Doc("Seed of frames, rotations and batches."), at_least(0)] = 0
     revision: Revision = None
+    file: File = None
     offline: Offline = False
     threads: Threads = None
 

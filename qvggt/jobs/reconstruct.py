@@ -24,7 +24,7 @@ from qvggt.eval.reconstruction.config import (
     Viewer,
 )
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import PATCH, Device, Offline, Revision, Threads
+from qvggt.jobs.options import PATCH, Device, File, Offline, Revision, Threads
 from qvggt.jobs.places import check_place
 from qvggt.jobs.source import check_source
 from qvggt.jobs.words import one_of
@@ -188,6 +188,7 @@ before by a similarity from the images both saw. The fit is printed, and errors 
         None
     )
     revision: Revision = None
+    file: File = None
     offline: Offline = False
     seed: Annotated[int, Doc("Of the points drawn.")] = 0
     threads: Threads = None

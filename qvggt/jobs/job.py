@@ -186,6 +186,7 @@ JOBS: dict[str, str] = {
     "deploy": "qvggt.jobs.deploy:DeployJob",
     "demo": "qvggt.jobs.demo:DemoJob",
     "scenes": "qvggt.jobs.scenes:ScenesJob",
+    "annotate": "qvggt.jobs.annotate:AnnotateJob",
     "push": "qvggt.jobs.push:PushJob",
     "pull": "qvggt.jobs.pull:PullJob",
 }

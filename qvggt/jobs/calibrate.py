@@ -107,7 +107,7 @@ class CalibrateJob(Job[Calibrated]):
     ] = None
     data: Annotated[
         Place | None,
-        Doc("Co3D-format folder (its train split is used), or photographs: a folder of them, or one per sequence."),
+        Doc("Co3D-format folder (train split), photographs in one folder or in one per sequence, or calib_data.pt."),
     ] = None
     recipe: Annotated[
         str, Doc("qvggt (ours), or a baseline: rtn, smoothquant, quarot, quantvggt.", words=tuple(RECIPES))
@@ -207,7 +207,7 @@ class CalibrateJob(Job[Calibrated]):
             (self.annotations, "the folder of the annotation files"),
             (self.import_quantvggt, "a folder of released QuantVGGT parameters"),
         ):
-            if folder is not None and not Path(folder).is_dir():
+            if folder is not None and not (Path(folder).is_dir() or (folder == self.data and Path(folder).is_file())):
                 raise QvggtError(f"{folder}: is not a folder; expected {expected}")
         if self.scheme is not None:
             self.check_scheme(self.wanted())

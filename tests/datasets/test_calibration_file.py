@@ -31,12 +31,7 @@ def saved(path: Path, entries: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_images_are_those_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = [
-        entry("pear", "b", 2),
-        entry("apple", "z", seed=1),
-        entry("pear", "a", seed=2),
-        entry("pear", "a", seed=3),
-    ]
+    entries = [entry("pear", "b", 2), entry("apple", "z", seed=1), *(entry("pear", "a", seed=n) for n in (2, 3))]
     path = saved(tmp_path / "total_20_calib_data.pt", entries, monkeypatch)
     found = read_pool(Question(path, "train", frames=3, max_sequences=2))
     assert [sequence.key for sequence in found] == ["apple/z", "pear/a", "pear/a-3"]

@@ -19,7 +19,7 @@ from qvggt.jobs.chain import Done, Step, run_steps
 from qvggt.jobs.evaluate import EvaluateJob
 from qvggt.jobs.export import ExportJob
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import Offline, Revision, Threads
+from qvggt.jobs.options import File, Offline, Revision, Threads
 from qvggt.jobs.places import check_place
 from qvggt.jobs.scenes import ScenesJob
 from qvggt.mapping import at_least
@@ -163,6 +163,7 @@ class DeployJob(Job[Deployed]):
     seed: Annotated[int, Doc("Seed of frames, rotations and batches."), at_least(0)] = 0
     triton: Annotated[Place | None, Doc("Folder for a Triton model repository of the files that passed.")] = None
     revision: Revision = None
+    file: File = None
     offline: Offline = False
     threads: Threads = None
 
@@ -231,7 +232,7 @@ class Plan:
         self.weights = weights
         self.out = Path(job.output)
         self.model = str(job.model)
-        self.stem = self.model.split("/")[-1] if hub_id(self.model) else Path(self.model).stem
+        self.stem = self.model.partition(":")[0].split("/")[-1] if hub_id(self.model) else Path(self.model).stem
         self.data = self.out / "scenes" if job.data is None else Path(job.data)
         self.report, self.page = self.out / "results.json", self.out / "report.html"
         self.dataset = "co3d" if job.data is None else _recognised(self.data)

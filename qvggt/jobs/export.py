@@ -11,7 +11,19 @@ from qvggt.export.precision import check_fused, float_type
 from qvggt.formats.table import DEFAULT, choices, choices_text
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
 from qvggt.jobs.lint import LintResult, lint_file
-from qvggt.jobs.options import FAMILY, PATCH, Backend, Block, FrameSeed, Offline, Overrides, Parts, Revision, Threads
+from qvggt.jobs.options import (
+    FAMILY,
+    PATCH,
+    Backend,
+    Block,
+    File,
+    FrameSeed,
+    Offline,
+    Overrides,
+    Parts,
+    Revision,
+    Threads,
+)
 from qvggt.jobs.places import check_file_place, check_folder, check_new_file
 from qvggt.jobs.source import check_source, image_size, is_calibrated, load_source, scheme_of
 from qvggt.jobs.words import frame_count, frame_profile, sides
@@ -164,6 +176,7 @@ class ExportJob(Job[ExportResult]):
     report: Annotated[Place | None, Doc("Where to write the parity report. [OUTPUT.parity.json]")] = None
     seed: FrameSeed = 0
     revision: Revision = None
+    file: File = None
     offline: Offline = False
     threads: Threads = None
 

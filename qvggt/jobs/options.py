@@ -66,6 +66,7 @@ Precision = Annotated[
 ]
 FrameSeed = Annotated[int, Doc("Seed of the frames drawn.")]
 Revision = Annotated[str | None, Doc("Hub revision (commit, tag or branch) to pin.")]
+File = Annotated[str | None, Doc("Weights file of the Hub id, where it holds several; ID:FILE says it, too.")]
 Offline = Annotated[bool, Doc("Never use the network.")]
 Csv = Annotated[
     Place | None,

@@ -25,7 +25,7 @@ from qvggt.eval.reconstruction.config import (
 )
 from qvggt.jobs.candidates import check_precision
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import PATCH, Device, Offline, Precision, Revision, Threads
+from qvggt.jobs.options import PATCH, Device, File, Offline, Precision, Revision, Threads
 from qvggt.jobs.places import check_place
 from qvggt.jobs.source import check_source
 from qvggt.jobs.words import one_of
@@ -190,6 +190,7 @@ before by a similarity from the images both saw. The fit is printed, and errors 
         None
     )
     revision: Revision = None
+    file: File = None
     offline: Offline = False
     seed: Annotated[int, Doc("Of the points drawn.")] = 0
     threads: Threads = None

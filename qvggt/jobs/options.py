@@ -48,10 +48,12 @@ Models = Annotated[
     ),
 ]
 Threads = Annotated[int | None, Doc("CPU threads; results are recorded with their count. [all cores]"), at_least(1)]
-Device = Annotated[
-    str | None,
-    Doc("cpu or cuda. [cpu; of engine files cuda]", words=("cpu", "cuda")),
-    Check("cpu, cuda or cuda:N", lambda text: text is None or re.fullmatch(r"cpu|cuda(:\d+)?", text) is not None),
+DEVICES = Check("cpu, cuda or cuda:N", lambda text: text is None or re.fullmatch(r"cpu|cuda(:\d+)?", text) is not None)
+Device = Annotated[str | None, Doc("cpu or cuda. [cpu; of engine files cuda]", words=("cpu", "cuda")), DEVICES]
+TorchDevice = Annotated[
+    str,
+    Doc("cpu, cuda or cuda:N: where PyTorch computes; results are recorded with it.", words=("cpu", "cuda")),
+    DEVICES,
 ]
 FrameSeed = Annotated[int, Doc("Seed of the frames drawn.")]
 Revision = Annotated[str | None, Doc("Hub revision (commit, tag or branch) to pin.")]

@@ -23,6 +23,7 @@ from qvggt.jobs.options import (
     Parts,
     Revision,
     Threads,
+    TorchDevice,
 )
 from qvggt.jobs.places import check_file_place, check_folder, check_new_file
 from qvggt.jobs.source import check_source, image_size, is_calibrated, load_source, scheme_of
@@ -35,6 +36,8 @@ from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
 
 if TYPE_CHECKING:
+    import torch
+
     from qvggt.jobs.gate import Parity
     from qvggt.models.network import Network
     from qvggt.quant.handle import Model
@@ -174,6 +177,7 @@ class ExportJob(Job[ExportResult]):
     ] = (1, 2, 5, 8)
     parity: Annotated[bool, Doc("Run the parity gate after writing.", ("--check/--no-check",))] = True
     report: Annotated[Place | None, Doc("Where to write the parity report. [OUTPUT.parity.json]")] = None
+    device: TorchDevice = "cpu"
     seed: FrameSeed = 0
     revision: Revision = None
     file: File = None
@@ -227,13 +231,16 @@ class ExportJob(Job[ExportResult]):
             )
 
     def execute(self, console: Console) -> ExportResult:
+        from qvggt.device import placed
+        from qvggt.engines.torch_runner import check_device
         from qvggt.export.exporter import ExportConfig, export_onnx
         from qvggt.jobs.gate import Gate, run_gate
 
         output = Path(self.output)
+        device = check_device(self.device)
         source = load_source(self.model, self.revision, self.offline)
         height, width = image_size(self.size, source.network)
-        network, scheme = self._quantized(source, height, width, console)
+        network, scheme = self._quantized(source, height, width, device, console)
         heads, able = network.config.heads, find_family(scheme.family).exportable
         outputs = self.outputs or tuple(word for word, head in able.items() if head.name in heads)
         floats = float_type(self.precision, scheme, self.target)
@@ -267,16 +274,20 @@ class ExportJob(Job[ExportResult]):
             data = None if self.data is None else Path(self.data)
             report = self.report_path
             gate = Gate(output, report, height, width, self.parity_frames, data, sequences, self.seed, floats)
-            parity = run_gate(gate, network, scheme, console)
+            with placed(network, device):
+                parity = run_gate(gate, network, scheme, console)
         else:
             console.result("parity: not measured (--no-check)")
         facts = (written.bytes, scheme.label, self.target, floats.value)
         return ExportResult(output, written.data, *facts, lint, parity, written.heads)
 
-    def _quantized(self, source: Model, height: int, width: int, console: Console) -> tuple[Network, Scheme]:
+    def _quantized(
+        self, source: Model, height: int, width: int, device: torch.device, console: Console
+    ) -> tuple[Network, Scheme]:
         """The network to write: that of a calibrated model as it is, float weights rounded to nearest."""
         from qvggt.data.reading import read_images
         from qvggt.data.registry import Question
+        from qvggt.device import placed
         from qvggt.jobs.rounding import round_to_nearest
 
         found = source.scheme
@@ -288,7 +299,9 @@ class ExportJob(Job[ExportResult]):
                 question = Question(Path(self.calib), "train", frames=4, max_sequences=16, seed=self.seed)
                 images = read_images(question, height, width, console.say)
             ours = source is not self.model or not (scheme.quantizes or scheme.overrides)  # or nothing changes
-            return round_to_nearest(source, scheme, images, seed=self.seed, in_place=ours).network, scheme
+            with placed(source.network, device):
+                network = round_to_nearest(source, scheme, images, seed=self.seed, in_place=ours).network
+            return network.cpu(), scheme  # a copy stayed where it was made
         parts = None if self.parts is None else set(self.parts)
         named = self.format if self.block is None else self.scheme().bits
         if (

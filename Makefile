@@ -31,8 +31,8 @@ test: $(STAMP)  ## Run the default test suite
 test-slow: $(STAMP)  ## Run the 1B-scale and other long tests
 	@$(BIN)/python -m pytest -m slow
 
-test-gpu: $(STAMP)  ## Run the tests that need an NVIDIA GPU
-	@$(BIN)/python -m pytest -m gpu
+test-gpu: $(STAMP)  ## Run the tests that need an NVIDIA GPU (QVGGT_GPU_MODEL=FOLDER: on a checkpoint of yours)
+	@$(BIN)/python -m pytest -m gpu tests/gpu
 
 lint: $(STAMP)  ## ruff (rules and format) and mypy
 	@$(BIN)/ruff check .

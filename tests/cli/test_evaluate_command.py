@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import calling
 import numpy as np
@@ -18,6 +19,7 @@ from room_data import room, write_nrgbd, write_seven_scenes
 from small_network import SIZE, small_scenes
 
 from qvggt.data.frame_list import load_frame_list
+from qvggt.errors import QvggtError
 
 FRAMES = 4
 call = partial(calling.call, "eval")
@@ -323,6 +325,39 @@ def test_memory_is_measured_in_processes_of_their_own(data, tmp_path):
     memory = candidate["memory"]
     assert 50e6 < memory["rss_before"] < memory["peak_rss"] < 5e9
     assert memory["device"] is None
+
+
+def test_what_is_evaluated_outlives_the_measuring_of_memory(data, tmp_path, monkeypatch, capsys):
+    from qvggt.eval import memory
+
+    def fails(*_: object) -> NoReturn:
+        assert json.loads((tmp_path / "r.json").read_text())["candidates"]  # is there before anything is measured
+        assert (tmp_path / "r.csv").exists()
+        raise QvggtError("m: peak memory was not measured, its process ended with code -9: no message")
+
+    monkeypatch.setattr(memory, "measure_memory", fails)
+    places = ("--json", tmp_path / "r.json", "--csv", tmp_path / "r.csv", "--records", tmp_path / "r.jsonl")
+    line = ("--model", data / "float.safetensors", "--max-sequences", 1, "--memory", *on(data, *places))
+    assert call(*line) == 0
+    printed = capsys.readouterr()
+    assert "AUC" in printed.out
+    assert printed.err == "warning: m: peak memory was not measured, its process ended with code -9: no message\n"
+    assert json.loads((tmp_path / "r.json").read_text())["candidates"][0]["memory"] is None
+
+    found = memory.Memory(2 << 30, 1 << 30, None)
+    monkeypatch.setattr(memory, "measure_memory", lambda *_: found)
+    assert call(*line, "--overwrite") == 0
+    assert json.loads((tmp_path / "r.json").read_text())["candidates"][0]["memory"]["peak_rss"] == 2 << 30
+
+    def stopped(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(memory, "measure_memory", stopped)
+    line = ("--model", data / "float.safetensors", "--max-sequences", 1, "--memory", *on(data, *places[:2]))
+    capsys.readouterr()
+    assert call(*line, "--overwrite") == 130
+    assert capsys.readouterr().err == f"interrupted; {tmp_path / 'r.json'} holds what was there\n"
+    assert json.loads((tmp_path / "r.json").read_text())["candidates"][0]["memory"] is None
 
 
 def test_equal_names_are_told_apart(data, tmp_path):

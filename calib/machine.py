@@ -22,7 +22,7 @@ class Machine:
 
     fp64, fp32, half: floating-point operations a second of matrix products in these types (half: fp16 and bf16 with
     fp32 sums, dense; fp32 without TF32, as PyTorch has it by default). attention: of fp32 attention kernels, None: as
-    fp32. bandwidth: bytes a second of its memory. call: seconds until a kernel runs. memory: bytes. efficiency: the
+    fp32. bandwidth: bytes a second of its memory. link: of the way from the host, None where there is none. call: seconds until a kernel runs. memory: bytes. efficiency: the
     shares of these peaks that real code reaches, low and high. source: where the figures are from.
     """
 
@@ -34,6 +34,7 @@ class Machine:
     memory: int
     source: str
     attention: float | None = None
+    link: float | None = None
     call: float = 5e-6
     efficiency: tuple[float, float] = (0.3, 0.8)
 
@@ -42,6 +43,8 @@ class Machine:
         return work.total(self._seconds)
 
     def _seconds(self, operation: Operation) -> float:
+        if operation.kind == "copy":
+            return 0.0 if self.link is None else self.call + operation.bytes / self.link
         return self.call + max(operation.bytes / self.bandwidth, operation.flops / self._rate(operation.kind))
 
     def _rate(self, kind: Kind) -> float:
@@ -49,26 +52,26 @@ class Machine:
         return rates.get(kind, self.attention or self.fp32)
 
 
-def _gpu(title: str, tflops: tuple[float, float, float], bandwidth: float, memory: int, source: str) -> Machine:
-    """tflops: fp64, fp32, half. bandwidth, memory: GB/s, GB."""
-    fp64, fp32, half = (rate * T for rate in tflops)
-    return Machine(title, fp64, fp32, half, bandwidth * G, int(memory * G), source)
+def _gpu(title: str, tflops: tuple[float, float, float], speeds: tuple[float, float], memory: int, source: str) -> Machine:
+    """tflops: fp64, fp32, half. speeds: of the memory and of the way from the host, GB/s. memory: GB."""
+    (fp64, fp32, half), (bandwidth, link) = (rate * T for rate in tflops), (speed * G for speed in speeds)
+    return Machine(title, fp64, fp32, half, bandwidth, memory * 10**9, source, link=link)
 
 
 MACHINES = {
     "rtx3090": _gpu(
-        "GeForce RTX 3090", (0.556, 35.6, 71), 936, 24, "NVIDIA Ampere GA102 white paper; fp64 is 1/64 of fp32"
+        "GeForce RTX 3090", (0.556, 35.6, 71), (936, 31.5), 24, "NVIDIA Ampere GA102 white paper; fp64 is 1/64 of fp32"
     ),
     "rtx4090": _gpu(
-        "GeForce RTX 4090", (1.29, 82.6, 165.2), 1008, 24, "NVIDIA Ada white paper; fp64 is 1/64 of fp32"
+        "GeForce RTX 4090", (1.29, 82.6, 165.2), (1008, 31.5), 24, "NVIDIA Ada white paper; fp64 is 1/64 of fp32"
     ),
     "rtx5090": _gpu(
-        "GeForce RTX 5090", (1.64, 104.8, 209.5), 1792, 32, "NVIDIA RTX Blackwell white paper; fp64 is 1/64 of fp32"
+        "GeForce RTX 5090", (1.64, 104.8, 209.5), (1792, 63), 32, "NVIDIA RTX Blackwell white paper; fp64 is 1/64 of fp32"
     ),
-    "a100": _gpu("A100 SXM 80 GB", (9.7, 19.5, 312), 2039, 80, "NVIDIA A100 data sheet"),
-    "h100": _gpu("H100 SXM", (34, 67, 989), 3350, 80, "NVIDIA H100 data sheet; half without sparsity"),
+    "a100": _gpu("A100 SXM 80 GB", (9.7, 19.5, 312), (2039, 31.5), 80, "NVIDIA A100 data sheet"),
+    "h100": _gpu("H100 SXM", (34, 67, 989), (3350, 63), 80, "NVIDIA H100 data sheet; half without sparsity"),
     "orin": _gpu(
-        "Jetson AGX Orin 64 GB", (0.083, 5.3, 42.5), 204.8, 64,
+        "Jetson AGX Orin 64 GB", (0.083, 5.3, 42.5), (204.8, 204.8), 64,
         "NVIDIA Jetson AGX Orin technical brief (half from its 170 sparse INT8 TOPS); fp64 is 1/64 of fp32",
     ),
 }  # fmt: skip

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from qvggt.calib.calibrate import fold_config
 from qvggt.calib.machine import Machine, measure_rates
@@ -126,8 +127,8 @@ class Plan:
 
     @property
     def on_device(self) -> Range:
-        """Bytes of a GPU: a block, and what comes and goes; the context of its libraries above."""
-        low = self.block_bytes + self.work
+        """Bytes of a GPU: the network, and what comes and goes; above them the context of its libraries."""
+        low = self.model + self.work
         return low, low + FRAGMENTS * self.work + 0.7e9
 
     def lines(self, tokens: int) -> list[str]:
@@ -143,7 +144,7 @@ class Plan:
         if self.device_memory:
             first, last = map(gigabytes, self.on_device)
             lines += [
-                f"memory of the GPU: {first} to {last} of {gigabytes(self.device_memory)} GB ({worked})",
+                f"memory of the GPU: {first} to {last} of {gigabytes(self.device_memory)} GB (model {gigabytes(self.model)}, {worked})",
                 f"memory of the host: {low} to {high} GB ({host})",
             ]
         else:
@@ -233,8 +234,8 @@ def count_around(outline: Outline) -> dict[str, Work]:
     def count(name: str, times: int, work: Callable[[Network, torch.Tensor], Any]) -> None:
         if times:
             with torch.no_grad(), counting() as counter:
-                network = family.build(outline.config).requires_grad_(False)
-                images = torch.empty(frames)
+                with torch.device("meta"):
+                    network, images = family.build(outline.config).requires_grad_(False), torch.empty(frames)
                 begin(counter)
                 work(network, images)
                 found[name] = _since(counter) * times
@@ -262,15 +263,16 @@ def _since(counter: Counting) -> Work:
 
 def _counted_block(outline: Outline, stage: Stage, sequences: int, recipe: Recipe) -> Work:
     with counting() as counter:
-        block, stream = _float_block(outline, stage), _noise(outline, sequences)
+        block, stream = _virtual_block(outline, stage), _nothing(outline, sequences)
+        goals = stream.through(stage, block, recipe.frame_shapes)
         begin(counter)
-        calibrate_block(block, stage, outline.formats(stage), stream, stream, recipe, 0)
+        calibrate_block(block, stage, outline.formats(stage), goals, stream, recipe, 0)
         return _since(counter)
 
 
 def _advance(outline: Outline, stage: Stage) -> Work:
     with counting() as counter:
-        block, stream = _float_block(outline, stage), _noise(outline, 1)
+        block, stream = _virtual_block(outline, stage), _nothing(outline, 1)
         begin(counter)
         stream.advance(stage, block, outline.recipe.frame_shapes)
         return _since(counter)
@@ -284,13 +286,22 @@ def _float_block(outline: Outline, stage: Stage) -> Block:
     return block.requires_grad_(False)
 
 
-def _noise(outline: Outline, sequences: int) -> Stream:
-    """Random tokens [S, P, C] of some sequences, on the default device."""
-    ropes = outline.family.positions(outline.config, outline.height, outline.width, torch.get_default_device())
-    generator, stream = torch.Generator().manual_seed(0), Stream(TokenStore(1 << 62), [], [])
-    for _ in range(sequences):
-        shape = outline.frames, outline.tokens, outline.config.embed_dim
-        stream.append(torch.randn(shape, generator=generator).to(torch.get_default_device()), ropes)
+def _virtual_block(outline: Outline, stage: Stage) -> Block:
+    with torch.device("meta"):
+        return _float_block(outline, stage)
+
+
+def _nothing(outline: Outline, sequences: int) -> Stream:
+    """Zeros in the place of the tokens [S, P, C] of some sequences, which take no memory."""
+    zeros = torch.zeros(()).expand(outline.frames, outline.tokens, outline.config.embed_dim)
+    return _stream(outline, [zeros] * sequences)
+
+
+def _stream(outline: Outline, tokens: list[Tensor]) -> Stream:
+    ropes = outline.family.positions(outline.config, outline.height, outline.width)
+    stream = Stream(TokenStore(1 << 62), [], [])
+    for each in tokens:
+        stream.append(each, ropes)
     return stream
 
 
@@ -340,16 +351,18 @@ def _measured(outline: Outline, stage: Stage | None, runs: int = 2) -> Rating:
     side = outline.config.patch_size
     changes: dict[str, Any] = {"height": rows * side, "width": columns * side, "frames": 1}
     small = Outline(**{**vars(outline), **changes})
-    formats, factors = outline.formats(stage), dict[str, Range]()
+    formats, factors, generator = outline.formats(stage), dict[str, Range](), torch.Generator().manual_seed(0)
     plain = outline.recipe.replace(learn=False)
     learned = outline.recipe.replace(rounding="rtn", search_clips=False, epochs=3, batch=1)
     learns = outline.recipe.learns(formats.values()) and bool(outline.recipe.epochs)
     for name, recipe in (("fixed", plain), ("learning", learned)) if learns else (("fixed", plain),):
         seconds = []
         for _ in range(runs):
-            block, stream = _float_block(small, stage), _noise(small, 1)
+            block = _float_block(small, stage)
+            stream = _stream(small, [torch.randn(1, small.tokens, small.config.embed_dim, generator=generator)])
+            goals = stream.through(stage, block, recipe.frame_shapes)
             start = time.perf_counter()
-            calibrate_block(block, stage, formats, stream, stream, recipe, 0)
+            calibrate_block(block, stage, formats, goals, stream, recipe, 0)
             seconds.append(time.perf_counter() - start)
         expected = machine.seconds(_counted_block(small, stage, 1, recipe))
         factors[name] = LEFT_OUT[0] * min(seconds) / expected, LEFT_OUT[1] * max(seconds) / expected

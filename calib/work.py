@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
-Kind = Literal["fp64", "fp32", "half", "attention", "none"]
-"""What does the arithmetic of an operation: products by their type, attention, nothing that counts beside its bytes."""
+Kind = Literal["fp64", "fp32", "half", "attention", "copy", "none"]
+"""What an operation waits for beside its bytes: products of a type, fp32 attention, the way between host and device,
+nothing."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,6 @@ class Counting(TorchDispatchMode):
             return again if len(func._schema.returns) > 1 else again[0]
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         virtual = any(tensor.is_meta for tensor in given)
-        if virtual and not all(tensor.is_meta for tensor in given):  # small tables that were made from numbers
-            args, kwargs = tree_map(_to_meta, (args, kwargs))
         out = (STAND_INS.get(func._overloadpacket, func) if virtual else func)(*args, **kwargs)
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         for tensor in made:
@@ -110,7 +109,7 @@ class Counting(TorchDispatchMode):
         if key is not None and out is args[0]:
             self._seen[key] = operation, None
         elif key is not None and made and len(made) == len(func._schema.returns):
-            if all(result.alias_info is None for result in func._schema.returns):
+            if all(result.alias_info is None for result in func._schema.returns) and all(t.is_meta for t in made):
                 self._seen[key] = operation, tuple((tuple(t.shape), t.stride(), t.dtype) for t in made)
         return out
 
@@ -149,19 +148,17 @@ def _key(func: Any, args: Any, kwargs: Any) -> Any:
 def _operation(packet: Any, args: Any, kwargs: Any, out: Any, given: list[Tensor], made: list[Tensor]) -> Operation:
     count = FLOPS.get(packet) or flop_registry.get(packet)
     flops = 0 if count is None else int(count(*args, **kwargs, out_val=out))
-    moved = sum(t.numel() * t.element_size() for t in {id(t): t for t in (*given, *made)}.values())
+    moved = sum(t.nbytes for t in {id(t): t for t in (*given, *made)}.values())
+    if packet in MOVES and len({t.device for t in (*given, *made)}) > 1:
+        return Operation("copy", 0, moved // 2)
     return Operation(_kind(packet, made or given) if flops else "none", flops, moved)
 
 
-def _to_meta(leaf: Any) -> Any:
-    return torch.empty_like(leaf, device="meta") if isinstance(leaf, Tensor) and not leaf.is_meta else leaf
-
-
 def _kind(packet: Any, tensors: list[Tensor]) -> Kind:
-    if "attention" in str(packet):
-        return "attention"
     dtype = tensors[0].dtype if tensors else torch.float32
-    return "fp64" if dtype == torch.float64 else "half" if dtype in (torch.float16, torch.bfloat16) else "fp32"
+    if dtype in (torch.float16, torch.bfloat16):
+        return "half"
+    return "attention" if "attention" in str(packet) else "fp64" if dtype == torch.float64 else "fp32"
 
 
 def _rows(*shape: int) -> Callable[..., Tensor]:
@@ -209,7 +206,17 @@ FLOPS: dict[Any, Callable[..., int]] = {
 }
 """Of what PyTorch's own counter leaves out."""
 
+def _moved(x: Tensor, **options: Any) -> Tensor:
+    """To the host come zeros, which take no memory."""
+    if torch.device(options.get("device") or "meta").type == "meta":
+        return aten._to_copy(x, **options)
+    return torch.zeros((), dtype=options.get("dtype") or x.dtype).expand(x.shape)
+
+
+MOVES = (aten._to_copy, aten.copy_)
 STAND_INS: dict[Any, Callable[..., Any]] = {
+    aten._to_copy: _moved,
+    aten.copy_: lambda x, y, *_: x if x.is_meta else x.zero_(),
     aten._local_scalar_dense: lambda x: True if x.dtype == torch.bool else 0.0 if x.is_floating_point() else 0,
     aten.equal: lambda *_: True,
     aten.allclose: lambda *_, **__: True,
@@ -220,26 +227,22 @@ STAND_INS: dict[Any, Callable[..., Any]] = {
 }
 
 
-class _Usual(TorchFunctionMode):
-    """What a machine does and the meta device does not: attention in one kernel, which never holds the scores; values that
-    loops run over, drawn or given, on the CPU."""
+class _FusedAttention(TorchFunctionMode):
+    """On the meta device PyTorch takes attention apart; machines have a kernel that never holds the scores."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         if func is torch.nn.functional.scaled_dot_product_attention and args[0].is_meta:
             return aten._scaled_dot_product_flash_attention_for_cpu(*args[:3])[0]
-        if kwargs.get("generator") is not None or func is torch.linspace:
-            kwargs = {"device": "cpu", **kwargs}
-        return func(*args, **kwargs)
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
 def counting() -> Iterator[Counting]:
-    """What runs inside makes its tensors on the meta device, and is counted."""
+    """What runs inside is counted."""
     autocast = torch.autocast
     torch.autocast = lambda *_, **__: nullcontext()  # type: ignore[assignment,misc] # it knows no meta device
     try:
-        with torch.device("meta"), _Usual(), Counting() as counter:
+        with _FusedAttention(), Counting() as counter:
             yield counter
     finally:
         torch.autocast = autocast  # type: ignore[misc]

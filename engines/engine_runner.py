@@ -28,14 +28,14 @@ from qvggt.quant.scheme import Scheme
 
 
 def load_engine(
-    path: str | Path, device: str = "cuda", *, cuda_graph: bool = False, streamed: float | None = None
+    path: str | Path, device: str = "cuda", *, cuda_graph: bool = False, weight_budget: float | None = None
 ) -> tuple[Manifest, Engine]:
     """A file that has its manifest beside it and matches it, on the GPU `device`, for whatever inputs it has.
 
     cuda_graph: record the launches once for each shape and replay them, which helps where launching takes longer than
-    computing (few frames, small images); buffers of every shape are then kept. streamed: GB of weights that stay on the
-    card of an engine built with --weight-streaming. QvggtError for an engine without a matching manifest, of another
-    TensorRT version or GPU generation, or a machine without the package or a GPU.
+    computing (few frames, small images); buffers of every shape are then kept. weight_budget: GB of weights that stay
+    on the card of an engine built with --weight-streaming. QvggtError for an engine without a matching manifest, of
+    another TensorRT version or GPU generation, or a machine without the package or a GPU.
     """
     path = Path(path)
     manifest = check_engine(path)
@@ -44,7 +44,7 @@ def load_engine(
     _check_version(path, manifest, trt)
     _check_capability(path, manifest, gpu)
     kernels = kernel_cache(manifest.engine.sha256, gpu.name, trt.__version__) if manifest.backend == "rtx" else None
-    return manifest, Engine(trt, path, gpu, EngineOptions(cuda_graph, streamed, kernels=kernels))
+    return manifest, Engine(trt, path, gpu, EngineOptions(cuda_graph, weight_budget, kernels=kernels))
 
 
 class EngineRunner(Runner):
@@ -55,10 +55,10 @@ class EngineRunner(Runner):
     frame_range: tuple[int, int]
 
     def __init__(
-        self, path: str | Path, device: str = "cuda", *, cuda_graph: bool = False, streamed: float | None = None
+        self, path: str | Path, device: str = "cuda", *, cuda_graph: bool = False, weight_budget: float | None = None
     ) -> None:
         self.path = Path(path)
-        self.manifest, engine = load_engine(path, device, cuda_graph=cuda_graph, streamed=streamed)
+        self.manifest, engine = load_engine(path, device, cuda_graph=cuda_graph, weight_budget=weight_budget)
         self.engine: Engine | None = engine
         self.gpu = engine.gpu
         self.device = str(self.gpu.device)

@@ -420,14 +420,14 @@ def test_other_errors_keep_their_words(cuda):
 def test_weight_streaming(trt, cuda, tmp_path):
     path = write(tmp_path / "m.engine", {**SPEC, "streamable": 3_000_000_000})
     for asked, budget in ((None, 3_000_000_000), (1.5, 1_500_000_000), (0, 0), (9, 3_000_000_000)):
-        with EngineRunner(path, streamed=asked) as runner:
+        with EngineRunner(path, weight_budget=asked) as runner:
             runner(images(1))
             assert runner.engine._engine.weight_streaming_budget_v2 == budget
     with pytest.raises(QvggtError, match=r"was built without weight streaming.* build it with --weight-streaming"):
-        EngineRunner(write(tmp_path / "m.engine"), streamed=1)
+        EngineRunner(write(tmp_path / "m.engine"), weight_budget=1)
     path = write(tmp_path / "m.engine", {**SPEC, "streamable": 10**9, "keeps_budget": True})
     with pytest.raises(QvggtError, match=r"keeps a budget of 1\.00 GB, asked for 0\.50 GB"):
-        EngineRunner(path, streamed=0.5)
+        EngineRunner(path, weight_budget=0.5)
 
 
 class TestKernels:

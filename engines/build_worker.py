@@ -128,7 +128,8 @@ def _logger(trt: Any, table: Any, send: Send) -> Any:
             else:
                 for key, start in (("weight_bytes", "Total Weights"), ("activation_bytes", "Total Activation")):
                     if message.startswith(f"{start} Memory: "):
-                        self.memory[key] = int(message.split(": ")[1].split()[0])
+                        size = int(message.split(": ")[1].split()[0])  # told of every profile
+                        self.memory[key] = max(size, self.memory.get(key, 0))
 
     return Logger()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from qvggt import __version__
 from qvggt.engines.build_config import FRAMES, BuildConfig, check_output
 from qvggt.engines.layer_report import LayerReport, layer_report
-from qvggt.engines.layer_table import rows_of_inspector, rows_of_log
+from qvggt.engines.layer_table import rows_by_profile, rows_of_inspector, rows_of_log
 from qvggt.engines.manifest import FileFact, Manifest, Shapes, manifest_path
 from qvggt.engines.network_file import file_scheme
 from qvggt.engines.trt_build import Built, build_with_python, check_timing_cache
@@ -160,7 +160,9 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
         rows = rows_of_inspector(built.table) if inspected else rows_of_log(built.table)
         if _stamps(source.files) != source.stamps:
             raise QvggtError(f"{source.path}: changed while it was built; nothing was written, build again")
-        report = layer_report(source.facts, rows, built.weight_bytes, built.activation_bytes, source.label)
+        memory = built.weight_bytes, built.activation_bytes
+        reports = [layer_report(source.facts, part, *memory, source.label) for part in rows_by_profile(rows) or [rows]]
+        report = max(reports, key=lambda report: len(report.failed))  # the profile that has most of them
         manifest = Manifest(
             engine=FileFact.of(engine, output.name),
             onnx=hashed,

@@ -32,8 +32,8 @@ GRAIN = 1 << 20  # bytes; scratch memory grows in steps of it
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """cuda_graph: record the launches once for each shape and replay them. weight_budget: GB of weights that stay on the
-    card, for an engine built with weight streaming; None for all. host_code: a version-compatible engine holds a
+    """cuda_graph: record the launches once for each shape and replay them. weight_budget: GB of weights that stay on
+    the card, for an engine built with weight streaming; None for all. host_code: a version-compatible engine holds a
     runtime of its own, code for the host. kernels: where TensorRT-RTX keeps what it compiles."""
 
     cuda_graph: bool = False

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from qvggt.engines.cuda import ELSEWHERE, Gpu, open_gpu
+from qvggt.engines.cuda import Gpu, open_gpu
 from qvggt.engines.engine import Engine, EngineOptions
 from qvggt.engines.kernel_cache import kernel_cache
 from qvggt.engines.manifest import Manifest, check_engine, manifest_path
@@ -39,12 +39,13 @@ def load_engine(
     """
     path = Path(path)
     manifest = check_engine(path)
-    gpu = open_gpu(device)
+    gpu = open_gpu(path, device)
     trt = import_tensorrt(manifest.backend)
     _check_version(path, manifest, trt)
     _check_capability(path, manifest, gpu)
     kernels = kernel_cache(manifest.engine.sha256, gpu.name, trt.__version__) if manifest.backend == "rtx" else None
-    return manifest, Engine(trt, path, gpu, EngineOptions(cuda_graph, weight_budget, kernels=kernels))
+    options = EngineOptions(cuda_graph, weight_budget, _version_compatible(manifest), kernels)
+    return manifest, Engine(trt, path, gpu, options)
 
 
 class EngineRunner(Runner):
@@ -162,17 +163,33 @@ class EngineRunner(Runner):
 
 def open_engine(source: str | Path, options: RunnerOptions) -> EngineRunner:
     """As `open_runner` has it."""
-    if options.device == "cpu":
-        raise QvggtError(f"{source}: an engine runs on an NVIDIA GPU only, got device cpu; give cuda, or {ELSEWHERE}")
-    return EngineRunner(source, options.device or "cuda", cuda_graph=options.cuda_graph)
+    return EngineRunner(
+        source,
+        options.device or "cuda",
+        cuda_graph=options.cuda_graph,
+        weight_budget=options.weight_streaming_budget,
+    )
 
 
 def _check_version(path: Path, manifest: Manifest, trt: Any) -> None:
     """An engine runs on the version that built it; "unknown" is left to the runtime, which checks by itself."""
+    if _version_compatible(manifest) and _follows(trt.__version__, manifest.backend_version):
+        return
     if manifest.backend_version not in ("unknown", trt.__version__):
         raise QvggtError(
             f"{path}: made by {manifest.backend} {manifest.backend_version}, this is {trt.__version__}; build again"
         )
+
+
+def _version_compatible(manifest: Manifest) -> bool:
+    return bool(manifest.options.get("version_compatible"))
+
+
+def _follows(version: str, built: str) -> bool:
+    """Whether an engine that was built for newer versions runs on this one: a later one of that major version or of the
+    next, as NVIDIA has it for 8 to 10 and 10 to 11."""
+    here, there = (tuple(int(part) for part in text.split(".") if part.isdigit()) for text in (version, built))
+    return bool(there) and here[: len(there)] >= there and here[0] - there[0] <= 1
 
 
 def _check_capability(path: Path, manifest: Manifest, gpu: Gpu) -> None:

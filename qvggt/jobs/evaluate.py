@@ -15,7 +15,7 @@ from qvggt.eval.groups import METRIC_GROUPS
 from qvggt.jobs.candidates import Candidates
 from qvggt.jobs.evaluation import Evaluation, Part, beside, evaluation_of, publish
 from qvggt.jobs.job import Doc, Job, Place
-from qvggt.jobs.options import PATCH, Csv, Device, FrameSeed, Models, Offline, Revision, Show, Threads
+from qvggt.jobs.options import PATCH, Csv, Device, FrameSeed, Models, Offline, Revision, Show, Threads, WeightBudget
 from qvggt.jobs.places import check_file_place, check_new_file, check_new_tables, check_place
 from qvggt.jobs.report import check_page
 from qvggt.jobs.words import shard
@@ -128,6 +128,7 @@ class EvaluateJob(Job[Evaluation]):
         Sequence[str],
         Doc("ONNX Runtime: cpu, cuda, tensorrt or a provider's name; may be repeated.", ("--provider",)),
     ] = ()
+    weight_streaming_budget: WeightBudget = None
     revision: Revision = None
     offline: Offline = False
     threads: Threads = None
@@ -135,7 +136,15 @@ class EvaluateJob(Job[Evaluation]):
     @property
     def candidates(self) -> Candidates:
         """What is compared."""
-        return Candidates(self.models, self.engines, self.device, self.providers, self.revision, self.offline)
+        return Candidates(
+            self.models,
+            self.engines,
+            self.device,
+            self.providers,
+            self.revision,
+            self.offline,
+            self.weight_streaming_budget,
+        )
 
     @property
     def generated(self) -> bool:

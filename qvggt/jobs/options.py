@@ -53,6 +53,11 @@ Device = Annotated[
     Doc("cpu or cuda. [cpu; of engine files cuda]", words=("cpu", "cuda")),
     Check("cpu, cuda or cuda:N", lambda text: text is None or re.fullmatch(r"cpu|cuda(:\d+)?", text) is not None),
 ]
+WeightBudget = Annotated[
+    float | None,
+    Doc("GB of weights that stay on the GPU, of engines built with --weight-streaming. [all]"),
+    at_least(0),
+]
 FrameSeed = Annotated[int, Doc("Seed of the frames drawn.")]
 Revision = Annotated[str | None, Doc("Hub revision (commit, tag or branch) to pin.")]
 Offline = Annotated[bool, Doc("Never use the network.")]

@@ -24,7 +24,7 @@ from qvggt.eval.reconstruction.config import (
     Viewer,
 )
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import PATCH, Device, Offline, Revision, Threads
+from qvggt.jobs.options import PATCH, Device, Offline, Revision, Threads, WeightBudget
 from qvggt.jobs.places import check_place
 from qvggt.jobs.source import check_source
 from qvggt.jobs.words import one_of
@@ -184,6 +184,7 @@ before by a similarity from the images both saw. The fit is printed, and errors 
     query_points: Annotated[Place | None, Doc("Text file of x y in pixels of the first image: points to track.")] = None
     query_grid: Annotated[int | None, Doc("Track N x N points instead."), at_least(1)] = None
     device: Device = None
+    weight_streaming_budget: WeightBudget = None
     runtime: Annotated[str | None, Doc("Of an .onnx file: onnxruntime or openvino. [onnxruntime]", words=runtimes)] = (
         None
     )
@@ -227,6 +228,7 @@ before by a similarity from the images both saw. The fit is printed, and errors 
             threads=self.threads,
             revision=self.revision,
             offline=self.offline,
+            weight_streaming_budget=self.weight_streaming_budget,
         )
 
     def check(self) -> None:

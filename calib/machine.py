@@ -52,7 +52,9 @@ class Machine:
         return rates.get(kind, self.attention or self.fp32)
 
 
-def _gpu(title: str, tflops: tuple[float, float, float], speeds: tuple[float, float], memory: int, source: str) -> Machine:
+def _gpu(
+    title: str, tflops: tuple[float, float, float], speeds: tuple[float, float], memory: int, source: str
+) -> Machine:
     """tflops: fp64, fp32, half. speeds: of the memory and of the way from the host, GB/s. memory: GB."""
     (fp64, fp32, half), (bandwidth, link) = (rate * T for rate in tflops), (speed * G for speed in speeds)
     return Machine(title, fp64, fp32, half, bandwidth, memory * 10**9, source, link=link)

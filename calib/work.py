@@ -206,6 +206,7 @@ FLOPS: dict[Any, Callable[..., int]] = {
 }
 """Of what PyTorch's own counter leaves out."""
 
+
 def _moved(x: Tensor, **options: Any) -> Tensor:
     """To the host come zeros, which take no memory."""
     if torch.device(options.get("device") or "meta").type == "meta":

@@ -66,6 +66,11 @@ Precision = Annotated[
         "[fp32; on a GPU bf16]"
     ),
 ]
+WeightBudget = Annotated[
+    float | None,
+    Doc("GB of weights that stay on the GPU, of engines built with --weight-streaming. [all]"),
+    at_least(0),
+]
 FrameSeed = Annotated[int, Doc("Seed of the frames drawn.")]
 Revision = Annotated[str | None, Doc("Hub revision (commit, tag or branch) to pin.")]
 File = Annotated[str | None, Doc("Weights file of the Hub id, where it holds several; ID:FILE says it, too.")]

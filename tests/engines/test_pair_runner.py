@@ -103,6 +103,7 @@ def test_closing_frees_both(small_pair: Path) -> None:
         runner(small_pixels(1))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO: pip install '.[openvino]' in the clone")
 def test_openvino_runs_both(runner: PairRunner, small_pair: Path) -> None:
     images = small_pixels(2)

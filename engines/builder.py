@@ -24,6 +24,7 @@ from qvggt.files import atomic_write, sibling
 from qvggt.onnx_view.documented import undocumented_int4
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph_format import GraphFormat, graph_format
+from qvggt.onnx_view.halves import Half, group_profile, heads_path, trunk_path
 from qvggt.onnx_view.metadata import Metadata
 from qvggt.onnx_view.network_facts import NetworkFacts, network_facts
 from qvggt.quant.scheme import Scheme
@@ -100,10 +101,12 @@ def plan_profiles(source: Source, config: BuildConfig) -> tuple[dict[str, Shapes
 def plan_profile(source: Source, config: BuildConfig) -> dict[str, Shapes]:
     """Input name -> (min, opt, max) shapes of every input with a symbolic dimension; empty when there is none.
 
-    The one symbolic dimension of an input is the frame count. QvggtError for an input with several, and for frame
-    counts asked of a file that fixes them.
+    The one symbolic dimension of an input is the frame count, of dense heads apart that of a group. QvggtError for an
+    input with several, and for frame counts asked of a file that fixes them.
     """
     frames = config.frames or source.metadata.frames or FRAMES
+    if source.metadata.half is Half.HEADS:
+        frames = group_profile(frames)
     profile: dict[str, Shapes] = {}
     for name, dims in source.facts.inputs.items():
         free = dims.count(None)
@@ -193,10 +196,18 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             build=built.facts(),
             versions={"qvggt": __version__, **versions(("onnx", "tensorrt-rtx", "tensorrt"))},
+            partner=_partner(source, output),
         )
         manifest_slot.write_text(manifest.to_json(), encoding="utf-8")
         report_slot.write_text(report.to_json(), encoding="utf-8")
     return BuildResult(output, manifest, report, report_path(output))
+
+
+def _partner(source: Source, output: Path) -> str | None:
+    """Name of the engine that this one runs with."""
+    paths = {Half.TRUNK: heads_path, Half.HEADS: trunk_path}
+    half = source.metadata.half
+    return None if half is None else paths[half](output).name
 
 
 def _with_trtexec(source: Source, output: Path, engine: Path, folder: Path, config: BuildConfig, shown: bool) -> Built:

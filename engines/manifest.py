@@ -53,7 +53,7 @@ class Manifest:
     were given. compute_capabilities: such as ("8.6", "8.9"), empty for the
     builder's own choice. scheme: `Scheme.to_dict()` of the export, None for an ONNX file without one. metadata: the
     `qvggt.*` properties of the ONNX file. report: summary of the layer report. created: UTC, ISO 8601. build: seconds,
-    peak resident bytes, weight bytes, whatever was measured.
+    peak resident bytes, weight bytes, whatever was measured. partner: name of the other engine of a network in two.
     """
 
     engine: FileFact
@@ -71,6 +71,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     profiles: tuple[Mapping[str, Shapes], ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    partner: str | None = None
     version: int = VERSION
 
     def to_json(self) -> str:

@@ -126,6 +126,29 @@ def test_an_unknown_builder_version_is_left_to_the_runtime(trt, tmp_path):
     EngineRunner(write(tmp_path / "m.engine", backend="trtexec", backend_version="unknown"))
 
 
+def test_versions_are_compared_on_the_parts_both_have(trt, tmp_path):
+    """trtexec prints three parts, the wheel has four."""
+    path = write(tmp_path / "m.engine", backend="trtexec", backend_version="9.9", compute_capabilities=())
+    assert EngineRunner(path).describe()["kind"] == "trtexec"
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "message"),
+    [
+        ("9.0", (), r"no kernels for compute capability 9\.0 \(H100, H200\).*--backend tensorrt"),
+        ("9.0", ("8.9",), "--backend tensorrt"),
+        ("7.5", (), r"portable set, which compute capability 7\.5 is not in"),
+    ],
+)
+def test_gpus_that_rtx_has_nothing_for(trt, tmp_path, monkeypatch, capability, built, message):
+    monkeypatch.setattr("qvggt.engines.engine_runner.open_gpu", lambda device: fake_gpu(capability))
+    path = write(tmp_path / "m.engine", compute_capabilities=built)
+    with pytest.raises(QvggtError, match=message) as caught:
+        EngineRunner(path)
+    assert "\n" not in str(caught.value)
+    assert f"--cc {capability}" not in str(caught.value) or capability == "7.5"
+
+
 def test_a_failing_launch_says_why(trt, tmp_path):
     runner = EngineRunner(write(tmp_path / "m.engine", {**SPEC, "fails": True}))
     with pytest.raises(QvggtError, match="the engine failed: out of memory"):

@@ -199,7 +199,7 @@ def _check_capability(path: Path, manifest: Manifest, gpu: Gpu) -> None:
     if reason is None and manifest.backend == "rtx" and not built:
         reason = not_portable(gpu.capability)
     if reason is not None:
-        raise QvggtError(f"{path}: is for {manifest.backend}, {gpu.name} is another GPU: {reason}")
+        raise QvggtError(f"{path}: a {manifest.backend} engine, not for {gpu.name}: {reason}")
     if built and gpu.capability not in built:
         raise QvggtError(
             f"{path}: was built for compute capability {', '.join(built)}, {gpu.name} has {gpu.capability}; build it "

@@ -356,6 +356,29 @@ def test_an_unknown_builder_version_is_left_to_the_runtime(trt, tmp_path):
     EngineRunner(write(tmp_path / "m.engine", backend="trtexec", backend_version="unknown"))
 
 
+def test_versions_are_compared_on_the_parts_both_have(trt, tmp_path):
+    """trtexec prints three parts, the wheel has four."""
+    path = write(tmp_path / "m.engine", backend="trtexec", backend_version=VERSION.rpartition(".")[0])
+    assert EngineRunner(path).describe()["kind"] == "trtexec"
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "message"),
+    [
+        ("9.0", (), r"no kernels for compute capability 9\.0 \(H100, H200\).*--backend tensorrt"),
+        ("9.0", ("8.9",), "--backend tensorrt"),
+        ("7.5", (), r"portable set, which compute capability 7\.5 is not in"),
+    ],
+)
+def test_gpus_that_rtx_has_nothing_for(trt, cuda, tmp_path, capability, built, message):
+    cuda.capability = tuple(int(part) for part in capability.split("."))
+    path = write(tmp_path / "m.engine", backend="rtx", compute_capabilities=built)
+    with pytest.raises(QvggtError, match=message) as caught:
+        EngineRunner(path)
+    assert "\n" not in str(caught.value)
+    assert f"--cc {capability}" not in str(caught.value) or capability == "7.5"
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from cpu_candidates import RANDOM_1B
-from gpu_lab import CAMERA, Form, Lab, agreement, device_for
+from gpu_lab import CAMERA, Form, Lab, agreement, is_large
 from held_out import FRAMES, HELD_OUT_SEED, SIZE, drawn
 from measuring import device_bytes, peak_bytes, seconds_within, stream_seconds, summary, wall_seconds
 from torch import Tensor
@@ -41,6 +41,7 @@ from qvggt.geometry import decode_pose
 from qvggt.hub.loading import load
 from qvggt.models.block import Block
 from qvggt.models.family import LINEARS, Stage, find_family
+from qvggt.models.network import Network
 from qvggt.models.vggt.config import VGGT_1B, VGGTConfig
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.scheme import Scheme
@@ -335,11 +336,16 @@ def engine(setting: Setting, model: str, bits: str, backend: str) -> Row:
     return {**row, "said": f"{said}, {row['parity']}"}
 
 
+def counts_of(lab: Lab, model: Network) -> tuple[int, ...]:
+    """Frame counts at which an engine is judged: a large reference takes its time."""
+    return lab.frames[:1] if is_large(model) else lab.frames
+
+
 def _run(setting: Setting, lab: Lab, form: Form, path: Path) -> Row:
-    counts = (1,) if device_for(lab.exported(form).model) != "cpu" else None
+    counts = counts_of(lab, lab.exported(form).model)
     before = device_bytes() if setting.device.startswith("cuda") else 0
     with EngineRunner(path, setting.device) as runner:
-        found = agreement(runner.run_named, lab.exported(form), lab, counts, scenes=1)
+        found = agreement(runner.run_named, lab.exported(form), lab, counts, scenes=1 if len(counts) == 1 else 2)
         frames: Row = {}
         for count in lab.frames:
             images = lab.images(count).numpy()

@@ -180,9 +180,6 @@ def device_for(model: Network) -> str:
 @contextmanager
 def computing_on(model: Network, device: str) -> Iterator[Network]:
     """Inside, the network takes images from the CPU and gives outputs there, and computes on `device` between."""
-    if device == "cpu":
-        yield model
-        return
     hooks = [
         model.register_forward_pre_hook(lambda _model, inputs: tuple(x.to(device) for x in inputs)),
         model.register_forward_hook(lambda _model, _inputs, out: {name: x.cpu() for name, x in out.items()}),

@@ -23,7 +23,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -102,10 +102,10 @@ def figures(small: bool, backends: Sequence[str]) -> list[Figure]:
     found += [Figure("tiny", name, here + "tiny", {"name": name}, 8) for name in names]
     large = "small network" if small else "VGGT-1B"
     for backend in backends:
-        for model, name, estimate in (("tiny", "tiny", 25), ("random-1b", large, 150)):
+        for model, known, estimate in (("tiny", "tiny", 25), ("random-1b", large, 150)):
             for bits in FORMS[: 1 if small else None]:
                 call = {"model": model, "bits": bits, "backend": backend}
-                name = f"{name} {bits} {backend}"
+                name = f"{known} {bits} {backend}"
                 found.append(Figure("engines", name, here + "engine", call, estimate))
     if not backends:
         found.append(Figure("engines", "all", here + "no_backend"))
@@ -150,22 +150,27 @@ class Worker:
     def close(self, patience: float = 2.0) -> None:
         """Let the process end by itself for so many seconds, then kill it."""
         if self.process is not None:
-            self.pipe.close()
+            with suppress(OSError):
+                self.pipe.send(None)
             self.process.join(patience)
             self.process.kill()
             self.process.join()
+            self.pipe.close()
             self.process = self.pipe = None
 
 
 def serve(pipe: Any) -> None:
-    """Figures until the pipe ends; answers (row, whether this process is of no more use)."""
+    """Figures until there is None; answers (row, whether this process is of no more use)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops us
     section = None
     while True:
         try:
-            asked, target, setting, arguments = pipe.recv()
+            request = pipe.recv()
         except EOFError:
             return
+        if request is None:
+            return
+        asked, target, setting, arguments = request
         if section not in (None, asked):
             function("gpu_figures:release")()
         section = asked
@@ -243,8 +248,8 @@ def commit() -> str | None:
 TABLE: Columns = {
     "section": "section",
     "figure": "name",
-    "p50 ms": "p50_s/1e-3 {:.2f} or -",
-    "p99 ms": "p99_s/1e-3 {:.2f} or -",
+    "p50 ms": "p50_s/0.001 {:.2f} or -",
+    "p99 ms": "p99_s/0.001 {:.2f} or -",
     "peak GB": "peak_bytes/1e9 {:.2f} or -",
     "": lambda row: row.get("said") or f"not run: {row['not_run']}",
 }

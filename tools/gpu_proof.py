@@ -235,11 +235,11 @@ def complete(row: Row) -> bool:
 
 
 def commit() -> str | None:
-    """Of the code: what the bundle says, or git."""
-    told = BUNDLE / "bundle.json"
-    if told.exists():
-        return str(json.loads(told.read_text(encoding="utf-8")).get("commit"))
+    """Of the code: what git says, or the bundle where there is none."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    told = BUNDLE / "bundle.json"
+    if done.returncode and told.exists():
+        return str(json.loads(told.read_text(encoding="utf-8")).get("commit"))
     return done.stdout.strip() or None
 
 

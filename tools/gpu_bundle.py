@@ -40,7 +40,7 @@ this folder in it ({folder}, which git ignores), and run in the clone:
 
 It prints a line a figure and writes docs/results/gpu.json after each; -o names another file, --keep goes on with the
 figures it lacks, --only calibration,int8,pytorch,tiny,engines chooses sections. Bring the file back and run
-`python tools/results_tables.py`. The tests: PYTHONPATH=/tmp/site python3 -m pytest -m gpu tests/gpu
+`python tools/results_tables.py`. The tests: PYTHONSAFEPATH=1 PYTHONPATH=/tmp/site python3 -m pytest -m gpu tests/gpu
 (QVGGT_GPU_MODEL={folder}/checkpoints/tiny-w4a8 for a calibrated model).
 """
 

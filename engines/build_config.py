@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from qvggt.engines.compatibility import why_not
 from qvggt.errors import QvggtError
 
 BACKENDS = ("rtx", "tensorrt", "trtexec")
@@ -40,6 +41,9 @@ class BuildConfig:
             raise QvggtError(
                 f"--cc: --backend {self.backend} builds for the GPU it runs on; leave --cc out, or use --backend rtx"
             )
+        for wanted in self.compute_capabilities:
+            if reason := why_not(self.backend, capability=wanted):
+                raise QvggtError(f"--cc {wanted}: {reason}")
 
 
 def capability(text: str) -> str:

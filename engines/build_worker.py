@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from qvggt.engines.compatibility import too_old
+
 Send = Callable[..., None]
 
 WARNINGS = 20  # kept of a build; there are thousands with some networks
@@ -24,7 +26,7 @@ TICK = 0.5  # seconds
 
 
 class Refused(Exception):
-    """The builder said no: `stage` is load, parse, profile or build; `reasons` are its words, worst first."""
+    """The builder said no: `stage` is load, version, parse, profile or build; `reasons` are its words, worst first."""
 
     def __init__(self, stage: str, reasons: list[dict[str, str]]) -> None:
         super().__init__(stage)
@@ -70,13 +72,16 @@ def _tick(send: Send) -> None:
 def build(request: dict[str, Any], send: Send) -> dict[str, Any]:
     """Build request["onnx"] into request["engine"], the layer table into request["table"]; returns what was measured.
 
-    request: module ("tensorrt_rtx" or "tensorrt"), onnx, engine, table: paths; profile: input name -> [min, opt, max];
+    request: backend and its module ("tensorrt_rtx" or "tensorrt"), onnx, engine, table: paths; profile: input name ->
+    [min, opt, max];
     capabilities: names such as "SM89", empty for the default.
     """
     try:
         trt: Any = importlib.import_module(request["module"])
     except ImportError as error:
         raise Refused("load", [{"text": str(error)[:MESSAGE]}]) from error
+    if reason := too_old(request["backend"], str(getattr(trt, "__version__", ""))):
+        raise Refused("version", [{"text": reason}])
     with open(request["table"], "w", encoding="utf-8") as table:
         logger = _logger(trt, table, send)
         builder = trt.Builder(logger)

@@ -21,6 +21,7 @@ from qvggt.engines.trt_build import Built, build_with_python
 from qvggt.engines.trtexec import find_trtexec, run_trtexec, save_command, trtexec_command
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, sibling
+from qvggt.onnx_view.documented import undocumented_int4
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph_format import GraphFormat, graph_format
 from qvggt.onnx_view.metadata import Metadata
@@ -36,7 +37,7 @@ class Source:
     """An ONNX file as a build sees it.
 
     scheme: of the metadata, None where the graph is of another format. stamps: sizes and times of its files, to notice
-    a change during the build.
+    a change during the build. undocumented: the INT4 in it that TensorRT itself does not take.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class Source:
     scheme: Scheme | None
     stamps: tuple[tuple[int, int], ...]
     format: GraphFormat
+    undocumented: Sequence[str] = ()
 
     @property
     def float_type(self) -> str:
@@ -81,7 +83,8 @@ def read_source(path: str | Path) -> Source:
     files, metadata = (path, *opened.data), opened.metadata
     scheme, format = file_scheme(metadata), graph_format(opened)
     scheme = None if format.wrong else scheme
-    return Source(path, files, network_facts(opened), metadata, scheme, _stamps(files), format)
+    facts, int4 = network_facts(opened), undocumented_int4(opened)
+    return Source(path, files, facts, metadata, scheme, _stamps(files), format, int4)
 
 
 def plan_profile(source: Source, config: BuildConfig) -> dict[str, Shapes]:
@@ -117,6 +120,16 @@ def check_precision(source: Source, precision: str | None) -> None:
         )
 
 
+def check_form(source: Source, backend: str) -> None:
+    """QvggtError for INT4 that a backend does not take."""
+    if backend != "rtx" and (found := source.undocumented):
+        raise QvggtError(
+            f"--backend {backend}: {source.path} has INT4 that TensorRT does not take ({len(found)}, {found[0]}), "
+            "only weights in blocks of 64 or 128: export it with --target tensorrt --backend tensorrt, or build with "
+            "--backend rtx"
+        )
+
+
 def plan_trtexec(source: Source, output: Path, config: BuildConfig) -> tuple[list[str], Path]:
     """The trtexec command of a build, saved beside `output`; returns it and where it was saved."""
     command = trtexec_command(source.path, output.name, plan_profile(source, config))
@@ -133,6 +146,7 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
     output = Path(output)
     check_output(output)
     check_precision(source, config.precision)
+    check_form(source, config.backend)
     profile = plan_profile(source, config)
     hashed = tuple(FileFact.of(file) for file in source.files)
     with (

@@ -1,10 +1,10 @@
-"""What an ONNX file says of itself before any runtime opens it: input, outputs, scheme, files with hashes."""
+"""What an ONNX file says of itself before any runtime opens it: inputs, outputs, scheme, files with hashes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnx import TensorProto
@@ -13,9 +13,10 @@ from qvggt.engines.build_config import FRAMES
 from qvggt.engines.runner import ModelFile
 from qvggt.errors import QvggtError
 from qvggt.files import line
-from qvggt.onnx_view.file import open_onnx
-from qvggt.onnx_view.graph import Shape, dims
+from qvggt.onnx_view.file import open_heads, open_onnx
+from qvggt.onnx_view.graph import Model, Shape, dims
 from qvggt.onnx_view.graph_format import GraphFormat, graph_format
+from qvggt.onnx_view.halves import LEVEL, Half, heads_path, trunk_path
 from qvggt.onnx_view.metadata import Metadata
 from qvggt.onnx_view.quantizer import type_name
 from qvggt.predictions import TRAILING
@@ -30,7 +31,8 @@ class NetworkFile:
 
     frames, size: the only frame count and (H, W) it takes, None where any works. outputs: names among OUTPUTS, in the
     order of the graph. files: the model, then its external data. scheme: of the metadata, None where the graph is of
-    another format.
+    another format. levels: name -> shape [1, S, P, C] of the tokens that a trunk returns beside its outputs, and that
+    its heads take instead of images; empty for a whole network.
     """
 
     path: Path
@@ -41,6 +43,14 @@ class NetworkFile:
     scheme: Scheme | None
     files: tuple[ModelFile, ...]
     format: GraphFormat
+    levels: Mapping[str, Shape] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[str, Shape]:
+        """Name -> shape, None where any size works."""
+        if self.metadata.half is Half.HEADS:
+            return dict(self.levels)
+        return {INPUT: (1, self.frames, 3, *(self.size or (None, None)))}
 
     @property
     def label(self) -> str:
@@ -56,23 +66,56 @@ class NetworkFile:
 
 
 def read_network(path: str | Path) -> NetworkFile:
-    """Read and check a file; QvggtError for one that is missing, corrupt, unsafe, edited or has another interface."""
+    """Read and check a file; QvggtError for one that is missing, corrupt, unsafe, edited or has another interface.
+
+    The trunk of a network in two files is read as what it is; `read_heads` reads the other.
+    """
     path = Path(path)
     opened = open_onnx(path)
+    if opened.metadata.half is Half.HEADS:
+        raise QvggtError(f"{path}: holds dense heads only, which go with {trunk_path(path).name}; give that file")
     inputs = [(value.name, value.type.tensor_type.elem_type, dims(value)) for value in opened.inputs]
     frames, size = check_input(path, inputs)
-    outputs = check_outputs(path, [(value.name, dims(value)) for value in opened.proto.graph.output])
-    metadata, data = opened.metadata, opened.data
-    metadata.check()
-    scheme, format = file_scheme(metadata), graph_format(opened)
-    del opened  # up to 2 GB of weights: the runtime parses the file itself
-    stated = metadata.text("size")
+    results = [(value.name, dims(value)) for value in opened.proto.graph.output]
+    levels = {}
+    if opened.metadata.half is Half.TRUNK:
+        levels = {name: shape for name, shape in results if LEVEL.fullmatch(name)}
+    outputs = () if levels and len(levels) == len(results) else check_outputs(path, results)
+    stated = opened.metadata.text("size")
     if stated is not None and size is not None and stated != f"{size[0]}x{size[1]}":
         raise QvggtError(
             f"{path}: metadata qvggt.size {stated!r}, but the input is {size[0]}x{size[1]}: edited; export again"
         )
-    files = tuple(ModelFile.of(file) for file in (path, *data))
-    return NetworkFile(path, frames, size, outputs, metadata, None if format.wrong else scheme, files, format)
+    return _network(path, opened, frames, size, outputs, levels)
+
+
+def read_heads(trunk: NetworkFile, path: Path | None = None) -> NetworkFile:
+    """The heads of a trunk, by default beside it. QvggtError for a file that is missing, or of another export."""
+    opened = open_heads(trunk.metadata, path)
+    path = path or heads_path(trunk.path)
+    levels = {value.name: dims(value) for value in opened.inputs}
+    if levels != trunk.levels:
+        shown = (
+            ", ".join(f"{name} {_shown(shape)}" for name, shape in each.items()) for each in (levels, trunk.levels)
+        )
+        raise QvggtError(f"{path}: takes {next(shown)}, {trunk.path.name} gives {next(shown)}; export the two again")
+    outputs = check_outputs(path, [(value.name, dims(value)) for value in opened.proto.graph.output])
+    return _network(path, opened, None, trunk.size, outputs, levels)
+
+
+def _network(
+    path: Path,
+    opened: Model,
+    frames: int | None,
+    size: tuple[int, int] | None,
+    outputs: tuple[str, ...],
+    levels: Mapping[str, Shape],
+) -> NetworkFile:
+    metadata = opened.metadata
+    metadata.check()
+    scheme, format = file_scheme(metadata), graph_format(opened)
+    files = tuple(ModelFile.of(file) for file in (path, *opened.data))
+    return NetworkFile(path, frames, size, outputs, metadata, None if format.wrong else scheme, files, format, levels)
 
 
 def file_scheme(metadata: Metadata) -> Scheme | None:

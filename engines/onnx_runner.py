@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
+from numpy.typing import NDArray
 
+from qvggt.engines.expanded_weights import Expanded, expanded
 from qvggt.engines.file_runner import FileRunner
-from qvggt.engines.network_file import INPUT, NetworkFile
+from qvggt.engines.network_file import NetworkFile
+from qvggt.engines.pair_runner import open_network
 from qvggt.engines.registry import RunnerOptions
-from qvggt.engines.runner import Array, versions
+from qvggt.engines.runner import Runner, versions
 from qvggt.errors import QvggtError
 from qvggt.files import line
 from qvggt.lazy import optional
@@ -40,11 +42,11 @@ class OnnxRunner(FileRunner):
     interface.
     """
 
-    held = ("session",)
+    held = ("session", "expanded")
 
     def __init__(
         self,
-        path: str | Path,
+        source: str | Path | NetworkFile,
         providers: Sequence[str] = CPU,
         threads: int | None = None,
         *,
@@ -52,24 +54,25 @@ class OnnxRunner(FileRunner):
     ) -> None:
         ort = import_onnxruntime()
         _check_providers(ort, providers)
-        super().__init__(path)
+        super().__init__(source)
         first = "" if tuple(providers) == CPU or not providers else f" {providers[0].removesuffix('ExecutionProvider')}"
         self.label = f"onnxruntime{first.lower()} {self.scheme_label} {self.path.name}"
         options = {name: dict((provider_options or {}).get(name, {})) for name in providers}
         if TENSORRT[0] in options:
             options[TENSORRT[0]] = tensorrt_options(self.network) | options[TENSORRT[0]]
         self.session: Any
-        self.session, without = _session(ort, self.path, options, threads)
+        self.expanded = expanded(ort, self.path) if tuple(providers) == CPU else None
+        self.session, without = _session(ort, self.path, options, threads, self.expanded)
         if without:
             self.notes += (f"ONNX Runtime {ort.__version__} cannot open it as it is, opened without {without}",)
         self.device = "cuda" if CUDA[0] in options or TENSORRT[0] in options else "cpu"
 
-    def _run(self, images: Array) -> dict[str, Array]:
+    def run_tensors(self, tensors: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         try:
-            values = self.session.run(list(self.outputs), {INPUT: np.ascontiguousarray(images)[None]})
+            values = self.session.run(list(outputs), dict(tensors))
         except Exception as error:  # onnxruntime raises its own classes, which have no common base
-            raise self._failure("ONNX Runtime", images, line(error)) from error
-        return dict(zip(self.outputs, values, strict=True))
+            raise self._failure("ONNX Runtime", tensors, line(error)) from error
+        return dict(zip(outputs, values, strict=True))
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -81,14 +84,14 @@ class OnnxRunner(FileRunner):
         }
 
 
-def open_onnx(source: str | Path, options: RunnerOptions) -> OnnxRunner:
+def open_onnx(source: str | Path, options: RunnerOptions) -> Runner:
     """As `open_runner` has it: providers by their own names, by one of ours, or by what fits the device."""
     device = options.device or "cpu"
     if device not in ("cpu", "cuda", "cuda:0"):
         raise QvggtError(f"{source}: ONNX Runtime runs on cpu or cuda here, got {device}; set CUDA_VISIBLE_DEVICES")
     names = [device.partition(":")[0]] if options.providers is None else options.providers
     providers = PROVIDERS[names[0]] if len(names) == 1 and names[0] in PROVIDERS else tuple(names)
-    return OnnxRunner(source, providers, options.threads)
+    return open_network(source, lambda network: OnnxRunner(network, providers, options.threads))
 
 
 def import_onnxruntime() -> Any:
@@ -105,7 +108,8 @@ def tensorrt_options(network: NetworkFile) -> dict[str, str]:
     options = {"trt_int8_enable": "1", "trt_fp16_enable": "1"}
     if network.size is not None:
         for word, frames in zip(("min", "opt", "max"), network.frame_profile, strict=True):
-            options[f"trt_profile_{word}_shapes"] = f"{INPUT}:1x{frames}x3x{network.size[0]}x{network.size[1]}"
+            shapes = {name: f"1x{frames}x{'x'.join(map(str, dims[2:]))}" for name, dims in network.inputs.items()}
+            options[f"trt_profile_{word}_shapes"] = ",".join(f"{name}:{shape}" for name, shape in shapes.items())
     return options
 
 
@@ -135,7 +139,7 @@ def _check_providers(ort: Any, providers: Sequence[str]) -> None:
 
 
 def _session(
-    ort: Any, path: Path, providers: Mapping[str, dict[str, str]], threads: int | None
+    ort: Any, path: Path, providers: Mapping[str, dict[str, str]], threads: int | None, lean: Expanded | None = None
 ) -> tuple[Any, str | None]:
     """The session, and the optimizer that had to be left out for it to open."""
     names = list(providers)
@@ -143,7 +147,11 @@ def _session(
         ort.preload_dlls()  # CUDA and cuDNN from their wheels, which no search path leads to
     options = session_options(ort, threads)
     options.add_session_config_entry(RECORD_PLACEMENT, "1")
-    session, without = _opened(ort, path, options, list(providers.items()))
+    if lean is not None:
+        lean.give(options)
+    session, without = _opened(ort, path, options, list(providers.items()), None if lean is None else lean.model)
+    if lean is not None:
+        lean.settle()
     # a provider whose libraries are missing is dropped with a log line only: timings would be of another device
     if names and session.get_providers()[0] != names[0]:
         raise QvggtError(
@@ -155,14 +163,16 @@ def _session(
     return session, without
 
 
-def _opened(ort: Any, path: Path, options: Any, providers: list[Any]) -> tuple[Any, str | None]:
-    """An optimizer can turn a good graph into one that ONNX Runtime refuses: it copies Q and DQ beyond operators that
+def _opened(
+    ort: Any, path: Path, options: Any, providers: list[Any], model: bytes | None
+) -> tuple[Any, str | None]:
+    """Of `model` instead of the file where there is one. An optimizer can turn a good graph into one that ONNX Runtime refuses: it copies Q and DQ beyond operators that
     only move data, and mistakes their type (lint rule QV701)."""
     failed: list[Exception] = []
     for without in (None, PROPAGATION):
         try:
             left_out = {} if without is None else {"disabled_optimizers": [without]}
-            return ort.InferenceSession(str(path), options, providers=providers, **left_out), without
+            return ort.InferenceSession(model or str(path), options, providers=providers, **left_out), without
         except Exception as error:  # onnxruntime raises its own classes, which have no common base
             failed.append(error)
             if not _type_error(error):

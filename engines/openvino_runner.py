@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from qvggt.engines.file_runner import FileRunner
-from qvggt.engines.network_file import INPUT, NetworkFile, check_input, check_outputs, read_network
+from qvggt.engines.network_file import INPUT, NetworkFile, check_input, check_outputs
+from qvggt.engines.pair_runner import open_network
 from qvggt.engines.registry import RunnerOptions
-from qvggt.engines.runner import Array, ModelFile, versions
+from qvggt.engines.runner import ModelFile, Runner, versions
 from qvggt.errors import QvggtError
 from qvggt.files import check_file, line
 from qvggt.lazy import optional
@@ -38,24 +40,27 @@ class OpenVINORunner(FileRunner):
 
     held = ("request", "compiled")
 
-    def __init__(self, path: str | Path, precision: str = "f32", threads: int | None = None) -> None:
+    def __init__(self, source: str | Path | NetworkFile, precision: str = "f32", threads: int | None = None) -> None:
         if precision not in PRECISIONS:
             raise QvggtError(f"precision {precision!r}: OpenVINO runs {' or '.join(PRECISIONS)} here")
         if threads is not None and threads < 1:
             raise QvggtError(f"threads: expected 1 or more, got {threads}")
         openvino = import_openvino()
-        super().__init__(path, read_ir if Path(path).suffix.lower() == IR else read_network)
+        if not isinstance(source, NetworkFile) and Path(source).suffix.lower() == IR:
+            source = read_ir(source)
+        super().__init__(source)
         self.precision = precision
         self.label = f"openvino {precision} {self.scheme_label} {self.path.name}"
         self.compiled: Any = compile_cpu(openvino, self.path, precision, threads)
         self.request: Any = self.compiled.create_infer_request()
 
-    def _run(self, images: Array) -> dict[str, Array]:
+    def run_tensors(self, tensors: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         try:
-            self.request.infer({INPUT: np.ascontiguousarray(images)[None]})
-            return {name: np.array(self.request.get_tensor(name).data, np.float32) for name in self.outputs}
+            self.request.infer(dict(tensors))
+            found = {name: self.request.get_tensor(name).data for name in outputs}
+            return {name: np.array(x, np.float32 if name in TRAILING else x.dtype) for name, x in found.items()}
         except RuntimeError as error:
-            raise self._failure("OpenVINO", images, reason(error)) from error
+            raise self._failure("OpenVINO", tensors, reason(error)) from error
 
     def describe(self) -> dict[str, Any]:
         openvino = import_openvino()
@@ -69,13 +74,17 @@ class OpenVINORunner(FileRunner):
         }
 
 
-def open_openvino(source: str | Path, options: RunnerOptions) -> OpenVINORunner:
+def open_openvino(source: str | Path, options: RunnerOptions) -> Runner:
     """As `open_runner` has it."""
     if options.device not in (None, "cpu"):
         raise QvggtError(
             f"{source}: OpenVINO runs on the CPU here, got device {options.device}; use onnxruntime, or an engine"
         )
-    return OpenVINORunner(source, options.precision or "f32", options.threads)
+
+    def opened(file: str | Path | NetworkFile) -> OpenVINORunner:
+        return OpenVINORunner(file, options.precision or "f32", options.threads)
+
+    return opened(source) if Path(source).suffix.lower() == IR else open_network(source, opened)
 
 
 def import_openvino() -> Any:

@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from qvggt.engines.build_config import BuildConfig, enum_name
+from qvggt.engines.compatibility import NAMES
 from qvggt.engines.manifest import Shapes
 from qvggt.engines.tensorrt_module import MODULES
 from qvggt.errors import QvggtError
 from qvggt.progress import bar
 
-NAMES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
 INSTALL = {
     "rtx": "pip install '.[rtx]' in the clone (Linux or Windows, x86-64)",
     "tensorrt": "pip install '.[gpu]' in the clone, or use --backend rtx, which needs no GPU",
 }
-OLDEST = (10, 12)  # of TensorRT: strongly typed networks with INT4 and without the flags version 11 removed
 # TensorRT-RTX spends 95 % of a build in one step of its progress monitor, so the bar counts processor seconds, towards
 # what networks of this size took: 0.4 s for 362 layers, 28 s for 8021, 172 s for 24005
 SECONDS, LAYERS, POWER = 172.0, 24005, 1.6
@@ -62,6 +61,7 @@ def build_with_python(
     table = folder / "layers.txt"
     request = {
         "module": MODULES[config.backend],
+        "backend": config.backend,
         "onnx": os.path.abspath(onnx),
         "engine": os.path.abspath(engine),
         "table": str(table),
@@ -89,10 +89,6 @@ def build_with_python(
         noise = errors.read()
     if answer["kind"] != "done":
         raise _refusal(onnx, config, answer, code, noise)
-    numbers = tuple(int(part) for part in answer["version"].split(".")[:2] if part.isdigit())
-    if config.backend == "tensorrt" and numbers < OLDEST:
-        wanted = f"expected {'.'.join(map(str, OLDEST))} or newer; pip install -U tensorrt"
-        raise QvggtError(f"TensorRT {answer['version']}: {wanted}")
     counts = {name: answer.get(name) for name in ("layers", "peak_bytes", "weight_bytes", "activation_bytes")}
     text, seconds = table.read_text(encoding="utf-8"), time.monotonic() - start
     return Built(answer["version"], seconds, text, warnings=tuple(answer["warnings"]), **counts)
@@ -142,7 +138,7 @@ def _refusal(onnx: Path, config: BuildConfig, answer: Mapping[str, Any], code: i
     first, stage = reasons[0], answer["stage"]
     if stage == "load":
         return QvggtError(f"--backend {config.backend} needs {name}, {first['text']}: {INSTALL[config.backend]}")
-    if stage == "profile":
+    if stage in ("version", "profile"):
         return QvggtError(first["text"])
     what = {"parse": "refuses the graph", "build": "cannot build it"}[stage]
     named = first.get("node") or first.get("operator")

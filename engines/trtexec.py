@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from qvggt.engines.compatibility import too_old
 from qvggt.engines.manifest import Shapes
 from qvggt.engines.trt_build import Built
 from qvggt.errors import QvggtError
@@ -80,16 +81,25 @@ def run_trtexec(binary: str, command: list[str], folder: Path, onnx: Path, shown
                         process.wait(TICK)
                     except subprocess.TimeoutExpired:
                         progress.update(1)
+                        check_version(log)  # it is the first line: an old one is stopped before it has built anything
             finally:
                 process.kill()
     except OSError as error:
         raise QvggtError(f"{binary}: cannot be run ({reason(error)}); check it, or use --backend rtx") from error
-    text = log.read_text(encoding="utf-8", errors="replace")
+    text = check_version(log)
     if process.returncode != 0:
         raise QvggtError(f"{onnx}: trtexec ended with {process.returncode}: {last_error(text)}; nothing was written")
     layers = folder / LAYER_INFO
     info = layers.read_text(encoding="utf-8", errors="replace") if layers.is_file() else ""
     return Built(version(text), time.monotonic() - start, info)
+
+
+def check_version(log: Path) -> str:
+    """What it has printed so far; QvggtError when that names a TensorRT that is too old."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if reason := too_old("trtexec", version(text)):
+        raise QvggtError(reason)
+    return text
 
 
 def version(log: str) -> str:

@@ -35,8 +35,10 @@ class GraphBuilder:
         storage: Storage | None = None,
         precision: Precision = Precision.FP32,
         fused_attention: bool = False,
+        int8_storage: bool = False,
     ) -> None:
         self.storage = storage or Storage()
+        self.int8_storage = int8_storage  # of the 4-bit weights of integer products
         self.fused_attention = fused_attention  # com.microsoft's operator instead of products and Softmax
         self.precision = precision
         self.types: dict[str, int] = {}  # TensorProto element type of every tensor
@@ -121,17 +123,17 @@ class GraphBuilder:
     def slice(self, x: str, axis: int, start: int, stop: int, path: str) -> str:
         return self.op("Slice", [x, self.ints(start), self.ints(stop), self.ints(axis)], path)
 
-    def input(self, name: str, dims: Dims) -> str:
-        """An fp32 input, whatever the network's float type."""
-        self.types[name] = TensorProto.FLOAT
-        self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(dims)))
+    def input(self, name: str, dims: Dims, precision: Precision = Precision.FP32) -> str:
+        """An input: fp32 unless said otherwise, whatever the network's float type."""
+        self.types[name] = precision.onnx
+        self.inputs.append(helper.make_tensor_value_info(name, precision.onnx, list(dims)))
         return name
 
-    def output(self, x: str, name: str, dims: Dims) -> None:
-        """Publish tensor `x` as the fp32 graph output `name`."""
-        x = self.cast(x, Precision.FP32, name)
+    def output(self, x: str, name: str, dims: Dims, precision: Precision = Precision.FP32) -> None:
+        """Publish tensor `x` as the graph output `name`, fp32 unless said otherwise."""
+        x = self.cast(x, precision, name)
         self.nodes.append(helper.make_node("Identity", [x], [name], name=f"{name}/Identity"))
-        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(dims)))
+        self.outputs.append(helper.make_tensor_value_info(name, precision.onnx, list(dims)))
 
     def model(self, name: str, metadata: Mapping[str, str], producer_version: str) -> onnx.ModelProto:
         """The finished model; the builder is spent afterwards."""

@@ -32,6 +32,7 @@ class Repo:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     private: bool = False
+    gated: bool = False
 
     def add(self, branch: str, files: dict[str, bytes]) -> str:
         text = json.dumps([len(self.commits), {n: hashlib.sha256(c).hexdigest() for n, c in files.items()}])
@@ -187,6 +188,8 @@ class Handler(BaseHTTPRequestHandler):
         repo = self.server.repos.get(name)
         if repo is None:
             return self.missing("RepoNotFound")
+        if repo.gated:
+            return self.reply(403, b"", X_Error_Code="GatedRepo")
         commit = repo.at(revision)
         if commit is None:
             return self.missing("RevisionNotFound")

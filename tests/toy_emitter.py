@@ -9,15 +9,15 @@ import numpy as np
 from qvggt.export.blocks import BlockEmitter, Rope, emit_norm
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import array, emit_linear
-from qvggt.export.network import emit_output
+from qvggt.export.network import Levels, emit_output
 from qvggt.export.token_types import TokenTypes
 from qvggt.models.family import Head, family_of
 from qvggt.target import Target
 
 
-def emit_heads(
+def emit_levels(
     builder: GraphBuilder, network: Any, images: str, size: tuple[int, int], heads: list[Head], target: Target
-) -> None:
+) -> dict[str, str]:
     b, config, family, backbone = builder, network.config, family_of(network), network.backbone
     patch, width, path = config.patch_size, config.embed_dim, "backbone"
     rows, cols = size[0] // patch, size[1] // patch
@@ -52,14 +52,21 @@ def emit_heads(
     normed = emit_norm(b, "backbone.norm", backbone.norm, x)
     if backbone.back is not None:
         normed = emit_linear(b, "backbone.back", backbone.back, normed, target)
-    for head in heads:
-        if head.word == "pose":
-            token = b.slice(b.op("Concat", [local, x], head.path, axis=-1), 1, 0, 1, head.path)
-            emit_output(b, emit_linear(b, head.path, network.cameras, token, target), head.outputs[0], size, head.path)
-            continue
-        maps = b.slice(b.op("Concat", [local, normed], head.path, axis=-1), 1, 1, count, head.path)
-        maps = emit_norm(b, f"{head.path}.0", network.rays[0], maps)
-        maps = emit_linear(b, f"{head.path}.1", network.rays[1], maps, target)
-        maps = b.reshape(maps, (-1, rows, cols, patch, patch), head.path)
-        maps = b.op("Exp", [b.op("Transpose", [maps], head.path, perm=[0, 1, 3, 2, 4])], head.path)
-        emit_output(b, maps, head.outputs[0], size, head.path)
+    return {"local": local, "last": x, "normed": normed}
+
+
+def emit_head(
+    builder: GraphBuilder, network: Any, head: Head, levels: Levels, size: tuple[int, int], target: Target
+) -> None:
+    b, patch, path = builder, network.config.patch_size, head.path
+    rows, cols = size[0] // patch, size[1] // patch
+    if head.word == "pose":
+        token = b.slice(b.op("Concat", [levels["local"], levels["last"]], path, axis=-1), 1, 0, 1, path)
+        emit_output(b, emit_linear(b, path, network.cameras, token, target), head.outputs[0], size, path)
+        return
+    maps = b.op("Concat", [levels["local"], levels["normed"]], path, axis=-1)
+    maps = emit_norm(b, f"{path}.0", network.rays[0], b.slice(maps, 1, 1, 1 + rows * cols, path))
+    maps = emit_linear(b, f"{path}.1", network.rays[1], maps, target)
+    maps = b.reshape(maps, (-1, rows, cols, patch, patch), path)
+    maps = b.op("Exp", [b.op("Transpose", [maps], path, perm=[0, 1, 3, 2, 4])], path)
+    emit_output(b, maps, head.outputs[0], size, path)

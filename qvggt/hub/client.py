@@ -73,6 +73,17 @@ def look_up(repository: str, revision: str | None = None, *, missing_ok: bool = 
         return Repository(str(info.sha), tuple(sibling.rfilename for sibling in info.siblings or ()))
 
 
+def cached_files(repository: str, revision: str | None) -> tuple[str, ...]:
+    """Sorted names of a repository's files that are in the Hub cache; () for none."""
+    hub = client(repository)
+    with translated(repository, "could not be looked up in the Hub cache", "check the disk", revision):
+        try:
+            folder = Path(hub.snapshot_download(repository, revision=revision, local_files_only=True))
+        except hub.errors.LocalEntryNotFoundError:
+            return ()
+        return tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
+
+
 def commit(
     repository: str,
     files: Mapping[str, Path | bytes],

@@ -104,13 +104,14 @@ class BuildJob(Job[BuildOutcome]):
         check_new_file(Path(self.output), self.overwrite)
 
     def execute(self, console: Console) -> BuildOutcome:
-        from qvggt.engines.builder import build_engine, check_precision, plan_trtexec, read_source
+        from qvggt.engines.builder import build_engine, check_form, check_precision, plan_trtexec, read_source
         from qvggt.engines.manifest import manifest_path
         from qvggt.engines.trtexec import find_trtexec
 
         output, config = Path(self.output), self.config()
         source = read_source(Path(self.model))
         check_precision(source, self.precision)
+        check_form(source, self.backend)
         if source.format.wrong:
             console.warn(f"{self.model}: {source.format.wrong}")
         if self.backend == "trtexec":

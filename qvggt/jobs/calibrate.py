@@ -17,7 +17,7 @@ from qvggt.files import read_object
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import FORMATS
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import Block, Format, Offline, Overrides, Parts, Revision, Threads
+from qvggt.jobs.options import Block, File, Format, Offline, Overrides, Parts, Revision, Threads
 from qvggt.jobs.places import check_new_folder
 from qvggt.jobs.source import check_source, image_size, load_source, scheme_of
 from qvggt.jobs.words import sides
@@ -107,7 +107,7 @@ class CalibrateJob(Job[Calibrated]):
     ] = None
     data: Annotated[
         Place | None,
-        Doc("Co3D-format folder (its train split is used), or photographs: a folder of them, or one per sequence."),
+        Doc("Co3D-format folder (train split), photographs in one folder or in one per sequence, or calib_data.pt."),
     ] = None
     recipe: Annotated[
         str, Doc("qvggt (ours), or a baseline: rtn, smoothquant, quarot, quantvggt.", words=tuple(RECIPES))
@@ -151,6 +151,7 @@ class CalibrateJob(Job[Calibrated]):
     plan: Annotated[bool, Doc("Measure a dry run, print time and memory, and stop.")] = False
     seed: Annotated[int, Doc("Seed of frames, rotations and batches."), at_least(0)] = 0
     revision: Revision = None
+    file: File = None
     offline: Offline = False
     threads: Threads = None
 
@@ -206,7 +207,7 @@ class CalibrateJob(Job[Calibrated]):
             (self.annotations, "the folder of the annotation files"),
             (self.import_quantvggt, "a folder of released QuantVGGT parameters"),
         ):
-            if folder is not None and not Path(folder).is_dir():
+            if folder is not None and not (Path(folder).is_dir() or (folder == self.data and Path(folder).is_file())):
                 raise QvggtError(f"{folder}: is not a folder; expected {expected}")
         if self.scheme is not None:
             self.check_scheme(self.wanted())

@@ -14,7 +14,7 @@ from qvggt.errors import QvggtError
 from qvggt.files import check_file
 from qvggt.hub.names import hub_id
 from qvggt.jobs.job import Place, Source
-from qvggt.jobs.source import check_source
+from qvggt.jobs.source import check_source, is_calibrated
 
 if TYPE_CHECKING:
     from qvggt.engines.runner import Runner
@@ -27,7 +27,7 @@ class Candidates:
     """Models come first, whatever the order of the call.
 
     engines: files, or RUNTIME:FILE as `split_runtime` takes it apart. device None: the CPU, but a GPU for engine
-    files. providers: of ONNX Runtime. revision: of the Hub ids among the models.
+    files. precision: of the float models. providers: of ONNX Runtime. revision: of the Hub ids among the models.
     """
 
     models: Sequence[Source]
@@ -36,6 +36,7 @@ class Candidates:
     providers: Sequence[str] = ()
     revision: str | None = None
     offline: bool = False
+    precision: str | None = None
 
     @property
     def in_memory(self) -> bool:
@@ -67,9 +68,10 @@ class Candidates:
             raise QvggtError(f"--provider {self.providers[0]}: no --engine runs in ONNX Runtime; leave it out")
 
     def prepare(self) -> None:
-        """QvggtError for a local file that is not there."""
+        """QvggtError for a local file that is not there, and for a precision that no model takes."""
         for model in self.models:
             check_source(model)
+        check_precision(self.precision, self.models)
         for text in self.engines:
             check_file(Path(split_runtime(str(text))[1]), f"an engine or another file of {', '.join(file_suffixes())}")
 
@@ -77,7 +79,15 @@ class Candidates:
         """(source, options of `open_runner`, JSON-ready) of every candidate."""
         shared = {"device": self.device, "threads": threads, "offline": self.offline}
         sources: list[tuple[Source, dict[str, Any]]] = [
-            (model, {**shared, "revision": self.revision if _on_hub(model) else None}) for model in self.models
+            (
+                model,
+                {
+                    **shared,
+                    "revision": self.revision if _on_hub(model) else None,
+                    "precision": precision_for(model, self.precision),
+                },
+            )
+            for model in self.models
         ]
         for text in self.engines:
             runtime, path = split_runtime(str(text))
@@ -100,6 +110,18 @@ class Candidates:
             if seen[runner.label] > 1:
                 runner.label = f"{runner.label} ({seen[runner.label]})"
         return runners
+
+
+def check_precision(precision: str | None, models: Sequence[Source]) -> None:
+    """QvggtError for one that is given without a float model."""
+    if precision is not None and all(map(is_calibrated, models)):
+        what = "calibrated checkpoints compute in fp32 what they leave in floats" if models else "there is no --model"
+        raise QvggtError(f"--precision {precision}: is of float models, and {what}; leave it out")
+
+
+def precision_for(model: Source, precision: str | None) -> str | None:
+    """What a model is opened with: a calibrated one has its own."""
+    return None if is_calibrated(model) else precision
 
 
 def _on_hub(model: Source) -> bool:

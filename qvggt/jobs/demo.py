@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from qvggt.errors import QvggtError
 from qvggt.hub.names import hub_id
+from qvggt.jobs.candidates import check_precision, precision_for
 from qvggt.jobs.job import Doc, Job, Place, Result
-from qvggt.jobs.options import Device, Models, Offline, Show, Threads
+from qvggt.jobs.options import Device, Models, Offline, Precision, Show, Threads
 from qvggt.jobs.source import check_source
 from qvggt.mapping import at_least, between
 from qvggt.progress import Console
@@ -63,12 +64,14 @@ results when the command ends (Ctrl-C). --share opens Gradio's public tunnel: an
     share: Annotated[bool, Doc("Also serve it to the internet, through Gradio.")] = False
     open_page: Show = False
     device: Device = None
+    precision: Precision = None
     offline: Offline = False
     threads: Threads = None
 
     def prepare(self) -> None:
         for source in self.models:
             check_source(source)
+        check_precision(self.precision, self.models or (() if self.engines else (TINY,)))
         for path in map(Path, self.engines):
             if not path.exists():
                 raise QvggtError(f"{path}: no such file or folder; expected a model or engine")
@@ -103,8 +106,9 @@ results when the command ends (Ctrl-C). --share opens Gradio's public tunnel: an
 
         models: Sequence[Any] = self.models or (() if self.engines else (TINY,))
         on = partial(open_runner, device=self.device)
+        load = partial(on, offline=self.offline)
         return [
-            *(Choice(_name(model), partial(on, model, offline=self.offline)) for model in models),
+            *(Choice(_name(m), partial(load, m, precision=precision_for(m, self.precision))) for m in models),
             *(Choice(Path(path).name, partial(on, path, threads=self.threads)) for path in self.engines),
         ]
 

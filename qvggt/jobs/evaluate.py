@@ -15,7 +15,7 @@ from qvggt.eval.groups import METRIC_GROUPS
 from qvggt.jobs.candidates import Candidates
 from qvggt.jobs.evaluation import Evaluation, Part, beside, evaluation_of, publish
 from qvggt.jobs.job import Doc, Job, Place
-from qvggt.jobs.options import PATCH, Csv, Device, FrameSeed, Models, Offline, Revision, Show, Threads
+from qvggt.jobs.options import PATCH, Csv, Device, File, FrameSeed, Models, Offline, Precision, Revision, Show, Threads
 from qvggt.jobs.places import check_file_place, check_new_file, check_new_tables, check_place
 from qvggt.jobs.report import check_page
 from qvggt.jobs.words import shard
@@ -124,18 +124,22 @@ class EvaluateJob(Job[Evaluation]):
     store: Annotated[Place | None, Doc("Folder for the predictions of the worst sequences.")] = None
     worst: Annotated[int | None, Doc("How many sequences --store keeps. [6]"), at_least(1)] = None
     device: Device = None
+    precision: Precision = None
     providers: Annotated[
         Sequence[str],
         Doc("ONNX Runtime: cpu, cuda, tensorrt or a provider's name; may be repeated.", ("--provider",)),
     ] = ()
     revision: Revision = None
+    file: File = None
     offline: Offline = False
     threads: Threads = None
 
     @property
     def candidates(self) -> Candidates:
         """What is compared."""
-        return Candidates(self.models, self.engines, self.device, self.providers, self.revision, self.offline)
+        return Candidates(
+            self.models, self.engines, self.device, self.providers, self.revision, self.offline, self.precision
+        )
 
     @property
     def generated(self) -> bool:

@@ -11,12 +11,25 @@ from qvggt.export.precision import check_fused, float_type
 from qvggt.formats.table import DEFAULT, choices, choices_text
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
 from qvggt.jobs.lint import LintResult, lint_file
-from qvggt.jobs.options import FAMILY, PATCH, Block, FrameSeed, Offline, Overrides, Parts, Revision, Threads
+from qvggt.jobs.options import (
+    FAMILY,
+    PATCH,
+    Backend,
+    Block,
+    File,
+    FrameSeed,
+    Offline,
+    Overrides,
+    Parts,
+    Revision,
+    Threads,
+)
 from qvggt.jobs.places import check_file_place, check_folder, check_new_file
 from qvggt.jobs.source import check_source, image_size, is_calibrated, load_source, scheme_of
 from qvggt.jobs.words import frame_count, frame_profile, sides
 from qvggt.mapping import at_least
 from qvggt.models.family import FAMILIES, find_family
+from qvggt.onnx_view.halves import GROUP, heads_path
 from qvggt.progress import Console
 from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
@@ -33,8 +46,8 @@ WORDS = tuple(FAMILY.exportable)
 
 @dataclass(frozen=True)
 class ExportResult(Result):
-    """The files written and what was proven about them. data: weights beside the graph, of large models. parity: None
-    when it was not measured."""
+    """The files written and what was proven about them. data: weights beside the graph, of large models. heads: the
+    second file of --split-heads. bytes: of all. parity: None when it was not measured."""
 
     path: Path
     data: Path | None
@@ -44,6 +57,7 @@ class ExportResult(Result):
     precision: str
     lint: LintResult = field(repr=False)
     parity: Parity | None = None
+    heads: Path | None = None
 
     @property
     def passed(self) -> bool:
@@ -53,6 +67,7 @@ class ExportResult(Result):
         return {
             "path": str(self.path),
             "data": None if self.data is None else str(self.data),
+            "heads": None if self.heads is None else str(self.heads),
             "bytes": self.bytes,
             "scheme": self.scheme,
             "target": self.target,
@@ -114,6 +129,11 @@ class ExportJob(Job[ExportResult]):
         Literal["cpu", "tensorrt"],
         Doc("cpu: row scales inside the products. tensorrt: overflow-safe products, fp16 (docs/storage.md)."),
     ] = "cpu"
+    backend: Backend = "rtx"
+    storage: Annotated[
+        Literal["int4", "int8"] | None,
+        Doc("How 4-bit weights of integer products are stored: int4 or int8. [int8 for --backend tensorrt, else int4]"),
+    ] = None
     precision: Annotated[
         Literal["fp32", "fp16", "bf16"] | None,
         Doc(
@@ -130,6 +150,13 @@ class ExportJob(Job[ExportResult]):
     )
     fused_attention: Annotated[
         bool, Doc("ONNX Runtime's and OpenVINO's attention operator: less memory, cpu target, fp32.")
+    ] = False
+    split_heads: Annotated[
+        bool,
+        Doc(
+            f"Dense heads in a second file, OUTPUT.heads.onnx, which runs on {GROUP} frames at a time: memory for many "
+            "frames (docs/storage.md)."
+        ),
     ] = False
     parity_sequences: Annotated[
         int | None,
@@ -149,6 +176,7 @@ class ExportJob(Job[ExportResult]):
     report: Annotated[Place | None, Doc("Where to write the parity report. [OUTPUT.parity.json]")] = None
     seed: FrameSeed = 0
     revision: Revision = None
+    file: File = None
     offline: Offline = False
     threads: Threads = None
 
@@ -157,6 +185,11 @@ class ExportJob(Job[ExportResult]):
         """Of the parity report."""
         output = Path(self.output)
         return output.with_name(output.name + ".parity.json") if self.report is None else Path(self.report)
+
+    @property
+    def made_for(self) -> Target:
+        """QvggtError where target and backend contradict each other."""
+        return Target.of(self.target, self.backend)
 
     def scheme(self) -> Scheme:
         """What float weights are rounded to."""
@@ -171,12 +204,15 @@ class ExportJob(Job[ExportResult]):
         if not self.parity_frames:
             frame_count("")
         _check_words(self.outputs)
+        _ = self.made_for
         precision = float_type(self.precision, self.scheme(), self.target)
         if self.fused_attention:
             check_fused(self.target, precision)
 
     def prepare(self) -> None:
         check_new_file(Path(self.output), self.overwrite)
+        if self.split_heads:
+            check_new_file(heads_path(self.output), self.overwrite)
         if self.report is None:
             check_file_place(self.report_path)  # goes with its file
         else:
@@ -201,17 +237,29 @@ class ExportJob(Job[ExportResult]):
         heads, able = network.config.heads, find_family(scheme.family).exportable
         outputs = self.outputs or tuple(word for word, head in able.items() if head.name in heads)
         floats = float_type(self.precision, scheme, self.target)
-        config = ExportConfig(height, width, outputs, self.frames, Target(self.target), floats, self.fused_attention)
+        config = ExportConfig(
+            height,
+            width,
+            outputs,
+            self.frames,
+            self.made_for,
+            floats,
+            self.fused_attention,
+            self.split_heads,
+            storage=self.storage,
+        )
         written = export_onnx(network, scheme, config, output, {"name": source.name, "sha256": source.sha256})
         if self.report is None:
             self.report_path.unlink(missing_ok=True)  # is about the file that was replaced
+        files = [output] if written.heads is None else [output, written.heads]
         console.result(
-            f"{output}: {scheme.label}, target {self.target}, {floats.value}, {height}x{width}, "
+            f"{' and '.join(map(str, files))}: {scheme.label}, target {self.made_for.label}, {floats.value}, "
+            f"{height}x{width}, "
             f"{written.bytes / 1e6:.2f} MB"
         )
-        lint = lint_file(output, self.target)
+        lint = lint_file(output, self.made_for)
         lint.tell(console.warn, console)
-        console.result(f"lint: {lint.summary} for {self.target}")
+        console.result(f"lint: {lint.summary} for {self.made_for.label}")
         parity = None
         if self.parity:
             large = sum(p.numel() for p in network.state_dict().values()) > LARGE
@@ -222,7 +270,8 @@ class ExportJob(Job[ExportResult]):
             parity = run_gate(gate, network, scheme, console)
         else:
             console.result("parity: not measured (--no-check)")
-        return ExportResult(output, written.data, written.bytes, scheme.label, self.target, floats.value, lint, parity)
+        facts = (written.bytes, scheme.label, self.target, floats.value)
+        return ExportResult(output, written.data, *facts, lint, parity, written.heads)
 
     def _quantized(self, source: Model, height: int, width: int, console: Console) -> tuple[Network, Scheme]:
         """The network to write: that of a calibrated model as it is, float weights rounded to nearest."""

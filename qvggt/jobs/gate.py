@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,9 @@ from qvggt.quant.scheme import Scheme
 from qvggt.versions import versions
 
 if TYPE_CHECKING:
+    from qvggt.engines.network_file import NetworkFile
     from qvggt.engines.onnx_runner import OnnxRunner
+    from qvggt.engines.runner import Runner
     from qvggt.eval.result import CandidateResult
 
 SHOWN = 10  # failures; the report has them all, and so has -v
@@ -106,16 +108,12 @@ class Parity:
 
 def run_gate(gate: Gate, reference: Network, scheme: Scheme, console: Console) -> Parity:
     """Run every check, say the figures, write the JSON report."""
-    from qvggt.engines.onnx_runner import OnnxRunner
-    from qvggt.export.emulation import measurable
+    from qvggt.onnx_view.file import network_files
 
     longest, threads, precision = max(gate.frames, default=1), torch.get_num_threads(), gate.precision
-    with (
-        gate_images(gate, longest, console) as images,
-        measurable(gate.onnx) as runnable,
-        OnnxRunner(runnable, threads=threads) as runner,
-    ):
-        if runnable != gate.onnx:
+    files = network_files(gate.onnx)
+    with gate_images(gate, longest, console) as images, gate_runner(files, threads) as runner:
+        if precision is Precision.BF16:
             console.say(
                 "bf16: ONNX Runtime has no CPU kernels; measured on an fp32 copy that rounds every tensor to bf16"
             )
@@ -123,8 +121,9 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme, console: Console) -
         first = pooled[0]
         ranges = half_ranges(reference, pooled) if precision is Precision.FP16 else ()
         _say_ranges(ranges, console)
-        linears = check_linears(gate.onnx, reference, first[: min(4, longest)], precision=precision)
-        convs = check_convs(gate.onnx, reference, first)
+        few = first[: min(4, longest)]
+        linears = tuple(p for file in files for p in check_linears(file, reference, few, precision=precision))
+        convs = tuple(p for file in files for p in check_convs(file, reference, first))
         batches = (batch[:n] for n in gate.frames for batch in pooled)
         outputs = check_outputs(runner.run_named, reference, batches, scheme, precision=precision)
         _say_layers(linears, convs, console)
@@ -158,9 +157,25 @@ def gate_images(gate: Gate, frames: int, console: Console) -> Iterator[ImageSet[
         yield read_images(replace(question, root=Path(folder)), gate.height, gate.width)
 
 
-def _camera_accuracy(
-    images: ImageSet[Posed], reference: Network, runner: OnnxRunner, console: Console
-) -> dict[str, float]:
+@contextmanager
+def gate_runner(files: tuple[Path, ...], threads: int) -> Iterator[Runner]:
+    """ONNX Runtime on the CPU with the numbers of a file, or of a trunk and its heads."""
+    from qvggt.engines.network_file import read_heads, read_network
+    from qvggt.engines.onnx_runner import OnnxRunner
+    from qvggt.engines.pair_runner import PairRunner
+    from qvggt.export.emulation import measurable
+
+    def opened(network: NetworkFile) -> OnnxRunner:
+        return OnnxRunner(network, threads=threads)
+
+    with ExitStack() as stack:
+        runnable = [stack.enter_context(measurable(file)) for file in files]
+        network = read_network(runnable[0])
+        heads = read_heads(network, runnable[1]) if network.levels else None
+        yield stack.enter_context(opened(network) if heads is None else PairRunner(opened, network, heads))
+
+
+def _camera_accuracy(images: ImageSet[Posed], reference: Network, runner: Runner, console: Console) -> dict[str, float]:
     """`Parity.auc30`."""
     from qvggt.engines.torch_runner import TorchRunner
     from qvggt.eval.harness import evaluate

@@ -23,8 +23,9 @@ from qvggt.eval.reconstruction.config import (
     Tracking,
     Viewer,
 )
+from qvggt.jobs.candidates import check_precision
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import PATCH, Device, Offline, Revision, Threads
+from qvggt.jobs.options import PATCH, Device, File, Offline, Precision, Revision, Threads
 from qvggt.jobs.places import check_place
 from qvggt.jobs.source import check_source
 from qvggt.jobs.words import one_of
@@ -184,10 +185,12 @@ before by a similarity from the images both saw. The fit is printed, and errors 
     query_points: Annotated[Place | None, Doc("Text file of x y in pixels of the first image: points to track.")] = None
     query_grid: Annotated[int | None, Doc("Track N x N points instead."), at_least(1)] = None
     device: Device = None
+    precision: Precision = None
     runtime: Annotated[str | None, Doc("Of an .onnx file: onnxruntime or openvino. [onnxruntime]", words=runtimes)] = (
         None
     )
     revision: Revision = None
+    file: File = None
     offline: Offline = False
     seed: Annotated[int, Doc("Of the points drawn.")] = 0
     threads: Threads = None
@@ -224,6 +227,7 @@ before by a similarity from the images both saw. The fit is printed, and errors 
         return RunnerOptions(
             runtime=self.runtime,
             device=self.device,
+            precision=self.precision,
             threads=self.threads,
             revision=self.revision,
             offline=self.offline,
@@ -252,6 +256,7 @@ before by a similarity from the images both saw. The fit is printed, and errors 
                 raise QvggtError(f"{output}: holds a reconstruction already; choose another folder, or add --overwrite")
         check_place(output)
         self.config().check_files()
+        check_precision(self.precision, () if self.model is None else (self.model,))
         if not (len(self.inputs) == 1 and is_video(Path(self.inputs[0]))):
             find_files([Path(path) for path in self.inputs])
         elif not Path(self.inputs[0]).is_file():
@@ -294,7 +299,6 @@ before by a similarity from the images both saw. The fit is printed, and errors 
         if tracking:
             from qvggt.eval.reconstruction.tracks import open_tracking
 
-            return open_tracking(
-                str(self.model), device=self.device or "cpu", revision=self.revision, offline=self.offline
-            )
+            hub: dict[str, Any] = {"revision": self.revision, "offline": self.offline}
+            return open_tracking(str(self.model), float_type=self.precision, device=self.device or "cpu", **hub)
         return open_runner(self.model, self.options())  # type: ignore[arg-type]

@@ -10,6 +10,8 @@ from qvggt.errors import QvggtError
 from qvggt.files import check_file, line, reason, sniff
 from qvggt.onnx_view.external_data import EXPORT_AGAIN
 from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.halves import Half, heads_path
+from qvggt.onnx_view.metadata import Metadata
 
 
 def open_onnx(path: str | Path, strict: bool = True) -> Model:
@@ -36,3 +38,28 @@ def open_onnx(path: str | Path, strict: bool = True) -> Model:
     if strict and model.values.faults:
         raise model.values.faults[0][1]
     return model
+
+
+def open_heads(trunk: Metadata, path: Path | None = None, strict: bool = True) -> Model:
+    """The dense heads of a trunk, by default beside it, opened as `open_onnx` does. QvggtError for a file that is
+    missing, or of another export."""
+    assert trunk.path is not None
+    path, again = path or heads_path(trunk.path), "export the two again, and keep them together"
+    if not path.is_file():
+        raise QvggtError(f"{trunk.path}: is a trunk, whose dense heads {path.name} are not beside it; {again}")
+    heads = open_onnx(path, strict)
+    if heads.metadata.half is not Half.HEADS:
+        raise QvggtError(f"{path}: does not hold the dense heads of {trunk.path.name}; {again}")
+    mine, theirs = (str(metadata.text("pair"))[:12] for metadata in (trunk, heads.metadata))
+    if mine != theirs:
+        raise QvggtError(f"{path}: belongs to export {theirs}, {trunk.path.name} to {mine}; {again}")
+    return heads
+
+
+def network_files(path: str | Path) -> tuple[Path, ...]:
+    """A file, and after a trunk its heads; their external data may be faulty. QvggtError as `open_heads`."""
+    opened = open_onnx(path, strict=False)
+    if opened.metadata.half is not Half.TRUNK:
+        return (Path(path),)
+    open_heads(opened.metadata, strict=False)
+    return Path(path), heads_path(path)

@@ -18,9 +18,10 @@ from onnx import ModelProto
 
 from qvggt.errors import QvggtError
 from qvggt.files import line
+from qvggt.onnx_view.halves import Half
 
 PREFIX = "qvggt."
-_KEYS = "version family config linears scheme source size frames outputs target precision attention semantics"
+_KEYS = "version family config linears scheme source size frames outputs target backend precision attention semantics half pair"
 KEYS = frozenset(_KEYS.split())
 FRAMES = re.compile(r"([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})")
 ITERATION = re.compile(r"\.iter\.\d+(?=\.)")
@@ -64,7 +65,7 @@ class Metadata:
 
     def check(self) -> None:
         """QvggtError for damaged entries, whoever will need them."""
-        _ = self.source, self.config, self.linears
+        _ = self.source, self.config, self.linears, self.half
 
     def damaged(self, key: str, why: str) -> QvggtError:
         return QvggtError(f"{self.path or 'model'}: metadata {PREFIX}{key}{why}; export again")
@@ -96,6 +97,14 @@ class Metadata:
         if not all(isinstance(name, str) for name in (formats or {}).values()):
             raise self.damaged("linears", ": expected the name of a format for every module path")
         return formats
+
+    @property
+    def half(self) -> Half | None:
+        """Of which network in two files this is a half; None for a whole one."""
+        text = self.text("half")
+        if text is not None and text not in [half.value for half in Half]:
+            raise self.damaged("half", f" {text!r}: expected one of {', '.join(half.value for half in Half)}")
+        return None if text is None else Half(text)
 
     @property
     def bits(self) -> str | None:

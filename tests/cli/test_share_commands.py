@@ -271,6 +271,45 @@ def test_a_calibrated_repository_is_no_float_model(
     assert asked == []
 
 
+def test_weights_of_any_name(hub: FakeHub, call: Commands, tmp_path: Path) -> None:
+    """One candidate is taken whatever it is called, later from the cache too; of several one is named."""
+    import torch
+
+    network = small_model()
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    weights = (tmp_path / "weights.pt").read_bytes()
+    config = json.dumps({"qvggt_config": json.loads(network.config.to_json())}).encode()
+    hub.make("me/one", **{"README.md": b"", "deep/odd_name.pt": weights, "deep/config.json": config})
+    hub.make("me/two", **{"a.pt": b"no weights", "b.pt": weights, "config.json": config})
+    hub.make("facebook/VGGT-1B-Commercial", **{"x.pt": b"", "vggt_1B_commercial.pt": weights, "config.json": config})
+    hub.make(
+        "facebook/VGGT_tracker_fixed", **{"x.pt": b"", "model_tracker_fixed_e20.pt": weights, "config.json": config}
+    )
+    hub.make("me/gated").gated = True
+
+    def calibrate(name: str, *words: str, **environment: str) -> Answer:
+        line = (name, *words, "--bits", "w8a8", "--recipe", "rtn", "--overwrite", "-o", tmp_path / "out")
+        return call("calibrate", *line, **environment)
+
+    def source() -> str:
+        return str(json.loads((tmp_path / "out" / "quant.json").read_text())["source"]["name"])
+
+    for name in ("me/one", "facebook/VGGT-1B-Commercial", "facebook/VGGT_tracker_fixed"):
+        assert calibrate(name).code == 0
+        assert source() == name
+    hub.requests.clear()
+    assert calibrate("me/one", "--offline").code == 0
+    assert hub.requests == []
+    mistake(calibrate("me/two"), "me/two on the Hub: holds neither", "but a.pt, b.pt; name one with --file")
+    mistake(calibrate("me/two", "--file", "c.pt"), "me/two on the Hub: holds no c.pt; there are a.pt, b.pt")
+    mistake(calibrate("me/two", "--file", "../c.pt"), "--file ../c.pt: expected a file of the repository")
+    mistake(calibrate("tiny", "--file", "b.pt"), "--file b.pt: goes with one Hub id, got none")
+    assert calibrate("me/two", "--file", "b.pt").code == 0
+    assert source() == "me/two:b.pt"
+    assert calibrate("me/two:b.pt", "--offline").code == 0
+    mistake(calibrate("me/gated"), "me/gated: access is restricted; accept its terms")
+
+
 def test_results_are_json(hub: FakeHub, call: Commands, checkpoint: Path, tmp_path: Path) -> None:
     card = json.loads(call("push", checkpoint, "me/json", "--card-only", "--json", "-").out)
     assert (card["commit"], hub.requests) == (None, [])

@@ -87,10 +87,11 @@ def figures(small: bool, backends: Sequence[str]) -> list[Figure]:
     frames = (1, 2) if small else FRAMES
     longest = 2 if small else 10
     here = "gpu_figures:"
-    found = [
-        Figure("calibration", f"{group} block", here + "calibration", {"group": group, "frames": longest}, 25)
-        for group in ("frame", "global")
-    ]
+    found = []
+    for name, bf16 in (("", False), (", --bf16", True)):
+        for group in ("frame", "global"):
+            call = {"group": group, "frames": longest, "bf16": bf16}
+            found.append(Figure("calibration", f"{group} block{name}", here + "calibration", call, 25))
     found += [Figure("int8", _counted(n), here + "int8_products", {"frames": n}, 8) for n in (1, longest)]
     for kind in ("bf16", "fp32", "fake quant"):
         for count in frames:
@@ -100,6 +101,7 @@ def figures(small: bool, backends: Sequence[str]) -> list[Figure]:
             found.append(Figure("pytorch", name, here + "baseline", call, 4 + count / 2 + made))
     names = ("fp32", "bf16", "w8a8", "w4a8", "w4a4", "w4a16")
     found += [Figure("tiny", name, here + "tiny", {"name": name}, 8) for name in names]
+    found.append(Figure("tiny", "calibrated there", here + "calibrated_here", {}, 40))
     large = "small network" if small else "VGGT-1B"
     for backend in backends:
         for model, known, estimate in (("tiny", "tiny", 25), ("random-1b", large, 150)):

@@ -20,6 +20,7 @@ from gpu_proof import Figure, Setting, Worker, figures, prove, table
 from qvggt.calib.reconstruct import calibrate_block
 from qvggt.engines.onnx_runner import OnnxRunner
 from qvggt.errors import QvggtError
+from qvggt.hub.loading import load
 from qvggt.models.family import LINEARS
 from qvggt.predictions import OUTPUTS
 
@@ -45,12 +46,14 @@ def test_a_block_is_calibrated_and_extrapolated(setting: Setting, monkeypatch: p
         given = inspect.signature(calibrate_block).bind(*args).arguments
         assert given["block"].attn.qkv.weight.device.type == "cpu"
         assert (given["stage"].group, set(given["formats"])) == ("frame", set(LINEARS))
+        assert given["recipe"].bf16
+        assert given["goals"].shapes == given["source"].shapes
         count, recipe = len(given["source"].tokens), given["recipe"]
         clock[0] += 10 + 2 * count + (count * recipe.epochs if recipe.learn else 0)
 
     monkeypatch.setattr(gpu_figures, "calibrate_block", calibrated)
     monkeypatch.setattr(gpu_figures.time, "perf_counter", lambda: clock[0])
-    row = gpu_figures.calibration(setting, "frame", 1)
+    row = gpu_figures.calibration(setting, "frame", 1, True)
     assert row["seconds"] == {"1 sequence": 12, "3": 16, "3, one epoch": 19}
     assert row["block_s"] == 10 + 64 * (2 + 8 * 1)
     assert row["blocks"] == 3  # that of the patch encoder too, which sees frame by frame
@@ -91,6 +94,14 @@ class Engine(OnnxRunner):
     @classmethod
     def open(cls, path: Path, device: str) -> Engine:
         return cls(path.with_name(f"{path.stem.rpartition('-')[0]}-tensorrt.onnx"))
+
+
+def test_a_model_is_calibrated_on_both_sides(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load("tiny").network
+    monkeypatch.setattr(gpu_figures, "tiny_calibrated", lambda device, bits: (network, 1.0))
+    row = gpu_figures.calibrated_here(setting)
+    assert row["same_bytes"]
+    assert row["said"].startswith("w4a8: 1.0 s, on the CPU 1.0 s; the same bytes again; cameras 3000.0 dB")
 
 
 def test_an_engine_is_judged_and_timed(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +250,7 @@ def test_without_a_gpu_it_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.M
 def test_what_is_run_and_in_which_order() -> None:
     whole = figures(False, ["rtx", "tensorrt"])
     assert tuple(dict.fromkeys(one.section for one in whole)) == gpu_proof.SECTIONS
-    assert len({(one.section, one.name) for one in whole}) == len(whole) == 2 + 2 + 15 + 6 + 16
+    assert len({(one.section, one.name) for one in whole}) == len(whole) == 4 + 2 + 15 + 7 + 16
     (none,) = [one for one in figures(False, []) if one.section == "engines"]
     with pytest.raises(QvggtError, match="neither tensorrt_rtx nor tensorrt is installed"):
         gpu_proof.function(none.function)(None)

@@ -412,6 +412,11 @@ def release() -> None:
     """Let go of what figures of one section share."""
     _network.cache_clear()
     _lab.cache_clear()
+    empty()
+
+
+def empty() -> None:
+    """Give back what PyTorch holds of the GPU's memory and does not use."""
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

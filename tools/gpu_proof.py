@@ -184,7 +184,7 @@ def serve(pipe: Any) -> None:
             row = {"not_run": reason}
             error.__traceback__ = None  # it holds the tensors of the failed call
             if "memory" in reason:
-                function("gpu_figures:release")()
+                function("gpu_figures:empty")()
         pipe.send((row, "CUDA error" in reason))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import gpu_figures
@@ -16,6 +18,7 @@ import pytest
 import results_tables
 from gpu_lab import Form, Lab, agreement, forms_of
 from gpu_proof import Figure, Setting, Worker, figures, prove, table
+from measuring import peak_bytes, seconds_within
 
 from qvggt.calib.reconstruct import calibrate_block
 from qvggt.engines.onnx_runner import OnnxRunner
@@ -138,6 +141,55 @@ def test_a_calibrated_checkpoint_is_judged_in_its_own_form(small_checkpoint: Pat
     assert found, found.failures()
 
 
+class Event:
+    """Stands for torch.cuda.Event: a tick of 2 ms between records."""
+
+    ticks = 0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+        self.at = -1
+
+    def record(self, stream: str) -> None:
+        assert stream == "current stream of cuda:1"
+        Event.ticks += 1
+        self.at = Event.ticks
+
+    def synchronize(self) -> None:
+        assert self.at >= 0
+
+    def elapsed_time(self, end: Event) -> float:
+        return 2.0 * (end.at - self.at)
+
+
+def test_a_gpu_is_timed_by_events_and_its_memory_by_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, cuda = list[str](), gpu_figures.torch.cuda
+    monkeypatch.setattr(cuda, "Event", Event)
+    monkeypatch.setattr(cuda, "current_stream", lambda device: f"current stream of {device}")
+    for name, value in {"memory_allocated": 5, "max_memory_allocated": 12}.items():
+        monkeypatch.setattr(cuda, name, lambda device, value=value: value)
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(cuda, name, lambda device, name=name: calls.append(name))
+    with peak_bytes("cuda:1") as memory:
+        assert seconds_within(0.02, lambda: calls.append("launch"), "cuda:1") == [0.002] * 10
+    assert memory == {"peak_bytes": 12, "added_bytes": 7}
+    assert calls == ["synchronize", "reset_peak_memory_stats", *["launch"] * 12, "synchronize"]
+
+
+def test_the_card_is_described(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = gpu_figures.torch.cuda
+    card = SimpleNamespace(name="GPU 1", major=8, minor=9, total_memory=24, multi_processor_count=128)
+    monkeypatch.setattr(cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(gpu_figures.shutil, "which", lambda tool: None)
+    found = gpu_figures.machine(dataclasses.replace(setting, device="cuda:1"))
+    assert (found["card"], found["capability"], found["driver"]) == ("GPU 1", "8.9", "unknown")
+    monkeypatch.setattr(cuda, "get_device_capability", lambda device: (9, 0))
+    with pytest.raises(QvggtError, match="TensorRT-RTX has no kernels for compute capability 9"):
+        gpu_figures.engine(dataclasses.replace(setting, device="cuda:1"), "tiny", "w4a8", "rtx")
+
+
 # how figures end
 
 
@@ -166,6 +218,7 @@ def test_every_figure_ends_and_the_next_one_runs(
 ) -> None:
     monkeypatch.setattr(gpu_proof, "LEAST", 0.3)
     monkeypatch.setattr(gpu_figures, "release", lambda: None)
+    monkeypatch.setattr(gpu_figures, "empty", lambda: None)
     wrong = {
         "refused": QvggtError("needs another GPU"),
         "memory": RuntimeError("CUDA out of memory. Tried to allocate"),

@@ -3,6 +3,7 @@ test images."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from cpu_candidates import RANDOM_1B, load_float
-from held_out import drawn
+from held_out import CALIBRATION_SEED, SIZE, drawn
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qvggt.calib.calibrate import calibrate_
+from qvggt.calib.recipe import find_recipe
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.data.synthetic.scene import SceneConfig
+from qvggt.device import placed
 from qvggt.engines.build_config import BuildConfig
 from qvggt.engines.builder import build_engine, read_source
 from qvggt.engines.manifest import manifest_path
@@ -168,6 +172,17 @@ def agreement(
         return Agreement(check_outputs(run, reference, batches, exported.scheme, precision=precision))
 
 
+def tiny_calibrated(device: str, bits: str, scenes: int = 4) -> tuple[Network, float]:
+    """The tiny model calibrated on a device with one epoch, then on the CPU; and the seconds it took."""
+    network, scheme = load_float("tiny"), parse_scheme(bits)
+    scene, where = SceneConfig(height=SIZE, width=SIZE, family="random"), torch.device(device)
+    images = [drawn(scene, FRAMES[-1], CALIBRATION_SEED + i)[0] for i in range(scenes)]
+    start = time.perf_counter()
+    with placed(network, where):
+        calibrate_(network, scheme, find_recipe("qvggt", scheme.base).replace(epochs=1), images, progress=False)
+    return network, time.perf_counter() - start
+
+
 def is_large(model: Network) -> bool:
     return sum(t.numel() for t in model.state_dict().values()) > LARGE
 
@@ -180,9 +195,6 @@ def device_for(model: Network) -> str:
 @contextmanager
 def computing_on(model: Network, device: str) -> Iterator[Network]:
     """Inside, the network takes images from the CPU and gives outputs there, and computes on `device` between."""
-    if device == "cpu":
-        yield model
-        return
     hooks = [
         model.register_forward_pre_hook(lambda _model, inputs: tuple(x.to(device) for x in inputs)),
         model.register_forward_hook(lambda _model, _inputs, out: {name: x.cpu() for name, x in out.items()}),

@@ -107,6 +107,11 @@ class Runner(ABC):
         return getattr(self, self.held[0]) is None
 
     @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """The (H, W) it takes, () when any multiple of the patch size works."""
+        return () if self.size is None else (self.size,)
+
+    @property
     def scheme_label(self) -> str:
         return "unknown scheme" if self.scheme is None else self.scheme.label
 
@@ -155,9 +160,10 @@ class Runner(ABC):
         if not np.isfinite(images).all():
             raise QvggtError(f"{self.label}: the images hold NaN or infinity, expected values in [0, 1]")
         height, width = images.shape[2:]
-        if self.size is not None and (height, width) != self.size:
+        if self.sizes and (height, width) not in self.sizes:
+            shown = " or ".join(f"{h}x{w}" for h, w in self.sizes)
             raise QvggtError(
-                f"{self.label}: expected images of {self.size[0]}x{self.size[1]} (H x W), got {height}x{width}; "
+                f"{self.label}: expected images of {shown} (H x W), got {height}x{width}; "
                 "resize them, or export the model at that size"
             )
         if self.frames is not None and len(images) != self.frames:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,20 @@ def merge_records(paths: Sequence[str | Path]) -> tuple[dict[str, Any], list[Can
     ]
     header = {
         **first.header,
+        "config": _config([file.header["config"] for file in files]),
         "worst": sorted(worst, key=lambda entry: loss(entry["values"]), reverse=True),
         "memory": next((file.header["memory"] for file in files if file.header.get("memory")), None),
     }
     return header, results_of(header["candidates"], [rows[key] for key in keys], header["memory"])
+
+
+def _config(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of all shards: the first one's, with the images that all have seen."""
+    seen: Counter[str] = Counter()
+    for config in configs:
+        seen.update(config.get("images", {}).get("seen", {}))
+    images = configs[0].get("images", {})
+    return {**configs[0], **({"images": {**images, "seen": dict(seen.most_common())}} if seen else {})}
 
 
 def results_of(

@@ -15,7 +15,7 @@ from qvggt.eval.groups import METRIC_GROUPS
 from qvggt.jobs.candidates import Candidates
 from qvggt.jobs.evaluation import Evaluation, Part, beside, evaluation_of, publish
 from qvggt.jobs.job import Doc, Job, Place
-from qvggt.jobs.options import PATCH, Csv, Device, FrameSeed, Models, Offline, Precision, Revision, Show, Threads
+from qvggt.jobs.options import PATCH, Csv, Device, Fit, FrameSeed, Models, Offline, Precision, Revision, Show, Threads
 from qvggt.jobs.places import check_file_place, check_new_file, check_new_tables, check_place
 from qvggt.jobs.report import check_page
 from qvggt.jobs.words import shard
@@ -62,7 +62,11 @@ class EvaluateJob(Job[Evaluation]):
     _: KW_ONLY
     engines: Annotated[
         Sequence[Place],
-        Doc("An .onnx file, openvino:FILE.onnx, or an engine; may be repeated.", ("--engine",), metavar="FILE"),
+        Doc(
+            "An .onnx file, openvino:FILE.onnx, an engine, or FILE,FILE,... at several image sizes; may be repeated.",
+            ("--engine",),
+            metavar="FILE",
+        ),
     ] = ()
     dataset: Annotated[str, Doc(f"One of {', '.join(dataset_names())}.", words=dataset_names)] = "co3d"
     root: Annotated[Place | None, Doc("Folder that holds the categories or scenes. [synthetic: generated]")] = None
@@ -94,6 +98,7 @@ class EvaluateJob(Job[Evaluation]):
         Doc(f"Image width, multiple of {PATCH}. [the engine's, else the first model's own: 518 at 1B]"),
         at_least(PATCH),
     ] = None
+    fit: Fit = "crop"
     metrics: Annotated[
         Sequence[str],
         Doc("Of pose, depth, points. [co3d pose,depth; others all]", comma=True, words=METRIC_GROUPS),
@@ -207,6 +212,7 @@ class EvaluateJob(Job[Evaluation]):
         from qvggt.eval.harness import check, evaluate_rows
         from qvggt.eval.merging import results_of, shard_of
         from qvggt.eval.records import RecordWriter
+        from qvggt.eval.seen import in_words, seen_of
         from qvggt.eval.worst import rank_worst, store_worst
 
         dataset, threads, protocol = find_dataset(self.dataset), torch.get_num_threads(), self._protocol()
@@ -214,7 +220,7 @@ class EvaluateJob(Job[Evaluation]):
         with ExitStack() as stack:
             data = None if self.root is None else self._read(dataset, Path(self.root), console)
             runners = self.candidates.open(stack, threads)
-            plan = plan_images(runners, self.size, dataset.room)
+            plan = plan_images(runners, self.size, dataset.room, self.fit)
             if data is None:
                 data = self._read(dataset, self._generate(dataset, plan, stack), console)
             mine = [data.sequences[i] for i in shard_of(len(data.sequences), (index, count))]
@@ -223,8 +229,10 @@ class EvaluateJob(Job[Evaluation]):
                     f"--shard {index}/{count}: has none of {len(data.sequences)} sequences; use fewer shards"
                 )
             check(runners, mine, protocol)
+            console.say(in_words(seen := seen_of(plan, mine), plan.owner))
             facts = [{**runner.describe(), "label": runner.label} for runner in runners]
             header = {**header_of(self, data, plan, protocol, facts, threads), "shard": [index, count]}
+            header["config"]["images"] |= {"seen": seen}
             writer = None if self.records is None else RecordWriter(Path(self.records), header)
             done = {} if writer is None else writer.done
             if done:

@@ -60,6 +60,13 @@ Precision = Annotated[
         "[fp32; on a GPU bf16]"
     ),
 ]
+Fit = Annotated[
+    Literal["crop", "pad"],
+    Doc(
+        "Of images of another shape than a file of fixed size takes (without one: of images taller than wide): crop "
+        "them, or pad with white so that all of each is seen."
+    ),
+]
 FrameSeed = Annotated[int, Doc("Seed of the frames drawn.")]
 Revision = Annotated[str | None, Doc("Hub revision (commit, tag or branch) to pin.")]
 Offline = Annotated[bool, Doc("Never use the network.")]

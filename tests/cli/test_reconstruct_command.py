@@ -186,7 +186,6 @@ def test_overwrite(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (("--model", "FLOAT", "--device", "tpu"), ("tpu", "cpu")),
         (("--model", "FLOAT", "--query-points", "gone.txt"), ("gone.txt", "text file of query points")),
         (("--model", "gone.safetensors"), ("gone.safetensors", "no such file")),
-        (("--engine", "ONNX", "--fit", "pad"), ("pad", "56x56")),
         (("--engine", "ONNX", "--precision", "bf16"), ("--precision bf16", "no --model")),
         (("--model", "FLOAT", "--precision", "int8"), ("precision", "int8", "fp32")),
         (("--engine", "ONNX", "--revision", "main"), ("revision", "main")),

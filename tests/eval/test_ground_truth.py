@@ -17,7 +17,8 @@ from qvggt.eval.ground_truth import ImagePlan, plan_images, resize_depth, sequen
 
 
 def candidate(label="c", size=None, native=None):
-    return SimpleNamespace(label=label, size=size, native_size=native)
+    sizes = size if isinstance(size, list) else [] if size is None else [size]
+    return SimpleNamespace(label=label, sizes=tuple(sizes), native_size=native)
 
 
 def ramp(height, width):

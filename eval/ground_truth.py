@@ -59,10 +59,10 @@ class ImagePlan:
         if plan.exact is not None and plan.room and plan.fit == "pad":
             inner = room_size(height, width, PATCH)
             return (inner[1], inner[0]), (width, height)
-        if plan.exact is not None and plan.fit == "crop":
+        scaled = scaled_size(source, plan.fit, (height, width), PATCH)
+        if plan.exact is not None and plan.fit == "crop" and (scaled != (width, height) or plan.room):
             scale = max(width / source[0], height / source[1])
             return (round(source[0] * scale), round(source[1] * scale)), (width, height)
-        scaled = scaled_size(source, plan.fit, (height, width), PATCH)
         return scaled, (width, height if plan.fit == "pad" else min(height, scaled[1]))
 
     def load(

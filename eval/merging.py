@@ -55,20 +55,19 @@ def merge_records(paths: Sequence[str | Path]) -> tuple[dict[str, Any], list[Can
     ]
     header = {
         **first.header,
-        "config": _config([file.header["config"] for file in files]),
+        "config": {**first.header["config"], **_seen([file.header["config"] for file in files])},
         "worst": sorted(worst, key=lambda entry: loss(entry["values"]), reverse=True),
         "memory": next((file.header["memory"] for file in files if file.header.get("memory")), None),
     }
     return header, results_of(header["candidates"], [rows[key] for key in keys], header["memory"])
 
 
-def _config(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of all shards: the first one's, with the images that all have seen."""
-    seen: Counter[str] = Counter()
+def _seen(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What all shards together have seen of their images, see `seen.seen_of`."""
+    counts: Counter[str] = Counter()
     for config in configs:
-        seen.update(config.get("images", {}).get("seen", {}))
-    images = configs[0].get("images", {})
-    return {**configs[0], **({"images": {**images, "seen": dict(seen.most_common())}} if seen else {})}
+        counts.update(config.get("seen", {}))
+    return {"seen": dict(counts.most_common())} if counts else {}
 
 
 def results_of(

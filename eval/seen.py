@@ -46,10 +46,10 @@ def seen_of(plan: ImagePlan, sequences: Iterable[Frames]) -> dict[str, int]:
 def in_words(seen: Mapping[str, int], owner: str | None = None) -> str:
     """A line of all views, the most frequent first. owner: see `ImagePlan`."""
     parts: Sequence[tuple[str, int]] = list(seen.items())
-    shown = [words if len(parts) == 1 else f"{count} {words}" for words, count in parts[:SHOWN]]
+    shown = [words if len(parts) == 1 else f"{count} are {words}" for words, count in parts[:SHOWN]]
     if rest := sum(count for _, count in parts[SHOWN:]):
-        shown.append(f"{rest} of other sizes")
-    return f"images: {', '.join(shown) or 'none read'}" + (f"; {owner} takes no others" if owner else "")
+        shown.append(f"{rest} are of other sizes")
+    return f"images: {'; '.join(shown) or 'none read'}" + (f"; {owner} takes no other size" if owner else "")
 
 
 def _percent(part: int, whole: Size) -> str:

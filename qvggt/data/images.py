@@ -122,8 +122,8 @@ def load_images_exact(
 
     mode "crop": scaled (bicubic, antialiased) by the smallest factor that covers the target, the same in x and y, and
     the excess is cropped on both sides equally. Centre and aspect ratio are exact: a crop may start between two pixels.
-    mode "pad": one side fills the target, the other is rounded to whole patches (an image that fits into the target
-    has the pixels `load_images` gives it), and the rest is white. read: instead of `read_upright`.
+    mode "pad": one side fills the target, the other is rounded to whole patches, and the rest is white. In both, an
+    image that `load_images` makes the target's size has the pixels it has there. read: instead of `read_upright`.
 
     Raises QvggtError on an empty list, an unreadable image or sides that are no multiples of `patch`.
     """
@@ -139,6 +139,10 @@ def load_images_exact(
     for slot, path in zip(batch, paths, strict=True):
         image = (read or read_upright)(path)
         source_w, source_h = image.size
+        if scaled_size(image.size, mode, (height, width), patch) == (width, height):
+            slot.copy_(_pixels(image.resize((width, height), Resampling.BICUBIC)))
+            resizes.append(Resize(width / source_w, height / source_h, 0.0, 0.0, source_w, source_h))
+            continue
         scale = max(width / source_w, height / source_h)
         # Rounding may put a covering side a hair outside the image, which Pillow refuses.
         used_w, used_h = min(width / scale, source_w), min(height / scale, source_h)

@@ -232,7 +232,7 @@ class EvaluateJob(Job[Evaluation]):
             console.say(in_words(seen := seen_of(plan, mine), plan.owner))
             facts = [{**runner.describe(), "label": runner.label} for runner in runners]
             header = {**header_of(self, data, plan, protocol, facts, threads), "shard": [index, count]}
-            header["config"]["images"] |= {"seen": seen}
+            header["config"]["seen"] = seen
             writer = None if self.records is None else RecordWriter(Path(self.records), header)
             done = {} if writer is None else writer.done
             if done:

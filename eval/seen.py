@@ -13,6 +13,7 @@ from qvggt.eval.ground_truth import ImagePlan
 
 Size = tuple[int, int]
 
+WHOLE = "whole"
 SHOWN = 3  # different sizes in a line
 
 
@@ -22,7 +23,7 @@ def view(placed: Size, canvas: Size) -> str:
     scaled, final = (f"{width}x{height}" for width, height in (placed, canvas))
     common = min(placed[0], canvas[0]) * min(placed[1], canvas[1])
     if placed == canvas:
-        return f"{final}, whole"
+        return f"{final}, {WHOLE}"
     if common == placed[0] * placed[1]:
         return f"{scaled} padded to {final} ({_percent(common, canvas)} of the pixels are image)"
     return f"{scaled} cropped to {final} ({_percent(common, placed)} of the image is seen)"
@@ -41,6 +42,11 @@ def seen_of(plan: ImagePlan, sequences: Iterable[Frames]) -> dict[str, int]:
                 continue
             counts[view(*plan.placed(source))] += len(sequence.image_paths) if filmed else 1
     return dict(counts.most_common())
+
+
+def is_whole(seen: Mapping[str, int]) -> bool:
+    """Whether images are seen as they are by themselves: nothing cropped, nothing padded."""
+    return all(words.endswith(WHOLE) for words in seen)
 
 
 def in_words(seen: Mapping[str, int], owner: str | None = None) -> str:

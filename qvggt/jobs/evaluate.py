@@ -212,7 +212,7 @@ class EvaluateJob(Job[Evaluation]):
         from qvggt.eval.harness import check, evaluate_rows
         from qvggt.eval.merging import results_of, shard_of
         from qvggt.eval.records import RecordWriter
-        from qvggt.eval.seen import in_words, seen_of
+        from qvggt.eval.seen import in_words, is_whole, seen_of
         from qvggt.eval.worst import rank_worst, store_worst
 
         dataset, threads, protocol = find_dataset(self.dataset), torch.get_num_threads(), self._protocol()
@@ -229,7 +229,8 @@ class EvaluateJob(Job[Evaluation]):
                     f"--shard {index}/{count}: has none of {len(data.sequences)} sequences; use fewer shards"
                 )
             check(runners, mine, protocol)
-            console.say(in_words(seen := seen_of(plan, mine), plan.owner))
+            seen = seen_of(plan, mine)
+            (console.warn if plan.owner and not is_whole(seen) else console.say)(in_words(seen, plan.owner))
             facts = [{**runner.describe(), "label": runner.label} for runner in runners]
             header = {**header_of(self, data, plan, protocol, facts, threads), "shard": [index, count]}
             header["config"]["seen"] = seen

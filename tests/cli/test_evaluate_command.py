@@ -288,20 +288,8 @@ def test_a_fixed_size_is_said_and_kept_by_padding(data, tmp_path, capsys):
     small = small_rounded(parse_scheme("w8a8"))
     export_onnx(small, parse_scheme("w8a8"), ExportConfig(SIZE // 2, SIZE), tmp_path / "wide.onnx")
     model, square = ("--model", data / "float.safetensors"), data / "w8a8.onnx"
-    run = (
-        *model,
-        "--root",
-        tmp_path / "wide",
-        "--frames",
-        2,
-        "--min-frames",
-        2,
-        "--threads",
-        1,
-        "--warmup",
-        0,
-        "--overwrite",
-    )
+    folder = ("--root", tmp_path / "wide", "--frames", 2, "--min-frames", 2, "--overwrite")
+    run = (*model, *folder, "--threads", 1, "--warmup", 0)
     both, label = f"{square},{tmp_path / 'wide.onnx'}", "onnxruntime w8a8-dynamic w8a8.onnx"
     half = "56x28 padded to 56x56 (50 % of the pixels are image)"
     cropped = "112x56 cropped to 56x56 (50 % of the image is seen)"

@@ -119,6 +119,14 @@ def split_runtime(text: str) -> tuple[str | None, str]:
     return (head, tail) if colon and head in _KINDS and _KINDS[head].suffixes else (None, text)
 
 
+def split_files(source: Source) -> tuple[Source, ...]:
+    """ "a.onnx,b.onnx" -> both: files of one network at several image sizes. Anything else is one source."""
+    parts = tuple(str(source).split(",")) if isinstance(source, str | Path) else ()
+    if len(parts) < 2 or any(Path(part).suffix.lower() not in file_suffixes() for part in parts):
+        return (source,)
+    return (source,) if Path(str(source)).exists() else parts
+
+
 _HERE = "qvggt.engines."
 _ONNX: dict[str, Any] = {"suffixes": (".onnx",), "advice": "build it with qvggt build first"}
 _ENGINE: dict[str, Any] = {

@@ -71,6 +71,13 @@ WeightBudget = Annotated[
     Doc("GB of weights that stay on the GPU, of engines built with --weight-streaming. [all]"),
     at_least(0),
 ]
+Fit = Annotated[
+    Literal["crop", "pad"],
+    Doc(
+        "Of images of another shape than a file of fixed size takes (without one: of images taller than wide): crop "
+        "them, or pad with white so that all of each is seen."
+    ),
+]
 FrameSeed = Annotated[int, Doc("Seed of the frames drawn.")]
 Revision = Annotated[str | None, Doc("Hub revision (commit, tag or branch) to pin.")]
 File = Annotated[str | None, Doc("Weights file of the Hub id, where it holds several; ID:FILE says it, too.")]

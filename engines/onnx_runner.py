@@ -93,7 +93,7 @@ def open_onnx(source: str | Path, options: RunnerOptions) -> OnnxRunner:
 
 def import_onnxruntime() -> Any:
     """The onnxruntime module; QvggtError names what to install."""
-    advice = "onnxruntime is not installed: pip install onnxruntime, or '.[gpu]' in the clone, for NVIDIA GPUs"
+    advice = "onnxruntime is not installed: pip install onnxruntime, or onnxruntime-gpu for NVIDIA GPUs"
     return optional("onnxruntime", advice)
 
 
@@ -130,7 +130,7 @@ def _check_providers(ort: Any, providers: Sequence[str]) -> None:
         if provider not in available:
             raise QvggtError(
                 f"{provider}: not in this onnxruntime, which has {', '.join(available)}; "
-                "NVIDIA GPUs need pip install '.[gpu]' in the clone without the onnxruntime package beside it"
+                "for NVIDIA GPUs: pip uninstall onnxruntime, then pip install onnxruntime-gpu (one module in two packages)"
             )
 
 

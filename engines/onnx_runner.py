@@ -130,7 +130,7 @@ def _check_providers(ort: Any, providers: Sequence[str]) -> None:
         if provider not in available:
             raise QvggtError(
                 f"{provider}: not in this onnxruntime, which has {', '.join(available)}; "
-                "for NVIDIA GPUs: pip uninstall onnxruntime, then pip install onnxruntime-gpu (one module in two packages)"
+                "NVIDIA GPUs need pip uninstall onnxruntime, then pip install onnxruntime-gpu"
             )
 
 

@@ -96,7 +96,7 @@ def open_onnx(source: str | Path, options: RunnerOptions) -> Runner:
 
 def import_onnxruntime() -> Any:
     """The onnxruntime module; QvggtError names what to install."""
-    advice = "onnxruntime is not installed: pip install onnxruntime, or '.[gpu]' in the clone, for NVIDIA GPUs"
+    advice = "onnxruntime is not installed: pip install onnxruntime, or onnxruntime-gpu for NVIDIA GPUs"
     return optional("onnxruntime", advice)
 
 
@@ -134,7 +134,7 @@ def _check_providers(ort: Any, providers: Sequence[str]) -> None:
         if provider not in available:
             raise QvggtError(
                 f"{provider}: not in this onnxruntime, which has {', '.join(available)}; "
-                "NVIDIA GPUs need pip install '.[gpu]' in the clone without the onnxruntime package beside it"
+                "NVIDIA GPUs need pip uninstall onnxruntime, then pip install onnxruntime-gpu"
             )
 
 

@@ -144,7 +144,8 @@ class Plan:
         if self.device_memory:
             first, last = map(gigabytes, self.on_device)
             lines += [
-                f"memory of the GPU: {first} to {last} of {gigabytes(self.device_memory)} GB (model {gigabytes(self.model)}, {worked})",
+                f"memory of the GPU: {first} to {last} of {gigabytes(self.device_memory)} GB "
+                f"(model {gigabytes(self.model)}, {worked})",
                 f"memory of the host: {low} to {high} GB ({host})",
             ]
         else:
@@ -165,7 +166,7 @@ def gigabytes(count: float) -> str:
 
 def make_plan(outline: Outline, machine: Machine | None = None, progress: bool = True) -> Plan:
     """Of a named machine, or of this one, for which a small block is calibrated; seconds to minutes at VGGT-1B."""
-    family, config, recipe = outline.family, outline.config, outline.recipe
+    family, config = outline.family, outline.config
     stages = family.stages(config)
     firsts: dict[str, Stage] = {}
     for stage in stages:

@@ -108,9 +108,8 @@ class Counting(TorchDispatchMode):
         self.operations[operation] += 1
         if key is not None and out is args[0]:
             self._seen[key] = operation, None
-        elif key is not None and made and len(made) == len(func._schema.returns):
-            if all(result.alias_info is None for result in func._schema.returns) and all(t.is_meta for t in made):
-                self._seen[key] = operation, tuple((tuple(t.shape), t.stride(), t.dtype) for t in made)
+        elif key is not None and made and _new(func, made):
+            self._seen[key] = operation, tuple((tuple(t.shape), t.stride(), t.dtype) for t in made)
         return out
 
     def _hold(self, tensor: Tensor) -> None:
@@ -143,6 +142,12 @@ def _key(func: Any, args: Any, kwargs: Any) -> Any:
                 parts.append(item)
         parts.append(None)  # [a, b], c is not [a], b, c
     return tuple(parts) if virtual else None
+
+
+def _new(func: Any, made: list[Tensor]) -> bool:
+    """Whether an operation returns these tensors alone, and all of them are on the device and its own."""
+    returns = func._schema.returns
+    return len(made) == len(returns) and all(t.is_meta for t in made) and all(r.alias_info is None for r in returns)
 
 
 def _operation(packet: Any, args: Any, kwargs: Any, out: Any, given: list[Tensor], made: list[Tensor]) -> Operation:
@@ -205,6 +210,7 @@ FLOPS: dict[Any, Callable[..., int]] = {
     aten.linalg_qr: _cubed(4),
 }
 """Of what PyTorch's own counter leaves out."""
+
 
 def _moved(x: Tensor, **options: Any) -> Tensor:
     """To the host come zeros, which take no memory."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from qvggt.calib.budget import parse_budget
+from qvggt.calib.machine import MACHINES, find_machine
 from qvggt.calib.recipe import RECIPES, Recipe, find_recipe
 from qvggt.data.class_modes import CLASS_MODES, check_mode
 from qvggt.data.registry import Question
@@ -148,7 +149,14 @@ class CalibrateJob(Job[Calibrated]):
     import_quantvggt: Annotated[
         Place | None, Doc("Folder of released QuantVGGT parameters to import instead (with --bits).")
     ] = None
-    plan: Annotated[bool, Doc("Measure a dry run, print time and memory, and stop.")] = False
+    plan: Annotated[bool, Doc("Print how long it will take and what memory it needs, as ranges, and stop.")] = False
+    plan_device: Annotated[
+        str | None,
+        Doc(
+            f"--plan for a GPU by its data sheet: {', '.join(MACHINES)}. [this machine, measured]",
+            words=tuple(MACHINES),
+        ),
+    ] = None
     seed: Annotated[int, Doc("Seed of frames, rotations and batches."), at_least(0)] = 0
     revision: Revision = None
     file: File = None
@@ -166,6 +174,10 @@ class CalibrateJob(Job[Calibrated]):
             for option, value in (says | {"block": self.block, "budget": self.budget}).items():
                 if value is not None:
                     raise QvggtError(f"--{option}: --scheme {self.scheme} says that already; give one of the two")
+        if self.plan_device is not None:
+            find_machine(self.plan_device)
+            if not self.plan:
+                raise QvggtError("--plan-device belongs to --plan; add that or leave it out")
         if self.budget_by is not None and self.budget is None:
             raise QvggtError("--budget-by belongs to --budget; add that or leave it out")
         if self.overrides and self.budget is not None:
@@ -278,11 +290,13 @@ class CalibrateJob(Job[Calibrated]):
         return replace(source, network=copy.deepcopy(source.network)) if source is self.model else source
 
     def _measure_plan(self, source: Model, wanted: Scheme, size: tuple[int, int], console: Console) -> Calibrated:
-        from qvggt.calib.plan import make_plan
+        from qvggt.calib.plan import Outline, make_plan
         from qvggt.rotation.cost import CostTable
 
         config, recipe = source.network.config, self.chosen(wanted)
-        plan = make_plan(config, wanted, recipe, self.sequences, self.frames, *size)
+        pool = len(self._pool(console)) if self.select else 0
+        outline = Outline(config, wanted, recipe, self.sequences, self.frames, *size, pool)
+        plan = make_plan(outline, None if self.plan_device is None else find_machine(self.plan_device))
         height, width = size
         console.result(
             f"{self.sequences} sequences of {self.frames} frames, {height}x{width}, recipe {recipe.name}, "

@@ -49,8 +49,9 @@ def calibrate_(
 
     `batches`: image sequences [S, 3, H, W] in [0, 1]. Deterministic for a seed (on a GPU inside `qvggt.device.exact`).
     Blocks without a quantized linear are only passed through. `journal`: finished blocks go there and are taken from
-    there. `memory`: bytes of tokens held in RAM before they spill to disk. What is quantized outside the stages (in a camera head, the convolutions
-    of dense heads) is rounded to nearest at the end; static activations read `batches` again for their ranges.
+    there. `memory`: bytes of tokens held in RAM before they spill to disk. What is quantized outside the stages (in a
+    camera head, the convolutions of dense heads) is rounded to nearest at the end; static activations read `batches`
+    again for their ranges.
     QvggtError for an override that matches nothing.
     """
     check_overrides(model, scheme)

@@ -16,7 +16,8 @@ from qvggt.calib.half import half_attention
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.steps import Steps, attach, choose_steps, foldable, taken_off
-from qvggt.calib.stream import STEP_TOKENS, Stream
+from qvggt.calib.stream import STEP_TOKENS as STEP_TOKENS
+from qvggt.calib.stream import Stream
 from qvggt.device import device_of
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block

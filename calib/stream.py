@@ -24,7 +24,6 @@ from qvggt.models.family import Stage, family_of
 from qvggt.models.network import Network
 from qvggt.models.token_types import current_types, token_types, types_in
 
-
 STEP_TOKENS = 8192  # whose activations are held at a time; more are run in pieces of whole frames
 CPU = torch.device("cpu")
 
@@ -160,8 +159,8 @@ class Stream:
         device, family = device_of(model), family_of(model)
         stream = cls(TokenStore(budget, pinned=device.type == "cuda"), [], [])
         for images in batches:
-            ropes = family.positions(model.config, *images.shape[-2:], CPU)
-            stream.append(family.embed(model, images.to(device)), ropes)
+            height, width = images.shape[-2:]
+            stream.append(family.embed(model, images.to(device)), family.positions(model.config, height, width, CPU))
         return stream
 
     def append(self, tokens: Tensor, ropes: Mapping[str, Rope]) -> None:

@@ -8,22 +8,23 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qvggt import __version__
 from qvggt.engines.build_config import FRAMES, BuildConfig, check_output
 from qvggt.engines.layer_report import LayerReport, layer_report
-from qvggt.engines.layer_table import rows_of_inspector, rows_of_log
+from qvggt.engines.layer_table import rows_by_profile, rows_of_inspector, rows_of_log
 from qvggt.engines.manifest import FileFact, Manifest, Shapes, manifest_path
 from qvggt.engines.network_file import file_scheme
-from qvggt.engines.trt_build import Built, build_with_python
+from qvggt.engines.trt_build import Built, build_with_python, check_timing_cache
 from qvggt.engines.trtexec import find_trtexec, run_trtexec, save_command, trtexec_command
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, sibling
 from qvggt.onnx_view.documented import undocumented_int4
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph_format import GraphFormat, graph_format
+from qvggt.onnx_view.halves import Half, group_profile, heads_path, trunk_path
 from qvggt.onnx_view.metadata import Metadata
 from qvggt.onnx_view.network_facts import NetworkFacts, network_facts
 from qvggt.quant.scheme import Scheme
@@ -87,13 +88,25 @@ def read_source(path: str | Path) -> Source:
     return Source(path, files, facts, metadata, scheme, _stamps(files), format, int4)
 
 
+def plan_profiles(source: Source, config: BuildConfig) -> tuple[dict[str, Shapes], ...]:
+    """`plan_profile` of the first and of the further profiles; QvggtError for these where the file fixes its shapes."""
+    first = plan_profile(source, config)
+    if config.profiles and not first:
+        raise QvggtError(
+            f"--profile {':'.join(map(str, config.profiles[0]))}: {source.path} fixes its shapes; leave it out"
+        )
+    return (first, *(plan_profile(source, replace(config, frames=frames)) for frames in config.profiles))
+
+
 def plan_profile(source: Source, config: BuildConfig) -> dict[str, Shapes]:
     """Input name -> (min, opt, max) shapes of every input with a symbolic dimension; empty when there is none.
 
-    The one symbolic dimension of an input is the frame count. QvggtError for an input with several, and for frame
-    counts asked of a file that fixes them.
+    The one symbolic dimension of an input is the frame count, of dense heads apart that of a group. QvggtError for an
+    input with several, and for frame counts asked of a file that fixes them.
     """
     frames = config.frames or source.metadata.frames or FRAMES
+    if source.metadata.half is Half.HEADS:
+        frames = group_profile(frames)
     profile: dict[str, Shapes] = {}
     for name, dims in source.facts.inputs.items():
         free = dims.count(None)
@@ -132,7 +145,7 @@ def check_form(source: Source, backend: str) -> None:
 
 def plan_trtexec(source: Source, output: Path, config: BuildConfig) -> tuple[list[str], Path]:
     """The trtexec command of a build, saved beside `output`; returns it and where it was saved."""
-    command = trtexec_command(source.path, output.name, plan_profile(source, config))
+    command = trtexec_command(source.path, output.name, plan_profiles(source, config), config.options)
     return command, save_command(output, command)
 
 
@@ -147,7 +160,8 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
     check_output(output)
     check_precision(source, config.precision)
     check_form(source, config.backend)
-    profile = plan_profile(source, config)
+    profiles = plan_profiles(source, config)
+    check_timing_cache(config.options)
     hashed = tuple(FileFact.of(file) for file in source.files)
     with (
         atomic_write(manifest_path(output)) as manifest_slot,
@@ -158,19 +172,23 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
         if config.backend == "trtexec":
             built = _with_trtexec(source, output, engine, folder, config, shown)
         else:
-            built = build_with_python(source.path, engine, folder, config, profile, shown)
+            built = build_with_python(source.path, engine, folder, config, profiles, shown)
         inspected = built.table.lstrip().startswith("{") or (built.table != "" and config.backend == "trtexec")
         rows = rows_of_inspector(built.table) if inspected else rows_of_log(built.table)
         if _stamps(source.files) != source.stamps:
             raise QvggtError(f"{source.path}: changed while it was built; nothing was written, build again")
-        report = layer_report(source.facts, rows, built.weight_bytes, built.activation_bytes, source.label)
+        memory = built.weight_bytes, built.activation_bytes
+        reports = [layer_report(source.facts, part, *memory, source.label) for part in rows_by_profile(rows) or [rows]]
+        report = max(reports, key=lambda report: len(report.failed))  # the profile that has most of them
         manifest = Manifest(
             engine=FileFact.of(engine, output.name),
             onnx=hashed,
             backend=config.backend,
             backend_version=built.version,
             precision=source.float_type,
-            profile=profile,
+            profile=profiles[0],
+            profiles=profiles[1:],
+            options=config.options.given(),
             compute_capabilities=config.compute_capabilities,
             scheme=None if source.scheme is None else json.loads(source.scheme.to_json()),
             metadata=source.metadata.entries,
@@ -178,10 +196,18 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             build=built.facts(),
             versions={"qvggt": __version__, **versions(("onnx", "tensorrt-rtx", "tensorrt"))},
+            partner=_partner(source, output),
         )
         manifest_slot.write_text(manifest.to_json(), encoding="utf-8")
         report_slot.write_text(report.to_json(), encoding="utf-8")
     return BuildResult(output, manifest, report, report_path(output))
+
+
+def _partner(source: Source, output: Path) -> str | None:
+    """Name of the engine that this one runs with."""
+    paths = {Half.TRUNK: heads_path, Half.HEADS: trunk_path}
+    half = source.metadata.half
+    return None if half is None else paths[half](output).name
 
 
 def _with_trtexec(source: Source, output: Path, engine: Path, folder: Path, config: BuildConfig, shown: bool) -> Built:

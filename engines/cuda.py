@@ -105,14 +105,21 @@ def is_out_of_memory(words: str) -> bool:
     return any(sign in words.lower() for sign in OUT_OF_MEMORY)
 
 
-def open_gpu(device: str = "cuda") -> Gpu:
-    """The GPU behind "cuda" or "cuda:N" with a stream of its own; QvggtError where PyTorch sees none."""
+def check_gpu(what: object, device: str) -> torch.device:
+    """The GPU an engine, which messages call `what`, can run on; QvggtError for another device, and where PyTorch sees
+    none."""
     if not device.startswith("cuda"):
-        raise QvggtError(f"device {device!r}: an engine runs on an NVIDIA GPU only; {ELSEWHERE}")
+        words = f"an engine runs on an NVIDIA GPU only, got device {device}; give cuda, or {ELSEWHERE}"
+        raise QvggtError(f"{what}: {words}")
     if torch.cuda.device_count() == 0:
         why = "PyTorch sees none here" if torch.version.cuda else "this PyTorch is built without CUDA"
-        raise QvggtError(f"device {device!r}: an engine runs on an NVIDIA GPU, and {why}; {ELSEWHERE}")
-    parsed = check_device(device)
+        raise QvggtError(f"{what}: an engine runs on an NVIDIA GPU, and {why}; {ELSEWHERE}")
+    return check_device(device)
+
+
+def open_gpu(what: object, device: str = "cuda") -> Gpu:
+    """The GPU behind "cuda" or "cuda:N" with a stream of its own; QvggtError as `check_gpu`."""
+    parsed = check_gpu(what, device)
     parsed = torch.device("cuda", parsed.index or 0)
     with torch.cuda.device(parsed):
         major, minor = torch.cuda.get_device_capability(parsed)

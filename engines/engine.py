@@ -32,12 +32,12 @@ GRAIN = 1 << 20  # bytes; scratch memory grows in steps of it
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """cuda_graph: record the launches once for each shape and replay them. streamed: GB of weights that stay on the GPU
-    for an engine built with weight streaming, None for all. host_code: a version-compatible engine holds a runtime of
-    its own, which is code for the host. kernels: where TensorRT-RTX keeps what it compiles."""
+    """cuda_graph: record the launches once for each shape and replay them. weight_budget: GB of weights that stay on
+    the card, for an engine built with weight streaming; None for all. host_code: a version-compatible engine holds a
+    runtime of its own, code for the host. kernels: where TensorRT-RTX keeps what it compiles."""
 
     cuda_graph: bool = False
-    streamed: float | None = None
+    weight_budget: float | None = None
     host_code: bool = False
     kernels: KernelCache | None = None
 
@@ -117,7 +117,7 @@ class Engine:
 
     def _limit_weights(self) -> None:
         """Before the first context: the budget decides what contexts set aside."""
-        if self.options.streamed is None:
+        if self.options.weight_budget is None:
             return
         most = self._engine.streamable_weights_size
         if most <= 0:
@@ -125,7 +125,7 @@ class Engine:
                 f"{self.path}: was built without weight streaming, so all its weights lie on the GPU; leave the budget "
                 "out, or build it with --weight-streaming"
             )
-        budget = min(int(self.options.streamed * 1e9), most)
+        budget = min(int(self.options.weight_budget * 1e9), most)
         self._runtime_says("takes no such budget", setattr, self._engine, "weight_streaming_budget_v2", budget)
         if (found := self._engine.weight_streaming_budget_v2) != budget:
             raise self._refused(f"keeps a budget of {gigabytes(found)}, asked for {gigabytes(budget)}", "take another")

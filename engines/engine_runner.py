@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from qvggt.engines.compatibility import not_portable, same_version, why_not
-from qvggt.engines.cuda import ELSEWHERE, Gpu, open_gpu
+from qvggt.engines.compatibility import not_portable, numbers, same_version, why_not
+from qvggt.engines.cuda import Gpu, open_gpu
 from qvggt.engines.engine import Engine, EngineOptions
 from qvggt.engines.kernel_cache import kernel_cache
 from qvggt.engines.manifest import Manifest, check_engine, manifest_path
@@ -29,23 +29,24 @@ from qvggt.quant.scheme import Scheme
 
 
 def load_engine(
-    path: str | Path, device: str = "cuda", *, cuda_graph: bool = False, streamed: float | None = None
+    path: str | Path, device: str = "cuda", *, cuda_graph: bool = False, weight_budget: float | None = None
 ) -> tuple[Manifest, Engine]:
     """A file that has its manifest beside it and matches it, on the GPU `device`, for whatever inputs it has.
 
     cuda_graph: record the launches once for each shape and replay them, which helps where launching takes longer than
-    computing (few frames, small images); buffers of every shape are then kept. streamed: GB of weights that stay on the
-    card of an engine built with --weight-streaming. QvggtError for an engine without a matching manifest, of another
-    TensorRT version or GPU generation, or a machine without the package or a GPU.
+    computing (few frames, small images); buffers of every shape are then kept. weight_budget: GB of weights that stay
+    on the card of an engine built with --weight-streaming. QvggtError for an engine without a matching manifest, of
+    another TensorRT version or GPU generation, or a machine without the package or a GPU.
     """
     path = Path(path)
     manifest = check_engine(path)
-    gpu = open_gpu(device)
+    gpu = open_gpu(path, device)
     trt = import_tensorrt(manifest.backend)
     _check_version(path, manifest, trt)
     _check_capability(path, manifest, gpu)
     kernels = kernel_cache(manifest.engine.sha256, gpu.name, trt.__version__) if manifest.backend == "rtx" else None
-    return manifest, Engine(trt, path, gpu, EngineOptions(cuda_graph, streamed, kernels=kernels))
+    options = EngineOptions(cuda_graph, weight_budget, _version_compatible(manifest), kernels)
+    return manifest, Engine(trt, path, gpu, options)
 
 
 class EngineRunner(Runner):
@@ -56,10 +57,10 @@ class EngineRunner(Runner):
     frame_range: tuple[int, int]
 
     def __init__(
-        self, path: str | Path, device: str = "cuda", *, cuda_graph: bool = False, streamed: float | None = None
+        self, path: str | Path, device: str = "cuda", *, cuda_graph: bool = False, weight_budget: float | None = None
     ) -> None:
         self.path = Path(path)
-        self.manifest, engine = load_engine(path, device, cuda_graph=cuda_graph, streamed=streamed)
+        self.manifest, engine = load_engine(path, device, cuda_graph=cuda_graph, weight_budget=weight_budget)
         self.engine: Engine | None = engine
         self.gpu = engine.gpu
         self.device = str(self.gpu.device)
@@ -163,17 +164,33 @@ class EngineRunner(Runner):
 
 def open_engine(source: str | Path, options: RunnerOptions) -> EngineRunner:
     """As `open_runner` has it."""
-    if options.device == "cpu":
-        raise QvggtError(f"{source}: an engine runs on an NVIDIA GPU only, got device cpu; give cuda, or {ELSEWHERE}")
-    return EngineRunner(source, options.device or "cuda", cuda_graph=options.cuda_graph)
+    return EngineRunner(
+        source,
+        options.device or "cuda",
+        cuda_graph=options.cuda_graph,
+        weight_budget=options.weight_streaming_budget,
+    )
 
 
 def _check_version(path: Path, manifest: Manifest, trt: Any) -> None:
     """An engine runs on the version that built it, as far as both are known; the runtime checks the rest by itself."""
+    if _version_compatible(manifest) and _follows(trt.__version__, manifest.backend_version):
+        return
     if not same_version(manifest.backend_version, trt.__version__):
         raise QvggtError(
             f"{path}: made by {manifest.backend} {manifest.backend_version}, this is {trt.__version__}; build again"
         )
+
+
+def _version_compatible(manifest: Manifest) -> bool:
+    return bool(manifest.options.get("version_compatible"))
+
+
+def _follows(version: str, built: str) -> bool:
+    """Whether an engine that was built for newer versions runs on this one: a later one of that major version or of the
+    next, as NVIDIA has it for 8 to 10 and 10 to 11."""
+    here, there = numbers(version), numbers(built)
+    return bool(there) and here[: len(there)] >= there and here[0] - there[0] <= 1
 
 
 def _check_capability(path: Path, manifest: Manifest, gpu: Gpu) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -71,6 +71,29 @@ class Row:
 def rows_of_log(text: str) -> list[Row]:
     """Rows of the messages "Layers:\\nName: ..., LayerType: ..." of a verbose build log; other lines are skipped."""
     return [row for line in text.splitlines() if "LayerType: " in line and (row := _row_of_line(line)) is not None]
+
+
+def rows_by_profile(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each optimisation profile: each has kernels of its own for the same nodes.
+
+    The name of a row of a further profile has "[profile 1]" in it; generated kernels have only the number of their
+    part of the engine, as in "_myl3_12", in common with one that has.
+    """
+    parts = {_part(row): number for row in rows if (number := _profile(row)) and _part(row)}
+    profiles: dict[int, list[Row]] = {}
+    for row in rows:
+        profiles.setdefault(_profile(row) or parts.get(_part(row), 0), []).append(row)
+    return [profiles[number] for number in sorted(profiles)]
+
+
+def _profile(row: Row) -> int:
+    found = re.search(r"\[profile (\d+)\]", row.name)
+    return 0 if found is None else int(found[1])
+
+
+def _part(row: Row) -> str:
+    found = re.search(r"_myl(\d+)_\d+$", row.name)
+    return "" if found is None else found[1]
 
 
 def rows_of_inspector(text: str) -> list[Row]:

@@ -34,5 +34,5 @@ def open_runner(source: Source, options: RunnerOptions | None = None, **changes:
 def _check_used(source: Source, kind: RunnerKind, options: RunnerOptions) -> None:
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        if value not in (None, False) and field.name not in (*kind.uses, *HARMLESS):
+        if value is not None and value is not False and field.name not in (*kind.uses, *HARMLESS):
             raise QvggtError(f"{shown(source)}: {kind.name} has no use for {field.name} {value!r}; leave it out")

@@ -77,8 +77,8 @@ def served_name(stem: str) -> str:
 
 
 def serve_onnx(path: Path, gpu: bool) -> Served:
-    """An exported file in the ONNX Runtime backend; QvggtError as `read_network`."""
-    return Served(f"{served_name(path.stem)}_onnxruntime", read_network(path), gpu=gpu)
+    """An exported file in the ONNX Runtime backend; QvggtError as `read_network`, and for a network in two files."""
+    return Served(f"{served_name(path.stem)}_onnxruntime", _whole_network(path), gpu=gpu)
 
 
 def serve_engine(engine: Path, onnx: Path) -> Served:
@@ -90,7 +90,14 @@ def serve_engine(engine: Path, onnx: Path) -> Served:
             f"{engine}: is an engine of TensorRT-RTX, which Triton has no backend for; build it with "
             "--backend tensorrt or trtexec, of the server's version"
         )
-    return Served(f"{served_name(engine.stem)}_tensorrt", read_network(onnx), engine, gpu=True)
+    return Served(f"{served_name(engine.stem)}_tensorrt", _whole_network(onnx), engine, gpu=True)
+
+
+def _whole_network(path: Path) -> NetworkFile:
+    network = read_network(path)
+    if network.levels:
+        raise QvggtError(f"{path}: is the trunk of a network in two files; Triton serves one: export it in one file")
+    return network
 
 
 def write_repository(folder: Path, models: Sequence[Served], notes: Sequence[str] = ()) -> None:

@@ -8,9 +8,10 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from qvggt.engines.build_config import BuilderOptions
 from qvggt.engines.compatibility import too_old
 from qvggt.engines.manifest import Shapes
 from qvggt.engines.trt_build import Built
@@ -23,7 +24,9 @@ LAYER_INFO = "layers.json"
 TICK = 1.0  # seconds
 
 
-def trtexec_command(onnx: Path, engine: str, profile: Mapping[str, Shapes]) -> list[str]:
+def trtexec_command(
+    onnx: Path, engine: str, profiles: Sequence[Mapping[str, Shapes]], options: BuilderOptions | None = None
+) -> list[str]:
     """Arguments that build `onnx` (by its absolute path) into the file name `engine` in the current folder.
 
     No precision flags: networks are strongly typed, and TensorRT 11 removed them. Written after NVIDIA's documentation
@@ -38,11 +41,28 @@ def trtexec_command(onnx: Path, engine: str, profile: Mapping[str, Shapes]) -> l
         f"--exportLayerInfo={LAYER_INFO}",
         "--skipInference",
     ]
-    for i, word in enumerate(("min", "opt", "max")):
-        if profile:
-            shapes = ",".join(f"{name}:{'x'.join(map(str, shapes[i]))}" for name, shapes in profile.items())
-            command.append(f"--{word}Shapes={shapes}")
-    return command
+    for number, profile in enumerate(profiles):
+        command += [f"--profile={number}"] if len(profiles) > 1 else []
+        for i, word in enumerate(("min", "opt", "max")):
+            if profile:
+                shapes = ",".join(f"{name}:{'x'.join(map(str, shapes[i]))}" for name, shapes in profile.items())
+                command.append(f"--{word}Shapes={shapes}")
+    return command + ([] if options is None else _words(options))
+
+
+def _words(options: BuilderOptions) -> list[str]:
+    words = []
+    if options.timing_cache is not None:
+        words.append(f"--timingCacheFile={os.path.abspath(options.timing_cache)}")
+    if options.optimization_level is not None:
+        words.append(f"--builderOptimizationLevel={options.optimization_level}")
+    if options.workspace_bytes is not None:
+        words.append(f"--memPoolSize=workspace:{options.workspace_bytes}B")
+    if options.weight_streaming:
+        words.append("--allowWeightStreaming")
+    if options.version_compatible:
+        words.append("--versionCompatible")
+    return words
 
 
 def command_path(engine: Path) -> Path:

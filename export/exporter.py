@@ -162,5 +162,6 @@ def _pair(model: Network, config: ExportConfig, facts: Mapping[str, Any]) -> str
     basis that the trunk's tokens are in."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(_head_weights(model, config).items()):
-        digest.update(name.encode() + b"\0" + tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(name.encode() + b"\0")
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

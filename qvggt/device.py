@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -18,9 +19,15 @@ def device_of(module: nn.Module) -> torch.device:
     """Of its parameters, or of its buffers where it is quantized; the CPU where it has neither."""
     import torch
 
-    tensor = next(module.parameters(), None)
-    tensor = next(module.buffers(), None) if tensor is None else tensor
+    tensor = next(chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
+
+
+def label(device: torch.device) -> str:
+    """What a result is recorded with: "cpu", or the name of the card, whichever of several it is."""
+    import torch
+
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 @contextmanager
@@ -46,17 +53,18 @@ def exact(device: torch.device) -> Iterator[None]:
         return
     given, enabled = os.environ.get(WORKSPACE), torch.are_deterministic_algorithms_enabled()
     warn, precision = torch.is_deterministic_algorithms_warn_only_enabled(), torch.get_float32_matmul_precision()
-    fill, convolutions = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn
+    memory: Any = torch.utils.deterministic
+    fill, convolutions = memory.fill_uninitialized_memory, torch.backends.cudnn
     try:
         os.environ.setdefault(WORKSPACE, ":4096:8")
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+        memory.fill_uninitialized_memory = False  # nothing here reads what it has not written
         torch.set_float32_matmul_precision("highest")
         with convolutions.flags(enabled=convolutions.enabled, benchmark=False, deterministic=True, allow_tf32=False):
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        memory.fill_uninitialized_memory = fill
         torch.use_deterministic_algorithms(enabled, warn_only=warn)
         if given is None:
             os.environ.pop(WORKSPACE, None)

@@ -69,8 +69,15 @@ def small_onnx(small_quantized: VGGT, tmp_path_factory: pytest.TempPathFactory) 
     return exported(small_quantized, "w8a8", tmp_path_factory.mktemp("onnx") / "small.onnx")
 
 
-def exported(model: VGGT, bits: str, path: Path) -> Path:
+@pytest.fixture(scope="session")
+def small_pair(small_quantized: VGGT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`small_quantized` in two files: small.onnx, and small.heads.onnx beside it."""
+    return exported(small_quantized, "w8a8", tmp_path_factory.mktemp("pair") / "small.onnx", split_heads=True)
+
+
+def exported(model: VGGT, bits: str, path: Path, **options: bool) -> Path:
     from qvggt.export.exporter import ExportConfig, export_onnx
 
-    export_onnx(model, parse_scheme(bits), ExportConfig(SIZE, SIZE), path, {"name": "small", "sha256": "0" * 64})
+    config = ExportConfig(SIZE, SIZE, **options)  # type: ignore[arg-type]
+    export_onnx(model, parse_scheme(bits), config, path, {"name": "small", "sha256": "0" * 64})
     return path

@@ -34,20 +34,20 @@ class MetaDevice(TorchDispatchMode):
     """
 
     def __init__(self, *modules: torch.nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.held = self.peak = 0
         self.storages: dict[int, Any] = {}
         self.attention = FusedAttention()
         self.count(t for module in modules for t in (*module.parameters(), *module.buffers()))
 
     def __enter__(self) -> MetaDevice:
-        self.attention.__enter__()
-        super().__enter__()
+        self.attention.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self.attention.__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self.attention.__exit__(*error)  # type: ignore[no-untyped-call]
 
     def count(self, tensors: Iterable[Tensor]) -> None:
         """Count the storages of these tensors until they are gone."""
@@ -99,7 +99,7 @@ class FusedAttention(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is scaled_dot_product_attention and args[0].device == META:
-            return _Fused.apply(*args)
+            return _Fused.apply(*args)  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 

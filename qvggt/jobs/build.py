@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from qvggt.engines.build_config import BuildConfig, capability, check_output
+from qvggt.engines.build_config import BuildConfig, BuilderOptions, capability, check_output
 from qvggt.errors import QvggtError
 from qvggt.files import check_file
 from qvggt.jobs.job import Doc, Job, Place, Result
 from qvggt.jobs.places import check_new_file
-from qvggt.jobs.words import frame_profile
+from qvggt.jobs.words import frame_profile, named_profile
+from qvggt.mapping import at_least, between
+from qvggt.onnx_view.halves import heads_path
 from qvggt.progress import Console
 
 if TYPE_CHECKING:
+    from qvggt.engines.builder import Source
     from qvggt.engines.layer_report import LayerReport
     from qvggt.engines.manifest import Manifest
 
@@ -24,17 +27,19 @@ SHOWN = 10  # linears that are not as wanted; the report has them all
 
 @dataclass(frozen=True)
 class BuildOutcome(Result):
-    """An engine, its manifest and what the builder's layer table says of every quantized linear."""
+    """An engine, its manifest and what the builder's layer table says of every quantized linear. heads: the second
+    engine of a network in two files."""
 
     engine: Path
     manifest_path: Path
     report_path: Path
     manifest: Manifest
     report: LayerReport
+    heads: BuildOutcome | None = None
 
     @property
     def passed(self) -> bool:
-        return not self.report.failed
+        return not self.report.failed and (self.heads is None or self.heads.passed)
 
     def to_dict(self, folder: Path | None = None) -> dict[str, Any]:
         return {
@@ -45,7 +50,9 @@ class BuildOutcome(Result):
             "bytes": self.manifest.engine.bytes,
             "seconds": self.manifest.build["seconds"],
             "peak_bytes": self.manifest.build["peak_bytes"],
+            "scratch_bytes": self.manifest.build.get("activation_bytes"),
             **self.report.facts(),
+            **({} if self.heads is None else {"heads": self.heads.to_dict(folder)}),
         }
 
 
@@ -56,7 +63,8 @@ class BuildJob(Job[BuildOutcome]):
     Shows which kernel every quantized linear became.
 
     Writes OUTPUT, OUTPUT.manifest.json (hashes, origin; runners refuse an engine without it) and OUTPUT.layers.json,
-    read from the builder's own layer table. Nothing is run on a GPU: the report says what is planned and stored.
+    read from the builder's own layer table; of a trunk of export --split-heads the same for OUTPUT's name with .heads
+    before its end. Nothing is run on a GPU: the report says what is planned and stored.
     Exit code 1 when a linear that should be low-bit is not, 2 for a mistake in the call or a graph that is refused.
     """
 
@@ -81,6 +89,15 @@ class BuildJob(Job[BuildOutcome]):
         tuple[int, int, int] | None,
         Doc("min:opt:max frame counts. [those of the file, else 1:8:32]", parse=frame_profile),
     ] = None
+    profiles: Annotated[
+        tuple[tuple[int, int, int], ...],
+        Doc(
+            "A further min:opt:max, with kernels of its own; may be repeated; all backends.",
+            ("--profile",),
+            metavar="MIN:OPT:MAX",
+            parse=named_profile("--profile"),
+        ),
+    ] = ()
     compute_capabilities: Annotated[
         tuple[str, ...],
         Doc(
@@ -91,9 +108,32 @@ class BuildJob(Job[BuildOutcome]):
         ),
     ] = ()
 
+    timing_cache: Annotated[
+        Place | None, Doc("Kernel timings to use again, and to write; tensorrt and trtexec.", metavar="FILE")
+    ] = None
+    optimization_level: Annotated[
+        int | None, Doc("0 to 5: how long to look for kernels; tensorrt and trtexec. [3]"), between(0, 5)
+    ] = None
+    workspace: Annotated[
+        float | None, Doc("GB a kernel may use beside its tensors; all backends. [the GPU's memory]"), at_least(0)
+    ] = None
+    weight_streaming: Annotated[
+        bool, Doc("Let weights stay in host memory at run time (eval --weight-streaming-budget); all backends.")
+    ] = False
+    version_compatible: Annotated[
+        bool, Doc("Build for newer versions of TensorRT too, at some cost; tensorrt and trtexec.")
+    ] = False
+
     def config(self) -> BuildConfig:
         """What the builders read."""
-        return BuildConfig(self.backend, self.precision, self.frames, self.compute_capabilities)
+        options = BuilderOptions(
+            None if self.timing_cache is None else Path(self.timing_cache),
+            self.optimization_level,
+            self.workspace,
+            self.weight_streaming,
+            self.version_compatible,
+        )
+        return BuildConfig(self.backend, self.precision, self.frames, self.compute_capabilities, self.profiles, options)
 
     def check(self) -> None:
         self.config()
@@ -104,30 +144,52 @@ class BuildJob(Job[BuildOutcome]):
         check_new_file(Path(self.output), self.overwrite)
 
     def execute(self, console: Console) -> BuildOutcome:
-        from qvggt.engines.builder import build_engine, check_form, check_precision, plan_trtexec, read_source
-        from qvggt.engines.manifest import manifest_path
+        from qvggt.engines.builder import check_form, check_precision, plan_trtexec, read_source
         from qvggt.engines.trtexec import find_trtexec
+        from qvggt.onnx_view.file import network_files
 
-        output, config = Path(self.output), self.config()
-        source = read_source(Path(self.model))
-        check_precision(source, self.precision)
-        check_form(source, self.backend)
-        if source.format.wrong:
-            console.warn(f"{self.model}: {source.format.wrong}")
-        if self.backend == "trtexec":
-            command, saved = plan_trtexec(source, output, config)
-            console.result(shlex.join(command))
-            console.result(f"command: {saved}")
-            if find_trtexec() is None:
-                raise QvggtError(f"trtexec: not on PATH, so nothing was built; run {saved} where TensorRT is installed")
+        config, output = self.config(), Path(self.output)
+        sources = [read_source(file) for file in network_files(self.model)]
+        outputs = [output, heads_path(output)][: len(sources)]
+        for path in outputs[1:]:
+            check_new_file(path, self.overwrite)
+        check_precision(sources[0], self.precision)
+        for source in sources:
+            check_form(source, self.backend)
+        commands = []
+        for source, path in zip(sources, outputs, strict=True):
+            if source.format.wrong:
+                console.warn(f"{source.path}: {source.format.wrong}")
+            if self.backend == "trtexec":
+                command, saved = plan_trtexec(source, path, config)
+                commands.append(str(saved))
+                console.result(shlex.join(command))
+                console.result(f"command: {saved}")
+        if commands and find_trtexec() is None:
+            where = f"run {' and '.join(commands)} where TensorRT is installed"
+            raise QvggtError(f"trtexec: not on PATH, so nothing was built; {where}")
+        # heads first, as a trunk is what is opened; in a bf16 network they are fp32
+        heads = [
+            self._built(source, path, replace(config, precision=None, profiles=()), console)
+            for source, path in zip(sources[1:], outputs[1:], strict=True)
+        ]
+        return replace(self._built(sources[0], output, config, console), heads=next(iter(heads), None))
+
+    def _built(self, source: Source, output: Path, config: BuildConfig, console: Console) -> BuildOutcome:
+        """Build one file and say what came of it."""
+        from qvggt.engines.builder import build_engine
+        from qvggt.engines.manifest import manifest_path
+
         built = build_engine(source, output, config)
         manifest, report = built.manifest, built.report
-        seconds, peak = manifest.build["seconds"], manifest.build["peak_bytes"]
+        seconds, peak, scratch = (manifest.build.get(name) for name in ("seconds", "peak_bytes", "activation_bytes"))
         console.result(
             f"{output}: {manifest.backend} {manifest.backend_version}, {manifest.precision} network, "
             f"{manifest.engine.bytes / 1e6:.2f} MB, {seconds:.1f} s"
             + ("" if peak is None else f", peak {peak / 1e9:.2f} GB")
         )
+        if scratch is not None:
+            console.result(f"scratch memory for the largest shapes: {scratch / 1e6:.1f} MB")
         if report.linears:
             console.say(report.table())
         console.result(report.summary)

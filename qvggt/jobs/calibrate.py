@@ -18,7 +18,7 @@ from qvggt.files import read_object
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import FORMATS
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import Block, File, Format, Offline, Overrides, Parts, Revision, Threads
+from qvggt.jobs.options import Block, File, Format, Offline, Overrides, Parts, Revision, Threads, TorchDevice
 from qvggt.jobs.places import check_new_folder
 from qvggt.jobs.source import check_source, image_size, load_source, scheme_of
 from qvggt.jobs.words import sides
@@ -29,6 +29,7 @@ from qvggt.quant.scheme import DESCRIPTION, Scheme
 
 if TYPE_CHECKING:
     from qvggt.calib.plan import Plan
+    from qvggt.data.sequence import Frames, SequenceSet
     from qvggt.jobs.pool import Training
     from qvggt.models.network import Network
     from qvggt.quant.handle import Model
@@ -73,6 +74,7 @@ class Calibrated(Result):
             **values,
             "model": self.model.name,
             "threads": self.model.provenance.calibration["threads"],
+            "device": self.model.provenance.calibration["device"],
             "drop": self.drop,
             "limit": self.limit,
             "notes": [str(self.output / name) for name in self.notes],
@@ -115,7 +117,11 @@ class CalibrateJob(Job[Calibrated]):
     ] = "qvggt"
     annotations: Annotated[Place | None, Doc("Folder of the .jgz files. [DATA/annotations]")] = None
     sequences: Annotated[int, Doc("Training sequences to use."), at_least(1)] = 64
-    frames: Annotated[int, Doc("Frames per sequence."), at_least(1)] = 4
+    frames: Annotated[
+        int | None,
+        Doc("Frames per sequence. [as in evaluations, 10 of Co3D; fewer where memory or sequences are short]"),
+        at_least(1),
+    ] = None
     select: Annotated[bool, Doc("Choose the sequences: no noise, diverse; needs a pass over the pool.")] = False
     clusters: Annotated[
         int | None, Doc(f"--select: clusters that the sequences are spread over. [{CLUSTERS}]"), at_least(1)
@@ -145,6 +151,10 @@ class CalibrateJob(Job[Calibrated]):
     ] = None
     fc2: Annotated[Literal["none", "kronecker"] | None, Doc("Online rotation of fc2. [the recipe's]")] = None
     epochs: Annotated[int | None, Doc("Learning passes; 0 = none. [the recipe's; 0 at 8 bits]"), at_least(0)] = None
+    device: TorchDevice = "cpu"
+    bf16: Annotated[
+        bool, Doc("bf16 in attention, and in the float blocks that are learned from; nothing that rounds changes.")
+    ] = False
     memory: Annotated[float, Doc("GB of tokens kept in RAM before they spill to disk."), at_least(0.1)] = 2.0
     import_quantvggt: Annotated[
         Place | None, Doc("Folder of released QuantVGGT parameters to import instead (with --bits).")
@@ -182,6 +192,8 @@ class CalibrateJob(Job[Calibrated]):
             raise QvggtError("--budget-by belongs to --budget; add that or leave it out")
         if self.overrides and self.budget is not None:
             raise QvggtError("--override: --budget chooses the bits of every part itself; give one of the two")
+        if self.bf16 and self.chosen().replace(bf16=False) == RECIPES["rtn"]:
+            raise QvggtError(f"--bf16: --recipe {self.recipe} runs no blocks; leave it out")
         self.chosen()
         check_mode(self.class_mode)
         for option in ("clusters", "pool"):
@@ -241,6 +253,8 @@ class CalibrateJob(Job[Calibrated]):
         online = None if self.fc2 is None else "fc2" if self.fc2 == "kronecker" else "none"
         given = {"rounding": self.rounding, "propagation": self.propagation, "online": online}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if self.bf16:
+            changes["bf16"] = True
         if self.epochs is not None:
             changes |= {"epochs": self.epochs, "learn": self.epochs > 0, "learn_all": True}
         return find_recipe(self.recipe, None if wanted is None else wanted.base).replace(**changes)
@@ -267,8 +281,11 @@ class CalibrateJob(Job[Calibrated]):
         return int(self.memory * 1e9)
 
     def execute(self, console: Console) -> Calibrated:
+        from qvggt.device import placed
+        from qvggt.engines.torch_runner import check_device
         from qvggt.quant.model import check_overrides
 
+        device = check_device(self.device)
         if self.import_quantvggt is not None:
             from qvggt.jobs.released import import_released
 
@@ -283,7 +300,9 @@ class CalibrateJob(Job[Calibrated]):
         size = image_size(self.size, source.network)
         if self.plan:
             return self._measure_plan(source, wanted, size, console)
-        return self._calibrate(self.own(source), wanted, size, console)
+        own = self.own(source)
+        with placed(own.network, device):
+            return self._calibrate(own, wanted, size, console)
 
     def own(self, source: Model) -> Model:
         """The model with a network that may be changed: a copy where the caller holds it."""
@@ -293,14 +312,17 @@ class CalibrateJob(Job[Calibrated]):
         from qvggt.calib.plan import Outline, make_plan
         from qvggt.rotation.cost import CostTable
 
-        config, recipe = source.network.config, self.chosen(wanted)
-        pool = len(self._pool(console)) if self.select else 0
-        outline = Outline(config, wanted, recipe, self.sequences, self.frames, *size, pool)
+        config, recipe, frames = source.network.config, self.chosen(wanted), self._most_frames(source, size, console)
+        sequences, pool = self.sequences, 0
+        if self.data is not None and self.needs_data(wanted):
+            found = self._found(Path(self.data), frames, console)
+            frames = min(frames, max(len(sequence.frame_indices) for sequence in found.sequences))
+            sequences, pool = min(sequences, len(found)), len(found) if self.select else 0
+        outline = Outline(config, wanted, recipe, sequences, frames, *size, pool)
         plan = make_plan(outline, None if self.plan_device is None else find_machine(self.plan_device))
         height, width = size
         console.result(
-            f"{self.sequences} sequences of {self.frames} frames, {height}x{width}, recipe {recipe.name}, "
-            f"{wanted.label}"
+            f"{sequences} sequences of {frames} frames, {height}x{width}, recipe {recipe.name}, {wanted.label}"
         )
         for line in plan.lines(self.token_bytes):
             console.result(line)
@@ -314,6 +336,7 @@ class CalibrateJob(Job[Calibrated]):
         from qvggt.calib.block_journal import BlockJournal
         from qvggt.calib.calibrate import calibrate_, report_table
         from qvggt.calib.rtn import quantize_rtn_
+        from qvggt.device import device_of, label
         from qvggt.jobs.budget import NOTE, BudgetSearch, search_budget
         from qvggt.quant.checkpoint import Provenance
         from qvggt.quant.model import settled
@@ -321,12 +344,13 @@ class CalibrateJob(Job[Calibrated]):
 
         network, recipe = source.network, self.chosen(wanted)
         unfinished, measured, tried = self.unfinished()
-        threads = torch.get_num_threads()
-        job: dict[str, Any] = {"source": source.sha256, "versions": versions(), "threads": threads}
-        calibration: dict[str, Any] = {"recipe": recipe.to_dict(), "seed": self.seed, "threads": threads}
+        ran = {"threads": torch.get_num_threads(), "device": label(device_of(network))}
+        job: dict[str, Any] = {"source": source.sha256, "versions": versions(), **ran}
+        calibration: dict[str, Any] = {"recipe": recipe.to_dict(), "seed": self.seed, **ran}
         training, notes = None, dict[str, str]()
         if self.data is not None and self.needs_data(wanted):
-            training = self._training(Path(self.data), network, size, job, console)
+            most = self._most_frames(source, size, console)
+            training = self._training(Path(self.data), network, size, most, job, console)
             listing, notes = training.record()
             calibration |= listing
         images, searched, store = None if training is None else training.images, None, None
@@ -366,25 +390,51 @@ class CalibrateJob(Job[Calibrated]):
             console.warn(f"budget MISSED: the calibrated checkpoint drops by {drop:.2%}")
         return result
 
-    def _training(
-        self, data: Path, network: Network, size: tuple[int, int], job: Mapping[str, Any], console: Console
-    ) -> Training:
-        """Images of the training split: never what an evaluation sees."""
-        from qvggt.calib.selection import SelectionConfig
+    def _most_frames(self, source: Model, size: tuple[int, int], console: Console) -> int:
+        """Frames of a sequence that were asked for, or as many as an evaluation of the data has and memory takes."""
+        import torch
+
+        from qvggt.jobs.frames import PROTOCOL, fitting_frames, protocol_frames
+
+        if self.frames is not None:
+            return self.frames
+        annotations = None if self.annotations is None else Path(self.annotations)
+        asked = None if self.data is None else Question(Path(self.data), annotations=annotations)
+        most = PROTOCOL if asked is None else protocol_frames(asked)
+        networks = 1 if self.budget is None else 2  # the search quantizes copies
+        kept = networks * sum(tensor.nbytes for tensor in source.network.state_dict().values())
+        if self.device == "cpu":
+            kept += self.token_bytes
+        return fitting_frames(source.network, size, torch.device(self.device), kept, most, console)
+
+    def _found(self, data: Path, most: int, console: Console) -> SequenceSet[Frames]:
+        """The sequences to take from, with up to `most` frames each."""
+        from qvggt.data.reading import read_pool
         from qvggt.jobs.budget import SCORED
-        from qvggt.jobs.pool import training_images
+        from qvggt.jobs.frames import read_longest
 
         mode, seed = self.class_mode, self.seed
         count = self.pool if self.select else self.sequences + (SCORED if self.budget is not None else 0)
         annotations = None if self.annotations is None else Path(self.annotations)
-        asked = Question(data, "train", self.frames, None, count, seed=seed, annotations=annotations, class_mode=mode)
+        asked = Question(data, "train", most, None, count, seed=seed, annotations=annotations, class_mode=mode)
+        return read_longest(asked, most, console) if self.frames is None else read_pool(asked)
+
+    def _training(
+        self, data: Path, network: Network, size: tuple[int, int], most: int, job: Mapping[str, Any], console: Console
+    ) -> Training:
+        """Images of the training split: never what an evaluation sees."""
+        from qvggt.calib.selection import SelectionConfig
+        from qvggt.jobs.pool import training_images
+
+        mode, seed = self.class_mode, self.seed
+        found = self._found(data, most, console)
         chooser = None
         if self.select:
             deep = min(4, len(family_of(network).rounds(network.config)))  # the last rounds are judged
             clusters = self.clusters or CLUSTERS
             chooser = SelectionConfig(clusters, self.per_cluster(), seed, deep_rounds=deep, class_mode=mode)
         measured = self.unfinished()[1]
-        return training_images(asked, size, self.sequences, network, chooser, measured, job, console)
+        return training_images(found, size, self.sequences, network, chooser, measured, job, console)
 
     def saved(
         self, model: Model, recipe: str, notes: Mapping[str, str] | None = None, drop: float | None = None

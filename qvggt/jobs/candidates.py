@@ -28,6 +28,7 @@ class Candidates:
 
     engines: files, or RUNTIME:FILE as `split_runtime` takes it apart. device None: the CPU, but a GPU for engine
     files. precision: of the float models. providers: of ONNX Runtime. revision: of the Hub ids among the models.
+    weight_streaming_budget: of engines.
     """
 
     models: Sequence[Source]
@@ -37,6 +38,7 @@ class Candidates:
     revision: str | None = None
     offline: bool = False
     precision: str | None = None
+    weight_streaming_budget: float | None = None
 
     @property
     def in_memory(self) -> bool:
@@ -66,6 +68,9 @@ class Candidates:
                 raise QvggtError(f"--provider {name}: expected cpu, cuda, tensorrt or as in CPUExecutionProvider")
         if self.providers and not any("providers" in options for _, options in self.sources()):
             raise QvggtError(f"--provider {self.providers[0]}: no --engine runs in ONNX Runtime; leave it out")
+        budget = self.weight_streaming_budget
+        if budget is not None and not any("weight_streaming_budget" in options for _, options in self.sources()):
+            raise QvggtError(f"--weight-streaming-budget {budget}: no --engine is one of TensorRT; leave it out")
 
     def prepare(self) -> None:
         """QvggtError for a local file that is not there, and for a precision that no model takes."""
@@ -92,7 +97,11 @@ class Candidates:
         for text in self.engines:
             runtime, path = split_runtime(str(text))
             kind = next(kind for kind in kinds_of(path) if runtime in (None, kind.name))
-            use = {"providers": list(self.providers)} if self.providers and "providers" in kind.uses else {}
+            use: dict[str, Any] = (
+                {"providers": list(self.providers)} if self.providers and "providers" in kind.uses else {}
+            )
+            if self.weight_streaming_budget is not None and "weight_streaming_budget" in kind.uses:
+                use["weight_streaming_budget"] = self.weight_streaming_budget
             sources.append((path, {**shared, "runtime": runtime, **use}))
         return sources
 

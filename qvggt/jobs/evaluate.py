@@ -15,7 +15,20 @@ from qvggt.eval.groups import METRIC_GROUPS
 from qvggt.jobs.candidates import Candidates
 from qvggt.jobs.evaluation import Evaluation, Part, beside, evaluation_of, publish
 from qvggt.jobs.job import Doc, Job, Place
-from qvggt.jobs.options import PATCH, Csv, Device, File, FrameSeed, Models, Offline, Precision, Revision, Show, Threads
+from qvggt.jobs.options import (
+    PATCH,
+    Csv,
+    Device,
+    File,
+    FrameSeed,
+    Models,
+    Offline,
+    Precision,
+    Revision,
+    Show,
+    Threads,
+    WeightBudget,
+)
 from qvggt.jobs.places import check_file_place, check_new_file, check_new_tables, check_place
 from qvggt.jobs.report import check_page
 from qvggt.jobs.words import shard
@@ -129,6 +142,7 @@ class EvaluateJob(Job[Evaluation]):
         Sequence[str],
         Doc("ONNX Runtime: cpu, cuda, tensorrt or a provider's name; may be repeated.", ("--provider",)),
     ] = ()
+    weight_streaming_budget: WeightBudget = None
     revision: Revision = None
     file: File = None
     offline: Offline = False
@@ -138,7 +152,14 @@ class EvaluateJob(Job[Evaluation]):
     def candidates(self) -> Candidates:
         """What is compared."""
         return Candidates(
-            self.models, self.engines, self.device, self.providers, self.revision, self.offline, self.precision
+            self.models,
+            self.engines,
+            self.device,
+            self.providers,
+            self.revision,
+            self.offline,
+            self.precision,
+            self.weight_streaming_budget,
         )
 
     @property

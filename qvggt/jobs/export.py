@@ -25,6 +25,7 @@ from qvggt.jobs.options import (
     Parts,
     Revision,
     Threads,
+    TorchDevice,
 )
 from qvggt.jobs.places import check_file_place, check_folder, check_new_file
 from qvggt.jobs.source import check_source, image_size, is_calibrated, load_source, scheme_of
@@ -37,6 +38,8 @@ from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
 
 if TYPE_CHECKING:
+    import torch
+
     from qvggt.export.exporter import ExportConfig
     from qvggt.jobs.gate import Parity
     from qvggt.jobs.gate_memory import Fit
@@ -186,6 +189,7 @@ class ExportJob(Job[ExportResult]):
     ] = None
     parity: Annotated[bool, Doc("Run the parity gate after writing.", ("--check/--no-check",))] = True
     report: Annotated[Place | None, Doc("Where to write the parity report. [OUTPUT.parity.json]")] = None
+    device: TorchDevice = "cpu"
     seed: FrameSeed = 0
     revision: Revision = None
     file: File = None
@@ -239,13 +243,16 @@ class ExportJob(Job[ExportResult]):
             )
 
     def execute(self, console: Console) -> ExportResult:
+        from qvggt.device import placed
+        from qvggt.engines.torch_runner import check_device
         from qvggt.export.exporter import ExportConfig, export_onnx
         from qvggt.jobs.gate import Gate, run_gate
 
         output = Path(self.output)
+        device = check_device(self.device)
         source = load_source(self.model, self.revision, self.offline)
         height, width = image_size(self.size, source.network)
-        network, scheme = self._quantized(source, height, width, console)
+        network, scheme = self._quantized(source, height, width, device, console)
         heads, able = network.config.heads, find_family(scheme.family).exportable
         outputs = self.outputs or tuple(word for word, head in able.items() if head.name in heads)
         floats = float_type(self.precision, scheme, self.target)
@@ -284,7 +291,9 @@ class ExportJob(Job[ExportResult]):
             with twin(config, output, fit.size) as (smaller, place):
                 if smaller is not None:
                     export_onnx(network, scheme, smaller, place, about)
-                parity = run_gate(replace(gate, twin=None if smaller is None else place), network, scheme, console)
+                    gate = replace(gate, twin=place)
+                with placed(network, device):
+                    parity = run_gate(gate, network, scheme, console)
         else:
             console.result("parity: not measured (--no-check)")
         facts = (written.bytes, scheme.label, self.target, floats.value)
@@ -302,10 +311,13 @@ class ExportJob(Job[ExportResult]):
         (console.detail if asked and fit.size == size else console.say)(f"parity: {fit}")
         return fit
 
-    def _quantized(self, source: Model, height: int, width: int, console: Console) -> tuple[Network, Scheme]:
+    def _quantized(
+        self, source: Model, height: int, width: int, device: torch.device, console: Console
+    ) -> tuple[Network, Scheme]:
         """The network to write: that of a calibrated model as it is, float weights rounded to nearest."""
         from qvggt.data.reading import read_images
         from qvggt.data.registry import Question
+        from qvggt.device import placed
         from qvggt.jobs.rounding import round_to_nearest
 
         found = source.scheme
@@ -317,7 +329,9 @@ class ExportJob(Job[ExportResult]):
                 question = Question(Path(self.calib), "train", frames=4, max_sequences=16, seed=self.seed)
                 images = read_images(question, height, width, console.say)
             ours = source is not self.model or not (scheme.quantizes or scheme.overrides)  # or nothing changes
-            return round_to_nearest(source, scheme, images, seed=self.seed, in_place=ours).network, scheme
+            with placed(source.network, device):
+                network = round_to_nearest(source, scheme, images, seed=self.seed, in_place=ours).network
+            return network.cpu(), scheme  # a copy stayed where it was made
         parts = None if self.parts is None else set(self.parts)
         named = self.format if self.block is None else self.scheme().bits
         if (

@@ -52,10 +52,12 @@ Backend = Annotated[
     Doc("Which TensorRT, as for qvggt build: rtx (TensorRT-RTX); tensorrt or trtexec (TensorRT 10.12 and newer)."),
 ]
 Threads = Annotated[int | None, Doc("CPU threads; results are recorded with their count. [all cores]"), at_least(1)]
-Device = Annotated[
-    str | None,
-    Doc("cpu or cuda. [cpu; of engine files cuda]", words=("cpu", "cuda")),
-    Check("cpu, cuda or cuda:N", lambda text: text is None or re.fullmatch(r"cpu|cuda(:\d+)?", text) is not None),
+DEVICES = Check("cpu, cuda or cuda:N", lambda text: text is None or re.fullmatch(r"cpu|cuda(:\d+)?", text) is not None)
+Device = Annotated[str | None, Doc("cpu or cuda. [cpu; of engine files cuda]", words=("cpu", "cuda")), DEVICES]
+TorchDevice = Annotated[
+    str,
+    Doc("cpu, cuda or cuda:N: where PyTorch computes; results are recorded with it.", words=("cpu", "cuda")),
+    DEVICES,
 ]
 Precision = Annotated[
     Literal["fp32", "bf16", "fp16"] | None,
@@ -63,6 +65,11 @@ Precision = Annotated[
         "Of float models: fp32; bf16 or fp16 run the aggregator in it and the heads in fp32, as VGGT's users do. "
         "[fp32; on a GPU bf16]"
     ),
+]
+WeightBudget = Annotated[
+    float | None,
+    Doc("GB of weights that stay on the GPU, of engines built with --weight-streaming. [all]"),
+    at_least(0),
 ]
 FrameSeed = Annotated[int, Doc("Seed of the frames drawn.")]
 Revision = Annotated[str | None, Doc("Hub revision (commit, tag or branch) to pin.")]

@@ -98,12 +98,13 @@ class PushJob(Job[PushResult]):
 
 
 def onnx_bundle(path: Path, repository: str, metrics: Mapping[str, Any] | None, licence: str | None) -> Bundle:
-    """An .onnx file, its external data and its parity report; QvggtError for a file that is damaged or not ours."""
+    """An .onnx file, its external data and its parity report, of a trunk its heads too; QvggtError for a file that is
+    damaged or not ours."""
     from qvggt.engines.network_file import file_scheme
     from qvggt.files import file_sha256
     from qvggt.hub.card import CardFacts
     from qvggt.hub.sharing import ONNX_FILE, Bundle
-    from qvggt.onnx_view.file import open_onnx
+    from qvggt.onnx_view.file import network_files, open_onnx
     from qvggt.quant.checkpoint import Provenance
 
     opened = open_onnx(path)
@@ -111,7 +112,8 @@ def onnx_bundle(path: Path, repository: str, metrics: Mapping[str, Any] | None, 
     if source is None:
         raise QvggtError(f"{path}: carries no qvggt.source, so it is no file of qvggt export; export it again")
     report = path.with_name(path.name + ".parity.json")
-    files = {p.name: p for p in (path, *opened.data, *([report] if report.is_file() else []))}
+    heads = [p for file in network_files(path)[1:] for p in (file, *open_onnx(file).data)]
+    files = {p.name: p for p in (path, *opened.data, *heads, *([report] if report.is_file() else []))}
     odd = [name for name in files if not ONNX_FILE.fullmatch(name)]
     if odd:
         raise QvggtError(f"{path}: cannot push a file named {odd[0]!r}; expected letters, digits, - _ . and NAME.onnx")

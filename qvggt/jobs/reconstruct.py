@@ -25,7 +25,7 @@ from qvggt.eval.reconstruction.config import (
 )
 from qvggt.jobs.candidates import check_precision
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import PATCH, Device, File, Offline, Precision, Revision, Threads
+from qvggt.jobs.options import PATCH, Device, File, Offline, Precision, Revision, Threads, WeightBudget
 from qvggt.jobs.places import check_place
 from qvggt.jobs.source import check_source
 from qvggt.jobs.words import one_of
@@ -186,6 +186,7 @@ before by a similarity from the images both saw. The fit is printed, and errors 
     query_grid: Annotated[int | None, Doc("Track N x N points instead."), at_least(1)] = None
     device: Device = None
     precision: Precision = None
+    weight_streaming_budget: WeightBudget = None
     runtime: Annotated[str | None, Doc("Of an .onnx file: onnxruntime or openvino. [onnxruntime]", words=runtimes)] = (
         None
     )
@@ -231,6 +232,7 @@ before by a similarity from the images both saw. The fit is printed, and errors 
             threads=self.threads,
             revision=self.revision,
             offline=self.offline,
+            weight_streaming_budget=self.weight_streaming_budget,
         )
 
     def check(self) -> None:

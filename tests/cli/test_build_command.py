@@ -77,6 +77,42 @@ def test_a_linear_that_is_not_low_bit_ends_with_one(tmp_path: Path, capsys: pyte
     assert check_engine(engine).report["passed"] is False
 
 
+def halves(folder: Path) -> Path:
+    """Two such files that say they are a trunk and its heads."""
+    for name, half in (("m.onnx", "trunk"), ("m.heads.onnx", "heads")):
+        model = onnx.load(product(folder / name))
+        helper.set_model_props(model, {"qvggt.half": half, "qvggt.pair": "0" * 64, "qvggt.frames": "1:4:100"})
+        onnx.save(model, folder / name)
+    return folder / "m.onnx"
+
+
+@rtx
+def test_a_network_in_two_files_is_two_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = (halves(tmp_path), "-o", tmp_path / "m.engine", "--cc", "8.9")
+    (tmp_path / "m.heads.engine").write_text("mine")
+    assert "m.heads.engine: exists already" in calling.mistake(capsys, "build", *line)
+    assert call(*line, "--overwrite", "--json", tmp_path / "m.json") == 0
+    trunk, heads = (check_engine(tmp_path / name) for name in ("m.engine", "m.heads.engine"))
+    assert (trunk.partner, heads.partner) == ("m.heads.engine", "m.engine")
+    assert (trunk.profile["x"][2], heads.profile["x"][2]) == ((1, 100, 64), (1, 8, 64))
+    result = json.loads((tmp_path / "m.json").read_text())
+    assert result["scratch_bytes"] == trunk.build["activation_bytes"]
+    assert result["heads"]["engine"] == str(tmp_path / "m.heads.engine")
+
+
+def test_trtexec_gets_a_command_for_each_of_two_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert call(halves(tmp_path), "-o", tmp_path / "m.plan", "--backend", "trtexec", "--frames", "2:2:2") == 2
+    captured = capsys.readouterr()
+    assert "m.plan.trtexec.sh and " in captured.err
+    for name in ("m", "m.heads"):
+        command = (tmp_path / f"{name}.plan.trtexec.sh").read_text()
+        assert f"--saveEngine={name}.plan " in command
+        assert "--maxShapes=x:1x2x64" in command
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -246,7 +246,7 @@ def test_a_fixed_frame_count(trt, tmp_path):
 def test_any_inputs_by_name(trt, cuda, tmp_path):
     """What runs a part of a network: several inputs, on the card or on the host."""
     path = write(tmp_path / "m.engine", {**SPEC, "extra": {"tokens": [8]}, "types": {"tokens": "HALF"}})
-    part = Engine(trt, path, open_gpu("cuda"), EngineOptions())
+    part = Engine(trt, path, open_gpu(path), EngineOptions())
     assert part.inputs == ("images", "tokens")
     given = {"images": torch.from_numpy(images(2)[None]), "tokens": torch.ones(1, 2, 8)}
     found = part.on_device(given)["pose_enc"][0, :, 0]
@@ -413,21 +413,21 @@ def test_a_card_that_failed_is_one_line(trt, cuda, engine):
 
 
 def test_other_errors_keep_their_words(cuda):
-    with pytest.raises(RuntimeError, match="of ours"), open_gpu("cuda").active("x"):
+    with pytest.raises(RuntimeError, match="of ours"), open_gpu("m").active("x"):
         raise RuntimeError("of ours")
 
 
 def test_weight_streaming(trt, cuda, tmp_path):
     path = write(tmp_path / "m.engine", {**SPEC, "streamable": 3_000_000_000})
     for asked, budget in ((None, 3_000_000_000), (1.5, 1_500_000_000), (0, 0), (9, 3_000_000_000)):
-        with EngineRunner(path, streamed=asked) as runner:
+        with EngineRunner(path, weight_budget=asked) as runner:
             runner(images(1))
             assert runner.engine._engine.weight_streaming_budget_v2 == budget
     with pytest.raises(QvggtError, match=r"was built without weight streaming.* build it with --weight-streaming"):
-        EngineRunner(write(tmp_path / "m.engine"), streamed=1)
+        EngineRunner(write(tmp_path / "m.engine"), weight_budget=1)
     path = write(tmp_path / "m.engine", {**SPEC, "streamable": 10**9, "keeps_budget": True})
     with pytest.raises(QvggtError, match=r"keeps a budget of 1\.00 GB, asked for 0\.50 GB"):
-        EngineRunner(path, streamed=0.5)
+        EngineRunner(path, weight_budget=0.5)
 
 
 class TestKernels:
@@ -539,8 +539,10 @@ def test_without_a_gpu(engine, monkeypatch, built, words):
         EngineRunner(engine)
     assert "\n" not in str(caught.value)
     assert "use cpu" not in str(caught.value)
-    with pytest.raises(QvggtError, match=r"device 'cpu': an engine runs on an NVIDIA GPU only; copy the engine"):
-        open_gpu("cpu")
+    with pytest.raises(
+        QvggtError, match=r"m: an engine runs on an NVIDIA GPU only, got device cpu; give cuda, or copy"
+    ):
+        open_gpu("m", "cpu")
 
 
 def test_pinned_memory_that_is_refused_is_ordinary(cuda, monkeypatch):
@@ -552,7 +554,7 @@ def test_pinned_memory_that_is_refused_is_ordinary(cuda, monkeypatch):
         return plain(*arguments, **options)
 
     monkeypatch.setattr(cuda_module.torch, "empty", empty)
-    assert open_gpu("cuda").pinned((2, 3), torch.float16).shape == (2, 3)
+    assert open_gpu("m").pinned((2, 3), torch.float16).shape == (2, 3)
 
 
 @pytest.mark.parametrize(

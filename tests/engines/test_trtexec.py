@@ -27,14 +27,14 @@ posix = pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell scri
 
 
 def test_the_command() -> None:
-    command = trtexec_command(Path("/models/m w8.onnx"), "m.engine", PROFILE)
+    command = trtexec_command(Path("/models/m w8.onnx"), "m.engine", [PROFILE])
     assert shlex.join(command) == (
         "trtexec '--onnx=/models/m w8.onnx' --stronglyTyped --saveEngine=m.engine --profilingVerbosity=detailed "
         "--exportLayerInfo=layers.json --skipInference --minShapes=images:1x1x3x56x56 --optShapes=images:1x4x3x56x56 "
         "--maxShapes=images:1x8x3x56x56"
     )
     assert not [flag for flag in command if flag.startswith(("--fp16", "--int8", "--best", "--precisionConstraints"))]
-    assert len(trtexec_command(Path("m.onnx"), "m.engine", {})) == 7
+    assert len(trtexec_command(Path("m.onnx"), "m.engine", [{}])) == 7
 
 
 def test_version_and_error_of_a_log() -> None:

@@ -7,17 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from calling import call, mistake
-from small_network import small_images
+from small_network import SIZE, small_batches, small_images, small_rounded
 
 from qvggt.errors import QvggtError
 from qvggt.hub.loading import load
 from qvggt.jobs import rounding
 from qvggt.jobs.export import ExportJob
+from qvggt.jobs.gate import Gate, run_gate
 from qvggt.jobs.job import read_job
 from qvggt.jobs.rounding import round_to_nearest
+from qvggt.onnx_view.halves import heads_path
+from qvggt.progress import Console
+from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 from qvggt.quant.handle import Model
 from qvggt.quant.scheme import parse_scheme
 
@@ -96,6 +101,32 @@ def test_rounding_to_nearest(small_float: Path) -> None:
         assert torch.equal(weights(model), before)
     again = round_to_nearest(model, parse_scheme("w8a8"), in_place=True)
     assert again.network is model.network
+
+
+def test_two_files_are_proven_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Convolutions of the heads are quantized too; a weight that is another one in the second file is found."""
+    scheme = parse_scheme("w8a8", parts=("aggregator", "dpt"))
+    folder, out = tmp_path / "w8a8", tmp_path / "m.onnx"
+    with torch.no_grad():
+        save_calibrated(folder, small_rounded(scheme, small_batches(2)), scheme, Provenance())
+    line = ("export", folder, "--split-heads", "--parity-sequences", 0, "--parity-frames", "9", "-o", out)
+    assert call(*line, "--json", tmp_path / "a.json") == 0
+    printed = capsys.readouterr().out
+    assert f"{out} and {heads_path(out)}: w8a8-dynamic" in printed
+    assert "32/32 quantized linears agree" in printed
+    assert "60/60 quantized convolutions agree" in printed, printed
+    assert json.loads((tmp_path / "a.json").read_text())["heads"] == str(heads_path(out))
+    assert "m.onnx: exists already" in mistake(capsys, *line)
+    out.rename(tmp_path / "kept")
+    assert "m.heads.onnx: exists already" in mistake(capsys, *line)
+    (tmp_path / "kept").rename(out)
+    model = onnx.load(heads_path(out))
+    weight = next(t for t in model.graph.initializer if t.name == "depth_head.scratch.output_conv2.2.bias")
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) + 1, weight.name))
+    onnx.save(model, heads_path(out))
+    gate = Gate(out, tmp_path / "p.json", SIZE, SIZE, (1,), None, sequences=0, seed=0)
+    parity = run_gate(gate, load_calibrated(folder).model, scheme, Console())
+    assert [failure.split()[0] for failure in parity.failures] == ["depth", "depth_conf"]
 
 
 def test_a_stored_export_is_the_same_export(tmp_path: Path) -> None:

@@ -53,10 +53,10 @@ class Work:
         return Work({operation: times * count for operation, count in self.operations.items()}, self.peak)
 
     def __sub__(self, other: Work) -> Work:
-        """What it does beyond the other, whose operations are among its own."""
+        """What it does beyond the other; some operations may be there less than not at all, the sums are right."""
         rest = Counter(self.operations)
         rest.subtract(other.operations)
-        return Work({operation: count for operation, count in rest.items() if count > 0}, self.peak)
+        return Work(rest, self.peak)
 
     def total(self, of: Callable[[Operation], float]) -> float:
         return sum(count * of(operation) for operation, count in self.operations.items())
@@ -70,15 +70,21 @@ class Work:
         return self.total(lambda operation: operation.bytes)
 
 
-class Counting(TorchDispatchMode):
-    """Counts what runs inside; on the meta device with stand-ins for what depends on values."""
+Seen = dict[Any, tuple[Operation, Any]]
 
-    def __init__(self) -> None:
+
+class Counting(TorchDispatchMode):
+    """Counts what runs inside; on the meta device with stand-ins for what depends on values.
+
+    seen: what calls of some shapes came to, to be shared by those who count the same code again.
+    """
+
+    def __init__(self, seen: Seen | None = None) -> None:
         super().__init__()
         self.operations: Counter[Operation] = Counter()
         self.live = self.peak = self.before = 0
         self._known: dict[int, weakref.ref[Any]] = {}
-        self._seen: dict[Any, tuple[Operation, Any]] = {}
+        self._seen: Seen = {} if seen is None else seen
 
     @property
     def work(self) -> Work:
@@ -243,12 +249,12 @@ class _FusedAttention(TorchFunctionMode):
 
 
 @contextmanager
-def counting() -> Iterator[Counting]:
+def counting(seen: Seen | None = None) -> Iterator[Counting]:
     """What runs inside is counted."""
     autocast = torch.autocast
     torch.autocast = lambda *_, **__: nullcontext()  # type: ignore[assignment,misc] # it knows no meta device
     try:
-        with _FusedAttention(), Counting() as counter:
+        with _FusedAttention(), Counting(seen) as counter:
             yield counter
     finally:
         torch.autocast = autocast  # type: ignore[misc]

@@ -295,11 +295,12 @@ class CalibrateJob(Job[Calibrated]):
             console.warn(
                 f"note: --act static does nothing with {wanted.bits}, whose activations stay in floating point"
             )
+        before = self._resident() if self.plan else 0
         source = load_source(self.model, self.revision, self.offline, calibrated=False)
         check_overrides(source.network, wanted)
         size = image_size(self.size, source.network)
         if self.plan:
-            return self._measure_plan(source, wanted, size, console)
+            return self._measure_plan(source, wanted, size, before, console)
         own = self.own(source)
         with placed(own.network, device):
             return self._calibrate(own, wanted, size, console)
@@ -308,7 +309,16 @@ class CalibrateJob(Job[Calibrated]):
         """The model with a network that may be changed: a copy where the caller holds it."""
         return replace(source, network=copy.deepcopy(source.network)) if source is self.model else source
 
-    def _measure_plan(self, source: Model, wanted: Scheme, size: tuple[int, int], console: Console) -> Calibrated:
+    def _resident(self) -> int:
+        """Bytes of this process without a network."""
+        from qvggt.calib.plan import resident, size_of
+
+        held = 0 if isinstance(self.model, str | Path) else size_of(self.model.network)
+        return max(0, resident() - held)
+
+    def _measure_plan(
+        self, source: Model, wanted: Scheme, size: tuple[int, int], before: int, console: Console
+    ) -> Calibrated:
         from qvggt.calib.plan import Outline, make_plan
         from qvggt.rotation.cost import CostTable
 
@@ -319,7 +329,7 @@ class CalibrateJob(Job[Calibrated]):
             frames = min(frames, max(len(sequence.frame_indices) for sequence in found.sequences))
             sequences, pool = min(sequences, len(found)), len(found) if self.select else 0
         outline = Outline(config, wanted, recipe, sequences, frames, *size, pool)
-        plan = make_plan(outline, None if self.plan_device is None else find_machine(self.plan_device))
+        plan = make_plan(outline, None if self.plan_device is None else find_machine(self.plan_device), before)
         height, width = size
         console.result(
             f"{sequences} sequences of {frames} frames, {height}x{width}, recipe {recipe.name}, {wanted.label}"

@@ -21,7 +21,7 @@ from qvggt.calib.machine import Machine, measure_rates
 from qvggt.calib.recipe import RECIPES, Recipe
 from qvggt.calib.reconstruct import calibrate_block
 from qvggt.calib.stream import Stream, TokenStore
-from qvggt.calib.work import Counting, Work, counting
+from qvggt.calib.work import Counting, Seen, Work, counting
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.models.family import LINEARS, Family, ModelConfig, Stage, find_family
@@ -144,7 +144,8 @@ class Plan:
         if self.device_memory:
             first, last = map(gigabytes, self.on_device)
             lines += [
-                f"memory of the GPU: {first} to {last} of {gigabytes(self.device_memory)} GB (model {gigabytes(self.model)}, {worked})",
+                f"memory of the GPU: {first} to {last} of {gigabytes(self.device_memory)} GB "
+                f"(model {gigabytes(self.model)}, {worked})",
                 f"memory of the host: {low} to {high} GB ({host})",
             ]
         else:
@@ -163,20 +164,23 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.2f}"
 
 
-def make_plan(outline: Outline, machine: Machine | None = None, progress: bool = True) -> Plan:
-    """Of a named machine, or of this one, for which a small block is calibrated; seconds to minutes at VGGT-1B."""
-    family, config, recipe = outline.family, outline.config, outline.recipe
+def make_plan(outline: Outline, machine: Machine | None = None, libraries: int = 0, progress: bool = True) -> Plan:
+    """Of a named machine, or of this one, for which a small block is calibrated; seconds to minutes at VGGT-1B.
+
+    libraries: bytes that the process takes without the network (`resident` tells).
+    """
+    family, config = outline.family, outline.config
     stages = family.stages(config)
     firsts: dict[str, Stage] = {}
     for stage in stages:
         firsts.setdefault(stage.group, stage)
     # blocks with positions before those without, for whose cost they stand where shapes and formats are the same
     todo = [stage for stage in sorted(firsts.values(), key=lambda s: s.positions is None) if outline.formats(stage)]
-    found: dict[str, BlockWork] = {}
+    found, seen = dict[str, BlockWork](), Seen()
     for stage in bar(todo if outline.learns_blocks else [], desc="count", unit="block", shown=progress):
         same = [s for s in todo if s.group in found and s.view == stage.view]
         alike = [s for s in same if outline.formats(s) == outline.formats(stage)]
-        found[stage.group] = found[alike[0].group] if alike else count_block(outline, stage)
+        found[stage.group] = found[alike[0].group] if alike else count_block(outline, stage, seen)
     around = count_around(outline)
     tried = [stage for stage in todo if stage.group in found]
     rates = _named(machine) if machine is not None else _measured(outline, tried[0] if tried else None)
@@ -192,7 +196,7 @@ def make_plan(outline: Outline, machine: Machine | None = None, progress: bool =
         blocks={group: sum(stage.group == group for stage in stages) for group in firsts},
         seconds=seconds,
         other_seconds=others,
-        libraries=max(0, resident() - size_of(network)),
+        libraries=libraries,
         model=size_of(network),
         work=max([work.peak for work in (*found.values(), *around.values())], default=0),
         token_bytes=outline.token_bytes,
@@ -202,16 +206,16 @@ def make_plan(outline: Outline, machine: Machine | None = None, progress: bool =
     )
 
 
-def count_block(outline: Outline, stage: Stage) -> BlockWork:
-    """One stage of the calibration, for all its sequences and epochs.
+def count_block(outline: Outline, stage: Stage, seen: Seen | None = None) -> BlockWork:
+    """One stage of the calibration, for all its sequences and epochs; `seen` of `counting`.
 
     Fixed work and that of a sequence follow from one and two sequences, learning from one and two epochs of a batch.
     """
-    recipe, formats = outline.recipe, outline.formats(stage)
+    recipe, formats, seen = outline.recipe, outline.formats(stage), {} if seen is None else seen
     plain = recipe.replace(learn=False)
 
     def run(sequences: int, steps: Recipe) -> Work:
-        return _counted_block(outline, stage, sequences, steps)
+        return _counted_block(outline, stage, sequences, steps, seen)
 
     one, two = run(1, plain), run(2, plain)
     each = two - one
@@ -261,8 +265,8 @@ def _since(counter: Counting) -> Work:
     return Work(dict(counter.operations), counter.peak - counter.before)
 
 
-def _counted_block(outline: Outline, stage: Stage, sequences: int, recipe: Recipe) -> Work:
-    with counting() as counter:
+def _counted_block(outline: Outline, stage: Stage, sequences: int, recipe: Recipe, seen: Seen | None = None) -> Work:
+    with counting(seen) as counter:
         block, stream = _virtual_block(outline, stage), _nothing(outline, sequences)
         goals = stream.through(stage, block, recipe.frame_shapes)
         begin(counter)

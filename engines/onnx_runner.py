@@ -164,8 +164,8 @@ def _session(
 
 
 def _opened(ort: Any, path: Path, options: Any, providers: list[Any], model: bytes | None) -> tuple[Any, str | None]:
-    """Of `model` instead of the file where there is one. An optimizer can turn a good graph into one that ONNX Runtime refuses: it copies Q and DQ beyond operators that
-    only move data, and mistakes their type (lint rule QV701)."""
+    """Of `model` instead of the file where there is one. An optimizer can turn a good graph into one that ONNX Runtime
+    refuses: it copies Q and DQ beyond operators that only move data, and mistakes their type (lint rule QV701)."""
     failed: list[Exception] = []
     for without in (None, PROPAGATION):
         try:

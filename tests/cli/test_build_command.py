@@ -122,6 +122,12 @@ def test_trtexec_gets_a_command_for_each_of_two_files(
         (("--frames", "8:1"), ("--frames", "min:opt:max")),
         (("--cc", "sm_86"), ("--cc", "8.6,8.9,12.0")),
         (("--cc", "8.6", "--backend", "trtexec"), ("--cc", "leave --cc out")),
+        (("--profile", "8:1"), ("--profile", "min:opt:max")),
+        (("--timing-cache", "t.cache"), ("--timing-cache", "times no kernels", "--backend tensorrt")),
+        (("--optimization-level", "3"), ("--optimization-level", "same kernels")),
+        (("--optimization-level", "6", "--backend", "tensorrt"), ("--optimization-level", "less than or equal to 5")),
+        (("--workspace", "0"), ("--workspace", "GB above 0")),
+        (("--version-compatible",), ("--version-compatible", "no lean runtime")),
         (("--no-such-option",), ("--no-such-option",)),
     ],
 )
@@ -155,7 +161,15 @@ def test_an_engine_is_replaced_when_asked_alone(tmp_path: Path, capsys: pytest.C
 
 
 def test_a_stored_build_is_the_same_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job = BuildJob("m.onnx", tmp_path / "m.engine", frames=(1, 2, 3), compute_capabilities=("8.6", "8.9"))
+    job = BuildJob(
+        "m.onnx",
+        tmp_path / "m.engine",
+        frames=(1, 2, 3),
+        profiles=((4, 4, 4), (5, 6, 7)),
+        compute_capabilities=("8.6", "8.9"),
+        workspace=2.0,
+        weight_streaming=True,
+    )
     assert read_job(job.save(tmp_path / "job.json")) == job
     config = ("build", "--config", tmp_path / "job.json", "--save-config", tmp_path / "again.json")
     assert calling.call(*config, "--cc", "12.0,8.6", "--overwrite") == 0

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from qvggt.calib.reconstruct import BlockReport
+from qvggt.device import device_of
 from qvggt.errors import QvggtError
 from qvggt.files import line
 from qvggt.formats.linear_format import LinearFormat
@@ -91,7 +92,7 @@ def _read(
         own = report.steps[name].format(format) if name in report.steps else format
         final.set_submodule(name, QuantLinear(linear.in_features, linear.out_features, own, bias, spec))  # type: ignore[arg-type]
     final.load_state_dict(tensors, assign=True)
-    return final.requires_grad_(False), report
+    return final.requires_grad_(False).to(device_of(block)), report
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -8,10 +8,12 @@ from dataclasses import asdict
 from torch import Tensor
 
 from qvggt.calib.block_journal import BlockJournal
+from qvggt.calib.half import half_attention, half_products
 from qvggt.calib.ranges import static_ranges
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.reconstruct import BlockReport, calibrate_block
 from qvggt.calib.stream import Stream
+from qvggt.device import device_of
 from qvggt.models.block import Block
 from qvggt.models.family import LINEARS, family_of
 from qvggt.models.fold_config import FoldConfig
@@ -43,12 +45,13 @@ def calibrate_(
     memory: int = 2 << 30,
     progress: bool = True,
 ) -> dict[str, BlockReport]:
-    """Quantize the blocks of a float model in place; returns path -> report.
+    """Quantize the blocks of a float model in place, on the device it is on; returns path -> report.
 
-    `batches`: image sequences [S, 3, H, W] in [0, 1]. Deterministic for a seed. Blocks without a quantized linear
-    are only passed through. `journal`: finished blocks go there and are taken from there. `memory`: bytes of tokens
-    held in RAM before they spill to disk. What is quantized outside the stages (in a camera head, the convolutions
-    of dense heads) is rounded to nearest at the end; static activations read `batches` again for their ranges.
+    `batches`: image sequences [S, 3, H, W] in [0, 1]. Deterministic for a seed (on a GPU inside `qvggt.device.exact`).
+    Blocks without a quantized linear are only passed through. `journal`: finished blocks go there and are taken from
+    there. `memory`: bytes of tokens held in RAM before they spill to disk. What is quantized outside the stages (in a
+    camera head, the convolutions of dense heads) is rounded to nearest at the end; static activations read `batches`
+    again for their ranges.
     QvggtError for an override that matches nothing.
     """
     check_overrides(model, scheme)
@@ -67,17 +70,26 @@ def calibrate_(
         assert isinstance(block, Block)
         final = block
         formats = {n: f for n in LINEARS if (f := scheme.format(f"{stage.path}.{n}")) is not None}
+        goals = target  # what comes out of the float block, once for all that is compared with it
+        with half_products(recipe.bf16, device_of(block)):
+            if source is target:
+                goals = target.through(stage, block, recipe.frame_shapes)
+            else:
+                target.advance(stage, block, recipe.frame_shapes)
         if formats:
             done = None if journal is None else journal.load(stage.path, block, formats)
             if done is None:
-                done = calibrate_block(block, stage, formats, target, source, recipe, seed)
+                done = calibrate_block(block, stage, formats, goals, source, recipe, seed)
                 if journal is not None:
                     journal.save(stage.path, *done)
             final, reports[stage.path] = done
             model.set_submodule(stage.path, final)
-        target.advance(stage, block, recipe.frame_shapes)
-        if source is not target:
-            source.advance(stage, final, recipe.frame_shapes)
+        if source is target:
+            target.tokens.clear()
+            source = target = goals
+        else:
+            with half_attention(recipe.bf16):
+                source.advance(stage, final, recipe.frame_shapes)
     tell_centers_(model)
     quantize_(model, scheme, *static_ranges(model, scheme, batches, progress=progress))
     return reports

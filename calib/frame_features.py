@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qvggt.device import device_of
 from qvggt.errors import QvggtError
 from qvggt.hooks import hooked
 from qvggt.models.family import family_of
@@ -53,9 +54,8 @@ def sequence_features(model: Network, images: Tensor, rounds: int = 4) -> Sequen
     if images.dim() != 4 or images.shape[1] != 3 or len(images) < 2:
         raise QvggtError(f"selection: images {list(images.shape)}, expected [S, 3, H, W] with at least 2 frames")
     layers = deep_layers(model, rounds)
-    device = next(model.parameters()).device
     with _observed(model, layers, frames=len(images)) as measured:
-        tokens = family_of(model).last_tokens(model, images.to(device))
+        tokens = family_of(model).last_tokens(model, images.to(device_of(model)))
     return SequenceFeatures(layers, np.array([measured[layer] for layer in layers]), frame_similarity(tokens))
 
 

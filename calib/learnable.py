@@ -44,12 +44,12 @@ class LearnableLinear(nn.Module):
         self.register_buffer("shift", None)
         self.kind_bias: nn.Parameter | None = None
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().float().clone())
-        self.log_scale = nn.Parameter(torch.zeros(linear.in_features))
+        self.log_scale = nn.Parameter(weight.new_zeros(linear.in_features))
         blocks = format.weight.granularity.groups(linear.in_features)
-        self.clip_low = nn.Parameter(torch.full((linear.out_features, blocks, 1), START))
-        self.clip_high = nn.Parameter(torch.full((linear.out_features, blocks, 1), START))
-        self.act_clip = nn.Parameter(torch.full((2,), START))  # negative side, positive side
-        self.log_amax = nn.Parameter(torch.zeros(()))
+        self.clip_low = nn.Parameter(weight.new_full((linear.out_features, blocks, 1), START))
+        self.clip_high = nn.Parameter(weight.new_full((linear.out_features, blocks, 1), START))
+        self.act_clip = nn.Parameter(weight.new_full((2,), START))  # negative side, positive side
+        self.log_amax = nn.Parameter(weight.new_zeros(()))
         self.codes: Tensor | None = None  # weights rounded by other means, once learning is over
 
     @property

@@ -7,7 +7,6 @@ input channel times Sylvester's Hadamard matrix, so that only the signs are kept
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,10 @@ from torch import Tensor
 
 from qvggt.calib.quantvggt_scheme import PART
 from qvggt.errors import QvggtError
-from qvggt.files import line, reason, sniff
 from qvggt.models.family import LINEARS
 from qvggt.quant.hadamard import power
 from qvggt.quant.kronecker import KroneckerHadamard
-from qvggt.tensor_file import FLOATS, unpickled
+from qvggt.tensor_file import FLOATS, load_objects
 
 FILES = {
     "frame_blocks": "qs_frame_parameters_total.pth",
@@ -77,7 +75,7 @@ def read_released(folder: str | Path) -> ReleasedParameters:
     count: int | None = None
     for view, name in FILES.items():
         path = folder / name
-        blocks = check_blocks(path, load_blocks(path), count)
+        blocks = check_blocks(path, load_objects(path, "a file of the release"), count)
         count = len(blocks)
         for number in range(count):
             entries = blocks.pop(number)
@@ -90,26 +88,6 @@ def read_released(folder: str | Path) -> ReleasedParameters:
     assert groups is not None
     assert count is not None
     return ReleasedParameters(folder, linears, groups, count, tuple(ignored))
-
-
-def load_blocks(path: Path) -> Any:
-    """What a file of the release holds, its tensors mapped from the disk; QvggtError unless plain tensors in dicts."""
-    again = "get the file again"
-    if not path.is_file():
-        raise QvggtError(f"{path}: not found, expected a file of the release; {again}, or check the folder")
-    try:
-        if (impostor := sniff(path)) is not None:
-            raise QvggtError(f"{path}: {impostor}")
-        return unpickled(path)
-    except QvggtError:
-        raise
-    except OSError as error:
-        raise QvggtError(f"{path}: cannot be read ({reason(error)}); check it, or {again}") from error
-    except Exception as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if named is not None:
-            raise QvggtError(f"{path}: refused, it holds {named[1]}, expected tensors only; {again}") from error
-        raise QvggtError(f"{path}: no readable torch archive ({line(error)}); {again}") from error
 
 
 def check_blocks(path: Path, loaded: Any, count: int | None) -> dict[int, Mapping[str, Any]]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from qvggt.device import device_of
 from qvggt.errors import QvggtError
 from qvggt.hooks import hooked
 from qvggt.progress import bar
@@ -105,7 +106,7 @@ def observe(
 
     Raises QvggtError for a module that saw nothing.
     """
-    seen: set[str] = set()
+    seen, device = set[str](), device_of(model)
 
     def keep(path: str, _module: nn.Module, x: Tensor, y: Tensor) -> None:
         record(path, x, y)
@@ -113,7 +114,7 @@ def observe(
 
     with torch.no_grad(), hooked(model, paths, keep, outputs=True):
         for images in bar(batches, total=total, desc=desc, unit="sequence", shown=progress):
-            model(images)
+            model(images.to(device))
     for path in paths:
         if path not in seen:
             raise QvggtError(f"{path}: no input seen; its range needs at least one image sequence")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from qvggt.calib.balance import balanced_basis
 from qvggt.calib.gptq import InputMoments, gptq_codes
+from qvggt.calib.half import half_attention
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.steps import Steps, attach, choose_steps, foldable, taken_off
+from qvggt.calib.stream import STEP_TOKENS as STEP_TOKENS
 from qvggt.calib.stream import Stream
+from qvggt.device import device_of
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.models.family import LINEARS, Stage
@@ -24,7 +27,6 @@ from qvggt.rotation.precision import in_float64
 from qvggt.rotation.smoothing import fold_smoothing_
 from qvggt.rotation.value import rotate_values_
 
-STEP_TOKENS = 8192  # of which a learning step keeps activations; larger batches are summed up in pieces
 SAMPLE_ROWS = 2048  # tokens kept per linear to start scales and clips from
 
 
@@ -43,16 +45,29 @@ def calibrate_block(
     block: Block,
     stage: Stage,
     formats: dict[str, LinearFormat],
-    target: Stream,
+    goals: Stream,
     source: Stream,
     recipe: Recipe,
     seed: int,
 ) -> tuple[Block, BlockReport]:
-    """Quantize one float block; returns the block to use from here on, and its errors.
+    """Quantize one float block, on the device it is on; returns the block to use from here on, and its errors.
 
-    `formats` maps LINEARS names to number formats (absent ones stay float). `target`: float inputs; `source`: inputs
-    the quantized block will see. The block's output on `target` is what its quantized form on `source` must match.
+    `formats` maps LINEARS names to number formats (absent ones stay float). `source`: inputs the quantized block will
+    see; `goals`: the outputs it must match, those of the float block on float inputs (`Stream.through`).
     """
+    with half_attention(recipe.bf16):
+        return _calibrate(block, stage, formats, goals, source, recipe, seed)
+
+
+def _calibrate(
+    block: Block,
+    stage: Stage,
+    formats: dict[str, LinearFormat],
+    goals: Stream,
+    source: Stream,
+    recipe: Recipe,
+    seed: int,
+) -> tuple[Block, BlockReport]:
     if recipe.value_rotation and recipe.value_basis == "balanced" and "attn.proj" in formats:
         block = _balance_values(block, stage, source, recipe, seed)
     quantized = copy.deepcopy(block).float()
@@ -69,15 +84,15 @@ def calibrate_block(
     for name, learnable in learnables.items():
         smooth = recipe.replace(smooth=steps[name].scale)
         _start(learnable, block.get_submodule(name), inputs.pop(name), smooth)
-    start = _error(quantized, block, stage, target, source, recipe)
+    start = _error(quantized, stage, goals, source, recipe)
     learned = start
     if recipe.learns(formats.values()):
-        _learn(quantized, block, stage, target, source, recipe, generator)
-        learned = _error(quantized, block, stage, target, source, recipe)
+        _learn(quantized, stage, goals, source, recipe, generator)
+        learned = _error(quantized, stage, goals, source, recipe)
     if recipe.rounding == "gptq":
         _round(quantized, learnables, stage, source, recipe)
     final = _finish(block, learnables, recipe)
-    error = _error(final, block, stage, target, source, recipe)
+    error = _error(final, stage, goals, source, recipe)
     return final, BlockReport(start, learned, error, steps)
 
 
@@ -85,7 +100,9 @@ def calibrate_block(
 def _balance_values(block: Block, stage: Stage, source: Stream, recipe: Recipe, seed: int) -> Block:
     """A copy of the block whose value channels, head by head, are in the balanced basis of proj's input."""
     attention = block.attn
-    covariance = torch.zeros(attention.num_heads, attention.head_dim, attention.head_dim, dtype=torch.float64)
+    columns = attention.proj.weight.detach().double().unflatten(1, (attention.num_heads, attention.head_dim))
+    energy = torch.einsum("ohi,ohj->hij", columns, columns)
+    covariance = torch.zeros_like(energy)  # [heads, head_dim, head_dim]
     centered = recipe.center != "none"
     means = source.type_means(stage, block, ["attn.proj"], recipe.frame_shapes)["attn.proj"] if centered else None
 
@@ -95,15 +112,14 @@ def _balance_values(block: Block, stage: Stage, source: Stream, recipe: Recipe, 
         covariance.add_(torch.einsum("thi,thj->hij", x, x))
 
     source.visit(stage, block, {"attn.proj": keep}, recipe.frame_shapes)
-    columns = attention.proj.weight.detach().double().unflatten(1, (attention.num_heads, attention.head_dim))
-    energy = torch.einsum("ohi,ohj->hij", columns, columns)
-    pairs = [
+    pairs = [  # matrices of 64 x 64, whose eigenvectors a CPU finds as fast
         balanced_basis(c, e, named_seed(seed, f"{stage.path} head {i}"))
-        for i, (c, e) in enumerate(zip(covariance, energy, strict=True))
+        for i, (c, e) in enumerate(zip(covariance.cpu(), energy.cpu(), strict=True))
     ]
     final = copy.deepcopy(block)
     with in_float64(final):
-        rotate_values_(final.attn, torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs]))
+        basis, inverse = (torch.stack(matrices).to(energy.device) for matrices in zip(*pairs, strict=True))
+        rotate_values_(final.attn, basis, inverse)
     return final
 
 
@@ -112,7 +128,7 @@ def token_weights(types: Tensor, special: float) -> Tensor:
     patch = types == types.max()
     count = int(patch.sum())
     if special == 0 or count == types.numel():
-        return torch.ones(types.shape)
+        return torch.ones(types.shape, device=types.device)
     each = special * count / (types.numel() - count)
     weights = torch.where(patch, 1.0, each)
     return weights / weights.mean()
@@ -128,7 +144,6 @@ def _record(
     """
     amax: dict[str, Tensor] = {}
     samples: dict[str, list[Tensor]] = {name: [] for name in learnables}
-    per_sequence = max(1, SAMPLE_ROWS // len(source.tokens))
 
     def keep(name: str, x: Tensor, _types: Tensor) -> None:
         learnable = learnables[name]
@@ -137,7 +152,7 @@ def _record(
         largest = rotated.abs().flatten(0, -2).amax(0)
         amax[name] = largest if name not in amax else torch.maximum(amax[name], largest)
         rows = x.flatten(0, -2)
-        samples[name].append(rows[:: max(1, len(rows) // per_sequence)].clone())
+        samples[name].append(rows[:: max(1, len(rows) // source.share(SAMPLE_ROWS, len(rows)))].clone())
 
     source.visit(stage, block, {name: partial(keep, name) for name in learnables}, recipe.frame_shapes)
     return {name: (amax[name], torch.cat(samples[name])) for name in learnables}
@@ -157,13 +172,7 @@ def _start(learnable: LearnableLinear, linear: nn.Module, inputs: tuple[Tensor, 
 
 
 def _learn(
-    quantized: Block,
-    block: Block,
-    stage: Stage,
-    target: Stream,
-    source: Stream,
-    recipe: Recipe,
-    generator: torch.Generator,
+    quantized: Block, stage: Stage, goals: Stream, source: Stream, recipe: Recipe, generator: torch.Generator
 ) -> None:
     learnables = [m for m in quantized.modules() if isinstance(m, LearnableLinear)]
     groups = [
@@ -175,38 +184,45 @@ def _learn(
     if recipe.weight_rate > 0:
         groups.append({"params": weights, "lr": recipe.weight_rate})
     optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
-    steps_per_epoch = len(list(target.groups(recipe.batch)))
+    steps_per_epoch = len(list(goals.groups(recipe.batch)))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs * steps_per_epoch)
+    device = device_of(quantized)
+    energies = [goal.to(device).square().mean() for goal in goals.tokens]
     for _ in range(recipe.epochs):
-        order = torch.randperm(len(target.tokens), generator=generator).tolist()
-        for group in target.groups(recipe.batch, order):
-            count = max(1, STEP_TOKENS // target.length(group[0]))
-            pieces = [group[i : i + count] for i in range(0, len(group), count)]
-            shares = [len(piece) / len(group) for piece in pieces]
-            with torch.no_grad():
-                wanted = [target.batch(stage, piece, recipe.frame_shapes).run(block) for piece in pieces]
-                sizes = [share * w.square().mean() for share, w in zip(shares, wanted, strict=True)]
-                size = torch.stack(sizes).sum().clamp_min(1e-12)
+        order = torch.randperm(len(energies), generator=generator, device="cpu").tolist()
+        for group in goals.groups(recipe.batch, order):
+            size = torch.stack([energies[i] for i in group]).mean().clamp_min(1e-12)
+            count = max(1, STEP_TOKENS // goals.length(group[0]))
             optimizer.zero_grad(set_to_none=True)
-            for piece, share, goal in zip(pieces, shares, wanted, strict=True):
-                batch = source.batch(stage, piece, recipe.frame_shapes)
-                error = (batch.run(quantized) - goal).square().mean(-1)
-                loss = (error * token_weights(batch.types, recipe.special_weight)).mean() / size
-                (share * loss).backward()
+            for i in range(0, len(group), count):
+                piece = group[i : i + count]
+                for loss in _losses(quantized, stage, piece, goals, source, recipe):
+                    (len(piece) / len(group) * (loss / size)).backward()
             optimizer.step()
             schedule.step()
     quantized.requires_grad_(False)
 
 
+def _losses(
+    quantized: Block, stage: Stage, piece: list[int], goals: Stream, source: Stream, recipe: Recipe
+) -> Iterator[Tensor]:
+    """What adds up to the mean weighted squared error of these sequences; each to be done with before the next."""
+    device = device_of(quantized)
+    batch, goal = (stream.batch(stage, piece, recipe.frame_shapes, device) for stream in (source, goals))
+    weights = token_weights(batch.types, recipe.special_weight)
+    for part, rows in batch.frames_apart():
+        error = (part.run(quantized) - goal.tokens[rows]).square().mean(-1)
+        yield (error * weights[rows]).mean() * (len(part.tokens) / len(batch.tokens))
+
+
 @torch.no_grad()
-def _error(quantized: Block, block: Block, stage: Stage, target: Stream, source: Stream, recipe: Recipe) -> float:
+def _error(quantized: Block, stage: Stage, goals: Stream, source: Stream, recipe: Recipe) -> float:
     """Squared error of the block's output over its squared size."""
-    noise = signal = 0.0
-    for index in range(len(target.tokens)):
-        wanted = target.batch(stage, [index], recipe.frame_shapes).run(block)
-        got = source.batch(stage, [index], recipe.frame_shapes).run(quantized)
-        noise += float((got - wanted).double().square().sum())
-        signal += float(wanted.double().square().sum())
+    noise, signal, device = 0.0, 0.0, device_of(quantized)
+    for index in range(len(goals.tokens)):
+        batch, goal = (stream.batch(stage, [index], recipe.frame_shapes, device) for stream in (source, goals))
+        noise += float((batch.run(quantized) - goal.tokens).double().square().sum())
+        signal += float(goal.tokens.double().square().sum())
     return noise / max(signal, 1e-30)
 
 
@@ -216,7 +232,7 @@ def _round(
 ) -> None:
     """GPTQ codes of each linear in turn, on the inputs it sees with the ones before it already rounded."""
     for name, learnable in learnables.items():
-        moments = InputMoments(learnable.weight.shape[1])
+        moments = InputMoments(learnable.weight.shape[1], learnable.weight.device)
 
         def add(x: Tensor, types: Tensor, learnable: LearnableLinear = learnable, to: InputMoments = moments) -> None:
             weight = token_weights(types, recipe.special_weight).sqrt()[..., None]
@@ -245,7 +261,7 @@ def _finish(block: Block, learnables: dict[str, LearnableLinear], recipe: Recipe
         if name == "attn.qkv" and "attn.proj" in scale:
             # proj's scale divides the value rows, whose grids shrink with them
             width = len(scale["attn.proj"])
-            rows = torch.cat([torch.ones(2 * width), 1 / scale["attn.proj"]])
+            rows = torch.cat([scale["attn.proj"].new_ones(2 * width), 1 / scale["attn.proj"]])
         final.set_submodule(name, learnable.finish(name in folded, rows))
     if "attn.proj" in constants:
         # attention averages the values with weights of sum 1, so what each of them loses the average loses

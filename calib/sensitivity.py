@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from qvggt.calib.budget import Choice, Unit
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.recipe import Recipe
+from qvggt.device import device_of
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import Activation, Format, LinearFormat
 from qvggt.formats.table import DEFAULT, FLOAT32
@@ -77,8 +78,9 @@ def quick(recipe: Recipe) -> Recipe:
 
 @torch.no_grad()
 def network_outputs(model: Network, batches: Sequence[Tensor]) -> Outputs:
-    """Camera, depth and point outputs of each sequence."""
-    return [{name: value for name, value in model(images).items() if name in VALUES} for images in batches]
+    """Camera, depth and point outputs of each sequence, on the CPU."""
+    passes = (model(images.to(device_of(model))) for images in batches)
+    return [{name: value.cpu() for name, value in outputs.items() if name in VALUES} for outputs in passes]
 
 
 def output_error(reference: Outputs, outputs: Outputs) -> float:

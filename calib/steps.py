@@ -8,6 +8,7 @@ cheapest first, until the rounding of the linear disturbs the outputs of no type
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -125,7 +126,7 @@ def attach(linear: nn.Linear, format: LinearFormat, steps: Steps, means: Tensor 
 
     means [types, in]: mean inputs, the last row that of patches; None takes nothing off.
     """
-    rotation = KroneckerHadamard(linear.in_features, seed) if steps.rotation else None
+    rotation = KroneckerHadamard(linear.in_features, seed).to(linear.weight.device) if steps.rotation else None
     learnable = LearnableLinear(linear, steps.format(format), rotation)
     learnable.log_scale.requires_grad_(steps.scale)
     if means is not None and steps.center:
@@ -176,10 +177,10 @@ def _measure(learnable: LearnableLinear, linear: nn.Linear, seen: Samples, alpha
         learnable.start_at_extremes(x, 1 - 1e-7)
         noise = (learnable(seen.rows) - linear(seen.rows)).double().square().sum(-1)
     signal = (seen.rows @ linear.weight.T).double().square().sum(-1)
-    none = torch.zeros(int(seen.types.max()) + 1, dtype=torch.float64)
+    none = signal.new_zeros(int(seen.types.max()) + 1)
     signals, noises = (none.index_add(0, seen.types, energy) for energy in (signal, noise))
-    there = signals > 0
-    return float((10 * (signals[there] / noises[there].clamp_min(1e-30)).log10()).min()) if bool(there.any()) else 0.0
+    worst = float((10 * (signals / noises.clamp_min(1e-30)).log10()).where(signals > 0, math.inf).min())
+    return worst if math.isfinite(worst) else 0.0
 
 
 @torch.no_grad()
@@ -190,12 +191,12 @@ def _sample(
     the sequences."""
     if not names:
         return {}
-    share = max(1, ROWS // len(source.tokens))
     taken: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
 
     def keep(name: str, x: Tensor, types: Tensor) -> None:
         flat, rows = types.flatten(), x.flatten(0, -2)
-        places = [(flat == kind).nonzero()[:, 0] for kind in flat.unique()]
+        share = source.share(ROWS, len(rows))
+        places = [(flat == kind).nonzero()[:, 0] for kind in range(stage.layout.types)]
         index = torch.cat([place[:: max(1, len(place) // share)] for place in places])
         taken[name].append((rows[index], flat[index]))
 

@@ -1,42 +1,101 @@
-"""Token streams of the calibration sequences, moved through the network block by block."""
+"""Token streams of the calibration sequences, moved through the network block by block.
+
+They stay in host memory, or on disk; a block gets one batch at a time, on its own device.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from qvggt.device import device_of
 from qvggt.hooks import hooked
 from qvggt.models.block import Block, Rope
 from qvggt.models.family import Stage, family_of
 from qvggt.models.network import Network
-from qvggt.models.token_types import token_types, types_in
+from qvggt.models.token_types import current_types, token_types, types_in
+
+STEP_TOKENS = 8192  # whose activations are held at a time; more are run in pieces of whole frames
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a block gets: tokens [N, L, C], the RoPE tables of a frame, types of the tokens [N, L]."""
+    """What a block gets: tokens [N, L, C], the RoPE tables of a frame, types of the tokens [N, L].
+
+    frame: tokens of a frame. together: L are those of whole sequences, which attention sees at once; else of one frame.
+    """
 
     tokens: Tensor
     rope: Rope | None
     types: Tensor
+    frame: int
+    together: bool
 
     def run(self, block: Block) -> Tensor:
-        with token_types(self.types):
-            return block(self.tokens, self.rope)
+        """The block's output. Of many tokens piece by piece; where gradients are wanted and attention goes across the
+        pieces, what is inside them is computed again for their gradients."""
+        if self.tokens.shape[:2].numel() <= STEP_TOKENS:
+            with token_types(self.types):
+                return block(self.tokens, self.rope)
+        if not self.together:
+            return torch.cat([part.run(block) for part, _ in self.frames_apart()])
+        parts = [slice(i, i + self._tokens) for i in range(0, self.tokens.shape[1], self._tokens)]
+        pieces = [self._piece(part, partial(block.heads, rope=self.rope), self.tokens) for part in parts]
+        q, k, v = (torch.cat(heads, dim=2) for heads in zip(*pieces, strict=True))
+        del pieces
+        attended = block.attn.attend(q, k, v)
+        return torch.cat([self._piece(part, block.after, self.tokens, attended) for part in parts], dim=1)
+
+    def frames_apart(self) -> Iterator[tuple[Batch, slice]]:
+        """Batches of up to STEP_TOKENS tokens of single frames, and which rows of this one they are; itself where its
+        frames are seen together."""
+        count = len(self.tokens) if self.together else max(1, STEP_TOKENS // self.frame)
+        for start in range(0, len(self.tokens), count):
+            rows = slice(start, start + count)
+            yield replace(self, tokens=self.tokens[rows], types=self.types[rows]), rows
+
+    @property
+    def _tokens(self) -> int:
+        """Of a piece: whole frames of each sequence."""
+        return max(1, STEP_TOKENS // (len(self.tokens) * self.frame)) * self.frame
+
+    def _piece(self, part: slice, function: Callable[..., Any], *inputs: Tensor) -> Any:
+        types = self.types[:, part]
+
+        def run(*tensors: Tensor) -> Any:
+            with token_types(types):  # here, as gradients may come on a thread of their own
+                return function(*tensors)
+
+        tensors = [x[:, part] for x in inputs]
+        if not torch.is_grad_enabled():
+            return run(*tensors)
+        return checkpoint(run, *tensors, use_reentrant=False, preserve_rng_state=False)
+
+
+@dataclass
+class Allowance:
+    """Bytes of host memory that token stores may still take, together."""
+
+    left: int
 
 
 class TokenStore:
-    """A list of tensors that spills to disk (plain .npy) once it holds more than `budget` bytes in memory."""
+    """A list of tensors in host memory, wherever they come from, that spills to disk (plain .npy) once it and the
+    stores `beside` it hold more than `budget` bytes. pinned: in pages that a GPU reads directly."""
 
-    def __init__(self, budget: int = 2 << 30) -> None:
-        self.budget = budget
+    def __init__(self, budget: int | Allowance = 2 << 30, pinned: bool = False) -> None:
+        self.allowance = Allowance(budget) if isinstance(budget, int) else budget
+        self.pinned = pinned
         self.held: dict[int, Tensor] = {}
         self.folder: tempfile.TemporaryDirectory[str] | None = None
         self.count = 0
@@ -52,18 +111,32 @@ class TokenStore:
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(self.count))
 
+    def beside(self) -> TokenStore:
+        """An empty store that shares the budget."""
+        return TokenStore(self.allowance, self.pinned)
+
     def append(self, tensor: Tensor) -> None:
         self.count += 1
         self.put(self.count - 1, tensor)
 
     def put(self, index: int, tensor: Tensor) -> None:
         """Replace an entry; it goes to disk when memory is full."""
-        self.held.pop(index, None)
-        used = sum(t.numel() * t.element_size() for t in self.held.values())
-        if used + tensor.numel() * tensor.element_size() <= self.budget:
-            self.held[index] = tensor
+        old = self.held.pop(index, None)
+        self.allowance.left += 0 if old is None else old.nbytes
+        if tensor.nbytes > self.allowance.left:
+            np.save(self._file(index), tensor.to(CPU).numpy())
             return
-        np.save(self._file(index), tensor.numpy())
+        self.allowance.left -= tensor.nbytes
+        if self.pinned:
+            page = torch.empty(tensor.shape, dtype=tensor.dtype, device=CPU, pin_memory=True)
+            self.held[index] = page.copy_(tensor)
+        else:
+            self.held[index] = tensor.to(CPU)
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self.allowance.left += sum(tensor.nbytes for tensor in self.held.values())
+        self.held, self.folder, self.count = {}, None, 0
 
     def _file(self, index: int) -> Path:
         if self.folder is None:
@@ -83,10 +156,11 @@ class Stream:
     @torch.no_grad()
     def start(cls, model: Network, batches: Iterable[Tensor], budget: int = 2 << 30) -> Stream:
         """Embed image batches [S, 3, H, W]; one batch of images is alive at a time."""
-        stream, family = cls(TokenStore(budget), [], []), family_of(model)
+        device, family = device_of(model), family_of(model)
+        stream = cls(TokenStore(budget, pinned=device.type == "cuda"), [], [])
         for images in batches:
             height, width = images.shape[-2:]
-            stream.append(family.embed(model, images), family.positions(model.config, height, width, images.device))
+            stream.append(family.embed(model, images.to(device)), family.positions(model.config, height, width, CPU))
         return stream
 
     def append(self, tokens: Tensor, ropes: Mapping[str, Rope]) -> None:
@@ -96,11 +170,17 @@ class Stream:
         self.shapes.append((tokens.shape[0], tokens.shape[1]))
 
     def copy(self) -> Stream:
-        """An independent stream at the same place."""
-        tokens = TokenStore(self.tokens.budget)
+        """An independent stream at the same place, in the same budget."""
+        tokens = self.tokens.beside()
         for tensor in self.tokens:
             tokens.append(tensor.clone())
         return Stream(tokens, list(self.ropes), list(self.shapes))
+
+    def through(self, stage: Stage, block: Block, frame_shapes: bool = False) -> Stream:
+        """An independent stream behind the block."""
+        stream = Stream(self.tokens.beside(), list(self.ropes), list(self.shapes))
+        self.visit(stage, block, {}, frame_shapes, into=stream.tokens)
+        return stream
 
     def groups(self, size: int, order: list[int] | None = None) -> Iterator[list[int]]:
         """Runs of up to `size` sequences of equal shape, in `order`."""
@@ -118,21 +198,30 @@ class Stream:
         frames, tokens = self.shapes[index]
         return frames * tokens
 
-    def batch(self, stage: Stage, group: list[int], frame_shapes: bool = False) -> Batch:
-        """What the block of `stage` takes for these sequences: tokens [n*S, P, C], or [n, S*P, C] in a global view.
+    def share(self, total: int, rows: int) -> int:
+        """How many of `rows` tokens to take so that all sequences together give `total`, 1 at least."""
+        return max(1, total // len(self.tokens) * min(rows, self.length(0)) // self.length(0))
+
+    def batch(
+        self, stage: Stage, group: list[int], frame_shapes: bool = False, device: torch.device | None = None
+    ) -> Batch:
+        """What the block of `stage` takes for these sequences on its device: tokens [n*S, P, C], or [n, S*P, C] in a
+        global view.
 
         frame_shapes: [n*S, P, C] there too.
         """
-        tokens, together = torch.cat([self.tokens[i] for i in group]), stage.view == "global" and not frame_shapes
+        device, together = device or CPU, stage.view == "global" and not frame_shapes
+        tokens = torch.cat([self.tokens[i].to(device, non_blocking=True) for i in group])
+        frames, frame = self.shapes[group[0]]
         if together:
             tokens = tokens.view(len(group), -1, tokens.shape[-1])
-        types = types_in(stage.layout, tokens, self.shapes[group[0]][0], together)
-        return Batch(tokens, None if stage.positions is None else self.ropes[group[0]][stage.positions], types)
+        rope = None if stage.positions is None else self.ropes[group[0]][stage.positions]
+        types = types_in(stage.layout, tokens, frames, together)
+        return Batch(tokens, rope and (rope[0].to(device), rope[1].to(device)), types, frame, together)
 
-    @torch.no_grad()
     def advance(self, stage: Stage, block: Block, frame_shapes: bool = False) -> None:
         """Run the block on every sequence, in place."""
-        self.visit(stage, block, {}, frame_shapes, advance=True)
+        self.visit(stage, block, {}, frame_shapes, into=self.tokens)
 
     @torch.no_grad()
     def visit(
@@ -141,41 +230,42 @@ class Stream:
         block: Block,
         readers: Mapping[str, Callable[[Tensor, Tensor], None]],
         frame_shapes: bool = False,
-        advance: bool = False,
+        into: TokenStore | None = None,
     ) -> None:
-        """Run the block on every sequence; readers[name](input, types) sees the input of that module of the block.
+        """Run the block on every sequence; readers[name](input, types) sees the input of that module of the block, of
+        a long sequence piece by piece.
 
-        `advance`: the block's output takes the place of its input.
+        into: the store that gets the block's outputs, which may be this stream's own.
         """
-        types = torch.zeros(0, dtype=torch.int64)
-        with hooked(block, readers, lambda name, _module, x: readers[name](x, types)):
-            for index in range(len(self.tokens)):
-                batch = self.batch(stage, [index], frame_shapes)
-                types = batch.types
-                out = batch.run(block)
-                if advance:
-                    self.tokens.put(index, out.view_as(self.tokens[index]))
+        device = device_of(block)
+        with hooked(block, readers, lambda name, _module, x: readers[name](x, current_types())):
+            for index, shape in enumerate(self.shapes):
+                out = self.batch(stage, [index], frame_shapes, device).run(block)
+                if into is not None:
+                    into.count = max(into.count, index + 1)
+                    into.put(index, out.view(*shape, -1))
 
     def type_means(
         self, stage: Stage, block: Block, names: Iterable[str], frame_shapes: bool = False
     ) -> dict[str, Tensor]:
         """Mean input of each of these linears of the block per type of token, fp32 [types, in]; 0 for types no sequence
-        has."""
-        sums: dict[str, Tensor] = {}
-        counts = dict.fromkeys(names, torch.zeros(stage.layout.types, dtype=torch.float64))
+        has. Products of a sequence or less are fp32, their sum is float64."""
+        sums, counts = dict[str, Tensor](), dict[str, Tensor]()
 
         def add(name: str, x: Tensor, types: Tensor) -> None:
-            empty = torch.zeros(stage.layout.types, x.shape[-1], dtype=torch.float64)
-            sums.setdefault(name, empty).index_add_(0, types.flatten(), x.flatten(0, -2).double())
-            counts[name] = counts[name] + torch.bincount(types.flatten(), minlength=stage.layout.types)
+            mine = nn.functional.one_hot(types.flatten(), stage.layout.types).to(x.dtype)  # [rows, types]
+            total, count = (mine.T @ x.flatten(0, -2)).double(), mine.sum(0)[:, None].double()
+            sums[name] = sums[name] + total if name in sums else total
+            counts[name] = counts[name] + count if name in counts else count
 
-        self.visit(stage, block, {name: partial(add, name) for name in counts}, frame_shapes)
-        return {name: (sums[name] / counts[name].clamp_min(1)[:, None]).float() for name in counts}
+        self.visit(stage, block, {name: partial(add, name) for name in names}, frame_shapes)
+        return {name: (sums[name] / counts[name].clamp_min(1)).float() for name in sums}
 
     @torch.no_grad()
     def enter(self, model: Network, stage: Stage) -> None:
         """What the family does to the tokens before a stage that `enters`."""
+        device = device_of(model)
         for index in range(len(self.tokens)):
-            tokens = family_of(model).enter(model, stage, self.tokens[index])
+            tokens = family_of(model).enter(model, stage, self.tokens[index].to(device))
             self.tokens.put(index, tokens)
             self.shapes[index] = tokens.shape[0], tokens.shape[1]

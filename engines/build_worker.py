@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from qvggt.engines.compatibility import too_old
+
 Send = Callable[..., None]
 
 WARNINGS = 20  # kept of a build; there are thousands with some networks
@@ -24,7 +26,7 @@ TICK = 0.5  # seconds
 
 
 class Refused(Exception):
-    """The builder said no: `stage` is load, parse, profile or build; `reasons` are its words, worst first."""
+    """The builder said no: `stage` is load, version, parse, profile or build; `reasons` are its words, worst first."""
 
     def __init__(self, stage: str, reasons: list[dict[str, str]]) -> None:
         super().__init__(stage)
@@ -70,13 +72,16 @@ def _tick(send: Send) -> None:
 def build(request: dict[str, Any], send: Send) -> dict[str, Any]:
     """Build request["onnx"] into request["engine"], the layer table into request["table"]; returns what was measured.
 
-    request: module ("tensorrt_rtx" or "tensorrt"), onnx, engine, table: paths; profile: input name -> [min, opt, max];
-    capabilities: names such as "SM89", empty for the default.
+    request: backend and its module ("tensorrt_rtx" or "tensorrt"), onnx, engine, table: paths; profiles: each input
+    name -> [min, opt, max]; capabilities: names such as "SM89", empty for the default; level, workspace (bytes),
+    timings (path to read, path to write): None for the builder's own; flags: names of BuilderFlag.
     """
     try:
         trt: Any = importlib.import_module(request["module"])
     except ImportError as error:
         raise Refused("load", [{"text": str(error)[:MESSAGE]}]) from error
+    if reason := too_old(request["backend"], str(getattr(trt, "__version__", ""))):
+        raise Refused("version", [{"text": reason}])
     with open(request["table"], "w", encoding="utf-8") as table:
         logger = _logger(trt, table, send)
         builder = trt.Builder(logger)
@@ -89,11 +94,16 @@ def build(request: dict[str, Any], send: Send) -> dict[str, Any]:
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         _set_capabilities(trt, config, request["capabilities"])
-        _set_profile(builder, config, request["profile"])
+        for profile in request["profiles"]:
+            _add_profile(builder, config, profile)
+        timings = _set_options(trt, config, request, logger)
         if not _write_engine(trt, builder, network, config, request["engine"]):
             # without a GPU a failed build also complains of the driver, which is not why it failed
             errors = sorted(logger.errors, key=lambda text: "CUDA driver version is insufficient" in text)
             raise Refused("build", [{"text": text} for text in errors])
+        if timings is not None:
+            with open(request["timings"][1], "wb") as file:
+                file.write(timings.serialize())
         _inspect(trt, logger, request, table)
     measured = {"layers": network.num_layers, "peak_bytes": _peak_bytes(), "warnings": logger.warnings}
     return {"version": str(trt.__version__), **measured, **logger.memory}
@@ -122,7 +132,8 @@ def _logger(trt: Any, table: Any, send: Send) -> Any:
             else:
                 for key, start in (("weight_bytes", "Total Weights"), ("activation_bytes", "Total Activation")):
                     if message.startswith(f"{start} Memory: "):
-                        self.memory[key] = int(message.split(": ")[1].split()[0])
+                        size = int(message.split(": ")[1].split()[0])  # told of every profile
+                        self.memory[key] = max(size, self.memory.get(key, 0))
 
     return Logger()
 
@@ -144,9 +155,36 @@ def _set_capabilities(trt: Any, config: Any, names: list[str]) -> None:
             config.set_compute_capability(getattr(trt.ComputeCapability, name), i)
 
 
-def _set_profile(builder: Any, config: Any, shapes: dict[str, list[list[int]]]) -> None:
-    if not shapes:
-        return
+def _set_options(trt: Any, config: Any, request: dict[str, Any], logger: Any) -> Any:
+    """Returns the timing cache the build fills, None without one."""
+    feature = getattr(getattr(trt, "PreviewFeature", None), "RUNTIME_ACTIVATION_RESIZE_10_10", None)
+    if feature is not None:  # contexts then need the scratch memory of their shapes, not of the profile's largest
+        config.set_preview_feature(feature, True)
+    if request["level"] is not None:
+        config.builder_optimization_level = request["level"]
+    if request["workspace"] is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace"])
+    for name in request["flags"]:
+        flag = getattr(trt.BuilderFlag, name, None)
+        if flag is None:
+            raise Refused("profile", [{"text": f"--{name.lower().replace('_', '-')}: this builder has it not"}])
+        config.set_flag(flag)
+    if request["timings"] is None:
+        return None
+    path = request["timings"][0]
+    kept = b""
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            kept = file.read()
+    cache = config.create_timing_cache(kept)
+    if cache is None or not config.set_timing_cache(cache, False):  # of another version or GPU, or damaged
+        logger.warnings.append(f"{path}: is not a timing cache of this builder and GPU; it is made anew")
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+    return cache
+
+
+def _add_profile(builder: Any, config: Any, shapes: dict[str, list[list[int]]]) -> None:
     profile = builder.create_optimization_profile()
     for name, (low, opt, high) in shapes.items():
         profile.set_shape(name, low, opt, high)

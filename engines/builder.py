@@ -8,19 +8,20 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qvggt import __version__
 from qvggt.engines.build_config import FRAMES, BuildConfig, check_output
 from qvggt.engines.layer_report import LayerReport, layer_report
-from qvggt.engines.layer_table import rows_of_inspector, rows_of_log
+from qvggt.engines.layer_table import rows_by_profile, rows_of_inspector, rows_of_log
 from qvggt.engines.manifest import FileFact, Manifest, Shapes, manifest_path
 from qvggt.engines.network_file import file_scheme
-from qvggt.engines.trt_build import Built, build_with_python
+from qvggt.engines.trt_build import Built, build_with_python, check_timing_cache
 from qvggt.engines.trtexec import find_trtexec, run_trtexec, save_command, trtexec_command
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, sibling
+from qvggt.onnx_view.documented import undocumented_int4
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph_format import GraphFormat, graph_format
 from qvggt.onnx_view.halves import Half, group_profile, heads_path, trunk_path
@@ -37,7 +38,7 @@ class Source:
     """An ONNX file as a build sees it.
 
     scheme: of the metadata, None where the graph is of another format. stamps: sizes and times of its files, to notice
-    a change during the build.
+    a change during the build. undocumented: the INT4 in it that TensorRT itself does not take.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Source:
     scheme: Scheme | None
     stamps: tuple[tuple[int, int], ...]
     format: GraphFormat
+    undocumented: Sequence[str] = ()
 
     @property
     def float_type(self) -> str:
@@ -82,7 +84,18 @@ def read_source(path: str | Path) -> Source:
     files, metadata = (path, *opened.data), opened.metadata
     scheme, format = file_scheme(metadata), graph_format(opened)
     scheme = None if format.wrong else scheme
-    return Source(path, files, network_facts(opened), metadata, scheme, _stamps(files), format)
+    facts, int4 = network_facts(opened), undocumented_int4(opened)
+    return Source(path, files, facts, metadata, scheme, _stamps(files), format, int4)
+
+
+def plan_profiles(source: Source, config: BuildConfig) -> tuple[dict[str, Shapes], ...]:
+    """`plan_profile` of the first and of the further profiles; QvggtError for these where the file fixes its shapes."""
+    first = plan_profile(source, config)
+    if config.profiles and not first:
+        raise QvggtError(
+            f"--profile {':'.join(map(str, config.profiles[0]))}: {source.path} fixes its shapes; leave it out"
+        )
+    return (first, *(plan_profile(source, replace(config, frames=frames)) for frames in config.profiles))
 
 
 def plan_profile(source: Source, config: BuildConfig) -> dict[str, Shapes]:
@@ -120,9 +133,19 @@ def check_precision(source: Source, precision: str | None) -> None:
         )
 
 
+def check_form(source: Source, backend: str) -> None:
+    """QvggtError for INT4 that a backend does not take."""
+    if backend != "rtx" and (found := source.undocumented):
+        raise QvggtError(
+            f"--backend {backend}: {source.path} has INT4 that TensorRT does not take ({len(found)}, {found[0]}), "
+            "only weights in blocks of 64 or 128: export it with --target tensorrt --backend tensorrt, or build with "
+            "--backend rtx"
+        )
+
+
 def plan_trtexec(source: Source, output: Path, config: BuildConfig) -> tuple[list[str], Path]:
     """The trtexec command of a build, saved beside `output`; returns it and where it was saved."""
-    command = trtexec_command(source.path, output.name, plan_profile(source, config))
+    command = trtexec_command(source.path, output.name, plan_profiles(source, config), config.options)
     return command, save_command(output, command)
 
 
@@ -136,7 +159,9 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
     output = Path(output)
     check_output(output)
     check_precision(source, config.precision)
-    profile = plan_profile(source, config)
+    check_form(source, config.backend)
+    profiles = plan_profiles(source, config)
+    check_timing_cache(config.options)
     hashed = tuple(FileFact.of(file) for file in source.files)
     with (
         atomic_write(manifest_path(output)) as manifest_slot,
@@ -147,19 +172,23 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
         if config.backend == "trtexec":
             built = _with_trtexec(source, output, engine, folder, config, shown)
         else:
-            built = build_with_python(source.path, engine, folder, config, profile, shown)
+            built = build_with_python(source.path, engine, folder, config, profiles, shown)
         inspected = built.table.lstrip().startswith("{") or (built.table != "" and config.backend == "trtexec")
         rows = rows_of_inspector(built.table) if inspected else rows_of_log(built.table)
         if _stamps(source.files) != source.stamps:
             raise QvggtError(f"{source.path}: changed while it was built; nothing was written, build again")
-        report = layer_report(source.facts, rows, built.weight_bytes, built.activation_bytes, source.label)
+        memory = built.weight_bytes, built.activation_bytes
+        reports = [layer_report(source.facts, part, *memory, source.label) for part in rows_by_profile(rows) or [rows]]
+        report = max(reports, key=lambda report: len(report.failed))  # the profile that has most of them
         manifest = Manifest(
             engine=FileFact.of(engine, output.name),
             onnx=hashed,
             backend=config.backend,
             backend_version=built.version,
             precision=source.float_type,
-            profile=profile,
+            profile=profiles[0],
+            profiles=profiles[1:],
+            options=config.options.given(),
             compute_capabilities=config.compute_capabilities,
             scheme=None if source.scheme is None else json.loads(source.scheme.to_json()),
             metadata=source.metadata.entries,

@@ -1,137 +1,153 @@
-"""TensorRT and TensorRT-RTX engine runner. Buffers and the stream are PyTorch's; nothing here was run on a GPU yet."""
+"""TensorRT and TensorRT-RTX engine runner: images in, predictions out, from numpy or from tensors on the GPU.
+
+Nothing here was run on a GPU yet.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
+from qvggt.engines.compatibility import not_portable, numbers, same_version, why_not
 from qvggt.engines.cuda import Gpu, open_gpu
+from qvggt.engines.engine import Engine, EngineOptions
+from qvggt.engines.kernel_cache import kernel_cache
 from qvggt.engines.manifest import Manifest, check_engine, manifest_path
 from qvggt.engines.network_file import INPUT
 from qvggt.engines.registry import RunnerOptions
 from qvggt.engines.runner import Array, ModelFile, Runner, versions
-from qvggt.engines.tensorrt_module import import_tensorrt, logger_of
+from qvggt.engines.tensorrt_module import import_tensorrt
 from qvggt.errors import QvggtError
 from qvggt.predictions import OUTPUTS
 from qvggt.quant.scheme import Scheme
 
 
-@dataclass
-class Buffers:
-    """Tensors on the GPU for one frame count, and the CUDA graph captured over them, if any."""
+def load_engine(
+    path: str | Path, device: str = "cuda", *, cuda_graph: bool = False, weight_budget: float | None = None
+) -> tuple[Manifest, Engine]:
+    """A file that has its manifest beside it and matches it, on the GPU `device`, for whatever inputs it has.
 
-    tensors: dict[str, torch.Tensor]
-    graph: Any = None
+    cuda_graph: record the launches once for each shape and replay them, which helps where launching takes longer than
+    computing (few frames, small images); buffers of every shape are then kept. weight_budget: GB of weights that stay
+    on the card of an engine built with --weight-streaming. QvggtError for an engine without a matching manifest, of
+    another TensorRT version or GPU generation, or a machine without the package or a GPU.
+    """
+    path = Path(path)
+    manifest = check_engine(path)
+    gpu = open_gpu(path, device)
+    trt = import_tensorrt(manifest.backend)
+    _check_version(path, manifest, trt)
+    _check_capability(path, manifest, gpu)
+    kernels = kernel_cache(manifest.engine.sha256, gpu.name, trt.__version__) if manifest.backend == "rtx" else None
+    options = EngineOptions(cuda_graph, weight_budget, _version_compatible(manifest), kernels)
+    return manifest, Engine(trt, path, gpu, options)
 
 
 class EngineRunner(Runner):
-    """Opens an engine file that has its manifest beside it, and matches it.
+    """Opens an engine as `load_engine`, which has the arguments; for one thread at a time."""
 
-    device: "cuda" or "cuda:N". cuda_graph: record the launches once per frame count and replay them, which helps where
-    launching takes longer than computing (few frames, small images); buffers of every frame count are then kept.
-    QvggtError for an engine without a matching manifest, of another TensorRT version or GPU generation, or a machine
-    without the package or a GPU.
-    """
-
-    held = ("context", "engine", "runtime", "_buffers")
+    held = ("engine",)
     device = "cuda"
     frame_range: tuple[int, int]
 
-    def __init__(self, path: str | Path, device: str = "cuda", *, cuda_graph: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, device: str = "cuda", *, cuda_graph: bool = False, weight_budget: float | None = None
+    ) -> None:
         self.path = Path(path)
-        self.manifest = check_engine(self.path)
-        trt = import_tensorrt(self.manifest.backend)
-        _check_version(self.path, self.manifest, trt)
-        self.gpu = open_gpu(device)
+        self.manifest, engine = load_engine(path, device, cuda_graph=cuda_graph, weight_budget=weight_budget)
+        self.engine: Engine | None = engine
+        self.gpu = engine.gpu
         self.device = str(self.gpu.device)
-        _check_capability(self.path, self.manifest, self.gpu)
-        self.cuda_graph = cuda_graph
-        self.runtime: Any = trt.Runtime(logger_of(trt))  # the engine must not outlive it
-        self.engine: Any = self.runtime.deserialize_cuda_engine(self.path.read_bytes())
-        if self.engine is None:
-            words = f"{trt.__name__} {trt.__version__} refuses it: {logger_of(trt).last}"
-            raise QvggtError(f"{self.path}: {words}; build again")
-        self.outputs, self.types = _interface(trt, self.engine, self.path)
-        low, high = _shape_range(self.engine)
-        self.frame_range = (low[1], high[1])
-        self.frames = self.frame_range[0] if self.frame_range[0] == self.frame_range[1] else None
-        self.size = (high[3], high[4]) if low[3:] == high[3:] else None
-        self.context: Any = _context(trt, self.engine, cuda_graph)
-        if self.context is None:
-            raise QvggtError(f"{self.path}: no execution context: {logger_of(trt).last}; free some GPU memory")
-        self.files = tuple(ModelFile.of(file) for file in (self.path, manifest_path(self.path)))
+        try:
+            self._read_interface(engine)
+        except QvggtError:
+            self.close()
+            raise
+        known = self.manifest.engine  # hashed when the manifest was compared
+        self.files = (ModelFile.of(self.path, known.sha256), ModelFile.of(manifest_path(self.path)))
         self.scheme = None if self.manifest.scheme is None else Scheme.from_dict(dict(self.manifest.scheme))
         self.label = f"{self.manifest.backend} {self.scheme_label} {self.path.name}"
-        self._trt = trt
-        self._buffers: dict[int, Buffers] = {}
+        self.notes = engine.notes
+
+    def _read_interface(self, engine: Engine) -> None:
+        if engine.inputs != (INPUT,) or not engine.outputs or not set(engine.outputs) <= set(OUTPUTS):
+            raise QvggtError(
+                f"{self.path}: has inputs {', '.join(engine.inputs) or 'none'} and outputs "
+                f"{', '.join(engine.outputs) or 'none'}, expected {INPUT} and some of {', '.join(OUTPUTS)}; build it "
+                "from a file of qvggt export"
+            )
+        self.outputs = tuple(name for name in OUTPUTS if name in engine.outputs)
+        lows, _, highs = zip(*(profile[INPUT] for profile in engine.profiles), strict=True)
+        self.frame_range = (min(shape[1] for shape in lows), max(shape[1] for shape in highs))
+        self.frames = self.frame_range[0] if self.frame_range[0] == self.frame_range[1] else None
+        sizes = {shape[3:] for shape in (*lows, *highs)}
+        self.size = (highs[0][3], highs[0][4]) if len(sizes) == 1 else None
 
     @property
     def scheme_label(self) -> str:
         return str(self.manifest.report.get("format") or super().scheme_label)
 
     def _run(self, images: Array) -> dict[str, Array]:
-        low, high = self.frame_range
-        if not low <= len(images) <= high:
+        return self._run_chosen(images, self.outputs)
+
+    def _run_chosen(self, images: Array, outputs: Sequence[str]) -> dict[str, Array]:
+        assert self.engine is not None
+        self._check_frames(len(images))
+        found = self.engine.on_host({INPUT: torch.from_numpy(np.ascontiguousarray(images)[None])}, outputs)
+        return {name: value.numpy() for name, value in found.items()}
+
+    def run_device(self, images: Any, outputs: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """As `run_named`, for images that lie on the engine's GPU: a tensor, or anything with `__dlpack__`.
+
+        images [S, 3, H, W], RGB in [0, 1], of any float type -> the chosen outputs [1, S, ...], default all, in the
+        engine's types and on its GPU. Nothing waits for the host: the work comes after what the current stream holds,
+        and what is given to that stream afterwards sees the results. They are the engine's own buffers: they hold until
+        the runner's next call or `close`; `clone()` what is kept. The values of `images` are not looked at (NaN).
+        QvggtError for another device, shape or type, or an output the engine does not compute.
+        """
+        if self.engine is None:
+            raise RuntimeError(f"{self.label}: this runner is closed")
+        names = self._chosen(outputs)
+        tensor = images if isinstance(images, Tensor) else _from_dlpack(images, self.label)
+        if not self.gpu.holds(tensor):
             raise QvggtError(
-                f"{self.label}: was built for {low} to {high} frames, got {len(images)}; build it with "
-                f"--frames {min(low, len(images))}:{len(images)}:{max(high, len(images))}"
+                f"{self.label}: expected images on {self.gpu.device}, got {tensor.device}; move them there, or give "
+                "the runner a numpy array"
             )
-        batch = torch.from_numpy(np.ascontiguousarray(images)[None])
-        with torch.inference_mode():
-            buffers = self._buffers_for(batch.shape)
-            buffers.tensors[INPUT].copy_(batch)  # waits, and converts where the engine takes half precision
-            self.compute(len(images))
-            self.gpu.wait()
-            return {name: buffers.tensors[name].float().cpu().numpy() for name in self.outputs}
+        if not tensor.is_floating_point():
+            raise QvggtError(f"{self.label}: expected images of a float type in [0, 1], got {tensor.dtype}")
+        self._check_shape(tuple(tensor.shape))
+        self._check_frames(len(tensor))
+        return self.engine.on_device({INPUT: tensor.detach()[None]}, names)
+
+    def _check_frames(self, frames: int) -> None:
+        low, high = self.frame_range
+        if not low <= frames <= high:
+            raise QvggtError(
+                f"{self.label}: was built for {low} to {high} frames, got {frames}; build it with "
+                f"--frames {min(low, frames)}:{frames}:{max(high, frames)}"
+            )
 
     def compute(self, frames: int) -> None:
         """Launch the network on what the buffers of this frame count hold (after a first call), without waiting."""
-        buffers = self._buffers[frames]
-        if buffers.graph is not None:
-            with _stream(self.gpu):
-                buffers.graph.replay()
-            return
-        self._launch(buffers)
-        if self.cuda_graph and not _captures(self._trt):  # after a first launch, in which memory is set aside
-            self.gpu.wait()
-            buffers.graph = self._capture(buffers)
+        assert self.engine is not None
+        assert self.size is not None
+        self.engine.relaunch({INPUT: (1, frames, 3, *self.size)})
 
-    def _launch(self, buffers: Buffers) -> None:
-        self.context.set_input_shape(INPUT, tuple(buffers.tensors[INPUT].shape))
-        for name, tensor in buffers.tensors.items():
-            self.context.set_tensor_address(name, tensor.data_ptr())
-        if not self.context.execute_async_v3(self.gpu.stream.cuda_stream):
-            raise QvggtError(f"{self.path}: the engine failed: {logger_of(self._trt).last}")
-
-    def _capture(self, buffers: Buffers) -> Any:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.gpu.stream):
-            self._launch(buffers)
-        return graph
-
-    def _buffers_for(self, shape: Sequence[int]) -> Buffers:
-        """Buffers for images [1, S, 3, H, W]; without CUDA graphs those of the last frame count only."""
-        frames = shape[1]
-        known = self._buffers.get(frames)
-        if known is not None and known.tensors[INPUT].shape == tuple(shape):
-            return known
-        if not self.cuda_graph:
-            self._buffers.clear()
-        if not self.context.set_input_shape(INPUT, tuple(shape)):
-            raise QvggtError(f"{self.path}: takes no images {list(shape)}: {logger_of(self._trt).last}")
-        shapes = {INPUT: tuple(shape)}
-        shapes |= {name: tuple(self.context.get_tensor_shape(name)) for name in self.outputs}
-        tensors = {name: torch.empty(s, dtype=self.types[name], device=self.gpu.device) for name, s in shapes.items()}
-        self._buffers[frames] = Buffers(tensors)
-        return self._buffers[frames]
+    def close(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
+        super().close()
 
     def describe(self) -> dict[str, Any]:
         manifest = self.manifest
+        backend = import_tensorrt(manifest.backend).__version__
         return {
             "kind": manifest.backend,
             **self._facts(),
@@ -139,36 +155,51 @@ class EngineRunner(Runner):
             "providers": [self.device],
             "device": f"{self.gpu.name} (compute capability {self.gpu.capability})",
             "frame_range": list(self.frame_range),
-            "cuda_graph": self.cuda_graph,
+            **({} if self.engine is None else self.engine.describe()),
             "onnx_sha256": manifest.onnx[0].sha256,
             "metadata": dict(manifest.metadata),
-            "versions": versions(**{manifest.backend: self._trt.__version__, "torch": torch.__version__}),
+            "versions": versions(**{manifest.backend: backend, "torch": torch.__version__}),
         }
 
 
 def open_engine(source: str | Path, options: RunnerOptions) -> EngineRunner:
     """As `open_runner` has it."""
-    if options.device == "cpu":
-        raise QvggtError(
-            f"{source}: an engine runs on an NVIDIA GPU only, got device cpu; give cuda, or run its ONNX file"
-        )
-    return EngineRunner(source, options.device or "cuda", cuda_graph=options.cuda_graph)
-
-
-def _stream(gpu: Gpu) -> Any:
-    return torch.cuda.stream(gpu.stream)
+    return EngineRunner(
+        source,
+        options.device or "cuda",
+        cuda_graph=options.cuda_graph,
+        weight_budget=options.weight_streaming_budget,
+    )
 
 
 def _check_version(path: Path, manifest: Manifest, trt: Any) -> None:
-    """An engine runs on the version that built it; "unknown" is left to the runtime, which checks by itself."""
-    if manifest.backend_version not in ("unknown", trt.__version__):
+    """An engine runs on the version that built it, as far as both are known; the runtime checks the rest by itself."""
+    if _version_compatible(manifest) and _follows(trt.__version__, manifest.backend_version):
+        return
+    if not same_version(manifest.backend_version, trt.__version__):
         raise QvggtError(
             f"{path}: made by {manifest.backend} {manifest.backend_version}, this is {trt.__version__}; build again"
         )
 
 
+def _version_compatible(manifest: Manifest) -> bool:
+    return bool(manifest.options.get("version_compatible"))
+
+
+def _follows(version: str, built: str) -> bool:
+    """Whether an engine that was built for newer versions runs on this one: a later one of that major version or of the
+    next, as NVIDIA has it for 8 to 10 and 10 to 11."""
+    here, there = numbers(version), numbers(built)
+    return bool(there) and here[: len(there)] >= there and here[0] - there[0] <= 1
+
+
 def _check_capability(path: Path, manifest: Manifest, gpu: Gpu) -> None:
     built = manifest.compute_capabilities
+    reason = why_not(manifest.backend, capability=gpu.capability)
+    if reason is None and manifest.backend == "rtx" and not built:
+        reason = not_portable(gpu.capability)
+    if reason is not None:
+        raise QvggtError(f"{path}: a {manifest.backend} engine, not for {gpu.name}: {reason}")
     if built and gpu.capability not in built:
         raise QvggtError(
             f"{path}: was built for compute capability {', '.join(built)}, {gpu.name} has {gpu.capability}; build it "
@@ -176,41 +207,8 @@ def _check_capability(path: Path, manifest: Manifest, gpu: Gpu) -> None:
         )
 
 
-def _shape_range(engine: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Smallest and largest shape of the images; an engine without symbolic dimensions has no profile to ask."""
-    fixed = tuple(engine.get_tensor_shape(INPUT))
-    if -1 not in fixed:
-        return fixed, fixed
-    low, _, high = engine.get_tensor_profile_shape(INPUT, 0)
-    return tuple(low), tuple(high)
-
-
-def _captures(trt: Any) -> bool:
-    """Whether the package records CUDA graphs itself; TensorRT-RTX does, as it replaces kernels while it runs."""
-    return hasattr(trt, "CudaGraphStrategy")
-
-
-def _context(trt: Any, engine: Any, cuda_graph: bool) -> Any:
-    if not (cuda_graph and _captures(trt)):
-        return engine.create_execution_context()
-    config = engine.create_runtime_config()
-    config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-    return engine.create_execution_context(config)
-
-
-def _interface(trt: Any, engine: Any, path: Path) -> tuple[tuple[str, ...], dict[str, torch.dtype]]:
-    """(known outputs in the order of OUTPUTS, tensor -> type); QvggtError for another interface."""
-    types = {trt.DataType.FLOAT: torch.float32, trt.DataType.HALF: torch.float16, trt.DataType.BF16: torch.bfloat16}
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-    outputs = [name for name in names if name not in inputs]
-    if inputs != [INPUT] or not outputs or not set(outputs) <= set(OUTPUTS):
-        raise QvggtError(
-            f"{path}: has inputs {', '.join(inputs) or 'none'} and outputs {', '.join(outputs) or 'none'}, expected "
-            f"{INPUT} and some of {', '.join(OUTPUTS)}; build it from a file of qvggt export"
-        )
-    kinds = {name: engine.get_tensor_dtype(name) for name in names}
-    for name, kind in kinds.items():
-        if kind not in types:
-            raise QvggtError(f"{path}: {name} has type {kind}, expected fp32, fp16 or bf16; build from another file")
-    return tuple(name for name in OUTPUTS if name in outputs), {name: types[kind] for name, kind in kinds.items()}
+def _from_dlpack(images: Any, label: str) -> Tensor:
+    if not hasattr(images, "__dlpack__"):
+        kind = type(images).__name__
+        raise QvggtError(f"{label}: expected images as a tensor or an object with __dlpack__, got {kind}")
+    return from_dlpack(images)

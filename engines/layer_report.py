@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,10 +28,12 @@ FLOATS = ("Half", "BFloat16", "Float")
 CONTAINER_TYPES = {"INT4": "Int4", "INT8": "Int8", "FP8": "FP8"}
 _GENERATED = "kgen shape_call signal wait allocate deallocate runtime_function"
 GENERATED = _GENERATED.split()  # never a matrix product
-FUSION = "runtime_fusion"  # multiplies floats, though it may read codes
+FUSION = "runtime_fusion"
 ALIGNED = {GEMM: 2, CONV: 4}  # rows and columns, or channels, are padded to multiples of it (TensorRT-RTX 1.7.1)
 UNMEASURED = "not measured"
 NOT_QUANTIZED = "not quantized"
+NOT_LISTED = "not listed"  # by the inspector of TensorRT, neither as an operand nor in the name of the tactic
+MULTIPLIES = re.compile("gemm|matrixmultiply|conv|correlation|fusion", re.IGNORECASE)
 NO_PRODUCT = "the file lists it, and has no product of that name"
 
 
@@ -38,9 +41,10 @@ NO_PRODUCT = "the file lists it, and has no product of that name"
 class LinearVerdict:
     """One quantized linear: the kernel it was to become and the one it became.
 
-    found: "INT8 GEMM", "INT4 GEMM", "FP8 GEMM", "INT8 conv", "INT4 weight-only" or "not quantized". kernel,
-    layer_type: name and kind of the row; activation, weight: the types it reads; stored: the type the plan keeps the
-    weight in; bytes_per_weight: of the stored weight with its block scales, None where the table does not show it.
+    found: "INT8 GEMM", "INT4 GEMM", "FP8 GEMM", "INT8 conv", "INT4 weight-only", "not quantized", or "not listed" where
+    the table does not tell: that is no failure. kernel, layer_type: name and kind of the row; activation, weight: the
+    types it reads; stored: the type the plan keeps the weight in, "not listed" where no row of the linear has a
+    constant; bytes_per_weight: of the stored weight with its block scales, None where the table does not show it.
     """
 
     path: str
@@ -73,12 +77,17 @@ class LayerReport:
 
     @property
     def failed(self) -> tuple[LinearVerdict, ...]:
-        return tuple(v for v in self.linears if not v.passed)
+        return tuple(v for v in self.linears if not v.passed and v.found != NOT_LISTED)
 
     @property
     def passed(self) -> bool:
         """Every linear that should be low-bit is; true as well when there is none."""
-        return self.measured and not self.failed
+        return self.measured and all(v.passed for v in self.linears)
+
+    @property
+    def verdict(self) -> bool | None:
+        """`passed`, None where the table does not tell."""
+        return None if not self.measured or (not self.passed and not self.failed) else self.passed
 
     @property
     def summary(self) -> str:
@@ -97,7 +106,7 @@ class LayerReport:
         return {
             "version": VERSION,
             "scope": SCOPE,
-            "passed": self.passed if self.measured else None,
+            "passed": self.verdict,
             "summary": self.summary,
             **dataclasses.asdict(self),
         }
@@ -110,7 +119,7 @@ class LayerReport:
         return {
             "summary": self.summary,
             "format": self.format,
-            "passed": self.passed if self.measured else None,
+            "passed": self.verdict,
             "linears": len(self.linears),
             "failed": [v.path for v in self.failed],
             "weight_bytes": self.weight_bytes,
@@ -120,8 +129,8 @@ class LayerReport:
         """The verdicts as text, linears of equal outcome in one line."""
         groups: dict[tuple[str, ...], list[LinearVerdict]] = {}
         for v in self.linears:
-            size = "?" if v.bytes_per_weight is None else f"{v.bytes_per_weight:.3f}"
-            key = (v.found, v.layer_type, v.activation, v.weight, f"{v.stored} {size} B", v.note)
+            size = f" {v.bytes_per_weight:.3f} B" if v.bytes_per_weight is not None else ""
+            key = (v.found, v.layer_type, v.activation, v.weight, v.stored + size, v.note)
             groups.setdefault(key, []).append(v)
         header = ("linears", "verdict", "kernel", "input", "weight", "stored", "note")
         lines = [header, *((str(len(vs)), *key) for key, vs in groups.items())]
@@ -156,9 +165,12 @@ def _group(wanted: str, linears: Iterable[LinearVerdict]) -> str:
     text = f"{len(good)}/{len(group)} {kind} {wanted}"
     stored = {v.stored for v in good}
     sizes = sorted({f"{v.bytes_per_weight:.2f}" for v in good if v.bytes_per_weight is not None})
-    if len(stored) == 1 and sizes:
+    if stored == {NOT_LISTED}:
+        text += ", storage not listed"
+    elif len(stored) == 1 and sizes:
         text += f", weights stored as {min(stored)} ({' to '.join(dict.fromkeys((sizes[0], sizes[-1])))} bytes each)"
-    return text
+    unknown = sum(v.found == NOT_LISTED for v in group)
+    return text + (f" ({unknown} not listed)" if unknown else "")
 
 
 def _operand_types(row: Row) -> str:
@@ -174,7 +186,8 @@ def _is_fused(nodes: tuple[str, ...], by_node: dict[str, list[Row]]) -> bool:
 def _verdict(linear: QuantizedLinear, by_node: dict[str, list[Row]]) -> LinearVerdict:
     """The worst of the linear's uses."""
     uses = [_use(linear, node, by_node) for node in linear.nodes] or [(NOT_QUANTIZED, "", "", "", "", NO_PRODUCT)]
-    found, kind, name, activation, weight, note = next((use for use in uses if use[0] != linear.wanted), uses[0])
+    worst = sorted(uses, key=lambda use: (use[0] == linear.wanted, use[0] == NOT_LISTED))
+    found, kind, name, activation, weight, note = worst[0]
     passed = found == linear.wanted and not note
     kernel = found, passed, kind, name, activation, weight
     return LinearVerdict(linear.path, linear.wanted, *kernel, *_stored(linear, by_node), note)
@@ -198,10 +211,29 @@ def _use(linear: QuantizedLinear, node: str, by_node: dict[str, list[Row]]) -> t
         if found == NOT_QUANTIZED:
             expanded = ", weights expanded by another kernel" if linear.weight in CONTAINER_TYPES else ""
             note = f"float product{expanded}"
-        elif row.kind == FUSION and activation is not None and activation.dtype not in FLOATS:
+        elif activation is not None and activation.dtype not in FLOATS and _floating(row):
             found, note = NOT_QUANTIZED, "float product, codes are dequantized inside of the kernel"
         return found, row.kind, row.name, *types, note
+    for row in rows:
+        if not row.complete and row.kind not in GENERATED and MULTIPLIES.search(row.kind):
+            return _unlisted(linear, row)
     return NOT_QUANTIZED, rows[0].kind, rows[0].name, "", "", "only generated kernels, no matrix product"
+
+
+def _floating(row: Row) -> bool:
+    """Whether it multiplies floats though it may read codes."""
+    return row.kind == FUSION or (row.multiplied is not None and row.multiplied[0] in FLOATS)
+
+
+def _unlisted(linear: QuantizedLinear, row: Row) -> tuple[str, str, str, str, str, str]:
+    """Of a row without the weight: by the name of its tactic, else by the type it reads (no product mixes codes with
+    floats, but a fusion may dequantize)."""
+    read = next((operand.dtype for operand in row.inputs if len(operand.dims) >= 2), "")
+    types = row.multiplied or ((read, read) if read not in (*FLOATS, "") and "fusion" not in row.kind else None)
+    if types is None:
+        return NOT_LISTED, row.kind, row.name, read, NOT_LISTED, ""
+    found = _kernel(*types, linear.product)
+    return found, row.kind, row.name, *types, "" if found != NOT_QUANTIZED else f"float product, tactic {row.tactic}"
 
 
 def _kernel(activation: str, weight: str, product: str) -> str:
@@ -247,7 +279,7 @@ def _stored(linear: QuantizedLinear, by_node: dict[str, list[Row]]) -> tuple[str
     known = [o for o in constants if o.dtype in BITS and len(o.dims) >= 2]
     weights = [o for o in known if _is_weight(linear, o, ALIGNED[linear.product])]
     if not weights:
-        return "?", None
+        return ("?" if not rows or any(row.complete for row in rows) else NOT_LISTED), None
     weight = min(weights, key=lambda o: BITS[o.dtype])
     size = BITS[weight.dtype] / 8 * weight.size / count  # padding is stored too
     if linear.block is not None:

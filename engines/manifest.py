@@ -49,7 +49,8 @@ class Manifest:
 
     onnx: the model, then its external data files. backend: "rtx", "tensorrt" or "trtexec"; backend_version: of the
     builder; an engine runs on that version only, "unknown" for a trtexec that did not say. precision: float type of the
-    network. profile: input name -> (min, opt, max) shapes. compute_capabilities: such as ("8.6", "8.9"), empty for the
+    network. profile: input name -> (min, opt, max) shapes; profiles: further ones. options: of the builder, those that
+    were given. compute_capabilities: such as ("8.6", "8.9"), empty for the
     builder's own choice. scheme: `Scheme.to_dict()` of the export, None for an ONNX file without one. metadata: the
     `qvggt.*` properties of the ONNX file. report: summary of the layer report. created: UTC, ISO 8601. build: seconds,
     peak resident bytes, weight bytes, whatever was measured. partner: name of the other engine of a network in two.
@@ -68,6 +69,8 @@ class Manifest:
     created: str
     build: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    profiles: tuple[Mapping[str, Shapes], ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     partner: str | None = None
     version: int = VERSION
 

@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
+from qvggt.engines.expanded_weights import Expanded, expanded
 from qvggt.engines.file_runner import FileRunner
 from qvggt.engines.network_file import NetworkFile
 from qvggt.engines.pair_runner import open_network
@@ -41,7 +42,7 @@ class OnnxRunner(FileRunner):
     interface.
     """
 
-    held = ("session",)
+    held = ("session", "expanded")
 
     def __init__(
         self,
@@ -60,7 +61,8 @@ class OnnxRunner(FileRunner):
         if TENSORRT[0] in options:
             options[TENSORRT[0]] = tensorrt_options(self.network) | options[TENSORRT[0]]
         self.session: Any
-        self.session, without = _session(ort, self.path, options, threads)
+        self.expanded = expanded(ort, self.path) if tuple(providers) == CPU else None
+        self.session, without = _session(ort, self.path, options, threads, self.expanded)
         if without:
             self.notes += (f"ONNX Runtime {ort.__version__} cannot open it as it is, opened without {without}",)
         self.device = "cuda" if CUDA[0] in options or TENSORRT[0] in options else "cpu"
@@ -94,7 +96,7 @@ def open_onnx(source: str | Path, options: RunnerOptions) -> Runner:
 
 def import_onnxruntime() -> Any:
     """The onnxruntime module; QvggtError names what to install."""
-    advice = "onnxruntime is not installed: pip install onnxruntime, or '.[gpu]' in the clone, for NVIDIA GPUs"
+    advice = "onnxruntime is not installed: pip install onnxruntime, or onnxruntime-gpu for NVIDIA GPUs"
     return optional("onnxruntime", advice)
 
 
@@ -132,12 +134,12 @@ def _check_providers(ort: Any, providers: Sequence[str]) -> None:
         if provider not in available:
             raise QvggtError(
                 f"{provider}: not in this onnxruntime, which has {', '.join(available)}; "
-                "NVIDIA GPUs need pip install '.[gpu]' in the clone without the onnxruntime package beside it"
+                "NVIDIA GPUs need pip uninstall onnxruntime, then pip install onnxruntime-gpu"
             )
 
 
 def _session(
-    ort: Any, path: Path, providers: Mapping[str, dict[str, str]], threads: int | None
+    ort: Any, path: Path, providers: Mapping[str, dict[str, str]], threads: int | None, lean: Expanded | None = None
 ) -> tuple[Any, str | None]:
     """The session, and the optimizer that had to be left out for it to open."""
     names = list(providers)
@@ -145,7 +147,11 @@ def _session(
         ort.preload_dlls()  # CUDA and cuDNN from their wheels, which no search path leads to
     options = session_options(ort, threads)
     options.add_session_config_entry(RECORD_PLACEMENT, "1")
-    session, without = _opened(ort, path, options, list(providers.items()))
+    if lean is not None:
+        lean.give(options)
+    session, without = _opened(ort, path, options, list(providers.items()), None if lean is None else lean.model)
+    if lean is not None:
+        lean.settle()
     # a provider whose libraries are missing is dropped with a log line only: timings would be of another device
     if names and session.get_providers()[0] != names[0]:
         raise QvggtError(
@@ -157,14 +163,14 @@ def _session(
     return session, without
 
 
-def _opened(ort: Any, path: Path, options: Any, providers: list[Any]) -> tuple[Any, str | None]:
-    """An optimizer can turn a good graph into one that ONNX Runtime refuses: it copies Q and DQ beyond operators that
+def _opened(ort: Any, path: Path, options: Any, providers: list[Any], model: bytes | None) -> tuple[Any, str | None]:
+    """Of `model` instead of the file where there is one. An optimizer can turn a good graph into one that ONNX Runtime refuses: it copies Q and DQ beyond operators that
     only move data, and mistakes their type (lint rule QV701)."""
     failed: list[Exception] = []
     for without in (None, PROPAGATION):
         try:
             left_out = {} if without is None else {"disabled_optimizers": [without]}
-            return ort.InferenceSession(str(path), options, providers=providers, **left_out), without
+            return ort.InferenceSession(model or str(path), options, providers=providers, **left_out), without
         except Exception as error:  # onnxruntime raises its own classes, which have no common base
             failed.append(error)
             if not _type_error(error):

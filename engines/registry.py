@@ -28,7 +28,8 @@ class RunnerOptions:
     "cpu" or "cuda[:N]"; by default the CPU, but a GPU for engines. providers: of ONNX Runtime, one of "cpu", "cuda" and
     "tensorrt", or its own names in order of preference; by default what fits the device. precision: "f32" or "bf16"
     for OpenVINO; "fp32", "fp16" or "bf16" for float checkpoints in PyTorch. threads: of ONNX Runtime and OpenVINO
-    (PyTorch's are global: torch.set_num_threads). cuda_graph: for engines. revision, offline: of a Hub id.
+    (PyTorch's are global: torch.set_num_threads). cuda_graph: for engines. weight_streaming_budget: GB of weights that
+    stay on the GPU, for engines built with weight streaming; by default all. revision, offline: of a Hub id.
     """
 
     runtime: str | None = None
@@ -39,6 +40,7 @@ class RunnerOptions:
     cuda_graph: bool = False
     revision: str | None = None
     offline: bool = False
+    weight_streaming_budget: float | None = None
 
     def __post_init__(self) -> None:
         if self.runtime is not None and self.runtime not in runtimes():
@@ -117,12 +119,20 @@ def split_runtime(text: str) -> tuple[str | None, str]:
     return (head, tail) if colon and head in _KINDS and _KINDS[head].suffixes else (None, text)
 
 
+def split_files(source: Source) -> tuple[Source, ...]:
+    """ "a.onnx,b.onnx" -> both: files of one network at several image sizes. Anything else is one source."""
+    parts = tuple(str(source).split(",")) if isinstance(source, str | Path) else ()
+    if len(parts) < 2 or any(Path(part).suffix.lower() not in file_suffixes() for part in parts):
+        return (source,)
+    return (source,) if Path(str(source)).exists() else parts
+
+
 _HERE = "qvggt.engines."
 _ONNX: dict[str, Any] = {"suffixes": (".onnx",), "advice": "build it with qvggt build first"}
 _ENGINE: dict[str, Any] = {
     "suffixes": (".engine", ".plan"),
     "opener": _HERE + "engine_runner:open_engine",
-    "uses": ("device", "cuda_graph"),
+    "uses": ("device", "cuda_graph", "weight_streaming_budget"),
     "advice": "give its ONNX file",
     "device": "cuda",
     "named_by": _HERE + "manifest:runtime_of",

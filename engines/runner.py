@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -34,11 +34,11 @@ class ModelFile:
     bytes: int
 
     @classmethod
-    def of(cls, path: Path) -> ModelFile:
-        """Hash and measure a file; QvggtError when it cannot be read."""
+    def of(cls, path: Path, sha256: str | None = None) -> ModelFile:
+        """Hash and measure a file, of which the hash may be known; QvggtError when it cannot be read."""
         here = Path.cwd()
         shown = path.relative_to(here) if path.is_relative_to(here) else path
-        return cls(str(shown), weights_sha256(path), sum(file.stat().st_size for file in weight_files(path)))
+        return cls(str(shown), sha256 or weights_sha256(path), sum(file.stat().st_size for file in weight_files(path)))
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,24 @@ class Runner(ABC):
             )
         return strip_batch(self.run_named(images), images.shape, self.label)
 
-    def run_named(self, images: Array) -> dict[str, Array]:
-        """As `__call__`, but the raw network outputs by name, with their leading [1, S]; any subset of OUTPUTS."""
+    def run_named(self, images: Array, outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """As `__call__`, but the raw network outputs by name, with their leading [1, S].
+
+        outputs: which of the network's, default all; QvggtError for a name it has not.
+        """
         self._check(images)
-        return self._run(images)
+        return self._run(images) if outputs is None else self._run_chosen(images, self._chosen(outputs))
+
+    def _run_chosen(self, images: Array, outputs: Sequence[str]) -> dict[str, Array]:
+        """As `_run`; a runner that gains from it leaves the other outputs where they are."""
+        found = self._run(images)
+        return {name: found[name] for name in outputs}
+
+    def _chosen(self, outputs: Sequence[str] | None) -> tuple[str, ...]:
+        unknown = [name for name in outputs or () if name not in self.outputs]
+        if unknown:
+            raise QvggtError(f"{self.label}: computes no {unknown[0]}, only {', '.join(self.outputs)}")
+        return self.outputs if outputs is None else tuple(outputs)
 
     @abstractmethod
     def _run(self, images: Array) -> dict[str, Array]:
@@ -105,6 +119,11 @@ class Runner(ABC):
     def closed(self) -> bool:
         """Whether `close` was called."""
         return getattr(self, self.held[0]) is None
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """The (H, W) it takes, () when any multiple of the patch size works."""
+        return () if self.size is None else (self.size,)
 
     @property
     def scheme_label(self) -> str:
@@ -150,18 +169,22 @@ class Runner(ABC):
         if not isinstance(images, np.ndarray) or images.dtype != np.float32:
             kind = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
             raise QvggtError(f"{self.label}: expected images as a float32 numpy array, got {kind}")
-        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-            raise QvggtError(f"{self.label}: expected images of shape [S, 3, H, W], got {list(images.shape)}")
+        self._check_shape(images.shape)
         if not np.isfinite(images).all():
             raise QvggtError(f"{self.label}: the images hold NaN or infinity, expected values in [0, 1]")
-        height, width = images.shape[2:]
-        if self.size is not None and (height, width) != self.size:
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if len(shape) != 4 or shape[1] != 3 or 0 in shape:
+            raise QvggtError(f"{self.label}: expected images of shape [S, 3, H, W], got {list(shape)}")
+        height, width = shape[2:]
+        if self.sizes and (height, width) not in self.sizes:
+            shown = " or ".join(f"{h}x{w}" for h, w in self.sizes)
             raise QvggtError(
-                f"{self.label}: expected images of {self.size[0]}x{self.size[1]} (H x W), got {height}x{width}; "
+                f"{self.label}: expected images of {shown} (H x W), got {height}x{width}; "
                 "resize them, or export the model at that size"
             )
-        if self.frames is not None and len(images) != self.frames:
-            raise QvggtError(f"{self.label}: expected {self.frames} frames, got {len(images)}; export for any count")
+        if self.frames is not None and shape[0] != self.frames:
+            raise QvggtError(f"{self.label}: expected {self.frames} frames, got {shape[0]}; export for any count")
 
 
 def versions(**packages: str) -> dict[str, str]:

@@ -27,15 +27,18 @@ def import_tensorrt(backend: str) -> Any:
 
 @cache
 def logger_of(trt: Any) -> Any:
-    """The logger of a TensorRT module; `last` is the last error it was told, in one line."""
+    """The logger of a TensorRT module; `last` is the last error it was told since `clear`, in one line, else None."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.last = "no reason given"
+            self.last: str | None = None
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.last = " ".join(message.split())[:300]
+
+        def clear(self) -> None:
+            self.last = None
 
     return Log()

@@ -29,7 +29,8 @@ DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class TorchRunner(Runner):
-    """Runs a network on `device`. float_type "fp16" or "bf16": under autocast, but for the heads, which stay fp32.
+    """Runs a network on `device`. float_type "fp16" or "bf16": the aggregator under autocast, as VGGT's users run it;
+    the heads stay fp32.
 
     scheme: that of a fake-quant model, None for a float one. files: where the weights came from, for `describe`.
     """
@@ -55,10 +56,22 @@ class TorchRunner(Runner):
         self.outputs = family_of(model).outputs(model.config)
 
     @property
+    def precision(self) -> str:
+        """In words."""
+        if self.scheme is not None and self.scheme.quantizes:
+            return f"fake quant in {self.float_type}"
+        return "float, fp32" if self.float_type == "fp32" else f"float, {self.float_type} aggregator, fp32 heads"
+
+    @property
     def scheme_label(self) -> str:
         return self.float_type if self.scheme is None else self.scheme.label
 
     def _run(self, images: Array) -> dict[str, Array]:
+        outputs = self.compute(images)
+        return {name: outputs[name] for name in self.outputs}
+
+    def compute(self, images: Array, *more: Array) -> dict[str, Array]:
+        """What the network makes of images [S, 3, H, W] and what else it takes, by name, with their leading [1, S]."""
         assert self.model is not None
         check_size(images.shape[2], images.shape[3], self.model.config.patch_size)
         dtype = DTYPES[self.float_type]
@@ -66,8 +79,8 @@ class TorchRunner(Runner):
             contextlib.nullcontext() if dtype is None else torch.autocast(torch.device(self.device).type, dtype=dtype)
         )
         with torch.inference_mode(), autocast:
-            outputs = self.model(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
-            return {name: outputs[name].float().cpu().numpy() for name in self.outputs}
+            tensors = (torch.from_numpy(np.ascontiguousarray(values)).to(self.device) for values in (images, *more))
+            return {name: value.float().cpu().numpy() for name, value in self.model(*tensors).items()}
 
     def network_sizes(self) -> NetworkSizes | None:
         if self.model is None:
@@ -79,6 +92,7 @@ class TorchRunner(Runner):
             "kind": "pytorch" if self.scheme is None else "pytorch fake quant",
             **self._facts(),
             "float_type": self.float_type,
+            "precision": self.precision,
             "providers": [self.device],
             "versions": versions(torch=torch.__version__),
         }
@@ -95,6 +109,15 @@ def check_device(device: str) -> torch.device:
     if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
         raise QvggtError(f"device {device!r}: PyTorch sees {torch.cuda.device_count()} CUDA devices; use cpu")
     return parsed
+
+
+def usual_type(device: str) -> str:
+    """What float weights are run in unless asked otherwise: fp32 on the CPU; on a GPU, as VGGT's own scripts do, bf16
+    where it has instructions for it (compute capability 8 and later), else fp16."""
+    on = check_device(device)
+    if on.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.get_device_capability(on) >= (8, 0) else "fp16"
 
 
 def open_torch(source: Source, options: RunnerOptions) -> TorchRunner:
@@ -114,13 +137,14 @@ def of_model(model: Model, *, float_type: str | None = None, device: str = "cpu"
         raise QvggtError(f"{model.name}: is quantized, which takes no {float_type!r}; leave it out")
     network = model.network if check_device(device).type == "cpu" else copy.deepcopy(model.network)
     name = Path(model.name).name if Path(model.name).exists() else model.name
-    return TorchRunner(network, *_named(name, scheme, float_type), scheme=scheme, device=device)
+    return TorchRunner(network, *named(name, scheme, float_type or usual_type(device)), scheme=scheme, device=device)
 
 
-def _named(name: str, scheme: Scheme | None, float_type: str | None) -> tuple[str, str]:
-    """Label and float type."""
+def named(name: str, scheme: Scheme | None, float_type: str) -> tuple[str, str]:
+    """Label and float type, which is the scheme's where there is one."""
     if scheme is None:
-        return f"torch {float_type or 'fp32'} {name}", float_type or "fp32"
+        words = "fp32" if float_type == "fp32" else f"float ({float_type} aggregator)"
+        return f"torch {words} {name}", float_type
     return f"{'fake-quant' if scheme.quantizes else 'torch'} {scheme.label} {name}", scheme.float_type
 
 
@@ -134,10 +158,10 @@ def open_model(
 ) -> TorchRunner:
     """A runner for "tiny", "vggt-1b", a weights file, a Hub id, or a calibrated checkpoint directory.
 
-    The track head is left out: no output of it is evaluated. float_type (default fp32) is for float weights; a
-    calibrated checkpoint has its scheme's. QvggtError as `load_model` and `load_calibrated` raise it.
+    The track head is left out: no output of it is evaluated. float_type (default: `usual_type` of the device) is for
+    float weights; a calibrated checkpoint has its scheme's. QvggtError as `load_model` and `load_calibrated` raise it.
     """
-    check_device(device)
+    usual = usual_type(device)
     name = Path(source).name if Path(source).exists() else str(source)
     if is_calibrated(source):
         if (given := revision or float_type) is not None:
@@ -146,7 +170,7 @@ def open_model(
         scheme, folder = loaded.scheme, Path(source)
         weights = ModelFile(str(folder / WEIGHTS), loaded.sha256, (folder / WEIGHTS).stat().st_size)
         files = weights, ModelFile.of(folder / DESCRIPTION)
-        return TorchRunner(loaded.model, *_named(name, scheme, None), scheme=scheme, files=files, device=device)
+        return TorchRunner(loaded.model, *named(name, scheme, usual), scheme=scheme, files=files, device=device)
     path = find_weights(source, revision=revision, offline=offline)
     model = load_model(path, heads="predicting")
-    return TorchRunner(model, *_named(name, None, float_type), files=(ModelFile.of(path),), device=device)
+    return TorchRunner(model, *named(name, None, float_type or usual), files=(ModelFile.of(path),), device=device)

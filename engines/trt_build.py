@@ -6,27 +6,29 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qvggt.engines.build_config import BuildConfig, enum_name
+from qvggt.engines.build_config import BuildConfig, BuilderOptions, enum_name
+from qvggt.engines.compatibility import NAMES
 from qvggt.engines.manifest import Shapes
 from qvggt.engines.tensorrt_module import MODULES
 from qvggt.errors import QvggtError
+from qvggt.files import atomic_write
 from qvggt.progress import bar
 
-NAMES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
 INSTALL = {
     "rtx": "pip install '.[rtx]' in the clone (Linux or Windows, x86-64)",
     "tensorrt": "pip install '.[gpu]' in the clone, or use --backend rtx, which needs no GPU",
 }
-OLDEST = (10, 12)  # of TensorRT: strongly typed networks with INT4 and without the flags version 11 removed
+TIMINGS = "timings.cache"
 # TensorRT-RTX spends 95 % of a build in one step of its progress monitor, so the bar counts processor seconds, towards
 # what networks of this size took: 0.4 s for 362 layers, 28 s for 8021, 172 s for 24005
 SECONDS, LAYERS, POWER = 172.0, 24005, 1.6
@@ -52,21 +54,28 @@ class Built:
 
 
 def build_with_python(
-    onnx: Path, engine: Path, folder: Path, config: BuildConfig, profile: Mapping[str, Shapes], shown: bool = True
+    onnx: Path,
+    engine: Path,
+    folder: Path,
+    config: BuildConfig,
+    profiles: Sequence[Mapping[str, Shapes]],
+    shown: bool = True,
 ) -> Built:
     """Build `onnx` into the file `engine` with the rtx or tensorrt wheel, in a process of its own.
 
-    `folder` is an empty folder for what the process needs; `profile` holds the inputs with symbolic dimensions.
+    `folder` is an empty folder for what the process needs; `profiles` hold the inputs with symbolic dimensions.
     QvggtError when the wheel is missing, the graph or the build is refused, or the process crashes.
     """
     table = folder / "layers.txt"
     request = {
         "module": MODULES[config.backend],
+        "backend": config.backend,
         "onnx": os.path.abspath(onnx),
         "engine": os.path.abspath(engine),
         "table": str(table),
-        "profile": profile,
+        "profiles": [profile for profile in profiles if profile],
         "capabilities": [enum_name(c) for c in config.compute_capabilities],
+        **_asked(config.options, folder),
     }
     start = time.monotonic()
     with open(folder / "stderr.txt", "w+", encoding="utf-8", errors="replace") as errors:
@@ -89,13 +98,34 @@ def build_with_python(
         noise = errors.read()
     if answer["kind"] != "done":
         raise _refusal(onnx, config, answer, code, noise)
-    numbers = tuple(int(part) for part in answer["version"].split(".")[:2] if part.isdigit())
-    if config.backend == "tensorrt" and numbers < OLDEST:
-        wanted = f"expected {'.'.join(map(str, OLDEST))} or newer; pip install -U tensorrt"
-        raise QvggtError(f"TensorRT {answer['version']}: {wanted}")
     counts = {name: answer.get(name) for name in ("layers", "peak_bytes", "weight_bytes", "activation_bytes")}
+    _keep_timings(config.options, folder)
     text, seconds = table.read_text(encoding="utf-8"), time.monotonic() - start
     return Built(answer["version"], seconds, text, warnings=tuple(answer["warnings"]), **counts)
+
+
+def _asked(options: BuilderOptions, folder: Path) -> dict[str, Any]:
+    """The builder's options as the process reads them; timings go to the folder first, so that a file is whole."""
+    cache = options.timing_cache
+    return {
+        "level": options.optimization_level,
+        "workspace": options.workspace_bytes,
+        "flags": [name.upper() for name in ("weight_streaming", "version_compatible") if getattr(options, name)],
+        "timings": None if cache is None else [os.path.abspath(cache), str(folder / TIMINGS)],
+    }
+
+
+def _keep_timings(options: BuilderOptions, folder: Path) -> None:
+    if options.timing_cache is not None and (folder / TIMINGS).is_file():
+        with atomic_write(options.timing_cache) as temporary:
+            shutil.copyfile(folder / TIMINGS, temporary)
+
+
+def check_timing_cache(options: BuilderOptions) -> None:
+    """QvggtError for a place of a timing cache that cannot be written after the build."""
+    path = options.timing_cache
+    if path is not None and path.exists() and not path.is_file():
+        raise QvggtError(f"--timing-cache {path}: is a folder, expected a file to read and write")
 
 
 def _follow(process: subprocess.Popen[str], request: Mapping[str, Any], onnx: Path, shown: bool) -> dict[str, Any]:
@@ -142,7 +172,7 @@ def _refusal(onnx: Path, config: BuildConfig, answer: Mapping[str, Any], code: i
     first, stage = reasons[0], answer["stage"]
     if stage == "load":
         return QvggtError(f"--backend {config.backend} needs {name}, {first['text']}: {INSTALL[config.backend]}")
-    if stage == "profile":
+    if stage in ("version", "profile"):
         return QvggtError(first["text"])
     what = {"parse": "refuses the graph", "build": "cannot build it"}[stage]
     named = first.get("node") or first.get("operator")

@@ -8,9 +8,11 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from qvggt.engines.build_config import BuilderOptions
+from qvggt.engines.compatibility import too_old
 from qvggt.engines.manifest import Shapes
 from qvggt.engines.trt_build import Built
 from qvggt.errors import QvggtError
@@ -22,7 +24,9 @@ LAYER_INFO = "layers.json"
 TICK = 1.0  # seconds
 
 
-def trtexec_command(onnx: Path, engine: str, profile: Mapping[str, Shapes]) -> list[str]:
+def trtexec_command(
+    onnx: Path, engine: str, profiles: Sequence[Mapping[str, Shapes]], options: BuilderOptions | None = None
+) -> list[str]:
     """Arguments that build `onnx` (by its absolute path) into the file name `engine` in the current folder.
 
     No precision flags: networks are strongly typed, and TensorRT 11 removed them. Written after NVIDIA's documentation
@@ -37,11 +41,28 @@ def trtexec_command(onnx: Path, engine: str, profile: Mapping[str, Shapes]) -> l
         f"--exportLayerInfo={LAYER_INFO}",
         "--skipInference",
     ]
-    for i, word in enumerate(("min", "opt", "max")):
-        if profile:
-            shapes = ",".join(f"{name}:{'x'.join(map(str, shapes[i]))}" for name, shapes in profile.items())
-            command.append(f"--{word}Shapes={shapes}")
-    return command
+    for number, profile in enumerate(profiles):
+        command += [f"--profile={number}"] if len(profiles) > 1 else []
+        for i, word in enumerate(("min", "opt", "max")):
+            if profile:
+                shapes = ",".join(f"{name}:{'x'.join(map(str, shapes[i]))}" for name, shapes in profile.items())
+                command.append(f"--{word}Shapes={shapes}")
+    return command + ([] if options is None else _words(options))
+
+
+def _words(options: BuilderOptions) -> list[str]:
+    words = []
+    if options.timing_cache is not None:
+        words.append(f"--timingCacheFile={os.path.abspath(options.timing_cache)}")
+    if options.optimization_level is not None:
+        words.append(f"--builderOptimizationLevel={options.optimization_level}")
+    if options.workspace_bytes is not None:
+        words.append(f"--memPoolSize=workspace:{options.workspace_bytes}B")
+    if options.weight_streaming:
+        words.append("--allowWeightStreaming")
+    if options.version_compatible:
+        words.append("--versionCompatible")
+    return words
 
 
 def command_path(engine: Path) -> Path:
@@ -80,16 +101,25 @@ def run_trtexec(binary: str, command: list[str], folder: Path, onnx: Path, shown
                         process.wait(TICK)
                     except subprocess.TimeoutExpired:
                         progress.update(1)
+                        check_version(log)  # it is the first line: an old one is stopped before it has built anything
             finally:
                 process.kill()
     except OSError as error:
         raise QvggtError(f"{binary}: cannot be run ({reason(error)}); check it, or use --backend rtx") from error
-    text = log.read_text(encoding="utf-8", errors="replace")
+    text = check_version(log)
     if process.returncode != 0:
         raise QvggtError(f"{onnx}: trtexec ended with {process.returncode}: {last_error(text)}; nothing was written")
     layers = folder / LAYER_INFO
     info = layers.read_text(encoding="utf-8", errors="replace") if layers.is_file() else ""
     return Built(version(text), time.monotonic() - start, info)
+
+
+def check_version(log: Path) -> str:
+    """What it has printed so far; QvggtError when that names a TensorRT that is too old."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if reason := too_old("trtexec", version(text)):
+        raise QvggtError(reason)
+    return text
 
 
 def version(log: str) -> str:

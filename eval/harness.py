@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qvggt.data.images import Resize
+from qvggt.data.images import Resize, inside_of
 from qvggt.data.sequence import Frames
 from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.engines.runner import Runner
@@ -72,7 +72,7 @@ class Truth:
         """first: what the first candidate predicts, which stands for the truth of frames without cameras."""
         if not isinstance(sequence, EvalSequence):
             assert first is not None, f"{sequence.key} has no cameras"
-            return cls.predicted(first, height, width, sequence.key)
+            return cls.predicted(first, inside_of(resizes, height, width), sequence.key)
         return cls(
             sequence_depth(sequence, resizes, height, width),
             network_intrinsics(sequence, resizes),
@@ -80,9 +80,9 @@ class Truth:
         )
 
     @classmethod
-    def predicted(cls, first: Predictions, height: int, width: int, key: str) -> Truth:
-        """QvggtError when its cameras are not finite."""
-        extrinsics, intrinsics = predicted_cameras(first, height, width)
+    def predicted(cls, first: Predictions, inside: NDArray[np.bool_], key: str) -> Truth:
+        """inside [S, H, W]: pixels that are no padding. QvggtError when its cameras are not finite."""
+        extrinsics, intrinsics = predicted_cameras(first, *inside.shape[1:])
         if not torch.isfinite(extrinsics).all():
             raise QvggtError(
                 f"{key}: has no ground truth, and the first candidate, which stands for it, gives cameras that are not "
@@ -90,7 +90,7 @@ class Truth:
             )
         depth = first.depth
         if depth is not None:
-            depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+            depth = np.where(inside & np.isfinite(depth) & (depth > 0), depth, np.float32(0))
         return cls(depth if depth is not None and depth.any() else None, intrinsics.numpy(), extrinsics.numpy())
 
     @cached_property
@@ -153,6 +153,7 @@ def evaluate_rows(
         for sequence in missing:
             images, resizes = plan.load_frames(sequence)
             truth, (height, width) = None, images.shape[2:]
+            inside = inside_of(resizes, height, width)
             records: list[SequenceRecord] = []
             earlier: list[Predictions] = []
             for runner in runners:
@@ -163,7 +164,7 @@ def evaluate_rows(
                 timed = [_timed(runner, images.copy()) for _ in range(protocol.repeats)]
                 predictions, timings = timed[0][0], tuple(seconds for _, seconds in timed)
                 truth = truth or Truth.of(sequence, resizes, height, width, predictions)
-                records.append(_record(sequence, predictions, earlier, truth, protocol, images.shape, timings))
+                records.append(_record(sequence, predictions, earlier, truth, protocol, inside, timings))
                 earlier.append(predictions)
                 moved.update()
             warmed.add(images.shape)
@@ -233,15 +234,14 @@ def _record(
     earlier: Sequence[Predictions],
     truth: Truth,
     protocol: Protocol,
-    shape: tuple[int, ...],
+    inside: NDArray[np.bool_],
     timings: tuple[float, ...],
 ) -> SequenceRecord:
-    height, width = shape[2:]
-    extrinsics, _ = predicted_cameras(predictions, height, width)
+    extrinsics, _ = predicted_cameras(predictions, *inside.shape[1:])
     depth = None
     if "depth" in protocol.metrics and truth.depth is not None and predictions.depth is not None:
         depth = depth_errors(predictions.depth, truth.depth, "median")
-    noise = [_noise(reference, predictions) for reference in earlier]
+    noise = [_noise(reference, predictions, inside) for reference in earlier]
     return SequenceRecord(
         key=sequence.key,
         category=sequence.category,
@@ -267,7 +267,11 @@ def measure_points(candidates: Sequence[Predictions], true: TruePoints) -> list[
         return [{name: one.result() for name, one in own.items()} for own in work]
 
 
-def _noise(reference: Predictions, other: Predictions) -> dict[str, Noise]:
-    """Per output that both have."""
-    mine = other.named()
-    return {name: compare(value, mine[name]) for name, value in reference.named().items() if name in mine}
+def _noise(reference: Predictions, other: Predictions, inside: NDArray[np.bool_]) -> dict[str, Noise]:
+    """Per output that both have; of maps the pixels that are no padding, where nobody reads them."""
+    mine, whole = other.named(), inside.all()
+
+    def seen(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return values if whole or values.shape[:3] != inside.shape else values[inside]
+
+    return {name: compare(seen(value), seen(mine[name])) for name, value in reference.named().items() if name in mine}

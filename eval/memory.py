@@ -38,5 +38,5 @@ def measure_memory(source: str, options: Mapping[str, Any], frames: int, height:
     except (IndexError, ValueError, TypeError) as error:
         raise QvggtError(
             f"{source}: peak memory was not measured, its process ended with code {done.returncode}: "
-            f"{(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}; leave --memory out"
+            f"{(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}"
         ) from error

@@ -41,11 +41,14 @@ def _own(entry: Facts, others: Sequence[Facts]) -> dict[str, Any] | None:
 
 
 def _computes(other: Facts, scheme: Mapping[str, Any]) -> bool:
-    """Whether a PyTorch candidate of that checkpoint quantizes as the scheme says, or both do not quantize."""
+    """Whether a PyTorch candidate of that checkpoint quantizes as the scheme says, or both do not quantize; then the
+    one in fp32 is the reference: a bf16 aggregator is further from it than a file may be."""
     own = other.get("scheme_json")
     if not str(other.get("kind")).startswith("pytorch") or other.get("sha256") is None:
         return False
-    return own == scheme if own is not None else scheme.get("bits") in ("fp32", "fp16", "bf16")
+    if own is not None:
+        return own == scheme
+    return other.get("float_type", "fp32") == "fp32" and scheme.get("bits") in ("fp32", "fp16", "bf16")
 
 
 def _object(value: Any) -> Mapping[str, Any]:

@@ -46,6 +46,12 @@ class ExportConfig:
     )
     split_heads: bool = False  # dense heads in a file of their own, see qvggt.onnx_view.halves
     external_above: int = EXTERNAL_ABOVE  # bytes of weights above which they go into <name>.data
+    storage: str | None = None  # "int4" or "int8": of the 4-bit weights of integer products
+
+    @property
+    def int8_storage(self) -> bool:
+        """By default for TensorRT itself, whose documents speak of INT4 under floating-point activations only."""
+        return self.storage == "int8" or (self.storage is None and self.target is Target.TENSORRT_10)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def export_onnx(
     if scheme.float_type not in ("fp32", config.precision.value):
         raise QvggtError(f"--bits {scheme.bits}: expected --precision {scheme.bits}, got {config.precision.value}")
     if config.fused_attention:
-        check_fused(config.target.value, config.precision)
+        check_fused(config.target.words[0], config.precision)
     path = Path(path)
     paths: dict[Half | None, Path] = {None: path}
     if config.split_heads:
@@ -81,7 +87,7 @@ def export_onnx(
     with ExitStack() as stack:  # a trunk comes into its place after its heads, and neither without the other
         slots = {half: stack.enter_context(model_files(place, external[half])) for half, place in paths.items()}
         for half, (storage, temporary) in slots.items():
-            builder = GraphBuilder(storage, config.precision, config.fused_attention)
+            builder = GraphBuilder(storage, config.precision, config.fused_attention, config.int8_storage)
             emit_network(builder, model, config.height, config.width, config.outputs, config.target, half)
             proto = builder.model(
                 model.config.family, written(**facts | _of_file(facts, half, builder.nodes)), __version__
@@ -109,6 +115,7 @@ def _metadata(model: Network, scheme: Scheme, config: ExportConfig, source: dict
     """What every file of an export says of itself; `linears` of the whole network."""
     formats = {path: module.format for path, module in quantized_linears(model)}
     formats |= {path: module.format for path, module in quantized_convs(model)}
+    target, backend = config.target.words
     return {
         "version": __version__,
         "family": model.config.family,
@@ -119,7 +126,8 @@ def _metadata(model: Network, scheme: Scheme, config: ExportConfig, source: dict
         "size": f"{config.height}x{config.width}",
         "frames": config.frames,
         "outputs": ",".join(config.outputs),
-        "target": config.target.value,
+        "target": target,
+        "backend": None if config.target is Target.CPU else backend,
         "precision": config.precision.value,
         "attention": "com.microsoft.MultiHeadAttention" if config.fused_attention else None,
         "semantics": SEMANTICS,

@@ -35,8 +35,10 @@ class GraphBuilder:
         storage: Storage | None = None,
         precision: Precision = Precision.FP32,
         fused_attention: bool = False,
+        int8_storage: bool = False,
     ) -> None:
         self.storage = storage or Storage()
+        self.int8_storage = int8_storage  # of the 4-bit weights of integer products
         self.fused_attention = fused_attention  # com.microsoft's operator instead of products and Softmax
         self.precision = precision
         self.types: dict[str, int] = {}  # TensorProto element type of every tensor

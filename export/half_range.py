@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from qvggt.device import device_of
 from qvggt.export.precision import Precision
 from qvggt.hooks import hooked
 from qvggt.models.block import Block
@@ -57,6 +58,6 @@ def half_ranges(model: Network, batches: Iterable[Tensor]) -> tuple[ModuleRange,
     paths = [path for path, m in model.named_modules() if isinstance(m, measured) and not skipped.match(path)]
     with torch.no_grad(), hooked(model, paths, both, outputs=True):
         for images in batches:
-            model(images)
+            model(images.to(device_of(model)))
     ranges = (ModuleRange(path, side, amax) for (path, side), amax in largest.items())
     return tuple(sorted(ranges, key=lambda r: -r.amax))

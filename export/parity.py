@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor, nn
 
+from qvggt.device import device_of
 from qvggt.export.emulation import round_output, rounding, run_cut
 from qvggt.export.precision import Precision
 from qvggt.formats.table import find_format
@@ -148,7 +149,7 @@ def check_linears(
         cut = cut_linear(file, path)
         rows = spread_rows(module.centered(x)).to(TYPES[cut.type].torch).float()
         own = Precision.FP32 if island is not None and island.match(path) else precision
-        return _compare_linear(path, module, rows, run_cut(cut, rows.numpy()), own)
+        return _compare_linear(path, module, rows, run_cut(cut, _array(rows)), own)
 
     return _check_layers(onnx_path, reference, images, quantized_linears(reference), compare, progress)
 
@@ -184,7 +185,7 @@ def _check_layers(
 
         with torch.no_grad(), hooked(reference, expected, check):
             if expected:
-                reference(images)
+                reference(images.to(device_of(reference)))
     return tuple(results[path] for path in expected)
 
 
@@ -192,18 +193,18 @@ def _compare_linear(
     path: str, module: QuantLinear, x: Tensor, got: NDArray[np.float32], precision: Precision
 ) -> LayerParity:
     """precision: of the network around the linear."""
-    expected = module.product(x).numpy()
+    expected = _array(module.product(x))
     half = precision is not Precision.FP32
     if half and module.transform is not None and module.transform.rotation is not None:
         # the rotated values are rounded before they are quantized: the energy of that, not the largest error
         energy = max(float(np.square(expected, dtype=np.float64).sum()), 1e-30)
-        own = _rotated_half(module, module.transform.rotation, x, precision).numpy() - expected
+        own = _array(_rotated_half(module, module.transform.rotation, x, precision)) - expected
         error, noise = (float(np.square(e, dtype=np.float64).sum()) for e in (got - expected, own))
         tolerance = 2 * math.sqrt(noise / energy) + 4 * precision.epsilon
         return LayerParity(path, math.sqrt(error / energy) if math.isfinite(error) else math.inf, len(x), 0, tolerance)
     tolerance = 4 * precision.epsilon if half else LINEAR_TOLERANCE
     errors = np.abs(got - expected).max(-1) / max(float(np.abs(expected).max()), 1e-30)
-    return verdict(path, errors, tie_rows(module, x).numpy(), tolerance)
+    return verdict(path, errors, _array(tie_rows(module, x)), tolerance)
 
 
 def _compare_conv(file: Model, path: str, module: QuantConv2d, x: Tensor) -> LayerParity:
@@ -212,20 +213,20 @@ def _compare_conv(file: Model, path: str, module: QuantConv2d, x: Tensor) -> Lay
     if cut.type == TensorProto.FLOAT16:
         x = x.half().float()  # as it arrives in the network
     if module.format.activation is None:
-        values = module.product(x.float())[0].numpy()
-        difference = np.abs(run_cut(cut, x[0].float().numpy()) - values) / max(float(np.abs(values).max()), 1e-30)
+        values = _array(module.product(x.float())[0])
+        difference = np.abs(run_cut(cut, _array(x[0].float())) - values) / max(float(np.abs(values).max()), 1e-30)
         return verdict(path, difference, np.zeros(values.shape, bool), LINEAR_TOLERANCE)
     grid, scale = module.maps.grid, module.maps.grid.scale(module.out_amax)
     exact = module.product(x.float()).double() / scale.double()
     if module.shape.shuffle > 1:
         exact = F.pixel_shuffle(exact, module.shape.shuffle)
-    expected = grid.round(exact, 1.0)[0].numpy()
-    got = run_cut(cut, x[0].float().numpy()).astype(np.float64) / float(scale)
+    expected = _array(grid.round(exact, 1.0)[0])
+    got = run_cut(cut, _array(x[0].float())).astype(np.float64) / float(scale)
     if cut.type in HALF:
         got = np.where(np.abs(got - got.round()) < HALF_OUTPUT, got.round(), got)  # the code, which left in fp16
     errors = np.abs(got - expected) / max(np.abs(expected).max(), 1e-30)
-    near = grid.near_boundary(exact, HALF_TIE_WIDTH if cut.type in HALF else TIE_WIDTH)[0].numpy()
-    return verdict(path, errors, near & (np.abs(got - expected) < 1.01), LINEAR_TOLERANCE)
+    near = grid.near_boundary(exact, HALF_TIE_WIDTH if cut.type in HALF else TIE_WIDTH)[0]
+    return verdict(path, errors, _array(near) & (np.abs(got - expected) < 1.01), LINEAR_TOLERANCE)
 
 
 def verdict(path: str, errors: NDArray[np.floating], near: NDArray[np.bool_], tolerance: float) -> LayerParity:
@@ -261,22 +262,28 @@ def check_outputs(
     pools: dict[tuple[str, int], _Pool] = {}
     own: dict[tuple[str, int], _Pool] = {}
     for images in batches:
+        seen = images.to(device_of(reference))
         with torch.no_grad():
-            expected = reference(images)
+            expected = reference(seen)
             if precision is Precision.FP32:
-                nudged = reference(images * (1 + NUDGE))
+                nudged = reference(seen * (1 + NUDGE))
             else:
                 with rounding(reference, precision):
-                    nudged = reference(images)
+                    nudged = reference(seen)
         for name, value in run(images.numpy()).items():
             if value.shape != tuple(expected[name].shape):
                 raise ValueError(f"output {name}: shape {value.shape}, expected {tuple(expected[name].shape)}")
-            pools.setdefault((name, len(images)), _Pool()).add(expected[name].numpy(), value)
-            own.setdefault((name, len(images)), _Pool()).add(expected[name].numpy(), nudged[name].numpy())
+            pools.setdefault((name, len(images)), _Pool()).add(_array(expected[name]), value)
+            own.setdefault((name, len(images)), _Pool()).add(_array(expected[name]), _array(nudged[name]))
     return tuple(
         OutputParity(name, frames, pool.sqnr_db, pool.largest, floor, own[name, frames].sqnr_db)
         for (name, frames), pool in pools.items()
     )
+
+
+def _array(x: Tensor) -> NDArray[Any]:
+    """On the CPU, wherever the reference runs."""
+    return x.cpu().numpy()
 
 
 @dataclass

@@ -25,6 +25,9 @@ class Console:
     def result(self, text: str) -> None:
         """What the job was run for; heard under -q too."""
 
+    def so_far(self, result: Any) -> None:
+        """A result that more is to come to: what is kept should the rest fail."""
+
     def warn(self, text: str) -> None:
         """What must not be missed, one line on stderr."""
         print(text, file=sys.stderr)

@@ -145,6 +145,29 @@ def unpickled(path: Path) -> Any:
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 
 
+def load_objects(path: Path, expected: str) -> Any:
+    """What a torch file holds (dicts and lists of tensors, text and numbers), its tensors mapped from the disk.
+
+    expected: what the file should be. QvggtError where there is none, and for one that is damaged or holds code.
+    """
+    again = "get the file again"
+    if not path.is_file():
+        raise QvggtError(f"{path}: not found, expected {expected}; {again}, or check the folder")
+    try:
+        if (impostor := sniff(path)) is not None:
+            raise QvggtError(f"{path}: {impostor}")
+        return unpickled(path)
+    except QvggtError:
+        raise
+    except OSError as error:
+        raise QvggtError(f"{path}: cannot be read ({reason(error)}); check it, or {again}") from error
+    except Exception as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named is not None:
+            raise QvggtError(f"{path}: refused, it holds {named[1]}, expected tensors only; {again}") from error
+        raise QvggtError(f"{path}: no readable torch archive ({line(error)}); {again}") from error
+
+
 def load_torch(path: Path) -> dict[str, Tensor]:
     """The mapped state dict of a torch file, unwrapped from {"model": ...}, {"state_dict": ...} and wrappers' names."""
     try:

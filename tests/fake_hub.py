@@ -31,7 +31,8 @@ class Repo:
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
-    private: bool = False
+    private: bool = True
+    gated: bool = False
 
     def add(self, branch: str, files: dict[str, bytes]) -> str:
         text = json.dumps([len(self.commits), {n: hashlib.sha256(c).hexdigest() for n, c in files.items()}])
@@ -135,7 +136,9 @@ class Handler(BaseHTTPRequestHandler):
             if commit is None:
                 return self.missing("RevisionNotFound")
             siblings = [{"rfilename": file} for file in repo.commits[commit]]
-            return self.reply(200, {"id": name, "modelId": name, "sha": commit, "siblings": siblings})
+            return self.reply(
+                200, {"id": name, "modelId": name, "sha": commit, "private": repo.private, "siblings": siblings}
+            )
         if not self.allowed():
             return
         if rest[0] == "branch":
@@ -187,6 +190,8 @@ class Handler(BaseHTTPRequestHandler):
         repo = self.server.repos.get(name)
         if repo is None:
             return self.missing("RepoNotFound")
+        if repo.gated:
+            return self.reply(403, b"", X_Error_Code="GatedRepo")
         commit = repo.at(revision)
         if commit is None:
             return self.missing("RevisionNotFound")

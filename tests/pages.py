@@ -28,25 +28,26 @@ NOT_RUN = {  # start of a line, or a part of one behind "...": why it is not run
     "convert ": "ImageMagick; tests/test_examples.py writes such images",
     "build/cpp/run_onnx": "tests/test_examples.py runs it",
     "docker ": "no Docker here: the images were built nowhere, and the page says so",
-    "sh outputs/trt-w4a4.plan.trtexec.sh": "needs trtexec; tests/engines/test_build_engine.py runs it with a stand-in",
+    "sh outputs/trt10-w8a8.plan.trtexec.sh": "needs trtexec; tests/engines/test_trtexec.py runs a stand-in",
     "qvggt demo": "serves until Ctrl-C; tests/cli/test_demo_command.py opens the page",
     "qvggt push": "needs an account; tests/cli/test_share_commands.py pushes to a local Hub",
     "qvggt pull": "needs the network; tests/cli/test_share_commands.py pulls from a local Hub",
-    "... --backend tensorrt": "needs the tensorrt wheel and a GPU",
+    "... .plan --backend tensorrt": "needs the tensorrt wheel and a GPU",
     "... --engine outputs/vggt-w4a8.engine": "needs a GPU to run an engine on",
     "... /usr/share/doc/opencv-doc": "needs Debian's opencv-doc; the same call is run on photographs and on a video",
 }
 PYTHON_NOT_RUN = {"import ray": "needs Ray and a cluster; tests/eval/test_merging.py merges shards"}
-SUBSTITUTES = (  # what cannot be had here -> what stands for it
+AS_PRINTED = ("tutorial.md",)  # nothing but names is put in another's place
+NAMES = (  # what cannot be had here -> what stands for it
     (r"facebook/VGGT-1B|\bvggt-1b\b", "tiny"),
     (r"/data/co3d_anno", "outputs/scenes/annotations"),
     (r"/data/co3d(?= |$)", "outputs/scenes"),
     (r"--device cuda", "--device cpu"),
     (r" --open\b", ""),
-    (r"--cc 8\.6,8\.9,12\.0", "--cc 8.9"),
-    (r"(eval .*)--(fast|shard) ", r"\1--min-frames 8 --\2 "),
 )
 SMALLER = (  # the same with less work
+    (r"--cc 8\.6,8\.9,12\.0", "--cc 8.9"),
+    (r"(eval .*)--(fast|shard) ", r"\1--min-frames 8 --\2 "),
     (r"^qvggt scenes (.*)--train 64 --test 32", r"qvggt scenes \1--train 2 --test 2"),
     (r"^qvggt calibrate (?!.*--recipe)", "qvggt calibrate --recipe quarot "),
     (r"^(qvggt calibrate (?!.*--sequences).*)", r"\1 --sequences 2"),
@@ -100,9 +101,9 @@ def matches(key: str, text: str) -> bool:
     return key[4:] in text if key.startswith("... ") else text.startswith(key)
 
 
-def stand_ins(line: str) -> list[str]:
-    """What is run for a line: with stand-ins, and with less work."""
-    for pattern, put in (*SUBSTITUTES, *SMALLER):
+def stand_ins(line: str, page: str = "") -> list[str]:
+    """What is run for a line of a page: with stand-ins, and, but for AS_PRINTED, with less work."""
+    for pattern, put in (*NAMES, *(() if page in AS_PRINTED else SMALLER)):
         line = re.sub(pattern, put, line)
     for part, each in REPEATED.items():
         if part in line:

@@ -1,6 +1,6 @@
 """README.md and docs/, executed: every command and Python block of a page, in order, in a folder of the page's own.
 
-The tiny model and generated scenes stand in for what cannot be had here (`pages.SUBSTITUTES`), counts are small
+The tiny model and generated scenes stand in for what cannot be had here (`pages.NAMES`), counts are small
 (`pages.SMALLER`), and `pages.NOT_RUN` says what is not run and why.
 """
 
@@ -24,7 +24,7 @@ MADE = (  # what pages take for granted, by calls of docs/commands.md in small
     "qvggt calibrate tiny --bits w4a4 --recipe rtn --data outputs/scenes --sequences 2 -o outputs/tiny-w4a4",
     "qvggt export outputs/tiny-w4a4 -o outputs/tiny-w4a4.onnx --no-check",
 )
-OWN = {"commands.md": ("outputs",)}  # pages that make it themselves
+OWN = {"commands.md": ("outputs",), "tutorial.md": ("outputs",)}  # pages that make it themselves
 PHOTOS = "outputs/scenes/synthetic/scene_020000000/images"
 
 
@@ -93,7 +93,7 @@ def test_the_page_as_it_stands(page: Path, here: Path) -> None:
         for line in block.lines():
             if reason(line) is not None or ("qvggt build" in line and find_spec("tensorrt_rtx") is None):
                 continue
-            for small in stand_ins(line):
+            for small in stand_ins(line, page.name):
                 run(small)
 
 

@@ -189,6 +189,13 @@ def loaded_after(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
+def test_no_extra_brings_a_second_onnxruntime() -> None:
+    """onnxruntime and onnxruntime-gpu are one module in two packages: both at once are neither."""
+    base, extras = PROJECT["project"]["dependencies"], PROJECT["project"]["optional-dependencies"]
+    assert [line for line in base if line.startswith("onnxruntime")] == ["onnxruntime>=1.22"]
+    assert not [line for lines in extras.values() for line in lines if line.startswith("onnxruntime")]
+
+
 JOB_MODULES = sorted({entry.split(":")[0] for entry in JOBS.values() if (ROOT / source_of(entry)).is_file()})
 HEAVY = {"onnx", "onnxruntime", "sklearn", "scipy", "matplotlib", "openvino", "polygraphy", "typer", "huggingface_hub"}
 

@@ -178,7 +178,7 @@ def engine_facts(path: Path, folder: Path) -> Row:
 
     facts: Row = {}
     try:
-        lint = lint_file(path, Target.TENSORRT.value)
+        lint = lint_file(path, Target.TENSORRT)
         facts["lint"] = {"errors": lint.count("error"), "warnings": lint.count("warning")}
     except QvggtError as error:
         facts["lint"] = {"error": first_line(error)}

@@ -221,7 +221,7 @@ def built_rows(path: Path, facts: NetworkFacts, folder: Path) -> list[Row]:
             profile[name] = low, opt, high
     with tempfile.TemporaryDirectory(dir=folder) as work:
         engine, config = Path(work) / "engine", BuildConfig(compute_capabilities=(CAPABILITY,))
-        return rows_of_log(build_with_python(path, engine, Path(work), config, profile, shown=False).table)
+        return rows_of_log(build_with_python(path, engine, Path(work), config, [profile], shown=False).table)
 
 
 def unexpected(outcomes: Sequence[Outcome], known: dict[tuple[str, str], str]) -> list[str]:

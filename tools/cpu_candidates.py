@@ -104,7 +104,6 @@ def write_file(model: str, spec: Spec, height: int, width: int, path: Path) -> i
     A checkpoint: on `SCENES` generated scenes. Random weights of VGGT-1B's size: on one or two, without the steps that
     take hours and change codes only, so that the nodes and their speed are those of a calibrated file.
     """
-    import torch
     from calibrated import calibrated_
     from held_out import CALIBRATION_SEED, FRAMES, drawn
 
@@ -128,8 +127,7 @@ def write_file(model: str, spec: Spec, height: int, width: int, path: Path) -> i
         frames, count = (1, 1) if random else (FRAMES, SCENES)
         scenes = SceneConfig(height=height, width=width, family="random", frames=max(2, frames))
         images = [drawn(scenes, frames, CALIBRATION_SEED + i)[0] for i in range(count)]
-        with torch.no_grad():
-            scheme = calibrated_(network, scheme, images, nearest=random)
+        scheme = calibrated_(network, scheme, images, nearest=random)
     outputs = tuple(word for word, head in find_family().exportable.items() if head.name in network.config.heads)
     config = ExportConfig(height, width, outputs, fused_attention=spec.fused)
     return export_onnx(network, scheme, config, path).bytes

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import gpu_proof
 import typer
 from reporting import Columns, Row, change_text, columns, markdown, shown
 
@@ -305,6 +306,11 @@ def peers_short() -> str:
     return markdown([*header, "TensorRT-RTX"], rows, aligned=True)
 
 
+def gpu() -> str:
+    """By tools/gpu_proof.py, once a machine with a GPU ran it."""
+    return gpu_proof.table(load("gpu") if (RESULTS / "gpu.json").exists() else None)
+
+
 TABLES: dict[str, Callable[[], str]] = {name: partial(simple, name) for name in SIMPLE}
 TABLES |= {
     made.__name__: made
@@ -316,6 +322,7 @@ TABLES |= {
         demo,
         claims,
         formats,
+        gpu,
         profile_slice,
         threads,
         peers,

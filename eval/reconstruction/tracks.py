@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from qvggt.data.images import Resize
 from qvggt.engines.runner import Array as FloatArray
 from qvggt.engines.runner import ModelFile
-from qvggt.engines.torch_runner import TorchRunner
+from qvggt.engines.torch_runner import TorchRunner, named, usual_type
 from qvggt.errors import QvggtError
 from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
@@ -43,23 +42,17 @@ class TrackingRunner(TorchRunner):
     tracks: Tracks | None = None
 
     def _run(self, images: FloatArray) -> dict[str, FloatArray]:
-        assert self.model is not None
         if self.queries is None:
             return super()._run(images)
-        with torch.inference_mode():
-            outputs = self.model(
-                torch.from_numpy(np.ascontiguousarray(images)).to(self.device),
-                torch.from_numpy(self.queries).to(self.device),
-            )
-        arrays = {name: value.float().cpu().numpy() for name, value in outputs.items()}
+        arrays = self.compute(images, self.queries)
         self.tracks = Tracks(arrays[TRACKS][0], arrays[VISIBILITY][0], arrays[TRACK_CONFIDENCE][0])
         return {name: arrays[name] for name in self.outputs}
 
 
 def open_tracking(
-    source: str, *, device: str = "cpu", revision: str | None = None, offline: bool = False
+    source: str, *, float_type: str | None, device: str, revision: str | None = None, offline: bool = False
 ) -> TrackingRunner:
-    """A float checkpoint with its track head. QvggtError when it has none; names as `open_model`."""
+    """A float checkpoint with its track head. QvggtError when it has none; names and float_type as `open_model`."""
     if is_calibrated(source):
         raise QvggtError(f"{source}: tracks need a float model with its track head, got a calibrated checkpoint")
     path = find_weights(source, revision=revision, offline=offline)
@@ -68,7 +61,8 @@ def open_tracking(
     if "track" not in heads:
         raise QvggtError(f"{source}: has no track head, only {', '.join(heads)}; leave the query points out")
     model = load_model(path, heads=heads)
-    return TrackingRunner(model, f"torch fp32 {Path(source).name}", files=(ModelFile.of(path),), device=device)
+    name = named(Path(source).name, None, float_type or usual_type(device))
+    return TrackingRunner(model, *name, files=(ModelFile.of(path),), device=device)
 
 
 def read_queries(path: Path) -> Array:

@@ -14,6 +14,7 @@ from torch import Tensor
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.precision import Precision
 from qvggt.formats.grid import Grid
+from qvggt.onnx_view.documented import int4_block
 from qvggt.target import Target
 
 FP32 = Precision.FP32
@@ -89,18 +90,28 @@ class Site:
         return self.op("DequantizeLinear", [codes, self.power(grid.fraction), zero]), float(scale) / grid.fraction
 
     def expanded(self, codes: Array, shape: tuple[int, ...] | None = None) -> str:
-        """Codes [N, K] stored as INT4, as int8 [K, N], or of `shape` where one is given.
+        """Codes [N, K] stored as INT4, as int8 [K, N], or of `shape` where one is given; stored as int8 where the
+        builder is told to, or where TensorRT has no blocks of K.
 
-        Scale per row and the operator between the two are both needed: TensorRT refuses a single scale here, and ONNX
-        Runtime folds constant DQ -> Q pairs only with an operator between them. ONNX Runtime and OpenVINO fold all of
-        it when they load the file, TensorRT keeps INT4 and expands at run time; docs/storage.md has what was tried.
+        The scales, all of them 1, and the operator between the two are both needed: TensorRT-RTX refuses a single scale
+        here, TensorRT documents blocks, and ONNX Runtime folds constant DQ -> Q pairs only with an operator between
+        them. ONNX Runtime and OpenVINO fold all of it when they load the file, TensorRT-RTX keeps INT4 and expands at
+        run time; docs/storage.md has what was tried.
         """
         site, builder = self.at(f"{self.parameters}.weight"), self.builder
         if (known := f"{site.path}/QuantizeLinear") in builder.types:  # the unrolled camera iterations share it
             return known
+        rows, inner = codes.shape
+        size = int4_block(inner, inner) if self.target is Target.TENSORRT_10 else inner
+        if builder.int8_storage or size is None:
+            return self.stored_codes(codes.T if shape is None else codes.reshape(shape), "INT8")
         stored = self.stored_codes(codes, "INT4")
-        ones = builder.constant(f"ones_{len(codes)}", np.ones(len(codes), np.float32))
-        values = site.op("DequantizeLinear", [stored, ones], axis=0)
+        if self.target is Target.TENSORRT_10:
+            ones = builder.constant(f"ones_{rows}x{inner // size}", np.ones((rows, inner // size), np.float32))
+            values = site.op("DequantizeLinear", [stored, ones], axis=1, block_size=size)
+        else:
+            ones = builder.constant(f"ones_{rows}", np.ones(rows, np.float32))
+            values = site.op("DequantizeLinear", [stored, ones], axis=0)
         if shape is None:
             values = site.op("Transpose", [values], perm=[1, 0])
         else:

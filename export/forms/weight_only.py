@@ -6,11 +6,14 @@ import math
 
 import numpy as np
 
+from qvggt.errors import QvggtError
 from qvggt.export.forms.site import Array, Site, array, scalar
 from qvggt.export.precision import Precision
 from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import LinearFormat
+from qvggt.onnx_view.documented import int4_block
 from qvggt.quant.linear import QuantLinear
+from qvggt.target import Target
 
 SMALLEST_NORMAL = 2.0**-14  # of fp16: below, block scales would lose digits
 
@@ -24,7 +27,13 @@ def emit_weight_only(site: Site, module: QuantLinear, x: str) -> str:
     """Codes [K, N] with a scale per block of K; y in the site's float type."""
     format, x = module.format.weight, site.cast(x, site.precision)
     scales = np.ascontiguousarray(array(module.weight_scale).T)  # [blocks, N]
-    scales, size = whole_blocks(scales, format.granularity.size or module.in_features, module.in_features)
+    asked, length = format.granularity.size or module.in_features, module.in_features
+    scales, size = whole_blocks(scales, asked, length, site.target is Target.TENSORRT_10)
+    if size is None:
+        raise QvggtError(
+            f"{site.path}: {length} inputs in blocks of {min(asked, length)}, TensorRT takes INT4 weights in blocks of "
+            f"64 or 128; choose another --block, give it another format with --override, or export with --backend rtx"
+        )
     lift = 1.0
     if site.precision is Precision.FP16 and scales.min() < SMALLEST_NORMAL:
         lift = 2.0 ** -math.ceil(math.log2(scales.max()))  # a power of two: moves the exponents, changes no digit
@@ -40,13 +49,13 @@ def emit_weight_only(site: Site, module: QuantLinear, x: str) -> str:
     return y
 
 
-def whole_blocks(scales: Array, block: int, length: int) -> tuple[Array, int]:
+def whole_blocks(scales: Array, block: int, length: int, documented: bool = False) -> tuple[Array, int | None]:
     """Scales [blocks, N] repeated in smaller blocks that divide K = `length` evenly and are at least two.
 
-    TensorRT cuts K into equal blocks whatever the block size says, and expands a weight of one block at every run
-    (lint rules QV204 and QV304).
+    TensorRT-RTX cuts K into equal blocks whatever the block size says, and expands a weight of one block at every run
+    (lint rules QV204 and QV304). documented: only blocks that TensorRT documents, None where there is none (QV801).
     """
-    size = length if block >= length else math.gcd(block, length)
-    if size == length and size % 2 == 0:
-        size //= 2
-    return np.ascontiguousarray(scales[np.arange(0, length, size) // block]), size
+    span = length if block >= length else math.gcd(block, length)
+    halves = span == length and span % 2 == 0
+    size = int4_block(span, length) if documented else span // 2 if halves else span
+    return (scales, None) if size is None else (np.ascontiguousarray(scales[np.arange(0, length, size) // block]), size)

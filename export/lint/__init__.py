@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from qvggt.export.lint import formats, granularity, onnx_runtime, operators, placement, scales, stored
+from qvggt.export.lint import documented, formats, granularity, onnx_runtime, operators, placement, scales, stored
 from qvggt.export.lint.rule import RULES, Finding, Rule, Severity
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model
@@ -14,7 +14,8 @@ from qvggt.target import Target
 
 __all__ = ["RULES", "Finding", "Rule", "Severity", "errors", "lint_model"]
 
-_MODULES = (formats, scales, granularity, placement, stored, operators, onnx_runtime)  # imported for their rules
+# imported for their rules
+_MODULES = (formats, scales, granularity, placement, stored, operators, onnx_runtime, documented)
 
 
 def lint_model(model: onnx.ModelProto | str | Path, target: Target = Target.TENSORRT) -> list[Finding]:
@@ -24,12 +25,12 @@ def lint_model(model: onnx.ModelProto | str | Path, target: Target = Target.TENS
     only scales, zero points and, where float16 sums may overflow, int8 codes are read. A weight that may not be read
     is a finding itself and unknown to the other rules. QvggtError for a file that is no ONNX model.
 
-    target: `tensorrt` means TensorRT and TensorRT-RTX; `cpu` has the rules on the file itself only, since ONNX Runtime
-    and OpenVINO run every Q/DQ form.
+    target: `tensorrt` means TensorRT-RTX, `tensorrt-10` TensorRT itself; `cpu` has the rules on the file itself only,
+    since ONNX Runtime and OpenVINO run every Q/DQ form.
     """
     view = Model(model) if isinstance(model, onnx.ModelProto) else open_onnx(model, strict=False)
     rules = [RULES[id] for id in sorted(RULES) if target in RULES[id].targets]
-    return [finding for rule in rules for finding in rule.findings(view)]
+    return [finding for rule in rules for finding in rule.findings(view, target)]
 
 
 def errors(findings: list[Finding]) -> list[Finding]:

@@ -29,7 +29,7 @@ KNOWN = {TensorProto.UNDEFINED, TensorProto.BOOL, TensorProto.INT32, TensorProto
 CAST_REFUSED = PACKED | {UINT8}
 
 
-@rule("QV101", "zero-point", Severity.ERROR, quantizers)
+@rule("QV101", "zero-point", Severity.ERROR, quantizers, documented=True)
 def zero_point(quantizer: Quantizer) -> Iterator[str]:
     """a zero point other than 0: TensorRT's grids are symmetric, it refuses the model.
 
@@ -40,7 +40,7 @@ def zero_point(quantizer: Quantizer) -> Iterator[str]:
         yield f"{wrong.size} of {value.size}, first {wrong[0]:g}"
 
 
-@rule("QV102", "zero-point-computed", Severity.ERROR, quantizers)
+@rule("QV102", "zero-point-computed", Severity.ERROR, quantizers, documented=True)
 def zero_point_computed(quantizer: Quantizer) -> Iterator[str]:
     """the zero point is computed when the model runs: TensorRT wants it stored, it refuses the model.
 
@@ -61,7 +61,7 @@ def unsigned_codes(quantizer: Quantizer) -> Iterator[str]:
         yield ""
 
 
-@rule("QV104", "code-type", Severity.ERROR, quantizers)
+@rule("QV104", "code-type", Severity.ERROR, quantizers, documented=True)
 def code_type(quantizer: Quantizer) -> Iterator[str]:
     """codes of a type that TensorRT has no Q/DQ for.
 

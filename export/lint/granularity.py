@@ -7,7 +7,7 @@ from math import prod
 
 from onnx import TensorProto
 
-from qvggt.export.lint.rule import Place, Severity, rule
+from qvggt.export.lint.rule import RTX, Place, Severity, rule
 from qvggt.onnx_view.graph import Model, Node, Scope
 from qvggt.onnx_view.product import Product, products
 from qvggt.onnx_view.quantizer import FP4, FP8, INT4, INT8, SUPPORTED, type_name
@@ -58,7 +58,7 @@ def mixed_formats(product: Product) -> Iterator[str]:
         yield f"{type_name(data.codes)} times {type_name(weight.codes)}"
 
 
-@rule("QV304", "int4-weights-without-blocks", Severity.WARNING, products)
+@rule("QV304", "int4-weights-without-blocks", Severity.WARNING, products, RTX)
 def int4_without_blocks(product: Product) -> Iterator[str]:
     """INT4 weights with floating-point activations and one scale per channel or tensor: the whole weight is expanded at
     every run.

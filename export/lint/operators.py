@@ -25,6 +25,7 @@ SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap SoftmaxCro
 StringConcat StringNormalizer StringSplit SwiGLU TfIdfVectorizer Unique
 """
 UNSUPPORTED = frozenset(_UNSUPPORTED.split())
+NATIVE = frozenset({"DeformConv", "NonMaxSuppression", "NonZero", "RoiAlign"})  # TensorRT itself imports them
 REPLACEMENT = {
     "DynamicQuantizeLinear": "use QuantizeLinear with a constant scale",
     "MatMulInteger": "use DequantizeLinear and MatMul",
@@ -41,7 +42,7 @@ REDUCTIONS = frozenset(f"Reduce{name}" for name in _REDUCTIONS.split())
 CROP = "tf_crop_and_resize"
 
 
-@rule("QV601", "operator", Severity.ERROR, nodes)
+@rule("QV601", "operator", Severity.ERROR, nodes, spared=NATIVE)
 def operator(node: Node) -> Iterator[str]:
     """TensorRT-RTX has no importer for this operator.
 

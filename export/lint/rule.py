@@ -11,7 +11,12 @@ from qvggt.onnx_view.graph import Model, Node
 from qvggt.target import Target
 
 ALL = frozenset(Target)
-TENSORRT = frozenset({Target.TENSORRT})
+TENSORRT = frozenset({Target.TENSORRT, Target.TENSORRT_10})
+RTX = frozenset({Target.TENSORRT})
+PROPER = frozenset({Target.TENSORRT_10})  # not RTX
+SEEN = "seen in TensorRT-RTX 1.7.1"
+UNTRIED = f"{SEEN}, not tried in TensorRT"
+DOCUMENTED = "NVIDIA's documentation of TensorRT 10 and 11"
 CPU = frozenset({Target.CPU})
 
 
@@ -24,7 +29,8 @@ class Severity(str, Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One rule broken at one node (or tensor, for findings about stored data)."""
+    """One rule broken at one node (or tensor, for findings about stored data). evidence: for which TensorRT, and how it
+    is known; "" for what is wrong in the file itself."""
 
     rule: str
     name: str
@@ -33,9 +39,11 @@ class Finding:
     op: str
     reason: str
     fix: str
+    evidence: str = ""
 
     def line(self) -> str:
         text = f"{self.severity.value} {self.rule} {self.name} at {self.node} ({self.op}): {self.reason}; {self.fix}"
+        text += f" [{self.evidence}]" if self.evidence else ""
         return " ".join(text.split())  # names in a file may hold anything
 
 
@@ -50,7 +58,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Rule:
-    """A stable id, one line on why, one on what to do, and for which targets it holds."""
+    """A stable id, one line on why, one on what to do, and for which targets it holds. documented: for TensorRT itself.
+    spared: operators it is silent on for TensorRT itself."""
 
     id: str
     name: str
@@ -59,12 +68,22 @@ class Rule:
     fix: str
     targets: frozenset[Target]
     check: Callable[[Model], Iterable[Place]]
+    documented: bool = False
+    spared: frozenset[str] = frozenset()
 
-    def findings(self, model: Model) -> list[Finding]:
-        found = []
+    def evidence(self, target: Target) -> str:
+        """Of its findings for a target."""
+        if self.targets == ALL or target is Target.CPU:
+            return ""
+        return SEEN if target is Target.TENSORRT else DOCUMENTED if self.documented else UNTRIED
+
+    def findings(self, model: Model, target: Target) -> list[Finding]:
+        found, evidence = [], self.evidence(target)
         for place in self.check(model):
+            if target is Target.TENSORRT_10 and place.op in self.spared:
+                continue
             reason = f"{self.reason} ({place.detail})" if place.detail else self.reason
-            found.append(Finding(self.id, self.name, self.severity, place.label, place.op, reason, self.fix))
+            found.append(Finding(self.id, self.name, self.severity, place.label, place.op, reason, self.fix, evidence))
         return found
 
 
@@ -82,6 +101,8 @@ def rule(
     severity: Severity,
     each: Callable[[Model], Iterable[Any]] | None = None,
     targets: frozenset[Target] = TENSORRT,
+    documented: bool = False,
+    spared: frozenset[str] = frozenset(),
 ) -> Callable[[Callable[[Any], Iterable[Any]]], Callable[[Any], Iterable[Any]]]:
     """Register a check under an id, which users and their scripts rely on: never use one again for another rule.
 
@@ -97,7 +118,8 @@ def rule(
 
         reason, _, fix = (" ".join(part.split()).rstrip(".") for part in (check.__doc__ or "").partition("Fix:"))
         assert id not in RULES, f"rule {id} exists"
-        RULES[id] = Rule(id, name, severity, reason, fix, targets, check if each is None else places)
+        found = check if each is None else places
+        RULES[id] = Rule(id, name, severity, reason, fix, targets, found, documented, spared)
         return check
 
     return register

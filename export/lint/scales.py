@@ -10,7 +10,7 @@ from qvggt.export.lint.rule import Severity, rule
 from qvggt.onnx_view.quantizer import FP4, INT4, Quantizer, quantizers
 
 
-@rule("QV201", "scale-computed", Severity.WARNING, quantizers)
+@rule("QV201", "scale-computed", Severity.WARNING, quantizers, documented=True)
 def scale_computed(quantizer: Quantizer) -> Iterator[str]:
     """the scale is computed when the model runs: TensorRT quantizes and dequantizes in floating point, no low-bit
     product is built.
@@ -21,7 +21,7 @@ def scale_computed(quantizer: Quantizer) -> Iterator[str]:
         yield f"scale {quantizer.scale}"
 
 
-@rule("QV202", "scale-per-token", Severity.ERROR, quantizers)
+@rule("QV202", "scale-per-token", Severity.ERROR, quantizers, documented=True)
 def scale_per_token(quantizer: Quantizer) -> Iterator[str]:
     """a scale with an axis is computed when the model runs: TensorRT refuses the model.
 

@@ -51,7 +51,7 @@ def external_data(model: Model) -> Iterator[Place]:
         yield Place(name, "initializer", str(error).removeprefix(f"{model.path}: tensor {name}: "))
 
 
-@rule("QV504", "odd-count", Severity.ERROR, quantizers)
+@rule("QV504", "odd-count", Severity.ERROR, quantizers, documented=True)
 def odd_count(quantizer: Quantizer) -> Iterator[str]:
     """an odd number of INT4 codes: TensorRT packs two in a byte and refuses the model.
 

@@ -109,11 +109,11 @@ def run_job(job: Job[Any], options: dict[str, Any], command: str) -> None:
     to_stdout = json is not None and str(json) == "-"
     if json is not None and not to_stdout:
         check_new_file(json, job.overwrite)
-    console = Terminal(options["verbose"] - options["quiet"], to_stdout)
+    console = Terminal(options["verbose"] - options["quiet"], to_stdout, None if to_stdout else json)
     try:
         result = job.run(console)
     except KeyboardInterrupt:
-        console.warn(interrupted(job))
+        console.warn(f"interrupted; {json} holds what was there" if console.saved else interrupted(job))
         raise
     if to_stdout:
         from qvggt.json_file import json_text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -22,11 +23,13 @@ ClickException: type[Exception] = next(c for c in typer.BadParameter.__mro__ if 
 
 
 class Terminal(Console):
-    """The words of a job on stdout, warnings on stderr. level: -1 (-q), 0, 1 (-v). apart: stdout is for JSON alone."""
+    """The words of a job on stdout, warnings on stderr. level: -1 (-q), 0, 1 (-v). apart: stdout is for JSON alone.
+    json: where the result goes; `saved` once one with more to come lies there."""
 
-    def __init__(self, level: int = 0, apart: bool = False) -> None:
+    def __init__(self, level: int = 0, apart: bool = False, json: Path | None = None) -> None:
         self.level = level
         self.apart = apart
+        self.json, self.saved = json, False
         self.bars = level >= 0
 
     def detail(self, text: str) -> None:
@@ -39,6 +42,11 @@ class Terminal(Console):
 
     def result(self, text: str) -> None:
         typer.echo(text, err=self.apart)
+
+    def so_far(self, result: Any) -> None:
+        if self.json is not None:
+            result.save(self.json)
+            self.saved = True
 
     def warn(self, text: str) -> None:
         typer.echo(text, err=True)

@@ -26,7 +26,7 @@ from qvggt.data.co3d_annotations import (
     load_annotations,
     translation_is_sane,
 )
-from qvggt.data.co3d_download import FRAMES, is_downloaded, load_downloaded
+from qvggt.data.co3d_download import FRAMES, downloaded_categories, is_downloaded, load_downloaded
 from qvggt.data.depth_png import read_depth
 from qvggt.data.frame_list import FrameList, draw_frames
 from qvggt.data.ndc import ndc_to_intrinsics
@@ -42,7 +42,7 @@ FIELDS = ("root", "annotations", "categories", "split", "frames", "min_frames", 
 
 SOURCE = (
     "VGGT's evaluation makes them (preprocess_co3d.py; ready ones: huggingface.co/datasets/JianyuanWang/co3d_anno), "
-    f"and without them ROOT/CATEGORY/{FRAMES} of Co3D's own download is read"
+    f"and qvggt annotate; without them ROOT/CATEGORY/{FRAMES} of Co3D's own download is read"
 )
 
 
@@ -151,12 +151,7 @@ def _present(question: Question) -> list[str]:
     """Sorted categories that have an annotation file of the question's split; without one, those as downloaded."""
     folder, suffix = _folder(question), f"_{question.split}.jgz"
     compact = sorted(path.name[: -len(suffix)] for path in folder.glob(f"*{suffix}")) if folder.is_dir() else []
-    return compact or _downloaded(question)
-
-
-def _downloaded(question: Question) -> list[str]:
-    root = question.root
-    return sorted(path.name for path in root.iterdir() if is_downloaded(path)) if root.is_dir() else []
+    return compact or downloaded_categories(question.root)
 
 
 def _categories(question: Question) -> Iterator[Category]:
@@ -179,7 +174,7 @@ def _categories(question: Question) -> Iterator[Category]:
         if path.is_file():
             yield Category(category, path, _first(load_annotations(path), question))
         else:
-            found = load_downloaded(question.root / category, question.split)
+            found = load_downloaded(question.root / category, question.split)[question.split]
             place, sequences = question.root / category / FRAMES, _first(found.annotations, question)
             yield Category(category, place, sequences, found.poor, found.notes)
 

@@ -11,7 +11,7 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,18 @@ def is_downloaded(folder: Path) -> bool:
     return (folder / FRAMES).is_file()
 
 
-def load_downloaded(folder: Path, split: str) -> Downloaded:
-    """One category. QvggtError names the file and entry at fault."""
-    frames = _frames(folder / FRAMES)
+def downloaded_categories(root: Path) -> list[str]:
+    """Sorted names; none where there is no such folder."""
+    return sorted(path.name for path in root.iterdir() if is_downloaded(path)) if root.is_dir() else []
+
+
+def load_downloaded(folder: Path, *splits: str) -> dict[str, Downloaded]:
+    """One category, by split. QvggtError names the file and entry at fault."""
+    frames, poor = _frames(folder / FRAMES), _poor(folder / SEQUENCES)
+    return {split: _split(folder, split, frames, poor) for split in splits}
+
+
+def _split(folder: Path, split: str, frames: Mapping[Key, Frame], poor: set[str]) -> Downloaded:
     listed = _listed(folder, split)
     notes = []
     if listed is None:
@@ -51,7 +60,6 @@ def load_downloaded(folder: Path, split: str) -> Downloaded:
     keys = [*frames] if listed is None else [key for key in listed if key in frames]
     if listed is not None and len(keys) < len(listed):
         notes.append(f"{folder}: {len(listed) - len(keys)} frames of its set lists are not annotated and left out")
-    poor = _poor(folder / SEQUENCES)
     annotations: Annotations = {}
     for key in keys:
         if key[0] not in poor:

@@ -18,10 +18,10 @@ def read_pool(question: Question) -> SequenceSet[Frames]:
     """Every usable sequence, sorted by category and name, of whatever data set lies at the root; else of photographs,
     which have no split: all of them are taken. QvggtError: no such folder, nothing usable, a category that the class
     mode asks for missing."""
-    if not question.root.is_dir():
+    if not question.root.exists():
         raise QvggtError(
             f"{question.root}: is not a folder; give one in Co3D format, one of photographs, or one with a folder of "
-            "images per sequence"
+            "images per sequence, or QuantVGGT's calib_data.pt"
         )
     dataset = recognise(question, "photos" if question.annotations is None else "co3d")
     return dataset.answer(_of_any_length(question))

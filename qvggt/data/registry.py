@@ -167,6 +167,13 @@ for _data_set in (
         **_CO3D,
     ),
     DataSet(
+        "calib_data",
+        "QuantVGGT's calibration file",
+        "qvggt.data.calibration_file:read_calibration_file",
+        metrics=(),
+        recognise="qvggt.data.calibration_file:is_calibration_file",
+    ),
+    DataSet(
         "photos",
         "*.jpg, or SEQUENCE/*.jpg",
         "qvggt.data.image_folders:read_photos",

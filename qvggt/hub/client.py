@@ -25,10 +25,11 @@ BY_HAND = "check network and disk, or download it by hand and pass its path"
 
 @dataclass(frozen=True)
 class Repository:
-    """State of a repository at one revision: the commit (40 hex digits) and the names of its files."""
+    """State of a repository at one revision: the commit (40 hex digits), the names of its files, and who sees it."""
 
     commit: str
     files: tuple[str, ...]
+    private: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,19 @@ def look_up(repository: str, revision: str | None = None, *, missing_ok: bool = 
             if missing_ok:
                 return None
             raise
-        return Repository(str(info.sha), tuple(sibling.rfilename for sibling in info.siblings or ()))
+        files = tuple(sibling.rfilename for sibling in info.siblings or ())
+        return Repository(str(info.sha), files, bool(info.private))
+
+
+def cached_files(repository: str, revision: str | None) -> tuple[str, ...]:
+    """Sorted names of a repository's files that are in the Hub cache; () for none."""
+    hub = client(repository)
+    with translated(repository, "could not be looked up in the Hub cache", "check the disk", revision):
+        try:
+            folder = Path(hub.snapshot_download(repository, revision=revision, local_files_only=True))
+        except hub.errors.LocalEntryNotFoundError:
+            return ()
+        return tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
 
 
 def commit(
@@ -79,7 +92,7 @@ def commit(
     message: str,
     *,
     create: bool,
-    private: bool = False,
+    private: bool = True,
     branch: str | None = None,
     parent: str | None = None,
     delete: Iterable[str] = (),

@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from qvggt.errors import QvggtError
-from qvggt.hub.client import fetch, look_up, offline_by_environment
+from qvggt.hub.client import cached_files, fetch, look_up, offline_by_environment
 from qvggt.tensor_shards import INDEX, SHARD, is_index, weight_files, whole_of
 
 ALIASES = {"vggt-1b": "facebook/VGGT-1B"}
 TINY = "weights/tiny/model.safetensors"  # inside the package
 NAMES = ("model.safetensors", "model.pt")
-TRIED = (NAMES[0], f"model{INDEX}", NAMES[1], "vggt_1B_commercial.pt")  # in this order, in a directory and on the Hub
+TRIED = (NAMES[0], f"model{INDEX}", NAMES[1], "vggt_1B_commercial.pt", "model_tracker_fixed_e20.pt")
+"""In this order, in a directory and on the Hub."""
 SUFFIXES = (".safetensors", ".pt", ".pth")
-LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)  # no part that starts with a dot: ./x is a path
+HUB_FILE = re.compile(r"([\w-][\w.-]*/)*[\w-][\w.-]*\.(safetensors(\.index\.json)?|pt|pth)", re.ASCII)
 
 
 def check_repository(repository: str) -> None:
@@ -26,24 +27,19 @@ def check_repository(repository: str) -> None:
         raise QvggtError(f"{repository}: no valid Hub id; expected owner/name")
 
 
-def check_licence(licence: str) -> None:
-    """QvggtError unless it looks like a licence id of the Hub."""
-    if not LICENCE.fullmatch(licence):
-        raise QvggtError(f"licence {licence!r}: expected a Hub licence id such as apache-2.0, cc-by-nc-4.0 or other")
-
-
 def find_weights(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Path:
     """Path of the weights file that `source` names.
 
     In this order: "tiny" (shipped with the package), "vggt-1b" (facebook/VGGT-1B on the Hub), an existing file, an
     existing directory with model.safetensors, model.pt or one other weights file, a Hub id `owner/name` with the same
-    (downloaded to the Hub cache with its config.json; `revision` is a branch, tag or commit). Of weights in shards it
-    is their index. `offline`, or HF_HUB_OFFLINE=1, reads the cache only. A `Path` is always local. Raises QvggtError
-    when nothing is found, or when the Hub cannot be reached.
+    (downloaded to the Hub cache with its config.json; `revision` is a branch, tag or commit), or `owner/name:FILE`
+    where it holds several. Of weights in shards it is their index. `offline`, or HF_HUB_OFFLINE=1, reads the cache
+    only. A `Path` is always local. Raises QvggtError when nothing is found, or when the Hub cannot be reached.
     """
     repository = hub_id(source)
     if repository is not None:
-        return find_on_hub(repository, revision, offline or offline_by_environment())
+        file = str(source).partition(":")[2] or None
+        return find_on_hub(repository, revision, offline or offline_by_environment(), file)
     if revision is not None:
         raise QvggtError(f"{source}: is local, but revision {revision!r} was given; leave it out, or pass a Hub id")
     if source == "tiny":
@@ -60,16 +56,29 @@ def find_weights(source: str | Path, *, revision: str | None = None, offline: bo
 
 
 def hub_id(source: str | Path) -> str | None:
-    """The Hub repository that `source` names, or None when it is local."""
+    """The Hub repository that `source` names, with or without a file of it, or None when it is local."""
     if not isinstance(source, str) or source == "tiny":
         return None
-    if source in ALIASES:
-        return ALIASES[source]
-    # a missing weights/model.pt, or a name in a folder that is here, is a typing error and no repository
-    local = source.lower().endswith((*SUFFIXES, INDEX)) or Path(source).exists() or Path(source).parent.is_dir()
-    if local or not HUB_ID.fullmatch(source):
+    name, colon, file = source.partition(":")
+    if colon and not HUB_FILE.fullmatch(file):
         return None
-    return source
+    if name in ALIASES:
+        return ALIASES[name]
+    # a missing weights/model.pt, or a name in a folder that is here, is a typing error and no repository
+    local = name.lower().endswith((*SUFFIXES, INDEX)) or Path(source).exists() or Path(name).parent.is_dir()
+    if local or not HUB_ID.fullmatch(name):
+        return None
+    return name
+
+
+def with_file(source: str | Path, file: str) -> str:
+    """`ID:FILE`; QvggtError where `source` is no Hub id, or `file` cannot be weights in a repository."""
+    named = f"{source}:{file}"
+    if not HUB_FILE.fullmatch(file):
+        raise QvggtError(f"--file {file}: expected a file of the repository that ends in {', '.join(SUFFIXES)}")
+    if hub_id(source) is None or ":" in str(source):
+        raise QvggtError(f"--file {file}: goes with a Hub id, got {source}; leave it out, or name the file itself")
+    return named
 
 
 def shipped_weights() -> Path:
@@ -91,9 +100,12 @@ def find_in_directory(path: Path) -> Path:
 
 
 def choose(files: Iterable[str], place: str, advice: str) -> str:
-    """The name of the weights among those of a folder or repository: a usual one, or the only one there is."""
-    there = [name for name in files if name.lower().endswith(SUFFIXES) and not SHARD.fullmatch(name)]
-    there += [name for name in files if is_index(Path(name))]
+    """The name of the weights among those of a folder or repository: a usual one, or the only one there is, those in
+    folders counting only where there is no other."""
+    held = [PurePosixPath(name) for name in files]
+    found = [p for p in held if p.name.lower().endswith(SUFFIXES) and not SHARD.fullmatch(p.name)]
+    found += [p for p in held if is_index(Path(p))]
+    there = [str(p) for p in found if len(p.parts) == 1] or [str(p) for p in found]
     usual = [name for name in TRIED if name in there]
     if usual or len(there) == 1:
         return (usual or there)[0]
@@ -101,22 +113,38 @@ def choose(files: Iterable[str], place: str, advice: str) -> str:
     raise QvggtError(f"{place}: holds neither {' nor '.join(NAMES)}{several}; {advice}")
 
 
-def find_on_hub(repository: str, revision: str | None, offline: bool) -> Path:
-    if fetch(repository, "quant.json", revision, offline) is not None:
+def find_on_hub(repository: str, revision: str | None, offline: bool, file: str | None = None) -> Path:
+    """Weights of a repository: its file `file`, else a usual name or the only candidate; see `find_weights`."""
+
+    def get(name: str) -> Path | None:
+        return fetch(repository, name, revision, offline)
+
+    if get("quant.json") is not None:
         raise QvggtError(
             f"{repository}: is a calibrated checkpoint; get it with `qvggt pull {repository} -o FOLDER` and pass FOLDER"
         )
-    found = next(filter(None, (fetch(repository, name, revision, offline) for name in TRIED)), None)
-    if found is None and not offline:
-        held = look_up(repository, revision)
-        assert held is not None
-        plain = [name for name in held.files if "/" not in name]
-        name = choose(plain, f"{repository} on the Hub", "download the weights file by hand and pass its path")
-        found = fetch(repository, name, revision, offline)
+    tried = TRIED if file is None else (file,)
+    found, name = next(((path, name) for name in tried if (path := get(name)) is not None), (None, ""))
+    if found is None and (held := _held(repository, revision, offline)):
+        place = f"{repository} {'in the Hub cache' if offline else 'on the Hub'}"
+        if file is not None:
+            raise QvggtError(f"{place}: holds no {file}; there are {', '.join(held[:8])}")
+        name = choose(held, place, f"name one with --file, or as {repository}:FILE")
+        found = get(name)
     if found is None:
         raise QvggtError(f"{repository}: not in the Hub cache and offline; run once online, or pass a local path")
-    fetch(repository, "config.json", revision, offline)  # lands beside the weights
+    beside = PurePosixPath(name).parent
+    get(str(beside / "config.json"))
     for shard in weight_files(found)[1:]:
-        if fetch(repository, shard.name, revision, offline) is None:
+        if get(str(beside / shard.name)) is None:
             raise QvggtError(f"{repository}: {shard.name} is missing, which {found.name} names; run once online")
     return found
+
+
+def _held(repository: str, revision: str | None, offline: bool) -> tuple[str, ...]:
+    """Names of a repository's files, offline of those in the cache."""
+    if offline:
+        return cached_files(repository, revision)
+    held = look_up(repository, revision)
+    assert held is not None
+    return held.files

@@ -188,14 +188,15 @@ def _auc(network: Network, images: ImageSet[Frames], posed: list[Sequence]) -> f
     """AUC@30 in points."""
     import torch
 
+    from qvggt.device import device_of
     from qvggt.eval.metrics import pose_auc
     from qvggt.eval.pose import pairwise_errors
     from qvggt.geometry import decode_pose
 
-    errors = []
+    errors, device = [], device_of(network)
     with torch.no_grad():
         for sequence, batch in zip(posed, images, strict=True):
-            encoding = network(batch)[CAMERAS].double()
+            encoding = network(batch.to(device))[CAMERAS].cpu().double()
             extrinsics, _ = decode_pose(encoding, images.height, images.width)
             errors.append(pairwise_errors(extrinsics[0], sequence.extrinsics))
     return 100 * pose_auc(errors)[30]

@@ -7,12 +7,13 @@ from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from qvggt.engines.build_config import BuildConfig, capability, check_output
+from qvggt.engines.build_config import BuildConfig, BuilderOptions, capability, check_output
 from qvggt.errors import QvggtError
 from qvggt.files import check_file
 from qvggt.jobs.job import Doc, Job, Place, Result
 from qvggt.jobs.places import check_new_file
-from qvggt.jobs.words import frame_profile
+from qvggt.jobs.words import frame_profile, named_profile
+from qvggt.mapping import at_least, between
 from qvggt.onnx_view.halves import heads_path
 from qvggt.progress import Console
 
@@ -88,6 +89,15 @@ class BuildJob(Job[BuildOutcome]):
         tuple[int, int, int] | None,
         Doc("min:opt:max frame counts. [those of the file, else 1:8:32]", parse=frame_profile),
     ] = None
+    profiles: Annotated[
+        tuple[tuple[int, int, int], ...],
+        Doc(
+            "A further min:opt:max, with kernels of its own; may be repeated; all backends.",
+            ("--profile",),
+            metavar="MIN:OPT:MAX",
+            parse=named_profile("--profile"),
+        ),
+    ] = ()
     compute_capabilities: Annotated[
         tuple[str, ...],
         Doc(
@@ -98,9 +108,32 @@ class BuildJob(Job[BuildOutcome]):
         ),
     ] = ()
 
+    timing_cache: Annotated[
+        Place | None, Doc("Kernel timings to use again, and to write; tensorrt and trtexec.", metavar="FILE")
+    ] = None
+    optimization_level: Annotated[
+        int | None, Doc("0 to 5: how long to look for kernels; tensorrt and trtexec. [3]"), between(0, 5)
+    ] = None
+    workspace: Annotated[
+        float | None, Doc("GB a kernel may use beside its tensors; all backends. [the GPU's memory]"), at_least(0)
+    ] = None
+    weight_streaming: Annotated[
+        bool, Doc("Let weights stay in host memory at run time (eval --weight-streaming-budget); all backends.")
+    ] = False
+    version_compatible: Annotated[
+        bool, Doc("Build for newer versions of TensorRT too, at some cost; tensorrt and trtexec.")
+    ] = False
+
     def config(self) -> BuildConfig:
         """What the builders read."""
-        return BuildConfig(self.backend, self.precision, self.frames, self.compute_capabilities)
+        options = BuilderOptions(
+            None if self.timing_cache is None else Path(self.timing_cache),
+            self.optimization_level,
+            self.workspace,
+            self.weight_streaming,
+            self.version_compatible,
+        )
+        return BuildConfig(self.backend, self.precision, self.frames, self.compute_capabilities, self.profiles, options)
 
     def check(self) -> None:
         self.config()
@@ -111,7 +144,7 @@ class BuildJob(Job[BuildOutcome]):
         check_new_file(Path(self.output), self.overwrite)
 
     def execute(self, console: Console) -> BuildOutcome:
-        from qvggt.engines.builder import check_precision, plan_trtexec, read_source
+        from qvggt.engines.builder import check_form, check_precision, plan_trtexec, read_source
         from qvggt.engines.trtexec import find_trtexec
         from qvggt.onnx_view.file import network_files
 
@@ -121,6 +154,8 @@ class BuildJob(Job[BuildOutcome]):
         for path in outputs[1:]:
             check_new_file(path, self.overwrite)
         check_precision(sources[0], self.precision)
+        for source in sources:
+            check_form(source, self.backend)
         commands = []
         for source, path in zip(sources, outputs, strict=True):
             if source.format.wrong:
@@ -135,7 +170,7 @@ class BuildJob(Job[BuildOutcome]):
             raise QvggtError(f"trtexec: not on PATH, so nothing was built; {where}")
         # heads first, as a trunk is what is opened; in a bf16 network they are fp32
         heads = [
-            self._built(source, path, replace(config, precision=None), console)
+            self._built(source, path, replace(config, precision=None, profiles=()), console)
             for source, path in zip(sources[1:], outputs[1:], strict=True)
         ]
         return replace(self._built(sources[0], output, config, console), heads=next(iter(heads), None))

@@ -17,7 +17,7 @@ from qvggt.files import read_object
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import FORMATS
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import Block, Format, Offline, Overrides, Parts, Revision, Threads
+from qvggt.jobs.options import Block, File, Format, Offline, Overrides, Parts, Revision, Threads, TorchDevice
 from qvggt.jobs.places import check_new_folder
 from qvggt.jobs.source import check_source, image_size, load_source, scheme_of
 from qvggt.jobs.words import sides
@@ -72,6 +72,7 @@ class Calibrated(Result):
             **values,
             "model": self.model.name,
             "threads": self.model.provenance.calibration["threads"],
+            "device": self.model.provenance.calibration["device"],
             "drop": self.drop,
             "limit": self.limit,
             "notes": [str(self.output / name) for name in self.notes],
@@ -107,14 +108,18 @@ class CalibrateJob(Job[Calibrated]):
     ] = None
     data: Annotated[
         Place | None,
-        Doc("Co3D-format folder (its train split is used), or photographs: a folder of them, or one per sequence."),
+        Doc("Co3D-format folder (train split), photographs in one folder or in one per sequence, or calib_data.pt."),
     ] = None
     recipe: Annotated[
         str, Doc("qvggt (ours), or a baseline: rtn, smoothquant, quarot, quantvggt.", words=tuple(RECIPES))
     ] = "qvggt"
     annotations: Annotated[Place | None, Doc("Folder of the .jgz files. [DATA/annotations]")] = None
     sequences: Annotated[int, Doc("Training sequences to use."), at_least(1)] = 64
-    frames: Annotated[int, Doc("Frames per sequence."), at_least(1)] = 4
+    frames: Annotated[
+        int | None,
+        Doc("Frames per sequence. [as in evaluations, 10 of Co3D; fewer where memory or sequences are short]"),
+        at_least(1),
+    ] = None
     select: Annotated[bool, Doc("Choose the sequences: no noise, diverse; needs a pass over the pool.")] = False
     clusters: Annotated[
         int | None, Doc(f"--select: clusters that the sequences are spread over. [{CLUSTERS}]"), at_least(1)
@@ -144,6 +149,10 @@ class CalibrateJob(Job[Calibrated]):
     ] = None
     fc2: Annotated[Literal["none", "kronecker"] | None, Doc("Online rotation of fc2. [the recipe's]")] = None
     epochs: Annotated[int | None, Doc("Learning passes; 0 = none. [the recipe's; 0 at 8 bits]"), at_least(0)] = None
+    device: TorchDevice = "cpu"
+    bf16: Annotated[
+        bool, Doc("bf16 in attention, and in the float blocks that are learned from; nothing that rounds changes.")
+    ] = False
     memory: Annotated[float, Doc("GB of tokens kept in RAM before they spill to disk."), at_least(0.1)] = 2.0
     import_quantvggt: Annotated[
         Place | None, Doc("Folder of released QuantVGGT parameters to import instead (with --bits).")
@@ -151,6 +160,7 @@ class CalibrateJob(Job[Calibrated]):
     plan: Annotated[bool, Doc("Measure a dry run, print time and memory, and stop.")] = False
     seed: Annotated[int, Doc("Seed of frames, rotations and batches."), at_least(0)] = 0
     revision: Revision = None
+    file: File = None
     offline: Offline = False
     threads: Threads = None
 
@@ -169,6 +179,8 @@ class CalibrateJob(Job[Calibrated]):
             raise QvggtError("--budget-by belongs to --budget; add that or leave it out")
         if self.overrides and self.budget is not None:
             raise QvggtError("--override: --budget chooses the bits of every part itself; give one of the two")
+        if self.bf16 and self.chosen().replace(bf16=False) == RECIPES["rtn"]:
+            raise QvggtError(f"--bf16: --recipe {self.recipe} runs no blocks; leave it out")
         self.chosen()
         check_mode(self.class_mode)
         for option in ("clusters", "pool"):
@@ -206,7 +218,7 @@ class CalibrateJob(Job[Calibrated]):
             (self.annotations, "the folder of the annotation files"),
             (self.import_quantvggt, "a folder of released QuantVGGT parameters"),
         ):
-            if folder is not None and not Path(folder).is_dir():
+            if folder is not None and not (Path(folder).is_dir() or (folder == self.data and Path(folder).is_file())):
                 raise QvggtError(f"{folder}: is not a folder; expected {expected}")
         if self.scheme is not None:
             self.check_scheme(self.wanted())
@@ -228,6 +240,8 @@ class CalibrateJob(Job[Calibrated]):
         online = None if self.fc2 is None else "fc2" if self.fc2 == "kronecker" else "none"
         given = {"rounding": self.rounding, "propagation": self.propagation, "online": online}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if self.bf16:
+            changes["bf16"] = True
         if self.epochs is not None:
             changes |= {"epochs": self.epochs, "learn": self.epochs > 0, "learn_all": True}
         return find_recipe(self.recipe, None if wanted is None else wanted.base).replace(**changes)
@@ -254,8 +268,11 @@ class CalibrateJob(Job[Calibrated]):
         return int(self.memory * 1e9)
 
     def execute(self, console: Console) -> Calibrated:
+        from qvggt.device import placed
+        from qvggt.engines.torch_runner import check_device
         from qvggt.quant.model import check_overrides
 
+        device = check_device(self.device)
         if self.import_quantvggt is not None:
             from qvggt.jobs.released import import_released
 
@@ -270,7 +287,9 @@ class CalibrateJob(Job[Calibrated]):
         size = image_size(self.size, source.network)
         if self.plan:
             return self._measure_plan(source, wanted, size, console)
-        return self._calibrate(self.own(source), wanted, size, console)
+        own = self.own(source)
+        with placed(own.network, device):
+            return self._calibrate(own, wanted, size, console)
 
     def own(self, source: Model) -> Model:
         """The model with a network that may be changed: a copy where the caller holds it."""
@@ -280,12 +299,11 @@ class CalibrateJob(Job[Calibrated]):
         from qvggt.calib.plan import make_plan
         from qvggt.rotation.cost import CostTable
 
-        config, recipe = source.network.config, self.chosen(wanted)
-        plan = make_plan(config, wanted, recipe, self.sequences, self.frames, *size)
+        config, recipe, frames = source.network.config, self.chosen(wanted), self._most_frames(source, size, console)
+        plan = make_plan(config, wanted, recipe, self.sequences, frames, *size)
         height, width = size
         console.result(
-            f"{self.sequences} sequences of {self.frames} frames, {height}x{width}, recipe {recipe.name}, "
-            f"{wanted.label}"
+            f"{self.sequences} sequences of {frames} frames, {height}x{width}, recipe {recipe.name}, {wanted.label}"
         )
         for line in plan.lines(self.token_bytes):
             console.result(line)
@@ -299,6 +317,7 @@ class CalibrateJob(Job[Calibrated]):
         from qvggt.calib.block_journal import BlockJournal
         from qvggt.calib.calibrate import calibrate_, report_table
         from qvggt.calib.rtn import quantize_rtn_
+        from qvggt.device import device_of, label
         from qvggt.jobs.budget import NOTE, BudgetSearch, search_budget
         from qvggt.quant.checkpoint import Provenance
         from qvggt.quant.model import settled
@@ -306,12 +325,13 @@ class CalibrateJob(Job[Calibrated]):
 
         network, recipe = source.network, self.chosen(wanted)
         unfinished, measured, tried = self.unfinished()
-        threads = torch.get_num_threads()
-        job: dict[str, Any] = {"source": source.sha256, "versions": versions(), "threads": threads}
-        calibration: dict[str, Any] = {"recipe": recipe.to_dict(), "seed": self.seed, "threads": threads}
+        ran = {"threads": torch.get_num_threads(), "device": label(device_of(network))}
+        job: dict[str, Any] = {"source": source.sha256, "versions": versions(), **ran}
+        calibration: dict[str, Any] = {"recipe": recipe.to_dict(), "seed": self.seed, **ran}
         training, notes = None, dict[str, str]()
         if self.data is not None and self.needs_data(wanted):
-            training = self._training(Path(self.data), network, size, job, console)
+            most = self._most_frames(source, size, console)
+            training = self._training(Path(self.data), network, size, most, job, console)
             listing, notes = training.record()
             calibration |= listing
         images, searched, store = None if training is None else training.images, None, None
@@ -351,25 +371,45 @@ class CalibrateJob(Job[Calibrated]):
             console.warn(f"budget MISSED: the calibrated checkpoint drops by {drop:.2%}")
         return result
 
+    def _most_frames(self, source: Model, size: tuple[int, int], console: Console) -> int:
+        """Frames of a sequence that were asked for, or as many as an evaluation of the data has and memory takes."""
+        import torch
+
+        from qvggt.jobs.frames import PROTOCOL, fitting_frames, protocol_frames
+
+        if self.frames is not None:
+            return self.frames
+        annotations = None if self.annotations is None else Path(self.annotations)
+        asked = None if self.data is None else Question(Path(self.data), annotations=annotations)
+        most = PROTOCOL if asked is None else protocol_frames(asked)
+        networks = 1 if self.budget is None else 2  # the search quantizes copies
+        kept = networks * sum(tensor.nbytes for tensor in source.network.state_dict().values())
+        if self.device == "cpu":
+            kept += self.token_bytes
+        return fitting_frames(source.network, size, torch.device(self.device), kept, most, console)
+
     def _training(
-        self, data: Path, network: Network, size: tuple[int, int], job: Mapping[str, Any], console: Console
+        self, data: Path, network: Network, size: tuple[int, int], most: int, job: Mapping[str, Any], console: Console
     ) -> Training:
         """Images of the training split: never what an evaluation sees."""
         from qvggt.calib.selection import SelectionConfig
+        from qvggt.data.reading import read_pool
         from qvggt.jobs.budget import SCORED
+        from qvggt.jobs.frames import read_longest
         from qvggt.jobs.pool import training_images
 
         mode, seed = self.class_mode, self.seed
         count = self.pool if self.select else self.sequences + (SCORED if self.budget is not None else 0)
         annotations = None if self.annotations is None else Path(self.annotations)
-        asked = Question(data, "train", self.frames, None, count, seed=seed, annotations=annotations, class_mode=mode)
+        asked = Question(data, "train", most, None, count, seed=seed, annotations=annotations, class_mode=mode)
+        found = read_longest(asked, most, console) if self.frames is None else read_pool(asked)
         chooser = None
         if self.select:
             deep = min(4, len(family_of(network).rounds(network.config)))  # the last rounds are judged
             clusters = self.clusters or CLUSTERS
             chooser = SelectionConfig(clusters, self.per_cluster(), seed, deep_rounds=deep, class_mode=mode)
         measured = self.unfinished()[1]
-        return training_images(asked, size, self.sequences, network, chooser, measured, job, console)
+        return training_images(found, size, self.sequences, network, chooser, measured, job, console)
 
     def saved(
         self, model: Model, recipe: str, notes: Mapping[str, str] | None = None, drop: float | None = None

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qvggt.engines.registry import file_suffixes, kind_of, kinds_of, split_runtime
+from qvggt.engines.registry import file_suffixes, kind_of, kinds_of, split_files, split_runtime
 from qvggt.errors import QvggtError
 from qvggt.files import check_file
 from qvggt.hub.names import hub_id
 from qvggt.jobs.job import Place, Source
-from qvggt.jobs.source import check_source
+from qvggt.jobs.source import check_source, is_calibrated
 
 if TYPE_CHECKING:
     from qvggt.engines.runner import Runner
@@ -26,8 +26,10 @@ PROVIDER = re.compile(r"cpu|cuda|tensorrt|\w+ExecutionProvider")
 class Candidates:
     """Models come first, whatever the order of the call.
 
-    engines: files, or RUNTIME:FILE as `split_runtime` takes it apart. device None: the CPU, but a GPU for engine
-    files. providers: of ONNX Runtime. revision: of the Hub ids among the models.
+    engines: FILE or FILE,FILE,... (one network at several image sizes), also with RUNTIME: in front, see
+    `split_files` and `split_runtime`. device None: the CPU, but a GPU for engine
+    files. precision: of the float models. providers: of ONNX Runtime. revision: of the Hub ids among the models.
+    weight_streaming_budget: of engines.
     """
 
     models: Sequence[Source]
@@ -36,6 +38,8 @@ class Candidates:
     providers: Sequence[str] = ()
     revision: str | None = None
     offline: bool = False
+    precision: str | None = None
+    weight_streaming_budget: float | None = None
 
     @property
     def in_memory(self) -> bool:
@@ -50,14 +54,15 @@ class Candidates:
             if isinstance(model, str | Path) and str(model).lower().endswith(".onnx"):
                 raise QvggtError(f"--model {model}: is an ONNX file; give it with --engine")
         for text in self.engines:
-            runtime, path = split_runtime(str(text))
-            if Path(path).suffix.lower() not in file_suffixes():
-                raise QvggtError(
-                    f"--engine {text}: expected an .onnx file or an engine ({', '.join(file_suffixes()[1:])}); "
-                    "give checkpoints with --model"
-                )
-            if runtime is not None and all(kind.name != runtime for kind in kinds_of(path)):
-                kind_of(path, runtime)  # says which runtime does
+            runtime, files = split_runtime(str(text))
+            for path in map(str, split_files(files)):
+                if Path(path).suffix.lower() not in file_suffixes():
+                    raise QvggtError(
+                        f"--engine {path}: expected an .onnx file or an engine ({', '.join(file_suffixes()[1:])}); "
+                        "give checkpoints with --model"
+                    )
+                if runtime is not None and all(kind.name != runtime for kind in kinds_of(path)):
+                    kind_of(path, runtime)  # says which runtime does
         if self.revision is not None and not any(map(_on_hub, self.models)):
             raise QvggtError(f"--revision {self.revision}: no --model is a Hub id; leave it out")
         for name in self.providers:
@@ -65,24 +70,41 @@ class Candidates:
                 raise QvggtError(f"--provider {name}: expected cpu, cuda, tensorrt or as in CPUExecutionProvider")
         if self.providers and not any("providers" in options for _, options in self.sources()):
             raise QvggtError(f"--provider {self.providers[0]}: no --engine runs in ONNX Runtime; leave it out")
+        budget = self.weight_streaming_budget
+        if budget is not None and not any("weight_streaming_budget" in options for _, options in self.sources()):
+            raise QvggtError(f"--weight-streaming-budget {budget}: no --engine is one of TensorRT; leave it out")
 
     def prepare(self) -> None:
-        """QvggtError for a local file that is not there."""
+        """QvggtError for a local file that is not there, and for a precision that no model takes."""
         for model in self.models:
             check_source(model)
+        check_precision(self.precision, self.models)
         for text in self.engines:
-            check_file(Path(split_runtime(str(text))[1]), f"an engine or another file of {', '.join(file_suffixes())}")
+            for path in split_files(split_runtime(str(text))[1]):
+                check_file(Path(str(path)), f"an engine or another file of {', '.join(file_suffixes())}")
 
     def sources(self, threads: int | None = None) -> list[tuple[Source, dict[str, Any]]]:
         """(source, options of `open_runner`, JSON-ready) of every candidate."""
         shared = {"device": self.device, "threads": threads, "offline": self.offline}
         sources: list[tuple[Source, dict[str, Any]]] = [
-            (model, {**shared, "revision": self.revision if _on_hub(model) else None}) for model in self.models
+            (
+                model,
+                {
+                    **shared,
+                    "revision": self.revision if _on_hub(model) else None,
+                    "precision": precision_for(model, self.precision),
+                },
+            )
+            for model in self.models
         ]
         for text in self.engines:
             runtime, path = split_runtime(str(text))
             kind = next(kind for kind in kinds_of(path) if runtime in (None, kind.name))
-            use = {"providers": list(self.providers)} if self.providers and "providers" in kind.uses else {}
+            use: dict[str, Any] = (
+                {"providers": list(self.providers)} if self.providers and "providers" in kind.uses else {}
+            )
+            if self.weight_streaming_budget is not None and "weight_streaming_budget" in kind.uses:
+                use["weight_streaming_budget"] = self.weight_streaming_budget
             sources.append((path, {**shared, "runtime": runtime, **use}))
         return sources
 
@@ -100,6 +122,18 @@ class Candidates:
             if seen[runner.label] > 1:
                 runner.label = f"{runner.label} ({seen[runner.label]})"
         return runners
+
+
+def check_precision(precision: str | None, models: Sequence[Source]) -> None:
+    """QvggtError for one that is given without a float model."""
+    if precision is not None and all(map(is_calibrated, models)):
+        what = "calibrated checkpoints compute in fp32 what they leave in floats" if models else "there is no --model"
+        raise QvggtError(f"--precision {precision}: is of float models, and {what}; leave it out")
+
+
+def precision_for(model: Source, precision: str | None) -> str | None:
+    """What a model is opened with: a calibrated one has its own."""
+    return None if is_calibrated(model) else precision
 
 
 def _on_hub(model: Source) -> bool:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+from qvggt.engines.compatibility import why_not
 from qvggt.errors import QvggtError
 from qvggt.files import read_object
 from qvggt.formats.table import DEFAULT, choices, choices_text, find_format
@@ -18,7 +19,7 @@ from qvggt.jobs.chain import Done, Step, run_steps
 from qvggt.jobs.evaluate import EvaluateJob
 from qvggt.jobs.export import ExportJob
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import Offline, Revision, Threads
+from qvggt.jobs.options import File, Offline, Revision, Threads
 from qvggt.jobs.places import check_place
 from qvggt.jobs.scenes import ScenesJob
 from qvggt.mapping import at_least
@@ -162,6 +163,7 @@ class DeployJob(Job[Deployed]):
     seed: Annotated[int, Doc("Seed of frames, rotations and batches."), at_least(0)] = 0
     triton: Annotated[Place | None, Doc("Folder for a Triton model repository of the files that passed.")] = None
     revision: Revision = None
+    file: File = None
     offline: Offline = False
     threads: Threads = None
 
@@ -230,12 +232,15 @@ class Plan:
         self.weights = weights
         self.out = Path(job.output)
         self.model = str(job.model)
-        self.stem = self.model.split("/")[-1] if hub_id(self.model) else Path(self.model).stem
+        self.stem = self.model.partition(":")[0].split("/")[-1] if hub_id(self.model) else Path(self.model).stem
         self.data = self.out / "scenes" if job.data is None else Path(job.data)
         self.report, self.page = self.out / "results.json", self.out / "report.html"
         self.dataset = "co3d" if job.data is None else _recognised(self.data)
         self.posed = self.dataset != PHOTOS
-        self.backend = next((name for name, package in BUILDERS.items() if find_spec(package) is not None), None)
+        installed = [name for name, package in BUILDERS.items() if find_spec(package) is not None]
+        unfit = {name: why_not(name, capability=_capability()) for name in installed} if job.to == "engine" else {}
+        self.backend = next((name for name in installed if not unfit.get(name)), None)
+        self.unfit = next((reason for reason in unfit.values() if reason), "")
         self.notes = tuple(self._notes())
 
     def _notes(self) -> Iterator[str]:
@@ -244,7 +249,9 @@ class Plan:
                 "photographs have no known cameras: figures say how well files agree with the float model, on images "
                 "they were calibrated on; they are no accuracy"
             )
-        if self.job.to == "engine" and self.backend is None:
+        if self.job.to == "engine" and self.backend is None and self.unfit:
+            yield f"no engine: {self.unfit}"
+        elif self.job.to == "engine" and self.backend is None:
             yield "no engine: neither TensorRT-RTX nor TensorRT is installed; pip install '.[rtx]' in the clone, repeat"
         elif self.job.to == "engine" and not _has_gpu():
             yield "engines are built and not run: this machine has no GPU, so the .onnx files are evaluated on the CPU"
@@ -307,14 +314,29 @@ class Plan:
         folder, file = self.checkpoint(format, self.job.recipe), self.onnx(format)
         data = self.data if self.posed else None  # the gate's camera check needs known cameras: else generated scenes
         job = ExportJob(
-            folder, file, target=self._target(), data=data, seed=self.job.seed, threads=self.job.threads, overwrite=True
+            folder,
+            file,
+            target=self._target(),
+            backend=self._backend(),
+            data=data,
+            seed=self.job.seed,
+            threads=self.job.threads,
+            overwrite=True,
         )
         return self._step(f"export {format}", job, [folder, *([] if data is None else [data])], [file])
 
     def _export_float(self, format: str) -> Step:
         """Its cameras are judged by the evaluation; the gate need not do it too."""
         file = self.onnx(format)
-        job = ExportJob(self.model, file, format=format, target=self._target(), parity_sequences=0, **self._shared())
+        job = ExportJob(
+            self.model,
+            file,
+            format=format,
+            target=self._target(),
+            backend=self._backend(),
+            parity_sequences=0,
+            **self._shared(),
+        )
         return self._step(f"export {format}", job, [self.weights], [file])
 
     def _floats(self) -> tuple[str, ...]:
@@ -323,6 +345,12 @@ class Plan:
 
     def _target(self) -> Literal["cpu", "tensorrt"]:
         return "tensorrt" if self.job.to == "engine" else "cpu"
+
+    def _backend(self) -> Literal["rtx", "tensorrt"]:
+        """Which TensorRT the files are for."""
+        if self.job.to != "engine":
+            return "rtx"
+        return self.backend or ("tensorrt" if self.unfit else "rtx")
 
     def _build(self, format: str) -> Step:
         assert self.backend is not None
@@ -464,3 +492,10 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _capability() -> str:
+    """Compute capability of the GPU, such as "8.9"; "" without one."""
+    import torch
+
+    return ".".join(map(str, torch.cuda.get_device_capability())) if torch.cuda.is_available() else ""

@@ -15,7 +15,21 @@ from qvggt.eval.groups import METRIC_GROUPS
 from qvggt.jobs.candidates import Candidates
 from qvggt.jobs.evaluation import Evaluation, Part, beside, evaluation_of, publish
 from qvggt.jobs.job import Doc, Job, Place
-from qvggt.jobs.options import PATCH, Csv, Device, FrameSeed, Models, Offline, Revision, Show, Threads
+from qvggt.jobs.options import (
+    PATCH,
+    Csv,
+    Device,
+    File,
+    Fit,
+    FrameSeed,
+    Models,
+    Offline,
+    Precision,
+    Revision,
+    Show,
+    Threads,
+    WeightBudget,
+)
 from qvggt.jobs.places import check_file_place, check_new_file, check_new_tables, check_place
 from qvggt.jobs.report import check_page
 from qvggt.jobs.words import shard
@@ -62,7 +76,11 @@ class EvaluateJob(Job[Evaluation]):
     _: KW_ONLY
     engines: Annotated[
         Sequence[Place],
-        Doc("An .onnx file, openvino:FILE.onnx, or an engine; may be repeated.", ("--engine",), metavar="FILE"),
+        Doc(
+            "An .onnx file, openvino:FILE.onnx, an engine, or FILE,FILE,... at several image sizes; may be repeated.",
+            ("--engine",),
+            metavar="FILE",
+        ),
     ] = ()
     dataset: Annotated[str, Doc(f"One of {', '.join(dataset_names())}.", words=dataset_names)] = "co3d"
     root: Annotated[Place | None, Doc("Folder that holds the categories or scenes. [synthetic: generated]")] = None
@@ -94,6 +112,7 @@ class EvaluateJob(Job[Evaluation]):
         Doc(f"Image width, multiple of {PATCH}. [the engine's, else the first model's own: 518 at 1B]"),
         at_least(PATCH),
     ] = None
+    fit: Fit = "crop"
     metrics: Annotated[
         Sequence[str],
         Doc("Of pose, depth, points. [co3d pose,depth; others all]", comma=True, words=METRIC_GROUPS),
@@ -124,18 +143,30 @@ class EvaluateJob(Job[Evaluation]):
     store: Annotated[Place | None, Doc("Folder for the predictions of the worst sequences.")] = None
     worst: Annotated[int | None, Doc("How many sequences --store keeps. [6]"), at_least(1)] = None
     device: Device = None
+    precision: Precision = None
     providers: Annotated[
         Sequence[str],
         Doc("ONNX Runtime: cpu, cuda, tensorrt or a provider's name; may be repeated.", ("--provider",)),
     ] = ()
+    weight_streaming_budget: WeightBudget = None
     revision: Revision = None
+    file: File = None
     offline: Offline = False
     threads: Threads = None
 
     @property
     def candidates(self) -> Candidates:
         """What is compared."""
-        return Candidates(self.models, self.engines, self.device, self.providers, self.revision, self.offline)
+        return Candidates(
+            self.models,
+            self.engines,
+            self.device,
+            self.providers,
+            self.revision,
+            self.offline,
+            self.precision,
+            self.weight_streaming_budget,
+        )
 
     @property
     def generated(self) -> bool:
@@ -202,8 +233,9 @@ class EvaluateJob(Job[Evaluation]):
 
         from qvggt.eval.ground_truth import plan_images
         from qvggt.eval.harness import check, evaluate_rows
-        from qvggt.eval.merging import results_of, shard_of
+        from qvggt.eval.merging import shard_of
         from qvggt.eval.records import RecordWriter
+        from qvggt.eval.seen import in_words, is_whole, seen_of
         from qvggt.eval.worst import rank_worst, store_worst
 
         dataset, threads, protocol = find_dataset(self.dataset), torch.get_num_threads(), self._protocol()
@@ -211,7 +243,7 @@ class EvaluateJob(Job[Evaluation]):
         with ExitStack() as stack:
             data = None if self.root is None else self._read(dataset, Path(self.root), console)
             runners = self.candidates.open(stack, threads)
-            plan = plan_images(runners, self.size, dataset.room)
+            plan = plan_images(runners, self.size, dataset.room, self.fit)
             if data is None:
                 data = self._read(dataset, self._generate(dataset, plan, stack), console)
             mine = [data.sequences[i] for i in shard_of(len(data.sequences), (index, count))]
@@ -220,8 +252,11 @@ class EvaluateJob(Job[Evaluation]):
                     f"--shard {index}/{count}: has none of {len(data.sequences)} sequences; use fewer shards"
                 )
             check(runners, mine, protocol)
+            seen = seen_of(plan, mine)
+            (console.warn if plan.owner and not is_whole(seen) else console.say)(in_words(seen, plan.owner))
             facts = [{**runner.describe(), "label": runner.label} for runner in runners]
             header = {**header_of(self, data, plan, protocol, facts, threads), "shard": [index, count]}
+            header["config"]["seen"] = seen
             writer = None if self.records is None else RecordWriter(Path(self.records), header)
             done = {} if writer is None else writer.done
             if done:
@@ -232,19 +267,35 @@ class EvaluateJob(Job[Evaluation]):
                 header["worst"] = store_worst(self.store, runners, mine, plan, rank_worst(rows, self.worst or WORST))
                 if writer is not None:
                     writer.append_extra("worst", beside(header["worst"], writer.path.parent))
-            if self.memory:
-                known = None if writer is None else writer.header.get("memory")
-                header["memory"] = known or self._memory(mine, plan, threads)
-                if writer is not None and not known:
-                    writer.append_extra("memory", header["memory"])
-        results = results_of(header["candidates"], rows, header.get("memory"))
-        if self.records is not None and count > 1:
-            part = Part(header, tuple(results), Path(self.records))
-            console.result(part.summary)
-            return part
-        evaluation = evaluation_of(header, results)
-        publish(evaluation, self.html, self.csv, self.show, console)
+            largest = self._largest(mine, plan) if self.memory else None
+            known = writer.header.get("memory") if self.memory and writer is not None else None
+        evaluation = self._outcome(header, rows, known)
+        if isinstance(evaluation, Part):
+            console.result(evaluation.summary)
+        else:
+            publish(evaluation, self.html, self.csv, self.show, console)
+        if largest is None or known:
+            return evaluation
+        console.so_far(evaluation)  # a process that runs out of memory, or is killed, takes none of this with it
+        known = self._memory(largest, threads, console)
+        if writer is not None and all(known):
+            writer.append_extra("memory", known)
+        evaluation = self._outcome(header, rows, known)
+        if not isinstance(evaluation, Part):
+            publish(evaluation, self.html, self.csv, False, Console())
         return evaluation
+
+    def _outcome(
+        self, header: dict[str, Any], rows: Sequence[Any], memory: list[dict[str, Any] | None] | None
+    ) -> Evaluation:
+        """Of these rows; a part where others have the rest."""
+        from qvggt.eval.merging import results_of
+
+        header = {**header, "memory": memory} if memory else header
+        results = results_of(header["candidates"], rows, memory)
+        if self.records is not None and header["shard"][1] > 1:
+            return Part(header, tuple(results), Path(self.records))
+        return evaluation_of(header, results)
 
     def _protocol(self) -> Protocol:
         from qvggt.eval.clouds import default_backend
@@ -292,14 +343,25 @@ class EvaluateJob(Job[Evaluation]):
         function(dataset.generate)(root, self._question(dataset, root), size, scenes)
         return root
 
-    def _memory(self, sequences: Sequence[Any], plan: ImagePlan, threads: int) -> list[dict[str, Any]]:
-        """Of every candidate on the largest sequence, each in a process of its own."""
-        from qvggt.eval.memory import measure_memory
-
+    def _largest(self, sequences: Sequence[Any], plan: ImagePlan) -> tuple[int, int, int]:
+        """Frames, height and width of the largest sequence."""
         largest = max(sequences, key=lambda s: len(s.image_paths))
         frames, _, height, width = plan.load_frames(largest)[0].shape
-        measured = bar(self.candidates.sources(threads), desc="peak memory", unit="candidate")
-        return [vars(measure_memory(str(source), options, frames, height, width)) for source, options in measured]
+        return frames, height, width
+
+    def _memory(self, shape: tuple[int, int, int], threads: int, console: Console) -> list[dict[str, Any] | None]:
+        """Of every candidate, each in a process of its own; None for one whose process failed, which is said."""
+        from qvggt.eval.memory import measure_memory
+
+        found: list[dict[str, Any] | None] = []
+        for source, options in bar(self.candidates.sources(threads), desc="peak memory", unit="candidate"):
+            try:
+                found.append(memory := vars(measure_memory(str(source), options, *shape)))
+                console.result(f"peak memory of {source}: {memory['peak_rss'] / 1e6:.0f} MB")
+            except QvggtError as error:
+                found.append(None)
+                console.warn(f"warning: {error}")
+        return found
 
 
 def _check_data(job: EvaluateJob, dataset: DataSet) -> None:

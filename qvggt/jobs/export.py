@@ -8,10 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from qvggt.errors import QvggtError
 from qvggt.export.precision import check_fused, float_type
+from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import DEFAULT, choices, choices_text
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
 from qvggt.jobs.lint import LintResult, lint_file
-from qvggt.jobs.options import FAMILY, PATCH, Block, FrameSeed, Offline, Overrides, Parts, Revision, Threads
+from qvggt.jobs.options import (
+    FAMILY,
+    PATCH,
+    Backend,
+    Block,
+    File,
+    FrameSeed,
+    Offline,
+    Overrides,
+    Parts,
+    Revision,
+    Threads,
+    TorchDevice,
+)
 from qvggt.jobs.places import check_file_place, check_folder, check_new_file
 from qvggt.jobs.source import check_source, image_size, is_calibrated, load_source, scheme_of
 from qvggt.jobs.words import frame_count, frame_profile, sides
@@ -20,9 +34,11 @@ from qvggt.models.family import FAMILIES, find_family
 from qvggt.onnx_view.halves import GROUP, heads_path
 from qvggt.progress import Console
 from qvggt.quant.scheme import Scheme
-from qvggt.target import Target
+from qvggt.target import INT4_BLOCKS, Target
 
 if TYPE_CHECKING:
+    import torch
+
     from qvggt.jobs.gate import Parity
     from qvggt.models.network import Network
     from qvggt.quant.handle import Model
@@ -117,6 +133,11 @@ class ExportJob(Job[ExportResult]):
         Literal["cpu", "tensorrt"],
         Doc("cpu: row scales inside the products. tensorrt: overflow-safe products, fp16 (docs/storage.md)."),
     ] = "cpu"
+    backend: Backend = "rtx"
+    storage: Annotated[
+        Literal["int4", "int8"] | None,
+        Doc("How 4-bit weights of integer products are stored: int4 or int8. [int8 for --backend tensorrt, else int4]"),
+    ] = None
     precision: Annotated[
         Literal["fp32", "fp16", "bf16"] | None,
         Doc(
@@ -157,8 +178,10 @@ class ExportJob(Job[ExportResult]):
     ] = (1, 2, 5, 8)
     parity: Annotated[bool, Doc("Run the parity gate after writing.", ("--check/--no-check",))] = True
     report: Annotated[Place | None, Doc("Where to write the parity report. [OUTPUT.parity.json]")] = None
+    device: TorchDevice = "cpu"
     seed: FrameSeed = 0
     revision: Revision = None
+    file: File = None
     offline: Offline = False
     threads: Threads = None
 
@@ -167,6 +190,11 @@ class ExportJob(Job[ExportResult]):
         """Of the parity report."""
         output = Path(self.output)
         return output.with_name(output.name + ".parity.json") if self.report is None else Path(self.report)
+
+    @property
+    def made_for(self) -> Target:
+        """QvggtError where target and backend contradict each other."""
+        return Target.of(self.target, self.backend)
 
     def scheme(self) -> Scheme:
         """What float weights are rounded to."""
@@ -181,6 +209,7 @@ class ExportJob(Job[ExportResult]):
         if not self.parity_frames:
             frame_count("")
         _check_words(self.outputs)
+        _check_blocks(self.scheme(), self.made_for)
         precision = float_type(self.precision, self.scheme(), self.target)
         if self.fused_attention:
             check_fused(self.target, precision)
@@ -203,30 +232,42 @@ class ExportJob(Job[ExportResult]):
             )
 
     def execute(self, console: Console) -> ExportResult:
+        from qvggt.device import placed
+        from qvggt.engines.torch_runner import check_device
         from qvggt.export.exporter import ExportConfig, export_onnx
         from qvggt.jobs.gate import Gate, run_gate
 
         output = Path(self.output)
+        device = check_device(self.device)
         source = load_source(self.model, self.revision, self.offline)
         height, width = image_size(self.size, source.network)
-        network, scheme = self._quantized(source, height, width, console)
+        network, scheme = self._quantized(source, height, width, device, console)
         heads, able = network.config.heads, find_family(scheme.family).exportable
         outputs = self.outputs or tuple(word for word, head in able.items() if head.name in heads)
         floats = float_type(self.precision, scheme, self.target)
         config = ExportConfig(
-            height, width, outputs, self.frames, Target(self.target), floats, self.fused_attention, self.split_heads
+            height,
+            width,
+            outputs,
+            self.frames,
+            self.made_for,
+            floats,
+            self.fused_attention,
+            self.split_heads,
+            storage=self.storage,
         )
         written = export_onnx(network, scheme, config, output, {"name": source.name, "sha256": source.sha256})
         if self.report is None:
             self.report_path.unlink(missing_ok=True)  # is about the file that was replaced
         files = [output] if written.heads is None else [output, written.heads]
         console.result(
-            f"{' and '.join(map(str, files))}: {scheme.label}, target {self.target}, {floats.value}, {height}x{width}, "
+            f"{' and '.join(map(str, files))}: {scheme.label}, target {self.made_for.label}, {floats.value}, "
+            f"{height}x{width}, "
             f"{written.bytes / 1e6:.2f} MB"
         )
-        lint = lint_file(output, self.target)
+        lint = lint_file(output, self.made_for)
         lint.tell(console.warn, console)
-        console.result(f"lint: {lint.summary} for {self.target}")
+        console.result(f"lint: {lint.summary} for {self.made_for.label}")
         parity = None
         if self.parity:
             large = sum(p.numel() for p in network.state_dict().values()) > LARGE
@@ -234,16 +275,20 @@ class ExportJob(Job[ExportResult]):
             data = None if self.data is None else Path(self.data)
             report = self.report_path
             gate = Gate(output, report, height, width, self.parity_frames, data, sequences, self.seed, floats)
-            parity = run_gate(gate, network, scheme, console)
+            with placed(network, device):
+                parity = run_gate(gate, network, scheme, console)
         else:
             console.result("parity: not measured (--no-check)")
         facts = (written.bytes, scheme.label, self.target, floats.value)
         return ExportResult(output, written.data, *facts, lint, parity, written.heads)
 
-    def _quantized(self, source: Model, height: int, width: int, console: Console) -> tuple[Network, Scheme]:
+    def _quantized(
+        self, source: Model, height: int, width: int, device: torch.device, console: Console
+    ) -> tuple[Network, Scheme]:
         """The network to write: that of a calibrated model as it is, float weights rounded to nearest."""
         from qvggt.data.reading import read_images
         from qvggt.data.registry import Question
+        from qvggt.device import placed
         from qvggt.jobs.rounding import round_to_nearest
 
         found = source.scheme
@@ -255,7 +300,9 @@ class ExportJob(Job[ExportResult]):
                 question = Question(Path(self.calib), "train", frames=4, max_sequences=16, seed=self.seed)
                 images = read_images(question, height, width, console.say)
             ours = source is not self.model or not (scheme.quantizes or scheme.overrides)  # or nothing changes
-            return round_to_nearest(source, scheme, images, seed=self.seed, in_place=ours).network, scheme
+            with placed(source.network, device):
+                network = round_to_nearest(source, scheme, images, seed=self.seed, in_place=ours).network
+            return network.cpu(), scheme  # a copy stayed where it was made
         parts = None if self.parts is None else set(self.parts)
         named = self.format if self.block is None else self.scheme().bits
         if (
@@ -269,6 +316,16 @@ class ExportJob(Job[ExportResult]):
                 "or calibrate anew"
             )
         return source.network, found
+
+
+def _check_blocks(scheme: Scheme, target: Target) -> None:
+    """QvggtError for a weight-only format in blocks that the target does not take."""
+    size = scheme.base.weight.granularity.size if isinstance(scheme.base, LinearFormat) else None
+    if target is Target.TENSORRT_10 and size is not None and all(size % block for block in INT4_BLOCKS):
+        raise QvggtError(
+            f"blocks of {size}: TensorRT takes INT4 weights in blocks of 64 or 128; give --block 128 or 64, or leave "
+            "--backend out for TensorRT-RTX"
+        )
 
 
 def _check_words(words: tuple[str, ...] | None) -> None:

@@ -15,6 +15,7 @@ from qvggt.data.image_set import ImageSet
 from qvggt.data.reading import read_images
 from qvggt.data.registry import Question
 from qvggt.data.sequence import Sequence as Posed
+from qvggt.device import device_of, label
 from qvggt.export.half_range import WORRY, ModuleRange, half_ranges
 from qvggt.export.parity import LayerParity, OutputParity, check_convs, check_linears, check_outputs, failures
 from qvggt.export.precision import Precision
@@ -63,7 +64,7 @@ class Parity:
 
     report: the JSON file. auc30: AUC@30 of "reference" and "onnx", "delta" in points, and the "low" and "high" end of
     its 95 % interval where it is larger than the tolerance; None when it was not measured. fp16_ranges: the largest
-    activations of an fp16 network, largest first. threads: CPU threads of both sides.
+    activations of an fp16 network, largest first. threads: CPU threads of both sides. device: of the reference.
     """
 
     report: Path
@@ -75,6 +76,7 @@ class Parity:
     auc30: dict[str, float] | None
     fp16_ranges: tuple[ModuleRange, ...] = field(repr=False)
     threads: int
+    device: str
 
     @property
     def passed(self) -> bool:
@@ -102,12 +104,13 @@ class Parity:
             "outputs": [asdict(p) for p in self.outputs],
             "auc30": self.auc30,
             "threads": self.threads,
+            "device": self.device,
             "versions": versions(),
         }
 
 
 def run_gate(gate: Gate, reference: Network, scheme: Scheme, console: Console) -> Parity:
-    """Run every check, say the figures, write the JSON report."""
+    """Run every check, say the figures, write the JSON report. The reference runs where it is, the file on the CPU."""
     from qvggt.onnx_view.file import network_files
 
     longest, threads, precision = max(gate.frames, default=1), torch.get_num_threads(), gate.precision
@@ -133,7 +136,9 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme, console: Console) -
             auc = _camera_accuracy(images, reference, runner, console)
         else:
             console.say("AUC@30: not measured (no pose output or --parity-sequences 0)")
-    parity = Parity(gate.report, scheme, precision, linears, convs, outputs, auc, ranges, threads)
+    parity = Parity(
+        gate.report, scheme, precision, linears, convs, outputs, auc, ranges, threads, label(device_of(reference))
+    )
     write_json(gate.report, parity.to_dict())
     for index, line in enumerate(parity.failures):
         (console.warn if index < SHOWN else console.detail)(f"parity FAILED: {line}")
@@ -181,7 +186,9 @@ def _camera_accuracy(images: ImageSet[Posed], reference: Network, runner: Runner
     from qvggt.eval.harness import evaluate
 
     short = ImageSet(tuple(s.first(AUC_FRAMES) for s in images.sequences), images.height, images.width)
-    results = evaluate([TorchRunner(reference, "fake quant"), runner], short.sequences, warmup=0)
+    results = evaluate(
+        [TorchRunner(reference, "fake quant", device=str(device_of(reference))), runner], short.sequences, warmup=0
+    )
     auc = {name: r.auc()[30] for name, r in zip(("reference", "onnx"), results, strict=True)}
     auc["delta"] = auc["onnx"] - auc["reference"]
     console.say(

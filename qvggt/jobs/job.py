@@ -112,7 +112,24 @@ class Job(ABC, Generic[R]):
                 value = (value,)  # one item, from Python, for a list of them
             value = read_value(hint, value, field.name)
             object.__setattr__(self, field.name, _placed(hint, value))
+        if (file := getattr(self, "file", None)) is not None:
+            self._name_file(file)
         self.check()
+
+    def _name_file(self, file: str) -> None:
+        """Turn --file into a part of the Hub id it goes with, so that nothing else need know of it."""
+        from qvggt.hub.names import hub_id, with_file
+
+        field = "models" if hasattr(self, "models") else "model"
+        given = getattr(self, field)
+        models = given if field == "models" else (given,)
+        on_hub = [model for model in models if isinstance(model, str) and hub_id(model) is not None]
+        if len(on_hub) != 1:
+            got = " and ".join(on_hub) or "none"
+            raise QvggtError(f"--file {file}: goes with one Hub id, got {got}; write ID:FILE")
+        named = tuple(with_file(model, file) if model in on_hub else model for model in models)
+        object.__setattr__(self, field, named if field == "models" else named[0])
+        object.__setattr__(self, "file", None)
 
     def check(self) -> None:
         """What the fields tell alone, in no time: QvggtError where they contradict each other."""
@@ -169,6 +186,7 @@ JOBS: dict[str, str] = {
     "deploy": "qvggt.jobs.deploy:DeployJob",
     "demo": "qvggt.jobs.demo:DemoJob",
     "scenes": "qvggt.jobs.scenes:ScenesJob",
+    "annotate": "qvggt.jobs.annotate:AnnotateJob",
     "push": "qvggt.jobs.push:PushJob",
     "pull": "qvggt.jobs.pull:PullJob",
 }

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from qvggt.files import check_file
 from qvggt.jobs.job import Doc, Job, Place, Result
+from qvggt.jobs.options import Backend
 from qvggt.progress import Console
+from qvggt.target import Target
 
 if TYPE_CHECKING:
     from qvggt.export.lint import Finding
@@ -22,7 +24,7 @@ class LintResult(Result):
     """What was found in a file."""
 
     model: Path
-    target: str
+    target: Target
     findings: tuple[Finding, ...]
 
     @property
@@ -53,7 +55,8 @@ class LintResult(Result):
     def to_dict(self, folder: Path | None = None) -> dict[str, Any]:
         return {
             "model": str(self.model),
-            "target": self.target,
+            "target": self.target.words[0],
+            "backend": None if self.target is Target.CPU else self.target.words[1],
             "errors": self.count("error"),
             "warnings": self.count("warning"),
             "findings": [asdict(finding) for finding in self.findings],
@@ -64,7 +67,8 @@ class LintResult(Result):
 class LintJob(Job[LintResult]):
     """Find what TensorRT refuses or gets wrong in ONNX.
 
-    Every rule was seen to matter in TensorRT-RTX: it refuses, miscompiles or runs in floating point.
+    Every rule was seen to matter in TensorRT-RTX (it refuses, miscompiles or runs in floating point) or is what NVIDIA
+    documents for TensorRT 10 and 11; each finding says which.
 
     Reads the file only: no GPU, no TensorRT, no weights. Errors are models that do not build or compute something
     else; warnings lose a low-bit kernel. Exit code 1 for errors, 2 for a file that cannot be read.
@@ -79,22 +83,25 @@ class LintJob(Job[LintResult]):
         Literal["tensorrt", "cpu"],
         Doc("tensorrt: all rules. cpu: those on the file itself (bytes, external data)."),
     ] = "tensorrt"
+    backend: Backend = "rtx"
+
+    def check(self) -> None:
+        Target.of(self.target, self.backend)
 
     def prepare(self) -> None:
         check_file(Path(self.model), "an ONNX file")
 
     def execute(self, console: Console) -> LintResult:
-        result = lint_file(Path(self.model), self.target)
+        result = lint_file(Path(self.model), Target.of(self.target, self.backend))
         result.tell(console.result, console)
-        console.result(f"{self.model}: {result.summary} for {self.target}")
+        console.result(f"{self.model}: {result.summary} for {result.target.label}")
         return result
 
 
-def lint_file(model: Path, target: str) -> LintResult:
+def lint_file(model: Path, target: Target) -> LintResult:
     """Of a trunk, its heads too. QvggtError for a file that cannot be read, and for heads that are not a trunk's."""
     from qvggt.export.lint import lint_model
     from qvggt.onnx_view.file import network_files
-    from qvggt.target import Target
 
-    findings = (finding for file in network_files(model) for finding in lint_model(file, Target(target)))
+    findings = (finding for file in network_files(model) for finding in lint_model(file, target))
     return LintResult(model, target, tuple(findings))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from qvggt.formats.table import BLOCKED, DEFAULT, blocks, choices, choices_text
 from qvggt.jobs.job import Doc, Place, Source
@@ -47,14 +47,40 @@ Models = Annotated[
         metavar="NAME",
     ),
 ]
+Backend = Annotated[
+    Literal["rtx", "tensorrt", "trtexec"],
+    Doc("Which TensorRT, as for qvggt build: rtx (TensorRT-RTX); tensorrt or trtexec (TensorRT 10.12 and newer)."),
+]
 Threads = Annotated[int | None, Doc("CPU threads; results are recorded with their count. [all cores]"), at_least(1)]
-Device = Annotated[
-    str | None,
-    Doc("cpu or cuda. [cpu; of engine files cuda]", words=("cpu", "cuda")),
-    Check("cpu, cuda or cuda:N", lambda text: text is None or re.fullmatch(r"cpu|cuda(:\d+)?", text) is not None),
+DEVICES = Check("cpu, cuda or cuda:N", lambda text: text is None or re.fullmatch(r"cpu|cuda(:\d+)?", text) is not None)
+Device = Annotated[str | None, Doc("cpu or cuda. [cpu; of engine files cuda]", words=("cpu", "cuda")), DEVICES]
+TorchDevice = Annotated[
+    str,
+    Doc("cpu, cuda or cuda:N: where PyTorch computes; results are recorded with it.", words=("cpu", "cuda")),
+    DEVICES,
+]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16"] | None,
+    Doc(
+        "Of float models: fp32; bf16 or fp16 run the aggregator in it and the heads in fp32, as VGGT's users do. "
+        "[fp32; on a GPU bf16]"
+    ),
+]
+WeightBudget = Annotated[
+    float | None,
+    Doc("GB of weights that stay on the GPU, of engines built with --weight-streaming. [all]"),
+    at_least(0),
+]
+Fit = Annotated[
+    Literal["crop", "pad"],
+    Doc(
+        "Of images of another shape than a file of fixed size takes (without one: of images taller than wide): crop "
+        "them, or pad with white so that all of each is seen."
+    ),
 ]
 FrameSeed = Annotated[int, Doc("Seed of the frames drawn.")]
 Revision = Annotated[str | None, Doc("Hub revision (commit, tag or branch) to pin.")]
+File = Annotated[str | None, Doc("Weights file of the Hub id, where it holds several; ID:FILE says it, too.")]
 Offline = Annotated[bool, Doc("Never use the network.")]
 Csv = Annotated[
     Place | None,

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvggt.data.image_set import ImageSet
-from qvggt.data.reading import read_pool
-from qvggt.data.registry import Question
-from qvggt.data.sequence import Frames, first_sequences
+from qvggt.data.sequence import Frames, SequenceSet, first_sequences
 from qvggt.errors import QvggtError
 from qvggt.progress import Console
 
@@ -42,7 +40,7 @@ class Training:
 
 
 def training_images(
-    question: Question,
+    found: SequenceSet[Frames],
     size: tuple[int, int],
     sequences: int,
     model: Network,
@@ -51,9 +49,8 @@ def training_images(
     job: Mapping[str, Any],
     console: Console,
 ) -> Training:
-    """The first `sequences` of the pool, the categories taking turns, or with a `chooser` those it selects; size:
-    (height, width). See `read_pool` and `select_images`."""
-    found = read_pool(question)
+    """The first `sequences` of the pool found, the categories taking turns, or with a `chooser` those it selects; size:
+    (height, width). See `select_images`."""
     pool = found.sequences
     console.say(found.summary())
     for note in found.notes:

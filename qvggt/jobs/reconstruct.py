@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from qvggt.data.photos import find_files, is_video
-from qvggt.engines.registry import RunnerOptions, runtimes
+from qvggt.engines.registry import RunnerOptions, runtimes, split_files
 from qvggt.errors import QvggtError
 from qvggt.eval.reconstruction.config import (
     FORMATS,
     MARKER,
     USUAL,
     DepthSize,
-    Fit,
     Format,
     Mask,
     PointSource,
@@ -23,8 +22,9 @@ from qvggt.eval.reconstruction.config import (
     Tracking,
     Viewer,
 )
+from qvggt.jobs.candidates import check_precision
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import PATCH, Device, Offline, Revision, Threads
+from qvggt.jobs.options import PATCH, Device, File, Fit, Offline, Precision, Revision, Threads, WeightBudget
 from qvggt.jobs.places import check_place
 from qvggt.jobs.source import check_source
 from qvggt.jobs.words import one_of
@@ -110,7 +110,10 @@ before by a similarity from the images both saw. The fit is printed, and errors 
     ]
     output: Annotated[Place, Doc("Folder to write.", ("-o", "--output"))]
     _: KW_ONLY
-    engine: Annotated[Place | None, Doc("An exported model or engine.", metavar="FILE")] = None
+    engine: Annotated[
+        Place | None,
+        Doc("An exported model or engine; FILE,FILE,...: one network at several image sizes.", metavar="FILE"),
+    ] = None
     model: Annotated[
         Source | None,
         Doc(
@@ -171,9 +174,7 @@ before by a similarity from the images both saw. The fit is printed, and errors 
     size: Annotated[
         int | None, Doc(f"Image width, multiple of {PATCH}. [the engine's, the model's, or 518]"), at_least(PATCH)
     ] = None
-    fit: Annotated[Fit, Doc("Of images taller than wide: crop (as VGGT does by default) or pad to a white square.")] = (
-        "crop"
-    )
+    fit: Fit = "crop"
     max_frames_per_pass: Annotated[
         int | None, Doc("Images that go through the network together. [what the memory allows]"), at_least(1)
     ] = None
@@ -184,10 +185,13 @@ before by a similarity from the images both saw. The fit is printed, and errors 
     query_points: Annotated[Place | None, Doc("Text file of x y in pixels of the first image: points to track.")] = None
     query_grid: Annotated[int | None, Doc("Track N x N points instead."), at_least(1)] = None
     device: Device = None
+    precision: Precision = None
+    weight_streaming_budget: WeightBudget = None
     runtime: Annotated[str | None, Doc("Of an .onnx file: onnxruntime or openvino. [onnxruntime]", words=runtimes)] = (
         None
     )
     revision: Revision = None
+    file: File = None
     offline: Offline = False
     seed: Annotated[int, Doc("Of the points drawn.")] = 0
     threads: Threads = None
@@ -224,9 +228,11 @@ before by a similarity from the images both saw. The fit is printed, and errors 
         return RunnerOptions(
             runtime=self.runtime,
             device=self.device,
+            precision=self.precision,
             threads=self.threads,
             revision=self.revision,
             offline=self.offline,
+            weight_streaming_budget=self.weight_streaming_budget,
         )
 
     def check(self) -> None:
@@ -252,14 +258,16 @@ before by a similarity from the images both saw. The fit is printed, and errors 
                 raise QvggtError(f"{output}: holds a reconstruction already; choose another folder, or add --overwrite")
         check_place(output)
         self.config().check_files()
+        check_precision(self.precision, () if self.model is None else (self.model,))
         if not (len(self.inputs) == 1 and is_video(Path(self.inputs[0]))):
             find_files([Path(path) for path in self.inputs])
         elif not Path(self.inputs[0]).is_file():
             raise QvggtError(f"{self.inputs[0]}: no such video file")
         if self.model is not None:
             check_source(self.model, self.revision)
-        elif not Path(str(self.engine)).exists():
-            raise QvggtError(f"--engine {self.engine}: no such file")
+        for file in () if self.engine is None else split_files(self.engine):
+            if not Path(str(file)).exists():
+                raise QvggtError(f"--engine {file}: no such file")
 
     def execute(self, console: Console) -> Reconstruction:
         from qvggt.eval.reconstruction.folder import check_libraries, reconstruct_folder
@@ -294,7 +302,6 @@ before by a similarity from the images both saw. The fit is printed, and errors 
         if tracking:
             from qvggt.eval.reconstruction.tracks import open_tracking
 
-            return open_tracking(
-                str(self.model), device=self.device or "cpu", revision=self.revision, offline=self.offline
-            )
+            hub: dict[str, Any] = {"revision": self.revision, "offline": self.offline}
+            return open_tracking(str(self.model), float_type=self.precision, device=self.device or "cpu", **hub)
         return open_runner(self.model, self.options())  # type: ignore[arg-type]

@@ -60,6 +60,7 @@ def import_released(job: CalibrateJob, folder: Path, console: Console) -> Calibr
         "files": {name: file_sha256(folder / name) for name in FILES.values()},
         "groups": list(released.groups),
         "threads": torch.get_num_threads(),
+        "device": "cpu",
     }
     provenance = Provenance({"name": source.name, "sha256": source.sha256}, calibration, versions(), layers)
     result = job.saved(replace(source, scheme=scheme, provenance=provenance), "quantvggt")

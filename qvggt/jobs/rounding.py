@@ -38,6 +38,7 @@ def round_to_nearest(
     from qvggt.calib.recipe import RECIPES
     from qvggt.calib.rtn import quantize_rtn_
     from qvggt.data.image_set import ImageSet
+    from qvggt.device import device_of, label
     from qvggt.quant.checkpoint import Provenance
     from qvggt.quant.handle import Model
 
@@ -50,7 +51,8 @@ def round_to_nearest(
     network = model.network if in_place else copy.deepcopy(model.network)
     seen = batches if scheme.needs_ranges else None
     layers = quantize_rtn_(network, scheme, seen, None if seen is None else len(seen))
-    calibration = {"recipe": RECIPES["rtn"].to_dict(), "seed": seed, "threads": torch.get_num_threads()}
+    ran = {"threads": torch.get_num_threads(), "device": label(device_of(network))}
+    calibration = {"recipe": RECIPES["rtn"].to_dict(), "seed": seed, **ran}
     if isinstance(batches, ImageSet):
         calibration["frames"] = batches.listing()["frames"]
     source = {"name": model.name, "sha256": model.sha256}

@@ -16,15 +16,22 @@ def sides(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
-def frame_profile(text: str) -> tuple[int, int, int]:
-    """`min:opt:max` frame counts, or one number for all three."""
-    parts = text.split(":")
-    if len(parts) not in (1, 3) or not all(p.isdigit() and int(p) > 0 for p in parts):
-        raise QvggtError(f"--frames {text!r}: expected min:opt:max, e.g. 1:8:32")
-    low, best, high = (int(p) for p in (parts if len(parts) == 3 else parts * 3))
-    if not low <= best <= high:
-        raise QvggtError(f"--frames {text!r}: expected min <= opt <= max")
-    return low, best, high
+def named_profile(option: str) -> Callable[[str], tuple[int, int, int]]:
+    """A reader of `min:opt:max` frame counts, or one number for all three."""
+
+    def read(text: str) -> tuple[int, int, int]:
+        parts = text.split(":")
+        if len(parts) not in (1, 3) or not all(p.isdigit() and int(p) > 0 for p in parts):
+            raise QvggtError(f"{option} {text!r}: expected min:opt:max, e.g. 1:8:32")
+        low, best, high = (int(p) for p in (parts if len(parts) == 3 else parts * 3))
+        if not low <= best <= high:
+            raise QvggtError(f"{option} {text!r}: expected min <= opt <= max")
+        return low, best, high
+
+    return read
+
+
+frame_profile = named_profile("--frames")
 
 
 def override(text: str) -> tuple[str, str]:

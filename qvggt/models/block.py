@@ -61,10 +61,12 @@ class Attention(nn.Module):
             k = rotate(k.unflatten(2, (-1, tokens)), cos, sin).flatten(2, 3)
         return q, k, v
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What `proj` reads, [N, L, C]; q, k, v each [N, heads, L, head_dim]."""
+        return F.scaled_dot_product_attention(q, k, v.to(q.dtype)).transpose(1, 2).flatten(2)
+
     def forward(self, x: Tensor, rope: Rope | None = None) -> Tensor:
-        q, k, v = self.heads(x, rope)
-        out = F.scaled_dot_product_attention(q, k, v.to(q.dtype))
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return self.proj(self.attend(*self.heads(x, rope)))
 
 
 class Block(nn.Module):
@@ -83,4 +85,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rope: Rope | None = None) -> Tensor:
         x = x + self.ls1(self.attn(self.norm1(x), rope))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+    # the same in three parts, of which only attention looks beyond a token: heads, attn.attend, after
+
+    def heads(self, x: Tensor, rope: Rope | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v of tokens [N, L, C], L a whole number of frames."""
+        return self.attn.heads(self.norm1(x), rope)
+
+    def after(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The output for tokens x and what attention made of them, both [N, L, C]."""
+        x = x + self.ls1(self.attn.proj(attended))
         return x + self.ls2(self.mlp(self.norm2(x)))

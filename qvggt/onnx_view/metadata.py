@@ -21,7 +21,10 @@ from qvggt.files import line
 from qvggt.onnx_view.halves import Half
 
 PREFIX = "qvggt."
-_KEYS = "version family config linears scheme source size frames outputs target precision attention semantics half pair"
+_KEYS = (
+    "version family config linears scheme source size frames outputs target backend precision attention semantics half "
+    "pair"
+)
 KEYS = frozenset(_KEYS.split())
 FRAMES = re.compile(r"([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})")
 ITERATION = re.compile(r"\.iter\.\d+(?=\.)")

@@ -1,6 +1,7 @@
 """Orthogonal matrices with flat entries, float64 (DESIGN 3.1, 3.2).
 
 An outlier in one channel leaves a rotation spread over all of them; the flatter the entries, the lower its peak.
+All of them are found on the CPU, whatever the default device, so that a seed means one matrix on every machine.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ def regular_hadamard(width: int) -> Tensor:
     k = power(width, 4)
     if k is None:
         raise ValueError(f"width {width} is no power of four")
-    q = torch.ones(1, 1, dtype=torch.float64)
+    q = torch.ones(1, 1, dtype=torch.float64, device="cpu")
     for _ in range(k):
-        q = torch.kron(q, torch.tensor(R4, dtype=torch.float64) / 2)
+        q = torch.kron(q, torch.tensor(R4, dtype=torch.float64, device="cpu") / 2)
     return q
 
 
@@ -48,7 +49,7 @@ def sylvester_hadamard(width: int) -> Tensor:
     k = power(width, 2)
     if k is None:
         raise ValueError(f"width {width} is no power of two")
-    h = torch.ones(1, 1, dtype=torch.float64)
+    h = torch.ones(1, 1, dtype=torch.float64, device="cpu")
     for _ in range(k):
         h = torch.cat([torch.cat([h, h], dim=1), torch.cat([h, -h], dim=1)])
     return h / width**0.5  # one division: 2^-k stays exact for even k
@@ -62,9 +63,9 @@ def random_orthogonal(width: int, rng: np.random.Generator) -> Tensor:
 
 def complement_of_ones(width: int) -> Tensor:
     """Orthonormal basis of the vectors whose entries sum to 0, [width, width - 1], width >= 2."""
-    v = torch.full((width,), width**-0.5, dtype=torch.float64)
+    v = torch.full((width,), width**-0.5, dtype=torch.float64, device="cpu")
     v[0] -= 1  # the reflection along v takes the first unit vector to the ones; its other columns remain
-    return (torch.eye(width, dtype=torch.float64) - 2 * torch.outer(v, v) / (v @ v))[:, 1:]
+    return (torch.eye(width, dtype=torch.float64, device="cpu") - 2 * torch.outer(v, v) / (v @ v))[:, 1:]
 
 
 def flat_rotation(width: int, rng: np.random.Generator) -> Tensor:
@@ -74,7 +75,7 @@ def flat_rotation(width: int, rng: np.random.Generator) -> Tensor:
     From a random R, two projections alternate: clip the entries to +-1/sqrt(d); take the nearest Q of that form.
     """
     if width == 1:
-        return torch.ones(1, 1, dtype=torch.float64)
+        return torch.ones(1, 1, dtype=torch.float64, device="cpu")
     u = complement_of_ones(width)
     level = width**-0.5
     q = u @ random_orthogonal(width - 1, rng) @ u.T + 1 / width
@@ -115,7 +116,7 @@ def head_rotation(head_dim: int, seed: int) -> Tensor:
 
 def check_rotation(q: Tensor) -> None:
     """AssertionError unless q is orthogonal to rounding."""
-    if not torch.allclose(q.T @ q, torch.eye(len(q), dtype=q.dtype), rtol=0, atol=TOLERANCE):
+    if not torch.allclose(q.T @ q, torch.eye(len(q), dtype=q.dtype, device=q.device), rtol=0, atol=TOLERANCE):
         raise AssertionError(f"rotation of width {len(q)} is not orthogonal")
 
 

@@ -40,8 +40,7 @@ class KroneckerHadamard(nn.Module):
         signs = np.random.default_rng([seed, width]).choice([-1.0, 1.0], width)
         self.register_buffer("signs", torch.tensor(signs, dtype=dtype))
         for name, size in zip(("left", "right"), self.factors, strict=True):
-            with torch.device("cpu"):  # an orthogonal matrix is found by numbers, which a meta device has none of
-                factor = head_rotation(size, seed) if power(size, 2) is None else sylvester_hadamard(size)
+            factor = head_rotation(size, seed) if power(size, 2) is None else sylvester_hadamard(size)
             self.register_buffer(name, factor.to(self.signs))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class QuantLinear(nn.Module):
         scale = format.weight.scale(weight)
         module = cls.from_codes(format.weight.codes(weight, scale), scale, linear.bias, format)
         if amax is not None and format.mode == "static":
-            module.act_amax = torch.tensor(max(amax, EPS), dtype=torch.float32)
+            module.act_amax = torch.tensor(max(amax, EPS), dtype=torch.float32, device=weight.device)
         return module
 
     @classmethod

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 from calling import call, interrupted, light_calls, mistake
-from small_network import small_model, small_scenes
+from small_network import SIZE, small_model, small_scenes
 
+from qvggt.data.image_set import ImageSet
+from qvggt.data.reading import read_pool
+from qvggt.data.registry import Question
 from qvggt.errors import QvggtError
 from qvggt.jobs.calibrate import CalibrateJob
 from qvggt.jobs.job import read_job
@@ -48,6 +51,22 @@ def test_a_job_is_written_and_read(inputs: Path, tmp_path: Path) -> None:
     assert read_job(job.save(tmp_path / "job.json")) == job
     other = CalibrateJob("tiny", "c", recipe="rtn", overrides=(("camera_head.*", "w4a16"),))
     assert read_job(other.save(tmp_path / "other.json")) == other
+
+
+def test_a_calibration_file_is_as_good_as_its_images(inputs: Path, tmp_path: Path) -> None:
+    """The same pixels in QuantVGGT's calib_data.pt and in a folder: the same checkpoint."""
+    pool = read_pool(Question(inputs / "scenes", "train", frames=2)).sequences
+    images = ImageSet(pool, SIZE, SIZE)
+    entries = [
+        {"images": batch, "category": sequence.category, "seq_name": sequence.name}
+        for sequence, batch in zip(pool, images, strict=True)
+    ]
+    torch.save(entries, tmp_path / "calib_data.pt")
+    for name, data in (("folder", inputs / "scenes"), ("file", tmp_path / "calib_data.pt")):
+        line = (inputs / "float.safetensors", "--bits", "w8a8", *QUICK, "--data", data, "-o", tmp_path / name)
+        assert call("calibrate", *line) == 0
+    files = (tmp_path / name / "model.safetensors" for name in ("folder", "file"))
+    assert len({file.read_bytes() for file in files}) == 1
 
 
 def test_config_with_an_option_on_top(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,6 +42,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--port", "0"), ("--port",)),
         (("--max-images", "0"), ("--max-images",)),
         (("--device", "tpu"), ("tpu", "cpu")),
+        (("--precision", "bf16", "--engine", __file__), ("--precision bf16", "no --model")),
     ],
 )
 def test_mistakes_in_the_call(
@@ -49,6 +50,14 @@ def test_mistakes_in_the_call(
 ) -> None:
     error = calling.mistake(capsys, "demo", *options)
     assert all(word in error for word in words), error
+
+
+def test_the_precision_of_float_models() -> None:
+    job = DemoJob(models=("tiny",), engines=(__file__,), precision="bf16")
+    (model, engine) = (choice.open for choice in job.choices())
+    with model() as runner:
+        assert runner.label == "torch float (bf16 aggregator) tiny"
+    assert "precision" not in engine.keywords  # type: ignore[attr-defined]
 
 
 def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from calling import light_calls
 from qvggt import QvggtError, load, quantize
 from qvggt.engines import torch_runner
 from qvggt.engines.opening import open_runner
+from qvggt.jobs.candidates import Candidates
 from qvggt.jobs.evaluate import EvaluateJob
 from qvggt.jobs.evaluation import Evaluation
 from qvggt.jobs.job import read_job
@@ -195,6 +197,23 @@ def test_outputs_are_replaced_when_asked(tmp_path: Path, capsys: pytest.CaptureF
     more = ("--threads", 1, "--store", tmp_path / "store", "--html", tmp_path / "r.html", "--overwrite")
     assert call(*SMALL, *more) == 0
     assert (tmp_path / "r.html").stat().st_size > 1000
+
+
+def test_the_precision_of_float_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Calibrated checkpoints and files stay as they are; another precision is another run."""
+    records = ("--records", tmp_path / "r.jsonl", "--precision")
+    assert call(*SMALL, *records, "bf16", "--json", tmp_path / "r.json") == 0
+    assert "\ntorch float (bf16 aggregator) tiny  " in capsys.readouterr().out
+    (entry,) = json.loads((tmp_path / "r.json").read_text())["candidates"]
+    assert entry["precision"] == "float, bf16 aggregator, fp32 heads"
+    assert (entry["float_type"], entry["scheme"]) == ("bf16", "bf16")
+    assert "candidates" in mistake(capsys, "eval", *SMALL, *records, "fp16")
+    mixed = Candidates(("tiny", quantize(load("tiny"), "w8a8")), ("a.onnx",), precision="bf16")
+    assert [options.get("precision") for _, options in mixed.sources()] == ["bf16", None, None]
+    with pytest.raises(QvggtError, match="bf16: is of float models, and calibrated checkpoints compute in fp32"):
+        replace(mixed, models=mixed.models[1:], engines=()).prepare()
+    with pytest.raises(QvggtError, match="bf16: is of float models, and there is no --model; leave it out"):
+        replace(mixed, models=()).prepare()
 
 
 def test_another_thread_count_is_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

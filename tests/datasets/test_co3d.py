@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from calling import call, mistake
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from qvggt import QvggtError
 from qvggt.data.co3d import draw_frame_list, read_sequences
@@ -120,6 +122,45 @@ def test_a_category_as_it_is_downloaded(tmp_path):
     assert [s.key for s in read_pool(dataclasses.replace(question, split="train"))] == ["pear/s2"]
     with pytest.raises(QvggtError, match="is a category of Co3D itself"):
         read_sequences(dataclasses.replace(question, root=tmp_path / "pear"))
+
+
+def test_annotate_writes_what_the_download_says(tmp_path, capsys):
+    """Compact files once, then the same sequences without the download; cameras checked by projecting points."""
+    shots = {name: add(tmp_path, "pear", name, 8) for name in ("s1", "s2")}
+    turn = Rotation.from_euler("xyz", [20, -35, 60], degrees=True).as_matrix()
+    shots["s1"][3] |= {"R": turn.tolist(), "T": [0.3, -0.2, 4.0]}
+    write_depth(tmp_path / "pear/s1/d.png", np.full((HEIGHT, WIDTH), 3.0))
+    splits = {"train": [("s2", index) for index in range(6)], "test": [("s1", index) for index in (7, 3, 5, 0)]}
+    folder = unpack(tmp_path, "pear", shots, {"set_lists_fewview_dev.json": {**splits, "val": [("s2", 7)]}})
+    assert call("annotate", tmp_path) == 0
+    assert f"{tmp_path / 'annotations'}: 2 files, 2 sequences" in capsys.readouterr().out
+    written = load_annotations(tmp_path / "annotations" / "pear_test.jgz")
+    assert [frame["filepath"] for frame in written["s1"]] == [shots["s1"][i]["filepath"] for i in (7, 3, 5, 0)]
+    question = Question(tmp_path, frames=4, min_frames=4)
+    (raw,) = read_sequences(dataclasses.replace(question, annotations=tmp_path / "none"))
+    (folder / "frame_annotations.jgz").unlink()
+    (compact,) = read_sequences(question)
+    assert compact.frame_indices == raw.frame_indices
+    np.testing.assert_array_equal(compact.extrinsics, raw.extrinsics)
+    np.testing.assert_array_equal(compact.intrinsics, raw.intrinsics)
+    assert compact.depth_reader(compact.depth_paths[0]).max() == 1.5
+    at = compact.image_paths.index(tmp_path / shots["s1"][3]["filepath"])
+    world = np.array([[0.1, 0.2, 0.3], [-0.5, 0.4, -0.2]])
+    view = world @ turn + shots["s1"][3]["T"]  # PyTorch3D: row vectors, x to the left, y up, half the shorter side = 1
+    ndc = np.array([2.0, 3.0]) * view[:, :2] / view[:, 2:] + [0.1, -0.2]
+    seen = np.array([WIDTH, HEIGHT]) / 2 - ndc * HEIGHT / 2
+    ours = (world @ compact.extrinsics[at, :, :3].T + compact.extrinsics[at, :, 3]) @ compact.intrinsics[at].T
+    np.testing.assert_allclose(ours[:, :2] / ours[:, 2:], seen)
+    assert (ours[:, 2] > 0).all()
+
+
+def test_annotate_refuses(tmp_path, capsys):
+    assert "no CATEGORY/frame_annotations.jgz below it" in mistake(capsys, "annotate", tmp_path)
+    unpack(tmp_path, "pear", {"s1": add(tmp_path, "pear", "s1", 6)}, {})
+    assert call("annotate", tmp_path, "-o", tmp_path / "anno") == 0
+    assert "all frames of frame_annotations.jgz are taken" in capsys.readouterr().err
+    assert "pear_train.jgz: exists already" in mistake(capsys, "annotate", tmp_path, "-o", tmp_path / "anno")
+    assert "below it" in mistake(capsys, "annotate", tmp_path / "pear")
 
 
 def test_a_download_without_lists_is_taken_whole(tmp_path):

@@ -9,7 +9,7 @@ from small_network import SIZE, small_model
 
 from qvggt import QvggtError
 from qvggt.engines.opening import open_runner
-from qvggt.engines.torch_runner import TorchRunner, check_device, open_model
+from qvggt.engines.torch_runner import TorchRunner, check_device, open_model, usual_type
 from qvggt.models.loading import save_model
 
 
@@ -35,6 +35,35 @@ def test_half_types_differ_a_little(images, float_type):
     assert half.pose_enc.dtype == np.float32
     error = np.abs(full.depth - half.depth).max() / np.abs(full.depth).max()
     assert 0 < error < 0.05
+
+
+def test_half_types_are_the_aggregators(images):
+    """As under the autocast of VGGT's users: products in bf16, residual stream and heads in fp32."""
+    model, seen = small_model(), {}
+
+    def look(name):
+        return lambda module, args, out: seen.update({name: out.dtype})
+
+    paths = ("aggregator.patch_embed.blocks.0.mlp.fc1", "aggregator.frame_blocks.0.attn.qkv")
+    paths += ("aggregator.frame_blocks.0", "aggregator.global_blocks.3", "camera_head.trunk.0.attn.qkv")
+    paths += ("depth_head.scratch.output_conv1",)
+    for path in paths:
+        model.get_submodule(path).register_forward_hook(look(path))
+    TorchRunner(model, "x", "bf16")(images)
+    assert [seen[path] for path in paths] == [torch.bfloat16] * 2 + [torch.float32] * 4
+
+
+def test_what_a_gpu_runs_unless_asked(small_float, small_checkpoint, monkeypatch):
+    """Never run on a GPU here: the network is told to go there and does not."""
+    capabilities = {"cuda:0": (8, 9), "cuda:1": (7, 5)}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[str(device)])
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: module)
+    assert [usual_type(device) for device in ("cpu", *capabilities)] == ["fp32", "bf16", "fp16"]
+    assert open_runner(small_float, device="cuda:0").label == "torch float (bf16 aggregator) float.safetensors"
+    assert open_runner(small_float, device="cuda:1").label == "torch float (fp16 aggregator) float.safetensors"
+    assert open_runner(small_float, device="cuda:0", precision="fp32").float_type == "fp32"
+    assert open_runner(small_checkpoint, device="cuda:0").describe()["precision"] == "fake quant in fp32"
 
 
 def test_outputs_follow_the_heads(images):
@@ -66,7 +95,10 @@ def test_opens_float_weights(tmp_path, images):
         facts = runner.describe()
     assert (facts["kind"], facts["scheme"], facts["bytes"]) == ("pytorch", "fp32", path.stat().st_size)
     assert facts["versions"]["torch"] == torch.__version__
-    assert open_model(path, float_type="bf16").label == "torch bf16 small.safetensors"
+    half = open_model(path, float_type="bf16")
+    assert half.label == "torch float (bf16 aggregator) small.safetensors"
+    assert half.describe()["precision"] == "float, bf16 aggregator, fp32 heads"
+    assert facts["precision"] == "float, fp32"
 
 
 def test_opens_a_calibrated_checkpoint(small_checkpoint, small_quantized, images):

@@ -27,14 +27,14 @@ posix = pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell scri
 
 
 def test_the_command() -> None:
-    command = trtexec_command(Path("/models/m w8.onnx"), "m.engine", PROFILE)
+    command = trtexec_command(Path("/models/m w8.onnx"), "m.engine", [PROFILE])
     assert shlex.join(command) == (
         "trtexec '--onnx=/models/m w8.onnx' --stronglyTyped --saveEngine=m.engine --profilingVerbosity=detailed "
         "--exportLayerInfo=layers.json --skipInference --minShapes=images:1x1x3x56x56 --optShapes=images:1x4x3x56x56 "
         "--maxShapes=images:1x8x3x56x56"
     )
     assert not [flag for flag in command if flag.startswith(("--fp16", "--int8", "--best", "--precisionConstraints"))]
-    assert len(trtexec_command(Path("m.onnx"), "m.engine", {})) == 7
+    assert len(trtexec_command(Path("m.onnx"), "m.engine", [{}])) == 7
 
 
 def test_version_and_error_of_a_log() -> None:
@@ -120,6 +120,36 @@ def test_a_failed_run_leaves_the_command_only(model: Path, stand_in: Any, lines:
     with pytest.raises(QvggtError, match=words):
         build(model)
     assert names(model) == ["m.engine.trtexec.sh", "m.onnx"]
+
+
+@posix
+@pytest.mark.parametrize("end", ["sleep 60", "exit 1"])
+def test_an_old_trtexec_is_stopped(model: Path, stand_in: Any, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its first line, before it has built anything: as on JetPack 6."""
+    monkeypatch.setattr("qvggt.engines.trtexec.TICK", 0.05)
+    stand_in('echo "&&&& RUNNING TensorRT.trtexec [TensorRT v100300]"', f"exec {end}" if "sleep" in end else end)
+    with pytest.raises(QvggtError, match=r"TensorRT 10\.3\.0: expected 10\.12 or newer.*JetPack 7"):
+        build(model)
+    assert names(model) == ["m.engine.trtexec.sh", "m.onnx"]
+
+
+@posix
+def test_layer_information_of_tensorrt_10(model: Path, stand_in: Any) -> None:
+    """Without constants: the kernel is told by the tactic, the storage by nothing."""
+    tactic = "sm80_xmma_gemm_i8f32_i8i32_f32_tn_n_tilesize128x128x64_stage3_warpsize2x2x1_tensor16x8x32"
+    layers = LAYERS.replace(
+        ' "Constants": [{"Dimensions": [256, 384], "Format/Datatype": "Int8"}],', f' "TacticName": "{tactic}",'
+    )
+    assert "Constants" not in layers
+    stand_in(
+        'for a in "$@"; do case $a in',
+        '  --saveEngine=*) printf engine > "${a#*=}";;',
+        f'  --exportLayerInfo=*) echo {shlex.quote(layers)} > "${{a#*=}}";;',
+        "esac; done",
+    )
+    report = build(model).report
+    assert report.summary == "1/1 linears INT8 GEMM, storage not listed"
+    assert report.passed
 
 
 def test_without_the_binary_the_command_is_left(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -98,6 +98,9 @@ def test_the_own_reference_of_a_file():
         None, None, ("fake", 45.0), ("float", 60.0), (None, 30.0), ("file", 45.0), None, None,
     ]  # fmt: skip
     assert found[4]["name"] == "m"
+    (_, file) = own_references([{**facts[0], "float_type": "bf16"}, facts[3]])
+    assert file is not None
+    assert file["label"] is None  # the file is of the fp32 network, which is not among them
 
 
 def test_lists_of_numbers_stay_on_one_line_and_text_stays_itself(tmp_path):

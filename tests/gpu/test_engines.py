@@ -25,7 +25,6 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
 def test_an_engine_computes_what_the_reference_does(lab: Lab, backend: str, form: Form, results: Results) -> None:
     with EngineRunner(lab.engine(form, backend)) as runner:
         found = agreement(runner.run_named, lab.exported(form), lab)
@@ -33,7 +32,6 @@ def test_an_engine_computes_what_the_reference_does(lab: Lab, backend: str, form
     assert found, found.failures()
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("cuda_graph", [False, True], ids=["launched", "graph"])
 def test_latency_and_memory(lab: Lab, backend: str, form: Form, cuda_graph: bool, results: Results) -> None:
     path = lab.engine(form, backend)
@@ -52,8 +50,9 @@ def test_latency_and_memory(lab: Lab, backend: str, form: Form, cuda_graph: bool
             assert 0 < figures["compute"]["p50_s"] <= figures["compute"]["p99_s"]
 
 
-def test_cuda_graphs_change_no_number(lab: Lab, backend: str) -> None:
-    path = lab.engine(Form("w8a8"), backend)
+@pytest.mark.forms([Form("w8a8")])
+def test_cuda_graphs_change_no_number(lab: Lab, backend: str, form: Form) -> None:
+    path = lab.engine(form, backend)
     with EngineRunner(path) as plain, EngineRunner(path, cuda_graph=True) as recorded:
         for frames in (2, 2, 4, 2):  # recorded, replayed, recorded for another shape, replayed again
             images = lab.images(frames, seed=20_000_000 + frames).numpy()
@@ -62,8 +61,9 @@ def test_cuda_graphs_change_no_number(lab: Lab, backend: str) -> None:
                 np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-def test_memory_is_freed_on_closing(lab: Lab, backend: str) -> None:
-    path = lab.engine(Form("w8a8"), backend)
+@pytest.mark.forms([Form("w8a8")])
+def test_memory_is_freed_on_closing(lab: Lab, backend: str, form: Form) -> None:
+    path = lab.engine(form, backend)
     with EngineRunner(path) as runner:
         runner(lab.images(2).numpy())
     torch.cuda.empty_cache()

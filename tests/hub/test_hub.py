@@ -46,6 +46,12 @@ def fails(source: str | Path, *parts: str, **options: Any) -> None:
         ("owner/.hidden", None),
         ("two words/x", None),
         ("a/b\n", None),
+        ("a/b:some/file.pt", "a/b"),
+        ("vggt-1b:model.pt", "facebook/VGGT-1B"),
+        ("a/b:", None),
+        ("a/b:../up.pt", None),
+        ("a/b:run.py", None),
+        ("a/b/c.pt:d.pt", None),
         ("", None),
     ],
 )
@@ -110,7 +116,10 @@ def test_safetensors_come_first_then_pt(tmp_path: Path, monkeypatch: pytest.Monk
     fake.held = ("mine.pt",)
     assert find_weights("a/b") == tmp_path / "mine.pt"
     files += ["last.pt"]
-    fails("a/b", "holds neither model.safetensors nor model.pt, but last.pt, mine.pt; download")
+    fails(
+        "a/b",
+        "holds neither model.safetensors nor model.pt, but last.pt, mine.pt; name one with --file, or as a/b:FILE",
+    )
     fake.held = ("vggt_1B_commercial.pt", "config.json")
     assert find_weights("facebook/VGGT-1B-Commercial") == tmp_path / "vggt_1B_commercial.pt"
     fake.held = ("model.safetensors", "quant.json")

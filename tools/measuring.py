@@ -1,10 +1,11 @@
-"""Latency and memory figures of the GPU suite, and the JSON file they are kept in."""
+"""Latency and memory figures of tests/gpu and of tools/gpu_proof.py, and the JSON file a suite keeps them in."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +43,53 @@ def stream_seconds(
     launch: Callable[[], object], stream: Any, calls: int = CALLS, warm_up: int = WARM_UP
 ) -> list[float]:
     """As `wall_seconds`, by CUDA events on the stream `launch` fills: without copies to and from the host."""
+    return [_event_seconds(launch, stream) for _ in range(warm_up + calls)][warm_up:]
+
+
+def _event_seconds(launch: Callable[[], object], stream: Any) -> float:
     import torch
 
-    seconds = []
-    for turn in range(warm_up + calls):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record(stream)
-        launch()
-        end.record(stream)
-        end.synchronize()
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record(stream)
+    launch()
+    end.record(stream)
+    end.synchronize()
+    return float(start.elapsed_time(end) / 1e3)
+
+
+def seconds_within(limit: float, launch: Callable[[], object], device: str, warm_up: int = 2) -> list[float]:
+    """Seconds of single calls: after `warm_up` as many as take `limit` seconds together, but 3 at the least and `CALLS`
+    at the most. On a GPU by CUDA events on its current stream, which PyTorch's own operators fill."""
+    import torch
+
+    stream = torch.cuda.current_stream(device) if device.startswith("cuda") else None
+    seconds: list[float] = []
+    for turn in range(warm_up + CALLS):
+        once = wall_seconds(launch, 1, 0)[0] if stream is None else _event_seconds(launch, stream)
         if turn >= warm_up:
-            seconds.append(start.elapsed_time(end) / 1e3)
+            seconds.append(once)
+        if len(seconds) >= 3 and sum(seconds) >= limit:
+            break
     return seconds
+
+
+@contextmanager
+def peak_bytes(device: str) -> Iterator[dict[str, int]]:
+    """After the block the dictionary holds "peak_bytes": the most PyTorch had allocated on the GPU inside it;
+    "added_bytes": how much more than before it. Empty for a CPU."""
+    import torch
+
+    found: dict[str, int] = {}
+    if not device.startswith("cuda"):
+        yield found
+        return
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    yield found
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device)
+    found |= {"peak_bytes": int(peak), "added_bytes": int(peak - before)}
 
 
 def device_bytes() -> int:

@@ -18,7 +18,7 @@ from torch.utils.dlpack import from_dlpack
 
 from qvggt.engines.compatibility import not_portable, numbers, same_version, why_not
 from qvggt.engines.cuda import Gpu, open_gpu
-from qvggt.engines.engine import Engine, EngineOptions
+from qvggt.engines.engine import Engine, EngineOptions, Scratch
 from qvggt.engines.kernel_cache import kernel_cache
 from qvggt.engines.manifest import Manifest, check_engine, manifest_path, read_manifest
 from qvggt.engines.network_file import INPUT
@@ -51,19 +51,20 @@ def load_engine(
         return manifest, trunk
     with ExitStack() as stack:
         stack.callback(trunk.close)
-        second = _loaded(*heads, gpu, EngineOptions(cuda_graph))
+        second = _loaded(*heads, gpu, EngineOptions(cuda_graph), trunk.scratch)
         stack.callback(second.close)
         pair = EnginePair(trunk, second)
         stack.pop_all()
     return manifest, pair
 
 
-def _loaded(path: Path, manifest: Manifest, gpu: Gpu, options: EngineOptions) -> Engine:
+def _loaded(path: Path, manifest: Manifest, gpu: Gpu, options: EngineOptions, scratch: Scratch | None = None) -> Engine:
     trt = import_tensorrt(manifest.backend)
     _check_version(path, manifest, trt)
     _check_capability(path, manifest, gpu)
     kernels = kernel_cache(manifest.engine.sha256, gpu.name, trt.__version__) if manifest.backend == "rtx" else None
-    return Engine(trt, path, gpu, replace(options, host_code=_version_compatible(manifest), kernels=kernels))
+    options = replace(options, host_code=_version_compatible(manifest), kernels=kernels)
+    return Engine(trt, path, gpu, options, scratch)
 
 
 class EngineRunner(Runner):

@@ -44,7 +44,8 @@ def find_heads(engine: Path, manifest: Manifest) -> tuple[Path, Manifest] | None
 
 
 class EnginePair:
-    """trunk, heads: open engines on one GPU and stream. QvggtError where they do not fit."""
+    """trunk, heads: open engines on one GPU and stream, with one block of scratch memory. QvggtError where they do not
+    fit."""
 
     def __init__(self, trunk: Engine, heads: Engine) -> None:
         self.trunk, self.heads = trunk, heads
@@ -136,9 +137,10 @@ class EnginePair:
         self.heads.save_kernels()
 
     def describe(self) -> dict[str, Any]:
-        """Sums of both."""
+        """Of both, which share their scratch memory."""
         first, second = self.trunk.describe(), self.heads.describe()
-        return {key: first[key] + second[key] for key in first} | {"frames_at_once": GROUP}
+        scratch = {key: max(first[key], second[key]) for key in first if key.endswith("_bytes")}
+        return {**first, **scratch, "contexts": first["contexts"] + second["contexts"], "frames_at_once": GROUP}
 
     def close(self) -> None:
         """As `Engine.close`."""

@@ -67,13 +67,13 @@ def test_frames_go_through_the_heads_in_groups_and_tokens_stay_on_the_card(trt, 
         run = heads.on_device
 
         def watched(tensors, outputs):
-            seen.append([(name, value.shape[1], hasattr(value, "card")) for name, value in tensors.items()])
+            seen.extend((name, x.shape[1], cuda.alive(x.data_ptr(), 1)) for name, x in tensors.items())
             return run(tensors, outputs)
 
         monkeypatch.setattr(heads, "on_device", watched)
         cuda.events.clear()
         runner(images(11))
-        assert [(name, frames) for ((name, frames, _),) in seen] == [("tokens_0", GROUP), ("tokens_0", 3)]
+        assert seen == [("tokens_0", GROUP, True), ("tokens_0", 3, True)]
         assert cuda.events.count("launch") == 3
         assert cuda.events[-1] == "synchronize"
         seen.clear()
@@ -91,14 +91,28 @@ def test_tensors_on_the_card(trt, pair):
         assert again["depth"].data_ptr() == found["depth"].data_ptr()
         with pytest.raises(QvggtError, match="computes no world_points"):
             runner.run_device(torch.from_numpy(pixels), ["world_points"])
-        runner.compute(GROUP + 1)
+        runner(images(GROUP))
+        runner.compute(GROUP)
+
+
+def test_scratch_memory_is_one_block(trt, tmp_path):
+    """Heads that need more than the trunk had: it lets go of what it made of the smaller block, and goes on."""
+    with EngineRunner(halves(tmp_path, heads={**HEADS, "scratch": 4 * SCRATCH})) as runner:
+        for frames, held in ((2, 8), (3, 12), (1, 12), (20, 32), (2, 32)):
+            pixels = images(frames)
+            np.testing.assert_allclose(runner(pixels).depth[:, 0, 0], expected(pixels), rtol=2e-3)
+            assert runner.describe()["scratch_bytes"] == held * SCRATCH
+        blocks = {c.context.memory for e in (runner.engine.trunk, runner.engine.heads) for c in e._launches.values()}
+        assert len(blocks) == 1
 
 
 def test_describe(trt, pair):
     with EngineRunner(pair) as runner:
         runner(images(10))
         facts = runner.describe()
-        assert facts["largest_scratch_bytes"] == (20 + GROUP) * SCRATCH
+        assert facts["largest_scratch_bytes"] == 20 * SCRATCH
+        assert facts["scratch_bytes"] == 10 * SCRATCH
+        assert facts["contexts"] == 2
         assert facts["frames_at_once"] == GROUP
         files = [pair, manifest_path(pair), heads_path(pair), manifest_path(heads_path(pair))]
         assert [file.path for file in runner.files] == [str(file) for file in files]

@@ -104,8 +104,8 @@ def test_scratch_memory_is_one_block(trt, tmp_path):
             np.testing.assert_allclose(runner(pixels).depth[:, 0, 0], expected(pixels), rtol=2e-3)
             assert runner.describe()["scratch_bytes"] == held * SCRATCH
             block = pair.trunk.scratch.block
-            contexts = [launch.context for engine in (pair.trunk, pair.heads) for launch in engine._launches.values()]
-            assert {context.memory for context in contexts} == {(block.data_ptr(), block.numel())}
+            known = {c.context.memory for engine in (pair.trunk, pair.heads) for c in engine._launches.values()}
+            assert known == {(block.data_ptr(), block.numel())}
 
 
 def test_describe(trt, pair):

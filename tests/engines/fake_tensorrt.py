@@ -19,7 +19,7 @@ from qvggt.quant.scheme import parse_scheme
 
 VERSION = "9.9.9"
 SPEC = {"outputs": ["depth", "pose_enc"], "frames": [1, 4], "size": [14, 28]}
-TRAILING = {"pose_enc": (9,), "depth": ("H", "W", 1)}
+TRAILING = {"pose_enc": (9,), "depth": ("H", "W", 1), "tokens_0": (3, "H", "W")}
 SCRATCH = 3 << 20  # bytes a frame
 
 

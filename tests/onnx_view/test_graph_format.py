@@ -118,4 +118,5 @@ def test_an_online_transform_is_no_contradiction(tmp_path: Path) -> None:
     for target in Target:
         export_onnx(model, scheme, ExportConfig(SIZE, SIZE, target=target), tmp_path / "m.onnx")
         found = graph_format(open_onnx(tmp_path / "m.onnx"))
-        assert (found.name, found.wrong) == ("w4a4-dynamic", "")
+        codes = "w8" if target is Target.TENSORRT_10 else "w4"  # in the file, on the same grid
+        assert (found.name, found.wrong) == (f"{codes}a4-dynamic", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,10 @@ def test_an_old_trtexec_is_stopped(model: Path, stand_in: Any, end: str, monkeyp
     """By its first line, before it has built anything: as on JetPack 6."""
     monkeypatch.setattr("qvggt.engines.trtexec.TICK", 0.05)
     stand_in('echo "&&&& RUNNING TensorRT.trtexec [TensorRT v100300]"', f"exec {end}" if "sleep" in end else end)
+    start = time.monotonic()
     with pytest.raises(QvggtError, match=r"TensorRT 10\.3\.0: expected 10\.12 or newer.*JetPack 7"):
         build(model)
+    assert time.monotonic() - start < 50
     assert names(model) == ["m.engine.trtexec.sh", "m.onnx"]
 
 

@@ -61,6 +61,8 @@ SMALL = NETWORK.replace(
 )  # fmt: skip
 FORMAT = "w4a8"  # that is calibrated, and that fake quant is timed in: the first choice on GPUs
 SEQUENCES = 64  # of a whole calibration: what qvggt calibrate takes
+SHEETS = {"H200": "h100", "H100": "h100", "A100": "a100", "5090": "rtx5090", "4090": "rtx4090", "3090": "rtx3090"}
+SHEETS |= {"Orin": "orin", "": "h100"}  # part of a card's name -> --plan-device; "": a run in small
 TYPES = {"w4a8": ("int4",), "w4a16": ("int4",)}  # that a builder needs kernels for, beside int8 and fp16
 PIECES = 8  # weights of each shape that the int8 products take in turn, so that no cache holds them all
 SCENES = 8
@@ -152,6 +154,26 @@ def calibration(setting: Setting, group: str, frames: int, bf16: bool) -> Row:
     more |= {"sequence_s": each, "epoch_s": epoch, "block_s": whole, "blocks": alike, "hours": hours}
     said = f"{FORMAT}: {learned:.1f} s of 3 sequences and one epoch; {SEQUENCES} and {recipe.epochs} epochs: "
     return {**more, **memory, "said": f"{said}{whole:.0f} s, {hours:.2f} h of all {alike} such blocks"}
+
+
+def planned(setting: Setting, frames: int) -> Row:
+    """What qvggt calibrate --plan-device says of the card from its data sheet, to be held against the figures above;
+    H100's stands for other cards of its generation and, in small, for none."""
+    from qvggt.calib.machine import find_machine
+    from qvggt.calib.plan import Outline, make_plan
+
+    card = "" if setting.small else torch.cuda.get_device_name(setting.device)
+    name = next((name for part, name in SHEETS.items() if (part in card if part else not card)), None)
+    if name is None:
+        raise QvggtError(f"{card}: qvggt calibrate --plan-device has no data sheet of it")
+    config, scheme = config_of(setting), Scheme(FORMAT)
+    recipe, side = find_recipe("qvggt", scheme.base), config.img_size
+    outline = Outline(config, scheme, recipe, SEQUENCES, frames, side, side)
+    plan = make_plan(outline, find_machine(name), progress=False)
+    blocks = ", ".join(f"{group} block {low:.0f} to {high:.0f} s" for group, (low, high) in plan.seconds.items())
+    low, high = plan.total_seconds
+    said = f"{name}: {blocks}; {low / 3600:.1f} to {high / 3600:.1f} h in all"
+    return {"machine": name, "block_s": plan.seconds, "total_s": plan.total_seconds, "said": said}
 
 
 def _block(config: VGGTConfig, stage: Stage) -> Block:

@@ -20,6 +20,9 @@ from gpu_lab import Form, Lab, agreement, forms_of
 from gpu_proof import Figure, Setting, Worker, figures, prove, table
 from measuring import peak_bytes, seconds_within
 
+from qvggt.calib import plan
+from qvggt.calib.machine import Machine
+from qvggt.calib.plan import Outline
 from qvggt.calib.reconstruct import calibrate_block
 from qvggt.engines.onnx_runner import OnnxRunner
 from qvggt.errors import QvggtError
@@ -61,6 +64,18 @@ def test_a_block_is_calibrated_and_extrapolated(setting: Setting, monkeypatch: p
     assert row["block_s"] == 10 + 64 * (2 + 8 * 1)
     assert row["blocks"] == 3  # that of the patch encoder too, which sees frame by frame
     assert row["hours"] == pytest.approx(3 * 650 / 3600)
+
+
+def test_the_plan_of_the_card_stands_beside_it(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(outline: Outline, machine: Machine, progress: bool) -> SimpleNamespace:
+        assert (outline.sequences, outline.frames, machine.title) == (64, 2, "H100 SXM")
+        return SimpleNamespace(seconds={"frame": (2.0, 6.0)}, total_seconds=(3600.0, 7200.0))
+
+    monkeypatch.setattr(plan, "make_plan", made)
+    assert gpu_figures.planned(setting, 2)["said"] == "h100: frame block 2 to 6 s; 1.0 to 2.0 h in all"
+    monkeypatch.setattr(gpu_figures.torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
+    with pytest.raises(QvggtError, match="NVIDIA L4: qvggt calibrate --plan-device has no data sheet"):
+        gpu_figures.planned(dataclasses.replace(setting, device="cuda", small=False), 2)
 
 
 def test_int8_products_are_those_of_the_codes(setting: Setting) -> None:
@@ -303,7 +318,7 @@ def test_without_a_gpu_it_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.M
 def test_what_is_run_and_in_which_order() -> None:
     whole = figures(False, ["rtx", "tensorrt"])
     assert tuple(dict.fromkeys(one.section for one in whole)) == gpu_proof.SECTIONS
-    assert len({(one.section, one.name) for one in whole}) == len(whole) == 4 + 2 + 15 + 7 + 16
+    assert len({(one.section, one.name) for one in whole}) == len(whole) == 5 + 2 + 15 + 7 + 16
     (none,) = [one for one in figures(False, []) if one.section == "engines"]
     with pytest.raises(QvggtError, match="neither tensorrt_rtx nor tensorrt is installed"):
         gpu_proof.function(none.function)(None)

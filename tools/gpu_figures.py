@@ -296,7 +296,7 @@ def calibrated_here(setting: Setting) -> Row:
     """The tiny model calibrated on the device twice, and once on the CPU: the same bytes, and as near to the float
     model."""
     (first, once), (second, again), (cpu, there) = (
-        tiny_calibrated(device, FORMAT) for device in (setting.device, setting.device, "cpu")
+        tiny_calibrated(device, FORMAT, 1 if setting.small else 4) for device in (setting.device, setting.device, "cpu")
     )
     pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     same = all(torch.equal(*pair) for pair in pairs)

@@ -16,9 +16,12 @@ import gpu_figures
 import gpu_proof
 import pytest
 import results_tables
+import torch
 from gpu_lab import Form, Lab, agreement, forms_of
 from gpu_proof import Figure, Setting, Worker, figures, prove, table
 from measuring import peak_bytes, seconds_within
+from meta_device import MetaDevice
+from small_network import SIZE
 
 from qvggt.calib import plan
 from qvggt.calib.machine import Machine
@@ -26,6 +29,8 @@ from qvggt.calib.plan import Outline
 from qvggt.calib.reconstruct import calibrate_block
 from qvggt.engines.onnx_runner import OnnxRunner
 from qvggt.errors import QvggtError
+from qvggt.export.emulation import rounding
+from qvggt.export.precision import Precision
 from qvggt.hub.loading import load
 from qvggt.models.family import LINEARS
 from qvggt.predictions import OUTPUTS
@@ -116,7 +121,7 @@ class Engine(OnnxRunner):
 
 def test_a_model_is_calibrated_on_both_sides(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     network = load("tiny").network
-    monkeypatch.setattr(gpu_figures, "tiny_calibrated", lambda device, bits: (network, 1.0))
+    monkeypatch.setattr(gpu_figures, "tiny_calibrated", lambda device, bits, scenes: (network, 1.0))
     row = gpu_figures.calibrated_here(setting)
     assert row["same_bytes"]
     assert row["said"].startswith("w4a8: 1.0 s, on the CPU 1.0 s; the same bytes again; cameras 3000.0 dB")
@@ -203,6 +208,17 @@ def test_the_card_is_described(setting: Setting, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(cuda, "get_device_capability", lambda device: (9, 0))
     with pytest.raises(QvggtError, match="TensorRT-RTX has no kernels for compute capability 9"):
         gpu_figures.engine(dataclasses.replace(setting, device="cuda:1"), "tiny", "w4a8", "rtx")
+
+
+def test_fake_quant_mixes_no_devices(small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, real = load(small_checkpoint).network.to("meta"), torch.autocast
+    monkeypatch.setattr(torch, "autocast", lambda device, **options: real("cpu", **options))  # there is none for meta
+    with torch.no_grad(), MetaDevice(model) as device:
+        outputs = model(torch.rand(2, 3, SIZE, SIZE).to("meta"))
+        with rounding(model, Precision.FP16):
+            model(torch.rand(2, 3, SIZE, SIZE).to("meta"))
+    assert {value.device.type for value in outputs.values()} == {"meta"}
+    assert device.peak > 0
 
 
 # how figures end

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from cpu_candidates import RANDOM_1B
-from gpu_lab import CAMERA, Form, Lab, agreement, is_large, tiny_calibrated
+from gpu_lab import NARROW, Form, Lab, agreement, is_large, tiny_calibrated
 from held_out import FRAMES, HELD_OUT_SEED, SIZE, drawn
 from measuring import device_bytes, peak_bytes, seconds_within, stream_seconds, summary, wall_seconds
 from torch import Tensor
@@ -242,7 +242,7 @@ def _built(config: VGGTConfig) -> VGGT:
 def _network(config: VGGTConfig, quantized: bool) -> VGGT:
     model = _built(config)
     if quantized:
-        quantize_rtn_(model, Scheme(FORMAT, overrides=CAMERA), progress=False)
+        quantize_rtn_(model, Scheme(FORMAT, overrides=NARROW), progress=False)
     return model
 
 

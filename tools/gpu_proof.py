@@ -321,6 +321,12 @@ def main(
     print(f"{run} of {len(report['rows'])} figures in {time.monotonic() - began:.0f} of {60 * budget:.0f} s: {path}")
     if not real:
         print(f"a dry run {report['dry_run']}")
+        return
+    print(f"\n{table(report)}")
+    if path == RESULT:
+        import results_tables  # which makes its own of this module
+
+        results_tables.main(check=False)
 
 
 def _stop(*_: object) -> None:

@@ -317,6 +317,24 @@ def test_a_dry_run_says_that_it_is_one(
         run(tmp_path, keep=True)
 
 
+def test_figures_of_a_gpu_go_to_the_docs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked(worker: Worker, figure: Figure, setting: Setting, seconds: float) -> dict[str, Any]:
+        return dict(MACHINE) if not figure.section else {"said": "well"}
+
+    checks: list[bool] = []
+    monkeypatch.setattr(Worker, "ask", asked)
+    monkeypatch.setattr(gpu_proof, "RESULT", tmp_path / "gpu.json")
+    monkeypatch.setattr(results_tables, "main", lambda check: checks.append(check))
+    gpu_proof.main(only="pytorch", budget=5)
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["machine"] == MACHINE
+    assert "dry_run" not in report
+    assert "| pytorch | bf16, 20 frames | - | - | - | well |" in capsys.readouterr().out
+    assert checks == [False]
+
+
 def test_without_a_gpu_it_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_proof, "START", "fork")
     monkeypatch.setattr(gpu_figures.torch.cuda, "is_available", lambda: False)

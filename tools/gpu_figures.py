@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from cpu_candidates import RANDOM_1B
-from gpu_lab import NARROW, Form, Lab, agreement, is_large, tiny_calibrated
+from gpu_lab import NARROW, Exported, Form, Lab, agreement, is_large, target_of, tiny_calibrated
 from held_out import FRAMES, HELD_OUT_SEED, SIZE, drawn
 from measuring import device_bytes, peak_bytes, seconds_within, stream_seconds, summary, wall_seconds
 from torch import Tensor
@@ -376,7 +376,7 @@ def engine(setting: Setting, model: str, bits: str, backend: str) -> Row:
             raise QvggtError(reason)
     lab = _lab(setting, _source(setting, model, form))
     start = time.perf_counter()
-    exported = lab.exported(form)
+    exported = lab.exported(form, target_of(backend))
     written = time.perf_counter() - start
     capabilities = ("8.9",) if setting.device == "cpu" and backend == "rtx" else ()
     start = time.perf_counter()
@@ -385,7 +385,7 @@ def engine(setting: Setting, model: str, bits: str, backend: str) -> Row:
     row: Row = {"export_s": written, "build_s": built, "engine_bytes": path.stat().st_size, "source": lab.source}
     said = f"built in {built:.0f} s, {row['engine_bytes'] / 1e6:.0f} MB"
     try:
-        row |= _run(setting, lab, form, path)
+        row |= _run(setting, lab, exported, path)
     except (QvggtError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         return {**row, "run": f"not run: {reason}", "said": f"{said}; not run: {reason}"}
@@ -399,11 +399,11 @@ def counts_of(lab: Lab, model: Network) -> tuple[int, ...]:
     return lab.frames[:1] if is_large(model) else lab.frames
 
 
-def _run(setting: Setting, lab: Lab, form: Form, path: Path) -> Row:
-    counts = counts_of(lab, lab.exported(form).model)
+def _run(setting: Setting, lab: Lab, exported: Exported, path: Path) -> Row:
+    counts = counts_of(lab, exported.model)
     before = device_bytes() if setting.device.startswith("cuda") else 0
     with EngineRunner(path, setting.device) as runner:
-        found = agreement(runner.run_named, lab.exported(form), lab, counts, scenes=1 if len(counts) == 1 else 2)
+        found = agreement(runner.run_named, exported, lab, counts, scenes=1 if len(counts) == 1 else 2)
         frames: Row = {}
         for count in lab.frames:
             images = lab.images(count).numpy()

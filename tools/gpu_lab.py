@@ -148,10 +148,16 @@ class Lab:
         if (form, backend) not in self.engines:
             if not manifest_path(path).exists():
                 config = BuildConfig(backend, frames=self.frames, compute_capabilities=capabilities)
-                result = build_engine(read_source(self.exported(form).path), path, config, shown=False)
+                source = read_source(self.exported(form, target_of(backend)).path)
+                result = build_engine(source, path, config, shown=False)
                 assert result.report.passed, result.report.summary
             self.engines[form, backend] = path
         return path
+
+
+def target_of(backend: str) -> Target:
+    """What a file is exported for that this builder gets."""
+    return Target.of("tensorrt", backend)
 
 
 def agreement(

@@ -224,7 +224,7 @@ def test_fake_quant_mixes_no_devices(small_checkpoint: Path, monkeypatch: pytest
 # how figures end
 
 
-def fine(setting: Setting, said: str = "well") -> dict[str, Any]:
+def fine(setting: Setting, said: str = "well", **_: str) -> dict[str, Any]:
     return {"p50_s": 0.002, "said": said}
 
 
@@ -297,7 +297,8 @@ def test_the_budget_is_a_hard_end(setting: Setting, monkeypatch: pytest.MonkeyPa
 
 def run(tmp_path: Path, **changes: Any) -> Path:
     path = tmp_path / "r.json"
-    gpu_proof.main(device="cpu", small=True, only="int8", seconds=0, checkpoints=tmp_path, output=path, **changes)
+    more = {"only": "int8", **changes}
+    gpu_proof.main(device="cpu", small=True, seconds=0, checkpoints=tmp_path, output=path, **more)
     return path
 
 
@@ -311,6 +312,11 @@ def test_a_dry_run_says_that_it_is_one(
     assert "2 of 2 figures" in capsys.readouterr().out
     monkeypatch.setattr(gpu_figures, "int8_products", fails)
     assert json.loads(run(tmp_path, keep=True).read_text())["rows"] == report["rows"]
+    monkeypatch.setattr(gpu_figures, "tiny", fine)
+    monkeypatch.setattr(gpu_figures, "calibrated_here", fine)
+    both = json.loads(run(tmp_path, keep=True, only="tiny").read_text())["rows"]
+    assert both[:2] == report["rows"]  # what was there and was not asked for stays, too
+    assert {row["section"] for row in both[2:]} == {"tiny"}
     report["machine"] = MACHINE
     (tmp_path / "r.json").write_text(json.dumps(report))
     with pytest.raises(QvggtError, match="is of another machine or other versions"):

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from cpu_candidates import RANDOM_1B
-from gpu_lab import CAMERA, Form, Lab, agreement, is_large, tiny_calibrated
+from gpu_lab import NARROW, Exported, Form, Lab, agreement, is_large, target_of, tiny_calibrated
 from held_out import FRAMES, HELD_OUT_SEED, SIZE, drawn
 from measuring import device_bytes, peak_bytes, seconds_within, stream_seconds, summary, wall_seconds
 from torch import Tensor
@@ -61,6 +61,8 @@ SMALL = NETWORK.replace(
 )  # fmt: skip
 FORMAT = "w4a8"  # that is calibrated, and that fake quant is timed in: the first choice on GPUs
 SEQUENCES = 64  # of a whole calibration: what qvggt calibrate takes
+SHEETS = {"H200": "h100", "H100": "h100", "A100": "a100", "5090": "rtx5090", "4090": "rtx4090", "3090": "rtx3090"}
+SHEETS |= {"Orin": "orin", "": "h100"}  # part of a card's name -> --plan-device; "": a run in small
 TYPES = {"w4a8": ("int4",), "w4a16": ("int4",)}  # that a builder needs kernels for, beside int8 and fp16
 PIECES = 8  # weights of each shape that the int8 products take in turn, so that no cache holds them all
 SCENES = 8
@@ -154,6 +156,26 @@ def calibration(setting: Setting, group: str, frames: int, bf16: bool) -> Row:
     return {**more, **memory, "said": f"{said}{whole:.0f} s, {hours:.2f} h of all {alike} such blocks"}
 
 
+def planned(setting: Setting, frames: int) -> Row:
+    """What qvggt calibrate --plan-device says of the card from its data sheet, to be held against the figures above;
+    H100's stands for other cards of its generation and, in small, for none."""
+    from qvggt.calib.machine import find_machine
+    from qvggt.calib.plan import Outline, make_plan
+
+    card = "" if setting.small else torch.cuda.get_device_name(setting.device)
+    name = next((name for part, name in SHEETS.items() if (part in card if part else not card)), None)
+    if name is None:
+        raise QvggtError(f"{card}: qvggt calibrate --plan-device has no data sheet of it")
+    config, scheme = config_of(setting), Scheme(FORMAT)
+    recipe, side = find_recipe("qvggt", scheme.base), config.img_size
+    outline = Outline(config, scheme, recipe, SEQUENCES, frames, side, side)
+    plan = make_plan(outline, find_machine(name), progress=False)
+    blocks = ", ".join(f"{group} block {low:.0f} to {high:.0f} s" for group, (low, high) in plan.seconds.items())
+    low, high = plan.total_seconds
+    said = f"{name}: {blocks}; {low / 3600:.1f} to {high / 3600:.1f} h in all"
+    return {"machine": name, "block_s": plan.seconds, "total_s": plan.total_seconds, "said": said}
+
+
 def _block(config: VGGTConfig, stage: Stage) -> Block:
     """As a calibration meets it, its LayerScale folded away."""
     with torch.random.fork_rng(devices=[]):
@@ -220,7 +242,7 @@ def _built(config: VGGTConfig) -> VGGT:
 def _network(config: VGGTConfig, quantized: bool) -> VGGT:
     model = _built(config)
     if quantized:
-        quantize_rtn_(model, Scheme(FORMAT, overrides=CAMERA), progress=False)
+        quantize_rtn_(model, Scheme(FORMAT, overrides=NARROW), progress=False)
     return model
 
 
@@ -274,7 +296,7 @@ def calibrated_here(setting: Setting) -> Row:
     """The tiny model calibrated on the device twice, and once on the CPU: the same bytes, and as near to the float
     model."""
     (first, once), (second, again), (cpu, there) = (
-        tiny_calibrated(device, FORMAT) for device in (setting.device, setting.device, "cpu")
+        tiny_calibrated(device, FORMAT, 1 if setting.small else 4) for device in (setting.device, setting.device, "cpu")
     )
     pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     same = all(torch.equal(*pair) for pair in pairs)
@@ -354,7 +376,7 @@ def engine(setting: Setting, model: str, bits: str, backend: str) -> Row:
             raise QvggtError(reason)
     lab = _lab(setting, _source(setting, model, form))
     start = time.perf_counter()
-    exported = lab.exported(form)
+    exported = lab.exported(form, target_of(backend))
     written = time.perf_counter() - start
     capabilities = ("8.9",) if setting.device == "cpu" and backend == "rtx" else ()
     start = time.perf_counter()
@@ -363,7 +385,7 @@ def engine(setting: Setting, model: str, bits: str, backend: str) -> Row:
     row: Row = {"export_s": written, "build_s": built, "engine_bytes": path.stat().st_size, "source": lab.source}
     said = f"built in {built:.0f} s, {row['engine_bytes'] / 1e6:.0f} MB"
     try:
-        row |= _run(setting, lab, form, path)
+        row |= _run(setting, lab, exported, path)
     except (QvggtError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         return {**row, "run": f"not run: {reason}", "said": f"{said}; not run: {reason}"}
@@ -377,11 +399,11 @@ def counts_of(lab: Lab, model: Network) -> tuple[int, ...]:
     return lab.frames[:1] if is_large(model) else lab.frames
 
 
-def _run(setting: Setting, lab: Lab, form: Form, path: Path) -> Row:
-    counts = counts_of(lab, lab.exported(form).model)
+def _run(setting: Setting, lab: Lab, exported: Exported, path: Path) -> Row:
+    counts = counts_of(lab, exported.model)
     before = device_bytes() if setting.device.startswith("cuda") else 0
     with EngineRunner(path, setting.device) as runner:
-        found = agreement(runner.run_named, lab.exported(form), lab, counts, scenes=1 if len(counts) == 1 else 2)
+        found = agreement(runner.run_named, exported, lab, counts, scenes=1 if len(counts) == 1 else 2)
         frames: Row = {}
         for count in lab.frames:
             images = lab.images(count).numpy()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bench_scale import CAMERA
 from cpu_candidates import RANDOM_1B, load_float
 from held_out import CALIBRATION_SEED, SIZE, drawn
 from numpy.typing import NDArray
@@ -37,8 +38,7 @@ from qvggt.target import Target
 
 FRAMES = (1, 2, 4)
 LARGE = 100_000_000  # parameters, from which a CPU is too slow for references
-# of VGGT-1B's camera head: 216 M parameters, a third of a 4-bit file if they stay fp32 (docs/storage.md)
-CAMERA = tuple((path, "w4a16") for path in ("camera_head.trunk.*", "camera_head.poseLN_modulation.*"))
+NARROW = tuple((path, "w4a16") for path in CAMERA)  # overrides of VGGT-1B in 4 bits
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Lab:
         model, self.fresh = self.fresh or self.load(self.source), None
         scheme = parse_scheme(form.bits, form.activation)
         if self.source == RANDOM_1B and form.bits.startswith("w4"):
-            scheme = Scheme(form.bits, scheme.activation, scheme.parts, CAMERA)
+            scheme = Scheme(form.bits, scheme.activation, scheme.parts, NARROW)
         if scheme.quantizes:
             seen = [self.images(2, 19_000_000)] if form.activation == "static" else None
             quantize_rtn_(model, scheme, seen, progress=False)
@@ -148,10 +148,16 @@ class Lab:
         if (form, backend) not in self.engines:
             if not manifest_path(path).exists():
                 config = BuildConfig(backend, frames=self.frames, compute_capabilities=capabilities)
-                result = build_engine(read_source(self.exported(form).path), path, config, shown=False)
+                source = read_source(self.exported(form, target_of(backend)).path)
+                result = build_engine(source, path, config, shown=False)
                 assert result.report.passed, result.report.summary
             self.engines[form, backend] = path
         return path
+
+
+def target_of(backend: str) -> Target:
+    """What a file is exported for that this builder gets."""
+    return Target.of("tensorrt", backend)
 
 
 def agreement(

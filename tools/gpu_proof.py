@@ -4,7 +4,8 @@
     python tools/gpu_proof.py --budget 20 --only engines
     python tools/gpu_proof.py --device cpu --small       # every section in small, to try the tool: no figures of a GPU
 
-Sections, in the order of what they tell for their time: `calibration` of one frame and one global block of VGGT-1B,
+Sections, in the order of what they tell for their time: `calibration` of one frame and one global block of VGGT-1B (the
+plan it is held against comes before the engines),
 `int8` products in PyTorch against bf16, VGGT-1B in `pytorch` at 1 to 20 frames, calibrated `tiny` models against the
 CPU, `engines`. Nothing is downloaded: VGGT-1B has seeded random weights, calibrated tiny models come from
 `make gpu-bundle`, which also writes how to run this where there is no package index.
@@ -102,6 +103,7 @@ def figures(small: bool, backends: Sequence[str]) -> list[Figure]:
     names = ("fp32", "bf16", "w8a8", "w4a8", "w4a4", "w4a16")
     found += [Figure("tiny", name, here + "tiny", {"name": name}, 8) for name in names]
     found.append(Figure("tiny", "calibrated there", here + "calibrated_here", {}, 40))
+    found.append(Figure("calibration", "the plan", here + "planned", {"frames": longest}, 45))  # on the CPU
     large = "small network" if small else "VGGT-1B"
     for backend in backends:
         for model, known, estimate in (("tiny", "tiny", 25), ("random-1b", large, 150)):
@@ -312,13 +314,21 @@ def main(
         if not real:
             report["dry_run"] = f"on {device}, with a small network: no figures of VGGT-1B on a GPU"
         report |= {"seconds": 0.0, "rows": old.get("rows", [])}
-        todo = [one for one in figures(small, backends) if one.section in asked]
+        kept = {(row["section"], row["name"]) for row in report["rows"] if complete(row)}
+        known = figures(small, backends)
+        todo = [one for one in known if one.section in asked or (one.section, one.name) in kept]
         save = partial(write_json, path, told=False)
         prove(todo, setting, report, 60 * budget - (time.monotonic() - began), save, worker)
     run = sum(map(complete, report["rows"]))
     print(f"{run} of {len(report['rows'])} figures in {time.monotonic() - began:.0f} of {60 * budget:.0f} s: {path}")
     if not real:
         print(f"a dry run {report['dry_run']}")
+        return
+    print(f"\n{table(report)}")
+    if path == RESULT:
+        import results_tables  # which makes its own of this module
+
+        results_tables.main(check=False)
 
 
 def _stop(*_: object) -> None:

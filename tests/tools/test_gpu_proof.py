@@ -16,13 +16,21 @@ import gpu_figures
 import gpu_proof
 import pytest
 import results_tables
+import torch
 from gpu_lab import Form, Lab, agreement, forms_of
 from gpu_proof import Figure, Setting, Worker, figures, prove, table
 from measuring import peak_bytes, seconds_within
+from meta_device import MetaDevice
+from small_network import SIZE
 
+from qvggt.calib import plan
+from qvggt.calib.machine import Machine
+from qvggt.calib.plan import Outline
 from qvggt.calib.reconstruct import calibrate_block
 from qvggt.engines.onnx_runner import OnnxRunner
 from qvggt.errors import QvggtError
+from qvggt.export.emulation import rounding
+from qvggt.export.precision import Precision
 from qvggt.hub.loading import load
 from qvggt.models.family import LINEARS
 from qvggt.predictions import OUTPUTS
@@ -63,6 +71,18 @@ def test_a_block_is_calibrated_and_extrapolated(setting: Setting, monkeypatch: p
     assert row["hours"] == pytest.approx(3 * 650 / 3600)
 
 
+def test_the_plan_of_the_card_stands_beside_it(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(outline: Outline, machine: Machine, progress: bool) -> SimpleNamespace:
+        assert (outline.sequences, outline.frames, machine.title) == (64, 2, "H100 SXM")
+        return SimpleNamespace(seconds={"frame": (2.0, 6.0)}, total_seconds=(3600.0, 7200.0))
+
+    monkeypatch.setattr(plan, "make_plan", made)
+    assert gpu_figures.planned(setting, 2)["said"] == "h100: frame block 2 to 6 s; 1.0 to 2.0 h in all"
+    monkeypatch.setattr(gpu_figures.torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
+    with pytest.raises(QvggtError, match="NVIDIA L4: qvggt calibrate --plan-device has no data sheet"):
+        gpu_figures.planned(dataclasses.replace(setting, device="cuda", small=False), 2)
+
+
 def test_int8_products_are_those_of_the_codes(setting: Setting) -> None:
     row = gpu_figures.int8_products(setting, 1)
     assert row["tokens"] == 21
@@ -101,7 +121,7 @@ class Engine(OnnxRunner):
 
 def test_a_model_is_calibrated_on_both_sides(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     network = load("tiny").network
-    monkeypatch.setattr(gpu_figures, "tiny_calibrated", lambda device, bits: (network, 1.0))
+    monkeypatch.setattr(gpu_figures, "tiny_calibrated", lambda device, bits, scenes: (network, 1.0))
     row = gpu_figures.calibrated_here(setting)
     assert row["same_bytes"]
     assert row["said"].startswith("w4a8: 1.0 s, on the CPU 1.0 s; the same bytes again; cameras 3000.0 dB")
@@ -190,10 +210,21 @@ def test_the_card_is_described(setting: Setting, monkeypatch: pytest.MonkeyPatch
         gpu_figures.engine(dataclasses.replace(setting, device="cuda:1"), "tiny", "w4a8", "rtx")
 
 
+def test_fake_quant_mixes_no_devices(small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, real = load(small_checkpoint).network.to("meta"), torch.autocast
+    monkeypatch.setattr(torch, "autocast", lambda device, **options: real("cpu", **options))  # there is none for meta
+    with torch.no_grad(), MetaDevice(model) as device:
+        outputs = model(torch.rand(2, 3, SIZE, SIZE).to("meta"))
+        with rounding(model, Precision.FP16):
+            model(torch.rand(2, 3, SIZE, SIZE).to("meta"))
+    assert {value.device.type for value in outputs.values()} == {"meta"}
+    assert device.peak > 0
+
+
 # how figures end
 
 
-def fine(setting: Setting, said: str = "well") -> dict[str, Any]:
+def fine(setting: Setting, said: str = "well", **_: str) -> dict[str, Any]:
     return {"p50_s": 0.002, "said": said}
 
 
@@ -266,7 +297,8 @@ def test_the_budget_is_a_hard_end(setting: Setting, monkeypatch: pytest.MonkeyPa
 
 def run(tmp_path: Path, **changes: Any) -> Path:
     path = tmp_path / "r.json"
-    gpu_proof.main(device="cpu", small=True, only="int8", seconds=0, checkpoints=tmp_path, output=path, **changes)
+    more = {"only": "int8", **changes}
+    gpu_proof.main(device="cpu", small=True, seconds=0, checkpoints=tmp_path, output=path, **more)
     return path
 
 
@@ -280,10 +312,33 @@ def test_a_dry_run_says_that_it_is_one(
     assert "2 of 2 figures" in capsys.readouterr().out
     monkeypatch.setattr(gpu_figures, "int8_products", fails)
     assert json.loads(run(tmp_path, keep=True).read_text())["rows"] == report["rows"]
+    monkeypatch.setattr(gpu_figures, "tiny", fine)
+    monkeypatch.setattr(gpu_figures, "calibrated_here", fine)
+    both = json.loads(run(tmp_path, keep=True, only="tiny").read_text())["rows"]
+    assert both[:2] == report["rows"]  # what was there and was not asked for stays, too
+    assert {row["section"] for row in both[2:]} == {"tiny"}
     report["machine"] = MACHINE
     (tmp_path / "r.json").write_text(json.dumps(report))
     with pytest.raises(QvggtError, match="is of another machine or other versions"):
         run(tmp_path, keep=True)
+
+
+def test_figures_of_a_gpu_go_to_the_docs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked(worker: Worker, figure: Figure, setting: Setting, seconds: float) -> dict[str, Any]:
+        return dict(MACHINE) if not figure.section else {"said": "well"}
+
+    checks: list[bool] = []
+    monkeypatch.setattr(Worker, "ask", asked)
+    monkeypatch.setattr(gpu_proof, "RESULT", tmp_path / "gpu.json")
+    monkeypatch.setattr(results_tables, "main", lambda check: checks.append(check))
+    gpu_proof.main(only="pytorch", budget=5)
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["machine"] == MACHINE
+    assert "dry_run" not in report
+    assert "| pytorch | bf16, 20 frames | - | - | - | well |" in capsys.readouterr().out
+    assert checks == [False]
 
 
 def test_without_a_gpu_it_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +358,7 @@ def test_without_a_gpu_it_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.M
 def test_what_is_run_and_in_which_order() -> None:
     whole = figures(False, ["rtx", "tensorrt"])
     assert tuple(dict.fromkeys(one.section for one in whole)) == gpu_proof.SECTIONS
-    assert len({(one.section, one.name) for one in whole}) == len(whole) == 4 + 2 + 15 + 7 + 16
+    assert len({(one.section, one.name) for one in whole}) == len(whole) == 5 + 2 + 15 + 7 + 16
     (none,) = [one for one in figures(False, []) if one.section == "engines"]
     with pytest.raises(QvggtError, match="neither tensorrt_rtx nor tensorrt is installed"):
         gpu_proof.function(none.function)(None)

@@ -8,9 +8,11 @@ import torch
 from small_network import SIZE, small_model
 
 from qvggt import QvggtError
+from qvggt.engines import torch_runner
 from qvggt.engines.opening import open_runner
 from qvggt.engines.torch_runner import TorchRunner, check_device, open_model, usual_type
 from qvggt.models.loading import save_model
+from qvggt.quant.handle import Model
 
 
 @pytest.fixture
@@ -63,6 +65,8 @@ def test_what_a_gpu_runs_unless_asked(small_float, small_checkpoint, monkeypatch
     assert open_runner(small_float, device="cuda:0").label == "torch float (bf16 aggregator) float.safetensors"
     assert open_runner(small_float, device="cuda:1").label == "torch float (fp16 aggregator) float.safetensors"
     assert open_runner(small_float, device="cuda:0", precision="fp32").float_type == "fp32"
+    monkeypatch.setattr(torch_runner.copy, "deepcopy", lambda network: network)
+    assert open_runner(Model(small_model(), "mine", "0" * 64), device="cuda:0").float_type == "bf16"
     assert open_runner(small_checkpoint, device="cuda:0").describe()["precision"] == "fake quant in fp32"
 
 

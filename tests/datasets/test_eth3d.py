@@ -67,12 +67,14 @@ def test_depth_is_that_of_the_direction(made, most, monkeypatch):
     assert np.abs(wrong / wall_depth(u, v) - 1)[depth > 0].max() > 2 * PIXEL
 
 
-def test_the_lens_against_the_angle(made):
-    """Without distortion a fisheye keeps angles: a ray at angle a lies f * a from the centre."""
-    lens = Camera("THIN_PRISM_FISHEYE", 10, 10, (100.0, 100.0, 5.0, 5.0, *[0.0] * 8))
-    for angle in (0.0, 0.3, 1.2):
-        x, y = lens.project(np.array(np.tan(angle) * 0.6), np.array(np.tan(angle) * 0.8))
-        np.testing.assert_allclose([x, y], [5 + 100 * angle * 0.6, 5 + 100 * angle * 0.8])
+@pytest.mark.parametrize("camera", [FISHEYE, PINHOLE, Camera("SIMPLE_PINHOLE", 60, 40, (50.0, 30.0, 20.0))])
+def test_lenses_are_those_of_colmap(camera: Camera) -> None:
+    pycolmap = pytest.importorskip("pycolmap")
+    theirs = pycolmap.Camera(model=camera.model, width=camera.width, height=camera.height, params=camera.params)
+    u, v = np.random.default_rng(0).uniform(-0.8, 0.8, (2, 50))
+    u[0] = v[0] = 0
+    expected = theirs.img_from_cam(np.stack([u, v, np.ones(50)], 1))
+    np.testing.assert_allclose(np.stack(camera.project(u, v), 1), expected, rtol=1e-12)
 
 
 def test_what_does_not_fit(made, tmp_path):

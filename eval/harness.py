@@ -35,6 +35,7 @@ from qvggt.eval.points import (
 from qvggt.eval.pose import pairwise_errors
 from qvggt.eval.records import Row
 from qvggt.eval.result import CandidateResult, SequenceRecord
+from qvggt.eval.scan import TrueScan
 from qvggt.predictions import CAMERAS, Predictions
 from qvggt.progress import bar
 
@@ -59,11 +60,12 @@ class Protocol:
 @dataclass(frozen=True)
 class Truth:
     """Of one sequence on the network's pixels. depth [S, H, W] (0 = unknown) or None; intrinsics [S, 3, 3] of pixels
-    counted by whole coordinates; extrinsics [S, 3, 4] camera-from-world."""
+    counted by whole coordinates; extrinsics [S, 3, 4] camera-from-world; scan: see `TruePoints`."""
 
     depth: NDArray[np.float32] | None
     intrinsics: NDArray[np.float64]
     extrinsics: NDArray[np.float64]
+    scan: TrueScan | None = None
 
     @classmethod
     def of(
@@ -77,6 +79,7 @@ class Truth:
             sequence_depth(sequence, resizes, height, width),
             network_intrinsics(sequence, resizes),
             sequence.extrinsics,
+            None if sequence.scan is None else TrueScan(sequence.scan, sequence.extrinsics[0]),
         )
 
     @classmethod
@@ -102,7 +105,7 @@ class Truth:
         """What point maps are measured by; None where they are not."""
         if "points" not in protocol.metrics or self.depth is None or self.points is None:
             return None
-        return TruePoints(self.points, self.depth > 0, protocol.points, key)
+        return TruePoints(self.points, self.depth > 0, protocol.points, key, self.scan)
 
 
 def evaluate(
@@ -260,7 +263,7 @@ def measure_points(candidates: Sequence[Predictions], true: TruePoints) -> list[
     The harness does that between the timed passes of two sequences, so that it takes no time from any of them.
     """
     maps = [predicted_points(predictions, *true.valid.shape[1:]) for predictions in candidates]
-    if any(maps):
+    if any(maps) and true.scan is None:
         true.cloud  # noqa: B018 - made before the threads share it
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         work = [{name: pool.submit(point_errors, points, true) for name, points in own.items()} for own in maps]

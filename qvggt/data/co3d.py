@@ -218,7 +218,9 @@ def _sequence(
     scales = {path: scale for path, scale in scales.items() if scale != 1}
     intrinsics = [
         ndc_to_intrinsics(
-            frame["focal_length"], frame["principal_point"], *(frame.get("image_size") or image_size(image))
+            frame["focal_length"],
+            frame["principal_point"],
+            *(frame.get("image_size") or image_size(image, upright=False)[::-1]),
         )
         for frame, image in zip(drawn, images, strict=True)
     ]

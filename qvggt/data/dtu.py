@@ -129,7 +129,7 @@ def _camera(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def _check_size(image: Path, camera: Path, intrinsics: NDArray[np.float64]) -> None:
     """QvggtError where the camera is of smaller images, as those of MVSNet's training are."""
-    sides = image_size(image)[::-1]
+    sides = image_size(image, upright=False)
     if (np.abs(intrinsics[:2, 2] / np.array(sides) * 2 - 1) > OFF_CENTRE).any():
         x, y = intrinsics[:2, 2]
         raise QvggtError(

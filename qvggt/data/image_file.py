@@ -51,17 +51,6 @@ class Decoded:
     format: str
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) from the file header; no pixel is decoded."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except OSError as error:  # PIL's "cannot identify image file" is one too
-        raise QvggtError(f"{path}: expected an image, got {error}; restore the file") from error
-
-
 def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
     """The first picture of a file as it is stored, RGB. Transparent pixels are composited on white. Raises QvggtError
     naming the file. (Pillow itself turns a TIFF file by its orientation.)"""

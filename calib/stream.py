@@ -44,7 +44,7 @@ class Batch:
     def run(self, block: Block) -> Tensor:
         """The block's output. Of many tokens piece by piece; where gradients are wanted and attention goes across the
         pieces, what is inside them is computed again for their gradients."""
-        if self.tokens.shape[:2].numel() <= STEP_TOKENS:
+        if self.tokens.shape[:2].numel() <= max(STEP_TOKENS, self.frame):
             with token_types(self.types):
                 return block(self.tokens, self.rope)
         if not self.together:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from qvggt.device import device_of
@@ -253,7 +253,8 @@ class Stream:
         sums, counts = dict[str, Tensor](), dict[str, Tensor]()
 
         def add(name: str, x: Tensor, types: Tensor) -> None:
-            mine = nn.functional.one_hot(types.flatten(), stage.layout.types).to(x.dtype)  # [rows, types]
+            every = torch.arange(stage.layout.types, device=types.device)
+            mine = (types.reshape(-1, 1) == every).to(x.dtype)  # [rows, types]
             total, count = (mine.T @ x.flatten(0, -2)).double(), mine.sum(0)[:, None].double()
             sums[name] = sums[name] + total if name in sums else total
             counts[name] = counts[name] + count if name in counts else count

@@ -19,22 +19,30 @@ from qvggt.progress import Console
 CPU = torch.device("cpu")
 
 
-def test_as_evaluations_of_the_data_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+class Heard(Console):
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.told.append(text)
+
+
+def test_as_evaluations_of_the_data_have(tmp_path: Path) -> None:
     """Ten of Co3D; what half of the sequences have where those are shorter, which is told."""
     small_scenes(tmp_path, 3, range(2), range(90, 91))
     asked = Question(tmp_path, "train")
     assert protocol_frames(asked) == 10
-    found = read_longest(asked, 10, Console())
+    console = Heard()
+    found = read_longest(asked, 10, console)
     assert [len(sequence.image_paths) for sequence in found] == [3, 3]
-    assert "frames: 3 of every sequence, as few have 10; --frames" in capsys.readouterr().out
-    assert [len(sequence.image_paths) for sequence in read_longest(asked, 2, Console())] == [2, 2]
-    assert "frames:" not in capsys.readouterr().out
+    assert [len(sequence.image_paths) for sequence in read_longest(asked, 2, console)] == [2, 2]
+    assert console.told == ["frames: 3 of every sequence, as few have 10; --frames fixes them"]
     (tmp_path / "none").mkdir()
     with pytest.raises(QvggtError):
         read_longest(Question(tmp_path / "none", "train"), 10, Console())
 
 
-def test_what_fits_into_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model, size = small_model(), (SIZE, SIZE)
     for free, fits in (
         (None, 10),
@@ -44,9 +52,11 @@ def test_what_fits_into_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (0, 2),
     ):
         monkeypatch.setattr(memory, "free_memory", lambda _device, free=free: free)
-        assert fitting_frames(model, size, CPU, 100, 10, Console()) == fits
-        told = capsys.readouterr().out
-        assert (f"frames: {fits} of every sequence, as 10 need about" in told) == (fits < 10)
+        console = Heard()
+        assert fitting_frames(model, size, CPU, 100, 10, console) == fits
+        assert [text.split(" of ")[0] for text in console.told] == ([f"frames: {fits}"] if fits < 10 else [])
+            fits < 10
+        )
 
 
 def test_the_estimate_is_that_of_the_large_model() -> None:

@@ -55,8 +55,6 @@ def test_what_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         console = Heard()
         assert fitting_frames(model, size, CPU, 100, 10, console) == fits
         assert [text.split(" of ")[0] for text in console.told] == ([f"frames: {fits}"] if fits < 10 else [])
-            fits < 10
-        )
 
 
 def test_the_estimate_is_that_of_the_large_model() -> None:

@@ -17,6 +17,7 @@ import typer
 from bench_accuracy import append, scheme_of
 from held_out import CALIBRATION_SEED, HELD_OUT_SEED, Yardstick, images_of, scenes_in
 from reporting import columns, start, write_json
+from results_tables import CALIBRATION_FRAMES
 
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.recipe import find_recipe
@@ -58,13 +59,7 @@ def main(
             row = {"scenes": count, "frames": frames, "judged": judged}
             rows.append(append(path, key, "plain", name, recipe.name, row))
             print(f"{name} {count} x {frames}: {[round(j['auc30'], 2) for j in judged.values()]}", flush=True)
-    spec = {"scheme": "scheme", "calibration scenes": "scenes", "frames of each": "frames"}
-    for frames in JUDGED:
-        at = f"judged.{frames}"
-        names = {"AUC@30": "auc30 {:.2f}", "AUC@5": "auc5 {:.2f}", "pose dB": "sqnr_db.pose_enc {:.1f}"}
-        spec |= {f"{head}, {frames} frames": f"{at}.{text}" for head, text in names.items()}
-        spec |= {f"depth dB, {frames} frames": f"{at}.sqnr_db.depth {{:.1f}}"}
-    print(columns(rows, spec))
+    print(columns(rows, CALIBRATION_FRAMES))
     floats = {str(stick.frames): {name: sum(v) / len(v) for name, v in stick.scores.items()} for stick in yardsticks}
     write_json(report, {"scenes": scenes, "float": floats, "versions": versions(), "rows": rows})
 

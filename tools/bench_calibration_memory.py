@@ -19,6 +19,7 @@ import torch
 import typer
 from meta_device import META, MetaDevice
 from reporting import columns, start, write_json
+from results_tables import CALIBRATION_MEMORY
 
 from qvggt.calib import gptq, reconstruct, stream
 from qvggt.calib.recipe import Recipe, find_recipe
@@ -91,9 +92,7 @@ def main(
                 row["unsplit"] = peaks(view, count, bits, recipe.replace(rounding="rtn"))
             rows.append(row)
             print(f"{view} {count}: {row['split']['learning'] / 1e9:.2f} GB", flush=True)
-    spec = {"block": "block", "frames": "frames", "learning step GB": "split.learning/1e9 {:.2f}"}
-    spec |= {"not split GB": "unsplit.learning/1e9 {:.2f}", "whole block GB": "split.whole/1e9 {:.2f}"}
-    print(columns(rows, spec))
+    print(columns(rows, CALIBRATION_MEMORY))
     how = {"device": "meta", "size": [518, 518], "format": bits, "recipe": recipe.to_dict()}
     write_json(report, {"how": how, "versions": versions(("qvggt", "torch")), "rows": rows})
 

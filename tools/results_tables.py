@@ -46,11 +46,21 @@ PASSES |= {"p90": "rotation_deg_p90 {:.2f}", "translation median deg": "translat
 PASSES |= {"join residual % of depth": "join_residual_median/0.01 {:.2f} or "}
 PARTS: Columns = {"scheme": "label", "AUC@30": AUC["AUC@30"], "AUC@5": AUC["AUC@5"]}
 PARTS |= {"depth abs-rel": "abs_rel {:.4f}", **NOISE, "MB": "bytes/1e6 {:.2f} or -"}
+CALIBRATION_MEMORY: Columns = {"block": "block", "frames": "frames", "learning step GB": "split.learning/1e9 {:.2f}"}
+CALIBRATION_MEMORY |= {"not split GB": "unsplit.learning/1e9 {:.2f}", "all of the block GB": "split.whole/1e9 {:.2f}"}
+CALIBRATION_FRAMES: Columns = {"scheme": "scheme", "scenes": "scenes", "frames of each": "frames"}
+for _frames in (4, 10):
+    _at = f"judged.{_frames}"
+    CALIBRATION_FRAMES |= {f"AUC@{t}, {_frames} frames": f"{_at}.auc{t} {{:.2f}}" for t in (30, 5)}
+    CALIBRATION_FRAMES |= {f"pose dB, {_frames}": f"{_at}.sqnr_db.pose_enc {{:.1f}}"}
+    CALIBRATION_FRAMES |= {f"depth dB, {_frames}": f"{_at}.sqnr_db.depth {{:.1f}}"}
 SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of its rows, columns; one line a row
     "bench_tiny": ("bench_cpu_tiny", "rows", WALL),
     "tiny": ("tiny_metrics", "held_out", TINY),
     "passes": ("passes", "rows", PASSES),
     "parts": ("parts", "rows", PARTS),
+    "calibration_memory": ("calibration_memory", "rows", CALIBRATION_MEMORY),
+    "calibration_frames": ("calibration_frames", "rows", CALIBRATION_FRAMES),
 }
 
 

@@ -18,7 +18,6 @@ from qvggt.calib.frame_features import sequence_features
 from qvggt.calib.gptq import InputMoments, gptq_codes
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import find_recipe
-from qvggt.calib.rtn import quantize_rtn_
 from qvggt.calib.sensitivity import network_outputs
 from qvggt.calib.stream import CPU
 from qvggt.device import device_of
@@ -111,7 +110,6 @@ def test_the_passes_around_it_mix_nothing() -> None:
     with MetaDevice(model):
         assert sequence_features(model, small_images(3), rounds=2).similarity.shape == (2,)
         assert {t.device.type for t in network_outputs(model, [small_images(2)])[0].values()} == {"cpu"}
-        quantize_rtn_(model, parse_scheme("w8a8", "static"), [small_images(2)], progress=False)
 
 
 @pytest.mark.parametrize("view", [pytest.param("frame", marks=pytest.mark.slow), "global"])

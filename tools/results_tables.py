@@ -45,11 +45,30 @@ PASSES |= {"p90": "rotation_deg_p90 {:.2f}", "translation median deg": "translat
 PASSES |= {"join residual % of depth": "join_residual_median/0.01 {:.2f} or "}
 PARTS: Columns = {"scheme": "label", "AUC@30": AUC["AUC@30"], "AUC@5": AUC["AUC@5"]}
 PARTS |= {"depth abs-rel": "abs_rel {:.4f}", **NOISE, "MB": "bytes/1e6 {:.2f} or -"}
+LOADED: Columns = {
+    "form": "form",
+    "file MB": "file_bytes/1e6 {:.0f}",
+    "from its path: GB": "onnxruntime.peak_rss/1e9 {:.1f}",
+}
+LOADED |= {"of that not files": "onnxruntime.peak_anonymous/1e9 {:.1f}", "our runner: GB": "qvggt.peak_rss/1e9 {:.1f}"}
+LOADED |= {"not files": "qvggt.peak_anonymous/1e9 {:.1f}"}
+
+
+def between(name: str, unit: float) -> Callable[[Row], str]:
+    """The range of a plan."""
+    return lambda row: " to ".join(f"{value / unit:.2f}" for value in row["plan"][name])
+
+
+PLANNED: Columns = {"model": "model", "format": "format", "frames": "frames", "sequences": "sequences"}
+PLANNED |= {"plan: min": between("seconds", 60), "took": "real.seconds/60 {:.2f}", "plan: GB": between("bytes", 1e9)}
+PLANNED |= {"took GB": "real.bytes.anonymous/1e9 {:.2f}", "with mapped files": "real.bytes.with_files/1e9 {:.2f}"}
 SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of its rows, columns; one line a row
     "bench_tiny": ("bench_cpu_tiny", "rows", WALL),
     "tiny": ("tiny_metrics", "held_out", TINY),
     "passes": ("passes", "rows", PASSES),
     "parts": ("parts", "rows", PARTS),
+    "load_memory": ("load_memory", "rows", LOADED),
+    "plan": ("plan", "rows", PLANNED),
 }
 
 

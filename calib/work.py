@@ -80,7 +80,7 @@ class Counting(TorchDispatchMode):
     """
 
     def __init__(self, seen: Seen | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations: Counter[Operation] = Counter()
         self.live = self.peak = self.before = 0
         self._known: dict[int, weakref.ref[Any]] = {}

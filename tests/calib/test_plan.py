@@ -102,7 +102,9 @@ def test_memory_counts_heads_tokens_and_a_step(whole: Plan) -> None:
     assert 2 * 5 * hidden < whole.work < 2 * 100 * hidden, "of the two that a step works on"
     cpu = replace(whole, device_memory=0)
     low, high = cpu.memory(10**9)
-    assert low == 1000 + whole.model + whole.token_bytes + whole.work < high
+    assert low == 1000 + whole.folded + whole.token_bytes + whole.work
+    assert high > 1000 + whole.model + whole.token_bytes + whole.work
+    assert 0.2 * whole.model < whole.folded < whole.model
     assert f"a block at work {whole.work / 1e9:.2f}" in cpu.lines(10**9)[1]
 
 

@@ -104,7 +104,7 @@ def test_a_plan_is_a_result(inputs: Path, tmp_path: Path, capsys: pytest.Capture
     assert 0 < low < high
     assert found["plan"]["blocks"].keys() == found["plan"]["seconds"].keys()
     assert found["plan"]["model"] == sum(tensor.nbytes for tensor in small_model().state_dict().values())
-    assert 10**8 < found["plan"]["libraries"] < 10**10
+    assert 10**7 < found["plan"]["libraries"] < 10**10
     assert list(tmp_path.iterdir()) == []
     rtn = {"recipe": "rtn", "format": "w8a8"}
     job = CalibrateJob(inputs / "float.safetensors", tmp_path / "c", plan=True, plan_device="orin", **rtn)

@@ -34,6 +34,7 @@ from qvggt.rotation.fold import fold_
 TRIED = 400  # tokens of a frame in the runs that check this machine's rates
 LEFT_OUT = (0.85, 1.25)  # of the time: what counting and two short runs leave open, as tools/bench_plan.py has it
 FRAGMENTS = 0.35  # of the memory that comes and goes, which allocators hold beyond what is in use
+LATE = 200_000_000  # bytes of libraries that are loaded on the way: readers of images, optimizers
 
 Range = tuple[float, float]
 
@@ -99,7 +100,8 @@ class Plan:
     machine: what the time is of. blocks: stages in each group. seconds: per group, of one stage for all sequences and
     epochs. other_seconds: of the work around the stages. libraries, model, work, token_bytes: bytes of this process
     without a model, of the network with its heads, of what comes and goes at the worst time, of all token streams.
-    block_bytes: of one float block. note: how the time was found. device_memory: bytes a GPU has, 0 on the CPU.
+    folded: bytes of the network that folds write anew. note: how the time was found. device_memory: bytes a GPU has, 0
+    on the CPU.
     """
 
     machine: str
@@ -110,7 +112,7 @@ class Plan:
     model: int
     work: int
     token_bytes: int
-    block_bytes: int
+    folded: int
     note: str
     device_memory: int = 0
 
@@ -121,9 +123,13 @@ class Plan:
         return sum(count * each[0] for count, each in parts), sum(count * each[1] for count, each in parts)
 
     def memory(self, tokens: int) -> Range:
-        """Bytes of the process; `tokens`: bytes of them that may stay in RAM."""
-        low = self.libraries + self.model + min(self.token_bytes, tokens) + (0 if self.device_memory else self.work)
-        return low, low + FRAGMENTS * self.work
+        """Bytes of the process that the system cannot take back; `tokens`: bytes of them that may stay in RAM.
+
+        low: of the network what folds have written anew, high: all of it, as where it does not lie in a file as it is.
+        """
+        common = self.libraries + min(self.token_bytes, tokens) + (0 if self.device_memory else self.work)
+        high = common + self.model + LATE + (0 if self.device_memory else FRAGMENTS * self.work)
+        return common + self.folded, high
 
     @property
     def on_device(self) -> Range:
@@ -149,7 +155,7 @@ class Plan:
                 f"memory of the host: {low} to {high} GB ({host})",
             ]
         else:
-            lines.append(f"memory: {low} to {high} GB ({host}, {worked})")
+            lines.append(f"memory: {low} to {high} GB ({host}, {worked}; pages of the weights file not counted)")
         return [*lines, f"disk: {spilled / 1e9:.2f} GB of spilled tokens, and the checkpoint"]
 
 
@@ -187,7 +193,6 @@ def make_plan(outline: Outline, machine: Machine | None = None, libraries: int =
     none = BlockWork()
     seconds = {group: rates.block(found.get(group, none)) for group in firsts}
     others = {name: rates.fixed(work) for name, work in around.items() if work.operations}
-    block_bytes = size_of(_float_block(outline, stages[-1]))
     with torch.device("meta"):
         network = family.build(config)
     others["reading, hashing, writing"] = _files(size_of(network))
@@ -198,9 +203,9 @@ def make_plan(outline: Outline, machine: Machine | None = None, libraries: int =
         other_seconds=others,
         libraries=libraries,
         model=size_of(network),
-        work=max([work.peak for work in (*found.values(), *around.values())], default=0),
+        work=max((*(work.peak for work in found.values()), *(work.peak for work in around.values())), default=0),
         token_bytes=outline.token_bytes,
-        block_bytes=block_bytes,
+        folded=0 if "folds" not in around else sum(size_of(network.get_submodule(s.path)) for s in stages),
         note=rates.note,
         device_memory=0 if machine is None else machine.memory,
     )
@@ -385,7 +390,7 @@ def _files(size: int) -> Range:
 
 
 def resident() -> int:
-    """Bytes of this process in memory; 0 where the system does not tell."""
+    """Bytes of this process in memory, but for pages of files; 0 where the system does not tell."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))

@@ -54,6 +54,23 @@ for _frames in (4, 10):
     CALIBRATION_FRAMES |= {f"AUC@{t}, {_frames} frames": f"{_at}.auc{t} {{:.2f}}" for t in (30, 5)}
     CALIBRATION_FRAMES |= {f"pose dB, {_frames}": f"{_at}.sqnr_db.pose_enc {{:.1f}}"}
     CALIBRATION_FRAMES |= {f"depth dB, {_frames}": f"{_at}.sqnr_db.depth {{:.1f}}"}
+LOADED: Columns = {
+    "form": "form",
+    "file MB": "file_bytes/1e6 {:.0f}",
+    "from its path: GB": "onnxruntime.peak_rss/1e9 {:.1f}",
+}
+LOADED |= {"of that not files": "onnxruntime.peak_anonymous/1e9 {:.1f}", "our runner: GB": "qvggt.peak_rss/1e9 {:.1f}"}
+LOADED |= {"not files": "qvggt.peak_anonymous/1e9 {:.1f}"}
+
+
+def between(name: str, unit: float) -> Callable[[Row], str]:
+    """The range of a plan."""
+    return lambda row: " to ".join(f"{value / unit:.2f}" for value in row["plan"][name])
+
+
+PLANNED: Columns = {"model": "model", "format": "format", "frames": "frames", "sequences": "sequences"}
+PLANNED |= {"plan: min": between("seconds", 60), "took": "real.seconds/60 {:.2f}", "plan: GB": between("bytes", 1e9)}
+PLANNED |= {"took GB": "real.bytes.anonymous/1e9 {:.2f}", "with mapped files": "real.bytes.with_files/1e9 {:.2f}"}
 SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of its rows, columns; one line a row
     "bench_tiny": ("bench_cpu_tiny", "rows", WALL),
     "tiny": ("tiny_metrics", "held_out", TINY),
@@ -61,6 +78,8 @@ SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of i
     "parts": ("parts", "rows", PARTS),
     "calibration_memory": ("calibration_memory", "rows", CALIBRATION_MEMORY),
     "calibration_frames": ("calibration_frames", "rows", CALIBRATION_FRAMES),
+    "load_memory": ("load_memory", "rows", LOADED),
+    "plan": ("plan", "rows", PLANNED),
 }
 
 

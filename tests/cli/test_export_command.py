@@ -283,15 +283,6 @@ def test_an_interrupted_calibration_goes_on(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut", "whole"]
 
 
-def test_plan_measures_and_stops(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = (inputs / "float.safetensors", "--data", inputs / "scenes", "--plan", "-o", tmp_path / "c")
-    assert call("calibrate", *line) == 0
-    printed = capsys.readouterr().out
-    assert "time: about" in printed
-    assert "memory: about" in printed
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("options", "word"),
     [

@@ -88,14 +88,14 @@ class Gpu:
     def out_of_memory(self, what: str, needed: int | None = None) -> QvggtError:
         """What there was, what was needed where that is known, and what helps."""
         free, total = self.free()
-        asked = "" if needed is None else f"needs {shown_bytes(needed)}, "
+        asked = "" if needed is None else f"needs {gigabytes(needed)}, "
         return QvggtError(
-            f"{what}: out of GPU memory: {asked}{shown_bytes(free)} of {shown_bytes(total)} are free on {self.name}; "
+            f"{what}: out of GPU memory: {asked}{gigabytes(free)} of {gigabytes(total)} are free on {self.name}; "
             "give fewer frames at a time, or close what else runs there"
         )
 
 
-def shown_bytes(count: int) -> str:
+def gigabytes(count: int) -> str:
     """Such as "1.31 GB" or "8.20 MB"."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 

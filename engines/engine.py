@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qvggt.engines.cuda import Gpu, is_out_of_memory, shown_bytes
+from qvggt.engines.cuda import Gpu, gigabytes, is_out_of_memory
 from qvggt.engines.kernel_cache import KernelCache
 from qvggt.engines.tensorrt_module import logger_of
 from qvggt.errors import QvggtError
@@ -128,9 +128,7 @@ class Engine:
         budget = min(int(self.options.weight_budget * 1e9), most)
         self._runtime_says("takes no such budget", setattr, self._engine, "weight_streaming_budget_v2", budget)
         if (found := self._engine.weight_streaming_budget_v2) != budget:
-            raise self._refused(
-                f"keeps a budget of {shown_bytes(found)}, asked for {shown_bytes(budget)}", "take another"
-            )
+            raise self._refused(f"keeps a budget of {gigabytes(found)}, asked for {gigabytes(budget)}", "take another")
 
     def _configure(self) -> None:
         """How TensorRT-RTX makes contexts; TensorRT has only the strategy to tell."""

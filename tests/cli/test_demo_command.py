@@ -42,11 +42,20 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--port", "0"), ("--port",)),
         (("--max-images", "0"), ("--max-images",)),
         (("--device", "tpu"), ("tpu", "cpu")),
+        (("--engine", "m.engine"), ("m.engine: an engine runs on an NVIDIA GPU, and", "ONNX file here")),
+        (("--engine", "m.engine", "--device", "cpu"), ("m.engine", "only, got device cpu", "ONNX file here")),
     ],
 )
 def test_mistakes_in_the_call(
-    options: tuple[str, ...], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    options: tuple[str, ...],
+    words: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    Path("m.engine").touch()
     error = calling.mistake(capsys, "demo", *options)
     assert all(word in error for word in words), error
 

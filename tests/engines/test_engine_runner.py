@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,6 +168,18 @@ def test_tensors_of_the_card(trt, cuda, engine, make):
             "the engine's own buffers, as the docstring has it"
         )
         np.testing.assert_allclose(found["pose_enc"][0, :, 0], pixels.sum((1, 2, 3)) / 2, rtol=1e-5)
+
+
+def test_the_block_of_the_page(trt, tmp_path, monkeypatch):
+    """docs/embedding.md, as it stands."""
+    page = Path(__file__).parents[2] / "docs" / "embedding.md"
+    (block,) = (found for found in page.read_text().split("```python\n")[1:] if "run_device" in found)
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "model.engine")
+    scope = {"frames": torch.from_numpy(images(2))}
+    exec(block.partition("```")[0], scope)
+    assert scope["depth"].shape == (1, 2, 14, 28, 1)
+    np.testing.assert_allclose(scope["cameras"][0, :, 0], images(2).sum((1, 2, 3)), rtol=1e-5)
 
 
 def test_tensors_in_half_precision(trt, tmp_path):

@@ -29,11 +29,11 @@ INSTALL = {
     "tensorrt": "pip install '.[gpu]' in the clone, or use --backend rtx, which needs no GPU",
 }
 TIMINGS = "timings.cache"
-NO_GPU = ("CUDA driver version is insufficient", "no CUDA-capable device", "CUDA initialization failure")
 OLDEST = (10, 12)  # of TensorRT: strongly typed networks with INT4 and without the flags version 11 removed
 # TensorRT-RTX spends 95 % of a build in one step of its progress monitor, so the bar counts processor seconds, towards
 # what networks of this size took: 0.4 s for 362 layers, 28 s for 8021, 172 s for 24005
 SECONDS, LAYERS, POWER = 172.0, 24005, 1.6
+NO_GPU = ("CUDA driver version is insufficient", "no CUDA-capable device", "CUDA initialization failure")
 
 
 @dataclass(frozen=True)

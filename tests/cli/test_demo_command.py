@@ -42,20 +42,11 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
         (("--port", "0"), ("--port",)),
         (("--max-images", "0"), ("--max-images",)),
         (("--device", "tpu"), ("tpu", "cpu")),
-        (("--engine", "m.engine"), ("m.engine: an engine runs on an NVIDIA GPU, and", "ONNX file here")),
-        (("--engine", "m.engine", "--device", "cpu"), ("m.engine", "only, got device cpu", "ONNX file here")),
     ],
 )
 def test_mistakes_in_the_call(
-    options: tuple[str, ...],
-    words: tuple[str, ...],
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    Path("m.engine").touch()
     error = calling.mistake(capsys, "demo", *options)
     assert all(word in error for word in words), error
 
@@ -64,6 +55,19 @@ def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert call() == 2
     assert ".[demo]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", [(), ("--device", "cpu")])
+def test_an_engine_without_a_gpu(
+    device: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known before the page is served, and not answered with "use cpu"."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    (tmp_path / "m.engine").touch()
+    error = calling.mistake(capsys, "demo", "--engine", tmp_path / "m.engine", *device)
+    assert "m.engine: an engine runs on an NVIDIA GPU" in error
+    assert "or evaluate its ONNX file here" in error
+    assert "use cpu" not in error
 
 
 @pytest.fixture

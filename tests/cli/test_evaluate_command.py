@@ -440,6 +440,8 @@ def test_equal_names_are_told_apart(data, tmp_path):
 def test_options_without_a_use(data, tmp_path, capsys):
     model = ("--model", data / "float.safetensors")
     assert "no --engine runs in ONNX Runtime" in mistake(capsys, *model, *on(data), "--provider", "cuda")
+    budget = ("--weight-streaming-budget", "1")
+    assert "no --engine is one of TensorRT" in mistake(capsys, *model, *on(data), *budget)
     assert "got 'colour'" in mistake(capsys, *model, *on(data), "--metrics", "pose,colour")
     (tmp_path / "file").write_text("")
     assert "expected a folder for --store" in mistake(capsys, *model, *on(data), "--store", tmp_path / "file")

@@ -69,6 +69,8 @@ class Context:
         if self.engine() is None and self.cuda.stack:  # one that was dropped and not closed goes in any order
             self.cuda.faults.append("a context outlived its engine")
         self.cuda.gone.append(bool(self.cuda.stack))
+        if self.config is not None and self.config.cache is not None and self.shapes:  # compiled in the background
+            self.config.cache.kernels.add(f"{self.shapes} late")
 
     def check(self, what):
         self.cuda.check_current(what)
@@ -154,6 +156,7 @@ class Context:
             if self.spec.get("no_capture"):
                 raise RuntimeError("CUDA error: operation not permitted\nwhen stream is capturing")
             self.cuda.capturing.launches.append(launch)
+            self.cuda.capturing.contexts.append(weakref.ref(self))
             return True
         self.launches.append(stream)
         if self.config is not None and self.config.cuda_graph_strategy is not None:  # RTX records by itself

@@ -97,6 +97,22 @@ def test_a_run(model: Path, stand_in: Any) -> None:
 
 
 @posix
+def test_the_report_is_of_the_worst_profile(model: Path, stand_in: Any) -> None:
+    """Each has kernels of its own for the same node."""
+    float_row = LAYERS.replace('"g"', '"g [profile 1]"').replace("Int8", "Half").partition("[")[2]
+    layers = f"{LAYERS[:-2]}, {float_row}"
+    stand_in(
+        'for a in "$@"; do case $a in',
+        '  --saveEngine=*) printf engine > "${a#*=}";;',
+        f'  --exportLayerInfo=*) echo {shlex.quote(layers)} > "${{a#*=}}";;',
+        "esac; done",
+    )
+    config = BuildConfig("trtexec", frames=(1, 1, 1), profiles=((2, 4, 8),))
+    report = build_engine(read_source(model), model.with_suffix(".engine"), config, shown=False).report
+    assert report.summary.startswith("0/1 linears INT8 GEMM")
+
+
+@posix
 def test_a_run_without_layer_information_claims_nothing(model: Path, stand_in: Any) -> None:
     stand_in('for a in "$@"; do case $a in --saveEngine=*) printf engine > "${a#*=}";; esac; done')
     report = build(model).report

@@ -154,7 +154,7 @@ def main(
         report["memory"] = [row for model, side in MEMORY for row in memory_rows(model, side, counts)]
         write_json(output, report, told=False)
     known = {(row["model"], row["format"], row["file"], row["frames"]) for row in rows}
-    for model in models.split(","):
+    for model in filter(None, models.split(",")):
         for bits in formats.split(","):
             counts = [int(count) for count in frames.split(",")]
             # heads never see more than a group, so larger counts are the same engine

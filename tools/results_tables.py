@@ -25,7 +25,8 @@ from qvggt.eval.result import file_bytes
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 PAGES = ("README.md", "docs/performance.md", "docs/method.md", "qvggt/weights/tiny/README.md", "docs/reconstruction.md")
-FILES = [ROOT / page for page in (*PAGES, "docs/tutorial.md", "docs/development.md", "docs/results.md")]
+PAGES += ("docs/tutorial.md", "docs/development.md", "docs/results.md", "docs/storage.md")
+FILES = [ROOT / page for page in PAGES]
 MARKER = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -245,6 +246,32 @@ def scale() -> str:
     return columns(forms.values(), SCALE)
 
 
+def heads() -> str:
+    """Scratch memory of engines in one file and in two, by tools/bench_heads.py."""
+    found = load("heads")
+    rows: dict[tuple[str, str, int], Row] = {}
+    for row in found["rows"]:
+        rows.setdefault((row["model"], row["format"], row["frames"]), {})[row["file"]] = row
+    lines = []
+    for (model, form, frames), row in rows.items():
+        if "trunk" in row:
+            row["heads"] = row.get("heads") or rows[model, form, found["group"]]["heads"]
+            row["pair"] = {"bytes": max(row[half]["scratch_bytes"] for half in ("trunk", "heads"))}
+            tensors = row["trunk"]["tensors"]
+            row["tokens"] = {"bytes": sum(size for name, size in tensors.items() if name.startswith("tokens"))}
+            lines.append({"network": model, "format": form, "frames": frames, **row})
+    spec: Columns = {name: name for name in ("network", "format", "frames")}
+    spec |= {"one file": "one.scratch_bytes/1e6 {:.0f} or -", "trunk": "trunk.scratch_bytes/1e6 {:.0f} or -"}
+    spec |= {"heads": "heads.scratch_bytes/1e6 {:.0f} or -", "the two, one block": "pair.bytes/1e6 {:.0f} or -"}
+    return columns(lines, spec | {"tokens between them": "tokens.bytes/1e6 {:.0f} or -"})
+
+
+def heads_memory() -> str:
+    """ONNX Runtime's peak memory with one file and with two, by tools/bench_heads.py."""
+    spec: Columns = {"network": "model", "size": "size", "frames": "frames", "one file MB": "one_bytes/1e6 {:.0f}"}
+    return columns(load("heads")["memory"], spec | {"two files MB": "pair_bytes/1e6 {:.0f}"})
+
+
 def threads() -> str:
     """What idle threads cost, by tools/bench_threads.py."""
     spec: Columns = {
@@ -348,6 +375,8 @@ TABLES |= {
         ablation,
         calibration,
         scale,
+        heads,
+        heads_memory,
         demo,
         claims,
         formats,

@@ -165,7 +165,10 @@ def test_what_was_not_checked_is_said(inputs: Path, tmp_path: Path, capsys: pyte
         (("--outputs", ","), ("no output",)),
         (("--target", "tpu"), ("tpu", "'cpu', 'tensorrt'")),
         (("--backend", "tensorrt"), ("--backend tensorrt", "is for --target tensorrt, got cpu")),
-        (("--target", "tensorrt", "--backend", "trtexec", "--bits", "w4a16", "--block", "32"), ("of 32", "--block 128 or 64")),
+        (
+            ("--target", "tensorrt", "--backend", "trtexec", "--bits", "w4a16", "--block", "32"),
+            ("of 32", "--block 128 or 64"),
+        ),
         (("--parts", "dino,eyes"), ("eyes", "dino, aggregator, camera")),
         (("--bits", "fp16", "--precision", "bf16"), ("precision bf16", "bits fp16")),
         (("--precision", "int8"), ("int8", "'fp32', 'fp16', 'bf16'")),

@@ -125,8 +125,8 @@ def check_form(source: Source, backend: str) -> None:
     if backend != "rtx" and (found := source.undocumented):
         raise QvggtError(
             f"--backend {backend}: {source.path} has INT4 that TensorRT does not take, {len(found)} times "
-            f"({found[0]}), only weights in blocks of 64 or 128: export it with --target tensorrt --backend tensorrt, or "
-            "build with --backend rtx"
+            f"({found[0]}), only weights in blocks of 64 or 128: export it with --target tensorrt --backend tensorrt, "
+            "or build with --backend rtx"
         )
 
 

@@ -167,7 +167,7 @@ def test_what_was_not_checked_is_said(inputs: Path, tmp_path: Path, capsys: pyte
         (("--backend", "tensorrt"), ("--backend tensorrt", "is for --target tensorrt, got cpu")),
         (
             ("--target", "tensorrt", "--backend", "trtexec", "--bits", "w4a16", "--block", "32"),
-            ("of 32", "--block 128 or 64"),
+            ("of 32", "--block 128"),
         ),
         (("--parts", "dino,eyes"), ("eyes", "dino, aggregator, camera")),
         (("--bits", "fp16", "--precision", "bf16"), ("precision bf16", "bits fp16")),

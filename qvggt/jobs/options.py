@@ -54,7 +54,7 @@ Device = Annotated[
     Check("cpu, cuda or cuda:N", lambda text: text is None or re.fullmatch(r"cpu|cuda(:\d+)?", text) is not None),
 ]
 Precision = Annotated[
-    Literal["fp32", "bf16", "fp16"] | None,
+    Literal["fp32", "fp16", "bf16"] | None,
     Doc(
         "Of float models: fp32; bf16 or fp16 run the aggregator in it and the heads in fp32, as VGGT's users do. "
         "[fp32; on a GPU bf16]"

@@ -102,9 +102,11 @@ class Truth:
         return None if self.depth is None else true_points(self.depth, self.extrinsics, self.intrinsics)
 
     def as_points(self, protocol: Protocol, key: str) -> TruePoints | None:
-        """What point maps are measured by; None where they are not."""
+        """What point maps are measured by; None where they are not. QvggtError for a scan that cannot be read."""
         if "points" not in protocol.metrics or self.depth is None or self.points is None:
             return None
+        if self.scan is not None:
+            self.scan.arrays  # noqa: B018 - read now, before the work is done
         return TruePoints(self.points, self.depth > 0, protocol.points, key, self.scan)
 
 
@@ -155,7 +157,7 @@ def evaluate_rows(
     with bar(total=len(missing) * len(runners), desc="evaluate", unit="run", shown=progress, even=False) as moved:
         for sequence in missing:
             images, resizes = plan.load_frames(sequence)
-            truth, (height, width) = None, images.shape[2:]
+            truth, true, (height, width) = None, None, images.shape[2:]
             inside = inside_of(resizes, height, width)
             records: list[SequenceRecord] = []
             earlier: list[Predictions] = []
@@ -166,13 +168,14 @@ def evaluate_rows(
                 # a copy each: nothing one candidate does to its input can reach the next
                 timed = [_timed(runner, images.copy()) for _ in range(protocol.repeats)]
                 predictions, timings = timed[0][0], tuple(seconds for _, seconds in timed)
-                truth = truth or Truth.of(sequence, resizes, height, width, predictions)
+                if truth is None:
+                    truth = Truth.of(sequence, resizes, height, width, predictions)
+                    true = truth.as_points(protocol, sequence.key)
                 records.append(_record(sequence, predictions, earlier, truth, protocol, inside, timings))
                 earlier.append(predictions)
                 moved.update()
             warmed.add(images.shape)
-            true = truth and truth.as_points(protocol, sequence.key)
-            if true:
+            if true is not None:
                 moved.set_postfix_str(f"{sequence.key} points")
                 found = measure_points(earlier, true)
                 records = [replace(record, points=errors) for record, errors in zip(records, found, strict=True)]

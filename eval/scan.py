@@ -50,8 +50,7 @@ class TrueScan:
 
         world = (points - self.first[:, 3]) @ self.first[:, :3]
         low, high = self.arrays.low, self.arrays.high
-        near = thinned(world, SPACING)
-        near = near[((near >= low - MARGIN) & (near < high + MARGIN)).all(1)]
+        near = thinned(world[((world >= low - MARGIN) & (world < high + MARGIN)).all(1)], SPACING)
         cells = np.round((near - low) / self.arrays.cell).astype(np.int64)
         shape = self.arrays.seen.shape
         inside = ((cells >= 0) & (cells < shape)).all(1)

@@ -24,7 +24,13 @@ from qvggt.eval.result import file_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-PAGES = ("README.md", "docs/performance.md", "docs/method.md", "qvggt/weights/tiny/README.md", "docs/reconstruction.md")
+PAGES: tuple[str, ...] = (
+    "README.md",
+    "docs/performance.md",
+    "docs/method.md",
+    "qvggt/weights/tiny/README.md",
+    "docs/reconstruction.md",
+)
 PAGES += ("docs/tutorial.md", "docs/development.md", "docs/results.md", "docs/storage.md")
 FILES = [ROOT / page for page in PAGES]
 MARKER = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -150,7 +150,7 @@ class Lab:
                 config = BuildConfig(backend, frames=self.frames, compute_capabilities=capabilities)
                 source = read_source(self.exported(form, target_of(backend)).path)
                 result = build_engine(source, path, config, shown=False)
-                assert result.report.passed, result.report.summary
+                assert not result.report.failed, result.report.summary
             self.engines[form, backend] = path
         return path
 

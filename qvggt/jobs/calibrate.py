@@ -411,10 +411,10 @@ class CalibrateJob(Job[Calibrated]):
         annotations = None if self.annotations is None else Path(self.annotations)
         asked = None if self.data is None else Question(Path(self.data), annotations=annotations)
         most = PROTOCOL if asked is None else protocol_frames(asked)
-        networks = 1 if self.budget is None else 2  # the search quantizes copies
-        kept = networks * sum(tensor.nbytes for tensor in source.network.state_dict().values())
-        if self.device == "cpu":
-            kept += self.token_bytes
+        weights = sum(tensor.nbytes for tensor in source.network.state_dict().values())
+        kept = 0 if self.budget is None else weights  # the search quantizes copies
+        if self.device == "cpu":  # where the tokens are too; weights read from a file take memory once they are folded
+            kept += weights + self.token_bytes
         return fitting_frames(source.network, size, torch.device(self.device), kept, most, console)
 
     def _found(self, data: Path, most: int, console: Console) -> SequenceSet[Frames]:

@@ -137,9 +137,10 @@ def test_another_or_damaged_job_is_refused(store: BlockJournal, content: bytes) 
 def test_a_kill_between_file_and_line_means_another_go(store: BlockJournal, report: BlockReport) -> None:
     journal = store.folder / JOURNAL
     whole, file = journal.read_bytes(), stored(store).read_bytes()
+    block, wanted = block_of(quantized=False), formats()
     for length in range(whole.index(b"\n") + 1, len(whole)):
         journal.write_bytes(whole[:length])
         again = BlockJournal(store.folder, {"seed": 0})
-        assert again.load(PATH, block_of(quantized=False), formats()) is None
+        assert again.load(PATH, block, wanted) is None
     again.save(PATH, block_of(quantized=True), report)
     assert (journal.read_bytes(), stored(store).read_bytes()) == (whole, file)

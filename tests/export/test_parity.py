@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_network import small_model
+from meta_device import META, MetaDevice
+from small_network import small_images, small_model
 
-from qvggt.export.parity import LayerParity, OutputParity, check_outputs, failures, tie_rows
+from qvggt.export.half_range import half_ranges
+from qvggt.export.parity import LayerParity, OutputParity, check_linears, check_outputs, failures, tie_rows
+from qvggt.export.precision import Precision
 from qvggt.formats.table import find_format
+from qvggt.models.vggt.network import VGGT
 from qvggt.quant.linear import QuantLinear
+from qvggt.quant.model import quantized_linears
 from qvggt.quant.scheme import parse_scheme
 from qvggt.sqnr import sqnr_db
 
@@ -73,3 +80,22 @@ def test_outputs_are_compared_with_the_reference() -> None:
     assert all(p.self_db > 60 for p in exact)
     with pytest.raises(ValueError, match="shape"):
         check_outputs(lambda _: {"depth": truth["depth"][:, :1]}, model, [images], parse_scheme("fp32"))
+
+
+def test_the_reference_may_be_on_another_device(small_onnx: Path, small_quantized: VGGT) -> None:
+    """The meta device in the place of a GPU: what ONNX Runtime and NumPy get has come to the CPU."""
+    model, images = copy.deepcopy(small_quantized).to(META), small_images(2)
+    with MetaDevice(model):
+        linears = check_linears(small_onnx, model, images, progress=False)
+        ranges = half_ranges(model, [images])
+        shapes = {name: tuple(value.shape) for name, value in model(images.to(META)).items()}
+        outputs = check_outputs(
+            lambda _: {name: np.ones(shape, np.float32) for name, shape in shapes.items()},
+            model,
+            [images],
+            parse_scheme("w8a8"),
+            precision=Precision.FP16,
+        )
+    assert {p.name for p in outputs} == set(shapes)
+    assert len(linears) == len(dict(quantized_linears(model)))
+    assert ranges

@@ -1,12 +1,13 @@
 # Every target sets up what it needs: `make demo` and `make test` work on a fresh clone.
 PYTHON ?= python3
+BUDGET ?= 8
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ROOMS := qvggt export engines calib eval tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-gpu lint check-lint format docs picture stress demo clean
+.PHONY: help setup test test-slow test-gpu gpu-proof gpu-bundle lint check-lint format docs picture stress demo clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +34,13 @@ test-slow: $(STAMP)  ## Run the 1B-scale and other long tests
 
 test-gpu: $(STAMP)  ## Run the tests that need an NVIDIA GPU (QVGGT_GPU_MODEL=FOLDER: on a checkpoint of yours)
 	@$(BIN)/python -m pytest -m gpu tests/gpu
+
+# without .venv, the packages of a machine that has PyTorch: make gpu-proof needs no package index
+gpu-proof:  ## What an NVIDIA GPU makes of VGGT-1B in BUDGET minutes (8): docs/results/gpu.json
+	@$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)) tools/gpu_proof.py --budget $(BUDGET)
+
+gpu-bundle: $(STAMP)  ## Packages and calibrated models for make gpu-proof where there is no package index (minutes)
+	@$(BIN)/python tools/gpu_bundle.py
 
 lint: $(STAMP)  ## ruff (rules and format) and mypy
 	@$(BIN)/ruff check .

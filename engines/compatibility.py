@@ -97,7 +97,7 @@ def not_portable(capability: str) -> str | None:
     """Why a TensorRT-RTX engine that was built without --cc is not for a GPU."""
     if numbers(capability) >= numbers(PORTABLE_FROM):
         return None
-    return f"an engine for TensorRT-RTX's portable set, which compute capability {capability} is not in"
+    return f"TensorRT-RTX's portable set, which compute capability {capability} is not in; build with --cc {capability}"
 
 
 def same_version(first: str, second: str) -> bool:

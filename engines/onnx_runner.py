@@ -66,10 +66,14 @@ class OnnxRunner(FileRunner):
         if without:
             self.notes += (f"ONNX Runtime {ort.__version__} cannot open it as it is, opened without {without}",)
         self.device = "cuda" if CUDA[0] in options or TENSORRT[0] in options else "cpu"
+        self.settings: Any = None
+        if tuple(providers) == CPU and self.metadata.half is not None:
+            self.settings = ort.RunOptions()  # or the one half's session keeps what the other one needs
+            self.settings.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def run_tensors(self, tensors: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         try:
-            values = self.session.run(list(outputs), dict(tensors))
+            values = self.session.run(list(outputs), dict(tensors), self.settings)
         except Exception as error:  # onnxruntime raises its own classes, which have no common base
             raise self._failure("ONNX Runtime", tensors, line(error)) from error
         return dict(zip(outputs, values, strict=True))
@@ -96,7 +100,7 @@ def open_onnx(source: str | Path, options: RunnerOptions) -> Runner:
 
 def import_onnxruntime() -> Any:
     """The onnxruntime module; QvggtError names what to install."""
-    advice = "onnxruntime is not installed: pip install onnxruntime, or '.[gpu]' in the clone, for NVIDIA GPUs"
+    advice = "onnxruntime is not installed: pip install onnxruntime, or onnxruntime-gpu for NVIDIA GPUs"
     return optional("onnxruntime", advice)
 
 
@@ -134,7 +138,7 @@ def _check_providers(ort: Any, providers: Sequence[str]) -> None:
         if provider not in available:
             raise QvggtError(
                 f"{provider}: not in this onnxruntime, which has {', '.join(available)}; "
-                "NVIDIA GPUs need pip install '.[gpu]' in the clone without the onnxruntime package beside it"
+                "NVIDIA GPUs need pip uninstall onnxruntime, then pip install onnxruntime-gpu"
             )
 
 

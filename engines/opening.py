@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qvggt.engines.registry import RunnerKind, RunnerOptions, kind_of, shown
+from qvggt.engines.registry import RunnerKind, RunnerOptions, kind_of, shown, split_files
 from qvggt.engines.runner import Runner
 from qvggt.errors import QvggtError
 from qvggt.lazy import function
@@ -18,12 +19,16 @@ HARMLESS = ("runtime", "threads", "offline")  # one setting for a list of candid
 
 def open_runner(source: Source, options: RunnerOptions | None = None, **changes: Any) -> Runner:
     """A runner for an .onnx file, an .engine or .plan file, a checkpoint or name of one, a model in memory, or what was
-    registered.
+    registered; and one for FILE,FILE,... (see `split_files`).
 
     `changes` replace fields of `options`. QvggtError for an option the source has no use for, as none is ignored, and
     whatever the runners raise.
     """
     options = dataclasses.replace(options or RunnerOptions(), **changes)
+    if len(files := split_files(source)) > 1:
+        from qvggt.engines.sizes_runner import open_sizes
+
+        return open_sizes([partial(open_runner, file, options) for file in files])
     kind = kind_of(source, options.runtime)
     _check_used(source, kind, options)
     options = dataclasses.replace(options, device=options.device or kind.device)

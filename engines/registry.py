@@ -97,7 +97,8 @@ def kinds_of(source: Source) -> tuple[RunnerKind, ...]:
 
 
 def kind_of(source: Source, runtime: str | None = None) -> RunnerKind:
-    """The runtime to open a source with; QvggtError for one that opens no such file."""
+    """The runtime to open a source with, of several files the first; QvggtError for one that opens no such file."""
+    source = split_files(source)[0]
     kinds = {kind.name: kind for kind in kinds_of(source)}
     first = next(iter(kinds.values()))
     if runtime is not None and runtime not in kinds:
@@ -117,6 +118,14 @@ def split_runtime(text: str) -> tuple[str | None, str]:
     """ "openvino:a.onnx" -> ("openvino", "a.onnx"), of runtimes that open files; anything else -> (None, text)."""
     head, colon, tail = text.partition(":")
     return (head, tail) if colon and head in _KINDS and _KINDS[head].suffixes else (None, text)
+
+
+def split_files(source: Source) -> tuple[Source, ...]:
+    """ "a.onnx,b.onnx" -> both: files of one network at several image sizes. Anything else is one source."""
+    parts = tuple(str(source).split(",")) if isinstance(source, str | Path) else ()
+    if len(parts) < 2 or any(Path(part).suffix.lower() not in file_suffixes() for part in parts):
+        return (source,)
+    return (source,) if Path(str(source)).exists() else parts
 
 
 _HERE = "qvggt.engines."

@@ -121,6 +121,11 @@ class Runner(ABC):
         return getattr(self, self.held[0]) is None
 
     @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """The (H, W) it takes, () when any multiple of the patch size works."""
+        return () if self.size is None else (self.size,)
+
+    @property
     def scheme_label(self) -> str:
         return "unknown scheme" if self.scheme is None else self.scheme.label
 
@@ -172,9 +177,10 @@ class Runner(ABC):
         if len(shape) != 4 or shape[1] != 3 or 0 in shape:
             raise QvggtError(f"{self.label}: expected images of shape [S, 3, H, W], got {list(shape)}")
         height, width = shape[2:]
-        if self.size is not None and (height, width) != self.size:
+        if self.sizes and (height, width) not in self.sizes:
+            shown = " or ".join(f"{h}x{w}" for h, w in self.sizes)
             raise QvggtError(
-                f"{self.label}: expected images of {self.size[0]}x{self.size[1]} (H x W), got {height}x{width}; "
+                f"{self.label}: expected images of {shown} (H x W), got {height}x{width}; "
                 "resize them, or export the model at that size"
             )
         if self.frames is not None and shape[0] != self.frames:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qvggt.data.images import Resize
+from qvggt.data.images import Resize, inside_of
 from qvggt.data.sequence import Frames
 from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.engines.runner import Runner
@@ -35,6 +35,7 @@ from qvggt.eval.points import (
 from qvggt.eval.pose import pairwise_errors
 from qvggt.eval.records import Row
 from qvggt.eval.result import CandidateResult, SequenceRecord
+from qvggt.eval.scan import TrueScan
 from qvggt.predictions import CAMERAS, Predictions
 from qvggt.progress import bar
 
@@ -59,11 +60,12 @@ class Protocol:
 @dataclass(frozen=True)
 class Truth:
     """Of one sequence on the network's pixels. depth [S, H, W] (0 = unknown) or None; intrinsics [S, 3, 3] of pixels
-    counted by whole coordinates; extrinsics [S, 3, 4] camera-from-world."""
+    counted by whole coordinates; extrinsics [S, 3, 4] camera-from-world; scan: see `TruePoints`."""
 
     depth: NDArray[np.float32] | None
     intrinsics: NDArray[np.float64]
     extrinsics: NDArray[np.float64]
+    scan: TrueScan | None = None
 
     @classmethod
     def of(
@@ -72,17 +74,18 @@ class Truth:
         """first: what the first candidate predicts, which stands for the truth of frames without cameras."""
         if not isinstance(sequence, EvalSequence):
             assert first is not None, f"{sequence.key} has no cameras"
-            return cls.predicted(first, height, width, sequence.key)
+            return cls.predicted(first, inside_of(resizes, height, width), sequence.key)
         return cls(
             sequence_depth(sequence, resizes, height, width),
             network_intrinsics(sequence, resizes),
             sequence.extrinsics,
+            None if sequence.scan is None else TrueScan(sequence.scan, sequence.extrinsics[0]),
         )
 
     @classmethod
-    def predicted(cls, first: Predictions, height: int, width: int, key: str) -> Truth:
-        """QvggtError when its cameras are not finite."""
-        extrinsics, intrinsics = predicted_cameras(first, height, width)
+    def predicted(cls, first: Predictions, inside: NDArray[np.bool_], key: str) -> Truth:
+        """inside [S, H, W]: pixels that are no padding. QvggtError when its cameras are not finite."""
+        extrinsics, intrinsics = predicted_cameras(first, *inside.shape[1:])
         if not torch.isfinite(extrinsics).all():
             raise QvggtError(
                 f"{key}: has no ground truth, and the first candidate, which stands for it, gives cameras that are not "
@@ -90,7 +93,7 @@ class Truth:
             )
         depth = first.depth
         if depth is not None:
-            depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+            depth = np.where(inside & np.isfinite(depth) & (depth > 0), depth, np.float32(0))
         return cls(depth if depth is not None and depth.any() else None, intrinsics.numpy(), extrinsics.numpy())
 
     @cached_property
@@ -99,10 +102,12 @@ class Truth:
         return None if self.depth is None else true_points(self.depth, self.extrinsics, self.intrinsics)
 
     def as_points(self, protocol: Protocol, key: str) -> TruePoints | None:
-        """What point maps are measured by; None where they are not."""
+        """What point maps are measured by; None where they are not. QvggtError for a scan that cannot be read."""
         if "points" not in protocol.metrics or self.depth is None or self.points is None:
             return None
-        return TruePoints(self.points, self.depth > 0, protocol.points, key)
+        if self.scan is not None:
+            self.scan.arrays  # noqa: B018 - read now, before the work is done
+        return TruePoints(self.points, self.depth > 0, protocol.points, key, self.scan)
 
 
 def evaluate(
@@ -152,7 +157,8 @@ def evaluate_rows(
     with bar(total=len(missing) * len(runners), desc="evaluate", unit="run", shown=progress, even=False) as moved:
         for sequence in missing:
             images, resizes = plan.load_frames(sequence)
-            truth, (height, width) = None, images.shape[2:]
+            truth, true, (height, width) = None, None, images.shape[2:]
+            inside = inside_of(resizes, height, width)
             records: list[SequenceRecord] = []
             earlier: list[Predictions] = []
             for runner in runners:
@@ -162,13 +168,14 @@ def evaluate_rows(
                 # a copy each: nothing one candidate does to its input can reach the next
                 timed = [_timed(runner, images.copy()) for _ in range(protocol.repeats)]
                 predictions, timings = timed[0][0], tuple(seconds for _, seconds in timed)
-                truth = truth or Truth.of(sequence, resizes, height, width, predictions)
-                records.append(_record(sequence, predictions, earlier, truth, protocol, images.shape, timings))
+                if truth is None:
+                    truth = Truth.of(sequence, resizes, height, width, predictions)
+                    true = truth.as_points(protocol, sequence.key)
+                records.append(_record(sequence, predictions, earlier, truth, protocol, inside, timings))
                 earlier.append(predictions)
                 moved.update()
             warmed.add(images.shape)
-            true = truth and truth.as_points(protocol, sequence.key)
-            if true:
+            if true is not None:
                 moved.set_postfix_str(f"{sequence.key} points")
                 found = measure_points(earlier, true)
                 records = [replace(record, points=errors) for record, errors in zip(records, found, strict=True)]
@@ -233,15 +240,14 @@ def _record(
     earlier: Sequence[Predictions],
     truth: Truth,
     protocol: Protocol,
-    shape: tuple[int, ...],
+    inside: NDArray[np.bool_],
     timings: tuple[float, ...],
 ) -> SequenceRecord:
-    height, width = shape[2:]
-    extrinsics, _ = predicted_cameras(predictions, height, width)
+    extrinsics, _ = predicted_cameras(predictions, *inside.shape[1:])
     depth = None
     if "depth" in protocol.metrics and truth.depth is not None and predictions.depth is not None:
         depth = depth_errors(predictions.depth, truth.depth, "median")
-    noise = [_noise(reference, predictions) for reference in earlier]
+    noise = [_noise(reference, predictions, inside) for reference in earlier]
     return SequenceRecord(
         key=sequence.key,
         category=sequence.category,
@@ -260,14 +266,18 @@ def measure_points(candidates: Sequence[Predictions], true: TruePoints) -> list[
     The harness does that between the timed passes of two sequences, so that it takes no time from any of them.
     """
     maps = [predicted_points(predictions, *true.valid.shape[1:]) for predictions in candidates]
-    if any(maps):
+    if any(maps) and true.scan is None:
         true.cloud  # noqa: B018 - made before the threads share it
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         work = [{name: pool.submit(point_errors, points, true) for name, points in own.items()} for own in maps]
         return [{name: one.result() for name, one in own.items()} for own in work]
 
 
-def _noise(reference: Predictions, other: Predictions) -> dict[str, Noise]:
-    """Per output that both have."""
-    mine = other.named()
-    return {name: compare(value, mine[name]) for name, value in reference.named().items() if name in mine}
+def _noise(reference: Predictions, other: Predictions, inside: NDArray[np.bool_]) -> dict[str, Noise]:
+    """Per output that both have; of maps the pixels that are no padding, where nobody reads them."""
+    mine, whole = other.named(), inside.all()
+
+    def seen(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return values if whole or values.shape[:3] != inside.shape else values[inside]
+
+    return {name: compare(seen(value), seen(mine[name])) for name, value in reference.named().items() if name in mine}

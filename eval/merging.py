@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,19 @@ def merge_records(paths: Sequence[str | Path]) -> tuple[dict[str, Any], list[Can
     ]
     header = {
         **first.header,
+        "config": {**first.header["config"], **_seen([file.header["config"] for file in files])},
         "worst": sorted(worst, key=lambda entry: loss(entry["values"]), reverse=True),
         "memory": next((file.header["memory"] for file in files if file.header.get("memory")), None),
     }
     return header, results_of(header["candidates"], [rows[key] for key in keys], header["memory"])
+
+
+def _seen(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What all shards together have seen of their images, see `seen.seen_of`."""
+    counts: Counter[str] = Counter()
+    for config in configs:
+        counts.update(config.get("seen", {}))
+    return {"seen": dict(counts.most_common())} if counts else {}
 
 
 def results_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qvggt.data.images import inside_of
 from qvggt.data.sequence import Frames
 from qvggt.data.sequence import Sequence as EvalSequence
 from qvggt.engines.runner import Runner
@@ -68,11 +70,28 @@ def store_worst(
         images, resizes = plan.load_frames(sequence)
         predictions = [runner(images.copy()) for runner in runners]
         truth = Truth.of(sequence, resizes, images.shape[2], images.shape[3], predictions[0])
-        arrays = thinned(images, sequence, truth, predictions)
+        inside = inside_of(resizes, *images.shape[2:])
+        arrays = thinned(images, sequence, truth, [blanked(one, inside) for one in predictions])
         with atomic_write(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         stored.append({**entry, "file": str(path)})
     return stored
+
+
+def blanked(predictions: Predictions, inside: NDArray[np.bool_]) -> Predictions:
+    """With NaN for the depth and the points of padding (where `inside` [S, H, W] is false)."""
+    if inside.all():
+        return predictions
+
+    def hidden(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.where(inside.reshape(inside.shape + (1,) * (values.ndim - 3)), values, np.float32(np.nan))
+
+    depth, points = predictions.depth, predictions.world_points
+    return replace(
+        predictions,
+        depth=None if depth is None else hidden(depth),
+        world_points=None if points is None else hidden(points),
+    )
 
 
 def thinned(images: NDArray[np.float32], sequence: Frames, truth: Truth, predictions: Sequence[Predictions]) -> Arrays:

@@ -6,6 +6,8 @@ from enum import Enum
 
 from qvggt.errors import QvggtError
 
+INT4_BLOCKS = (128, 64)  # inputs of a row that share a scale: all that NVIDIA documents for TensorRT itself
+
 
 class Target(str, Enum):
     """What the file is for. A target changes where scales sit, the float type and how codes are stored, never what a

@@ -31,7 +31,7 @@ class Repo:
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
-    private: bool = False
+    private: bool = True
     gated: bool = False
 
     def add(self, branch: str, files: dict[str, bytes]) -> str:
@@ -136,7 +136,9 @@ class Handler(BaseHTTPRequestHandler):
             if commit is None:
                 return self.missing("RevisionNotFound")
             siblings = [{"rfilename": file} for file in repo.commits[commit]]
-            return self.reply(200, {"id": name, "modelId": name, "sha": commit, "siblings": siblings})
+            return self.reply(
+                200, {"id": name, "modelId": name, "sha": commit, "private": repo.private, "siblings": siblings}
+            )
         if not self.allowed():
             return
         if rest[0] == "branch":

@@ -28,15 +28,18 @@ NOT_RUN = {  # start of a line, or a part of one behind "...": why it is not run
     "convert ": "ImageMagick; tests/test_examples.py writes such images",
     "build/cpp/run_onnx": "tests/test_examples.py runs it",
     "docker ": "no Docker here: the images were built nowhere, and the page says so",
-    "sh outputs/trt-w4a4.plan.trtexec.sh": "needs trtexec; tests/engines/test_build_engine.py runs it with a stand-in",
+    "sh outputs/trt10-w8a8.plan.trtexec.sh": "needs trtexec; tests/engines/test_trtexec.py runs a stand-in",
     "qvggt demo": "serves until Ctrl-C; tests/cli/test_demo_command.py opens the page",
     "qvggt push": "needs an account; tests/cli/test_share_commands.py pushes to a local Hub",
     "qvggt pull": "needs the network; tests/cli/test_share_commands.py pulls from a local Hub",
-    "... --backend tensorrt": "needs the tensorrt wheel and a GPU",
+    "... .plan --backend tensorrt": "needs the tensorrt wheel and a GPU",
     "... --engine outputs/vggt-w4a8.engine": "needs a GPU to run an engine on",
     "... /usr/share/doc/opencv-doc": "needs Debian's opencv-doc; the same call is run on photographs and on a video",
 }
-PYTHON_NOT_RUN = {"import ray": "needs Ray and a cluster; tests/eval/test_merging.py merges shards"}
+PYTHON_NOT_RUN = {
+    "import ray": "needs Ray and a cluster; tests/eval/test_merging.py merges shards",
+    "runner.run_device(": "needs an NVIDIA GPU; tests/engines/test_engine_runner.py runs it on a fake one",
+}
 AS_PRINTED = ("tutorial.md",)  # nothing but names is put in another's place
 NAMES = (  # what cannot be had here -> what stands for it
     (r"facebook/VGGT-1B|\bvggt-1b\b", "tiny"),

@@ -53,7 +53,7 @@ PACKAGES = {  # of others; where it is not here, a room may import what the proj
     "quant": {"torch", "numpy", "safetensors"},
     "rotation": {"torch", "numpy"},
     "onnx_view": {"onnx", "numpy"},
-    "data": {"numpy", "PIL", "torch", "av", "pillow_heif"},
+    "data": {"numpy", "PIL", "torch", "av", "pillow_heif", "scipy"},  # MATLAB files, rotations
     "hub": {"torch", "huggingface_hub", "jinja2"},
 }
 RUNTIMES = {"onnx", "onnxruntime", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}
@@ -187,6 +187,13 @@ def loaded_after(statement: str) -> set[str]:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
+
+
+def test_no_extra_brings_a_second_onnxruntime() -> None:
+    """onnxruntime and onnxruntime-gpu are one module in two packages: both at once are neither."""
+    base, extras = PROJECT["project"]["dependencies"], PROJECT["project"]["optional-dependencies"]
+    assert [line for line in base if line.startswith("onnxruntime")] == ["onnxruntime>=1.22"]
+    assert not [line for lines in extras.values() for line in lines if line.startswith("onnxruntime")]
 
 
 JOB_MODULES = sorted({entry.split(":")[0] for entry in JOBS.values() if (ROOT / source_of(entry)).is_file()})

@@ -46,7 +46,7 @@ def run(model: str, scenes: Path, output: Path, options: dict[str, Any], plan: b
     from qvggt.jobs.calibrate import CalibrateJob
 
     if options["threads"] == 1:
-        time.perf_counter = time.process_time  # type: ignore[assignment]
+        time.perf_counter = time.process_time
     job = CalibrateJob(model, output, data=scenes, plan=plan, **options)
     begin = time.perf_counter()
     with Watch() as watch:

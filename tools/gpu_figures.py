@@ -21,17 +21,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from cpu_candidates import RANDOM_1B
-from gpu_lab import CAMERA, Form, Lab, agreement, device_for
+from gpu_lab import NARROW, Exported, Form, Lab, agreement, is_large, target_of, tiny_calibrated
 from held_out import FRAMES, HELD_OUT_SEED, SIZE, drawn
 from measuring import device_bytes, peak_bytes, seconds_within, stream_seconds, summary, wall_seconds
 from torch import Tensor
 
 from qvggt.calib.calibrate import fold_config
+from qvggt.calib.half import half_products
 from qvggt.calib.recipe import find_recipe
 from qvggt.calib.reconstruct import calibrate_block
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.calib.stream import Stream, TokenStore
 from qvggt.data.synthetic.scene import SceneConfig
+from qvggt.device import exact
+from qvggt.engines.compatibility import why_not
 from qvggt.engines.engine_runner import EngineRunner
 from qvggt.engines.torch_runner import DTYPES, TorchRunner, check_device
 from qvggt.errors import QvggtError
@@ -41,6 +44,7 @@ from qvggt.geometry import decode_pose
 from qvggt.hub.loading import load
 from qvggt.models.block import Block
 from qvggt.models.family import LINEARS, Stage, find_family
+from qvggt.models.network import Network
 from qvggt.models.vggt.config import VGGT_1B, VGGTConfig
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.scheme import Scheme
@@ -57,6 +61,9 @@ SMALL = NETWORK.replace(
 )  # fmt: skip
 FORMAT = "w4a8"  # that is calibrated, and that fake quant is timed in: the first choice on GPUs
 SEQUENCES = 64  # of a whole calibration: what qvggt calibrate takes
+SHEETS = {"H200": "h100", "H100": "h100", "A100": "a100", "5090": "rtx5090", "4090": "rtx4090", "3090": "rtx3090"}
+SHEETS |= {"Orin": "orin", "": "h100"}  # part of a card's name -> --plan-device; "": a run in small
+TYPES = {"w4a8": ("int4",), "w4a16": ("int4",)}  # that a builder needs kernels for, beside int8 and fp16
 PIECES = 8  # weights of each shape that the int8 products take in turn, so that no cache holds them all
 SCENES = 8
 
@@ -105,35 +112,40 @@ def _driver() -> str:
 # calibration
 
 
-def calibration(setting: Setting, group: str, frames: int) -> Row:
+def calibration(setting: Setting, group: str, frames: int, bf16: bool) -> Row:
     """One block of VGGT-1B's width, random weights and tokens: of 1 and 3 sequences without learning and of 3 with one
-    epoch; a whole calibration's seconds are extrapolated from them."""
-    config, family = config_of(setting), find_family()
+    epoch; a whole calibration's seconds are extrapolated from them. bf16: as --bf16 has it."""
+    config, family, device = config_of(setting), find_family(), torch.device(setting.device)
     stages = family.stages(config)
     stage = next(stage for stage in stages if stage.group == group)
     scheme = Scheme(FORMAT)
-    recipe = find_recipe("qvggt", scheme.base)
+    recipe = find_recipe("qvggt", scheme.base).replace(bf16=bf16)
     formats = {n: f for n in LINEARS if (f := scheme.format(f"{stage.path}.{n}")) is not None}
-    block = _block(config, stage).to(setting.device)
+    block = _block(config, stage).to(device)
     side, generator = config.img_size, torch.Generator().manual_seed(0)
     ropes, tokens = family.positions(config, side, side), family.tokens(config, side, side)
 
     def stream(count: int, length: int = frames) -> Stream:
-        found = Stream(TokenStore(16 << 30), [], [])
+        found = Stream(TokenStore(16 << 30, pinned=device.type == "cuda"), [], [])
         for _ in range(count):
             found.append(torch.randn(length, tokens, config.embed_dim, generator=generator), ropes)
         return found
 
     def seconds(of: Stream, learn: bool) -> float:
+        """With the float block's outputs, as `calibrate_` makes them once for every block."""
+        _wait(setting.device)
         start, how = time.perf_counter(), recipe.replace(learn=learn, epochs=1)
-        calibrate_block(block, stage, formats, of, of, how, 0)
+        with half_products(bf16, device):
+            goals = of.through(stage, block)
+        calibrate_block(block, stage, formats, goals, of, how, 0)
         _wait(setting.device)
         return time.perf_counter() - start
 
-    one, three = stream(1), stream(3)
-    seconds(stream(1, 1), True)  # loads kernels
-    with peak_bytes(setting.device) as memory:
-        single, several, learned = seconds(one, False), seconds(three, False), seconds(three, True)
+    with exact(device):
+        one, three = stream(1), stream(3)
+        seconds(stream(1, 1), True)  # loads kernels
+        with peak_bytes(setting.device) as memory:
+            single, several, learned = seconds(one, False), seconds(three, False), seconds(three, True)
     each, epoch = max(0.0, several - single) / 2, max(0.0, learned - several) / 3
     whole = max(0.0, single - each) + SEQUENCES * (each + recipe.epochs * epoch)
     alike = sum(other.view == stage.view for other in stages)
@@ -142,6 +154,26 @@ def calibration(setting: Setting, group: str, frames: int) -> Row:
     more |= {"sequence_s": each, "epoch_s": epoch, "block_s": whole, "blocks": alike, "hours": hours}
     said = f"{FORMAT}: {learned:.1f} s of 3 sequences and one epoch; {SEQUENCES} and {recipe.epochs} epochs: "
     return {**more, **memory, "said": f"{said}{whole:.0f} s, {hours:.2f} h of all {alike} such blocks"}
+
+
+def planned(setting: Setting, frames: int) -> Row:
+    """What qvggt calibrate --plan-device says of the card from its data sheet, to be held against the figures above;
+    H100's stands for other cards of its generation and, in small, for none."""
+    from qvggt.calib.machine import find_machine
+    from qvggt.calib.plan import Outline, make_plan
+
+    card = "" if setting.small else torch.cuda.get_device_name(setting.device)
+    name = next((name for part, name in SHEETS.items() if (part in card if part else not card)), None)
+    if name is None:
+        raise QvggtError(f"{card}: qvggt calibrate --plan-device has no data sheet of it")
+    config, scheme = config_of(setting), Scheme(FORMAT)
+    recipe, side = find_recipe("qvggt", scheme.base), config.img_size
+    outline = Outline(config, scheme, recipe, SEQUENCES, frames, side, side)
+    plan = make_plan(outline, find_machine(name), progress=False)
+    blocks = ", ".join(f"{group} block {low:.0f} to {high:.0f} s" for group, (low, high) in plan.seconds.items())
+    low, high = plan.total_seconds
+    said = f"{name}: {blocks}; {low / 3600:.1f} to {high / 3600:.1f} h in all"
+    return {"machine": name, "block_s": plan.seconds, "total_s": plan.total_seconds, "said": said}
 
 
 def _block(config: VGGTConfig, stage: Stage) -> Block:
@@ -210,7 +242,7 @@ def _built(config: VGGTConfig) -> VGGT:
 def _network(config: VGGTConfig, quantized: bool) -> VGGT:
     model = _built(config)
     if quantized:
-        quantize_rtn_(model, Scheme(FORMAT, overrides=CAMERA), progress=False)
+        quantize_rtn_(model, Scheme(FORMAT, overrides=NARROW), progress=False)
     return model
 
 
@@ -258,6 +290,29 @@ def tiny(setting: Setting, name: str) -> Row:
     said += "AUC@30 {:.2f}, on the CPU {:.2f}".format(*auc)
     row = {"frames": FRAMES, **figures, **memory, "sqnr_db": db, "sqnr_db_tf32": _decibels(expected, usual)}
     return {**row, **cameras, "said": said}
+
+
+def calibrated_here(setting: Setting) -> Row:
+    """The tiny model calibrated on the device twice, and once on the CPU: the same bytes, and as near to the float
+    model."""
+    (first, once), (second, again), (cpu, there) = (
+        tiny_calibrated(device, FORMAT, 1 if setting.small else 4) for device in (setting.device, setting.device, "cpu")
+    )
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    same = all(torch.equal(*pair) for pair in pairs)
+    scene = SceneConfig(height=SIZE, width=SIZE, family="random")
+    images = [drawn(scene, FRAMES, HELD_OUT_SEED + i)[0] for i in range(SCENES)]
+
+    def outputs(network: Network) -> list[dict[str, Any]]:
+        with torch.inference_mode():
+            return [{name: value.numpy() for name, value in network(batch).items()} for batch in images]
+
+    expected = outputs(load("tiny").network)
+    db, db_cpu = (_decibels(expected, outputs(network)) for network in (first, cpu))
+    said = f"{FORMAT}: {again:.1f} s, on the CPU {there:.1f} s; {'the same' if same else 'other'} bytes again; "
+    said += f"cameras {db['pose_enc']:.1f} dB, calibrated on the CPU {db_cpu['pose_enc']:.1f} dB"
+    seconds = {"first": once, "again": again, "cpu": there}
+    return {"seconds": seconds, "same_bytes": same, "sqnr_db": db, "sqnr_db_cpu": db_cpu, "said": said}
 
 
 @contextlib.contextmanager
@@ -315,9 +370,13 @@ def engine(setting: Setting, model: str, bits: str, backend: str) -> Row:
     """Export and build; then parity with fake quant, latency and memory at each frame count. What was built is told
     also where the engine does not run: "run" holds the reason."""
     form = Form(bits)
+    if setting.device.startswith("cuda"):
+        capability = ".".join(map(str, torch.cuda.get_device_capability(setting.device)))
+        if reason := why_not(backend, capability=capability, types=TYPES.get(bits, ())):
+            raise QvggtError(reason)
     lab = _lab(setting, _source(setting, model, form))
     start = time.perf_counter()
-    exported = lab.exported(form)
+    exported = lab.exported(form, target_of(backend))
     written = time.perf_counter() - start
     capabilities = ("8.9",) if setting.device == "cpu" and backend == "rtx" else ()
     start = time.perf_counter()
@@ -326,7 +385,7 @@ def engine(setting: Setting, model: str, bits: str, backend: str) -> Row:
     row: Row = {"export_s": written, "build_s": built, "engine_bytes": path.stat().st_size, "source": lab.source}
     said = f"built in {built:.0f} s, {row['engine_bytes'] / 1e6:.0f} MB"
     try:
-        row |= _run(setting, lab, form, path)
+        row |= _run(setting, lab, exported, path)
     except (QvggtError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         return {**row, "run": f"not run: {reason}", "said": f"{said}; not run: {reason}"}
@@ -335,11 +394,16 @@ def engine(setting: Setting, model: str, bits: str, backend: str) -> Row:
     return {**row, "said": f"{said}, {row['parity']}"}
 
 
-def _run(setting: Setting, lab: Lab, form: Form, path: Path) -> Row:
-    counts = (1,) if device_for(lab.exported(form).model) != "cpu" else None
+def counts_of(lab: Lab, model: Network) -> tuple[int, ...]:
+    """Frame counts at which an engine is judged: a large reference takes its time."""
+    return lab.frames[:1] if is_large(model) else lab.frames
+
+
+def _run(setting: Setting, lab: Lab, exported: Exported, path: Path) -> Row:
+    counts = counts_of(lab, exported.model)
     before = device_bytes() if setting.device.startswith("cuda") else 0
     with EngineRunner(path, setting.device) as runner:
-        found = agreement(runner.run_named, lab.exported(form), lab, counts, scenes=1)
+        found = agreement(runner.run_named, exported, lab, counts, scenes=1 if len(counts) == 1 else 2)
         frames: Row = {}
         for count in lab.frames:
             images = lab.images(count).numpy()
@@ -370,6 +434,11 @@ def release() -> None:
     """Let go of what figures of one section share."""
     _network.cache_clear()
     _lab.cache_clear()
+    empty()
+
+
+def empty() -> None:
+    """Give back what PyTorch holds of the GPU's memory and does not use."""
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

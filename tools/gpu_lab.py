@@ -3,6 +3,7 @@ test images."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bench_scale import CAMERA
 from cpu_candidates import RANDOM_1B, load_float
-from held_out import drawn
+from held_out import CALIBRATION_SEED, SIZE, drawn
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qvggt.calib.calibrate import calibrate_
+from qvggt.calib.recipe import find_recipe
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.data.synthetic.scene import SceneConfig
+from qvggt.device import placed
 from qvggt.engines.build_config import BuildConfig
 from qvggt.engines.builder import build_engine, read_source
 from qvggt.engines.manifest import manifest_path
@@ -33,8 +38,7 @@ from qvggt.target import Target
 
 FRAMES = (1, 2, 4)
 LARGE = 100_000_000  # parameters, from which a CPU is too slow for references
-# of VGGT-1B's camera head: 216 M parameters, a third of a 4-bit file if they stay fp32 (docs/storage.md)
-CAMERA = tuple((path, "w4a16") for path in ("camera_head.trunk.*", "camera_head.poseLN_modulation.*"))
+NARROW = tuple((path, "w4a16") for path in CAMERA)  # overrides of VGGT-1B in 4 bits
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Lab:
         model, self.fresh = self.fresh or self.load(self.source), None
         scheme = parse_scheme(form.bits, form.activation)
         if self.source == RANDOM_1B and form.bits.startswith("w4"):
-            scheme = Scheme(form.bits, scheme.activation, scheme.parts, CAMERA)
+            scheme = Scheme(form.bits, scheme.activation, scheme.parts, NARROW)
         if scheme.quantizes:
             seen = [self.images(2, 19_000_000)] if form.activation == "static" else None
             quantize_rtn_(model, scheme, seen, progress=False)
@@ -144,10 +148,16 @@ class Lab:
         if (form, backend) not in self.engines:
             if not manifest_path(path).exists():
                 config = BuildConfig(backend, frames=self.frames, compute_capabilities=capabilities)
-                result = build_engine(read_source(self.exported(form).path), path, config, shown=False)
+                source = read_source(self.exported(form, target_of(backend)).path)
+                result = build_engine(source, path, config, shown=False)
                 assert result.report.passed, result.report.summary
             self.engines[form, backend] = path
         return path
+
+
+def target_of(backend: str) -> Target:
+    """What a file is exported for that this builder gets."""
+    return Target.of("tensorrt", backend)
 
 
 def agreement(
@@ -168,6 +178,17 @@ def agreement(
         return Agreement(check_outputs(run, reference, batches, exported.scheme, precision=precision))
 
 
+def tiny_calibrated(device: str, bits: str, scenes: int = 4) -> tuple[Network, float]:
+    """The tiny model calibrated on a device with one epoch, then on the CPU; and the seconds it took."""
+    network, scheme = load_float("tiny"), parse_scheme(bits)
+    scene, where = SceneConfig(height=SIZE, width=SIZE, family="random"), torch.device(device)
+    images = [drawn(scene, FRAMES[-1], CALIBRATION_SEED + i)[0] for i in range(scenes)]
+    start = time.perf_counter()
+    with placed(network, where):
+        calibrate_(network, scheme, find_recipe("qvggt", scheme.base).replace(epochs=1), images, progress=False)
+    return network, time.perf_counter() - start
+
+
 def is_large(model: Network) -> bool:
     return sum(t.numel() for t in model.state_dict().values()) > LARGE
 
@@ -180,9 +201,6 @@ def device_for(model: Network) -> str:
 @contextmanager
 def computing_on(model: Network, device: str) -> Iterator[Network]:
     """Inside, the network takes images from the CPU and gives outputs there, and computes on `device` between."""
-    if device == "cpu":
-        yield model
-        return
     hooks = [
         model.register_forward_pre_hook(lambda _model, inputs: tuple(x.to(device) for x in inputs)),
         model.register_forward_hook(lambda _model, _inputs, out: {name: x.cpu() for name, x in out.items()}),

@@ -4,7 +4,8 @@
     python tools/gpu_proof.py --budget 20 --only engines
     python tools/gpu_proof.py --device cpu --small       # every section in small, to try the tool: no figures of a GPU
 
-Sections, in the order of what they tell for their time: `calibration` of one frame and one global block of VGGT-1B,
+Sections, in the order of what they tell for their time: `calibration` of one frame and one global block of VGGT-1B (the
+plan it is held against comes before the engines),
 `int8` products in PyTorch against bf16, VGGT-1B in `pytorch` at 1 to 20 frames, calibrated `tiny` models against the
 CPU, `engines`. Nothing is downloaded: VGGT-1B has seeded random weights, calibrated tiny models come from
 `make gpu-bundle`, which also writes how to run this where there is no package index.
@@ -23,7 +24,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -87,10 +88,11 @@ def figures(small: bool, backends: Sequence[str]) -> list[Figure]:
     frames = (1, 2) if small else FRAMES
     longest = 2 if small else 10
     here = "gpu_figures:"
-    found = [
-        Figure("calibration", f"{group} block", here + "calibration", {"group": group, "frames": longest}, 25)
-        for group in ("frame", "global")
-    ]
+    found = []
+    for name, bf16 in (("", False), (", --bf16", True)):
+        for group in ("frame", "global"):
+            call = {"group": group, "frames": longest, "bf16": bf16}
+            found.append(Figure("calibration", f"{group} block{name}", here + "calibration", call, 25))
     found += [Figure("int8", _counted(n), here + "int8_products", {"frames": n}, 8) for n in (1, longest)]
     for kind in ("bf16", "fp32", "fake quant"):
         for count in frames:
@@ -100,12 +102,14 @@ def figures(small: bool, backends: Sequence[str]) -> list[Figure]:
             found.append(Figure("pytorch", name, here + "baseline", call, 4 + count / 2 + made))
     names = ("fp32", "bf16", "w8a8", "w4a8", "w4a4", "w4a16")
     found += [Figure("tiny", name, here + "tiny", {"name": name}, 8) for name in names]
+    found.append(Figure("tiny", "calibrated there", here + "calibrated_here", {}, 40))
+    found.append(Figure("calibration", "the plan", here + "planned", {"frames": longest}, 45))  # on the CPU
     large = "small network" if small else "VGGT-1B"
     for backend in backends:
-        for model, name, estimate in (("tiny", "tiny", 25), ("random-1b", large, 150)):
+        for model, known, estimate in (("tiny", "tiny", 25), ("random-1b", large, 150)):
             for bits in FORMS[: 1 if small else None]:
                 call = {"model": model, "bits": bits, "backend": backend}
-                name = f"{name} {bits} {backend}"
+                name = f"{known} {bits} {backend}"
                 found.append(Figure("engines", name, here + "engine", call, estimate))
     if not backends:
         found.append(Figure("engines", "all", here + "no_backend"))
@@ -150,22 +154,27 @@ class Worker:
     def close(self, patience: float = 2.0) -> None:
         """Let the process end by itself for so many seconds, then kill it."""
         if self.process is not None:
-            self.pipe.close()
+            with suppress(OSError):
+                self.pipe.send(None)
             self.process.join(patience)
             self.process.kill()
             self.process.join()
+            self.pipe.close()
             self.process = self.pipe = None
 
 
 def serve(pipe: Any) -> None:
-    """Figures until the pipe ends; answers (row, whether this process is of no more use)."""
+    """Figures until there is None; answers (row, whether this process is of no more use)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops us
     section = None
     while True:
         try:
-            asked, target, setting, arguments = pipe.recv()
+            request = pipe.recv()
         except EOFError:
             return
+        if request is None:
+            return
+        asked, target, setting, arguments = request
         if section not in (None, asked):
             function("gpu_figures:release")()
         section = asked
@@ -177,7 +186,7 @@ def serve(pipe: Any) -> None:
             row = {"not_run": reason}
             error.__traceback__ = None  # it holds the tensors of the failed call
             if "memory" in reason:
-                function("gpu_figures:release")()
+                function("gpu_figures:empty")()
         pipe.send((row, "CUDA error" in reason))
 
 
@@ -230,11 +239,11 @@ def complete(row: Row) -> bool:
 
 
 def commit() -> str | None:
-    """Of the code: what the bundle says, or git."""
-    told = BUNDLE / "bundle.json"
-    if told.exists():
-        return str(json.loads(told.read_text(encoding="utf-8")).get("commit"))
+    """Of the code: what git says, or the bundle where there is none."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    told = BUNDLE / "bundle.json"
+    if done.returncode and told.exists():
+        return str(json.loads(told.read_text(encoding="utf-8")).get("commit"))
     return done.stdout.strip() or None
 
 
@@ -243,8 +252,8 @@ def commit() -> str | None:
 TABLE: Columns = {
     "section": "section",
     "figure": "name",
-    "p50 ms": "p50_s/1e-3 {:.2f} or -",
-    "p99 ms": "p99_s/1e-3 {:.2f} or -",
+    "p50 ms": "p50_s/0.001 {:.2f} or -",
+    "p99 ms": "p99_s/0.001 {:.2f} or -",
     "peak GB": "peak_bytes/1e9 {:.2f} or -",
     "": lambda row: row.get("said") or f"not run: {row['not_run']}",
 }
@@ -305,13 +314,21 @@ def main(
         if not real:
             report["dry_run"] = f"on {device}, with a small network: no figures of VGGT-1B on a GPU"
         report |= {"seconds": 0.0, "rows": old.get("rows", [])}
-        todo = [one for one in figures(small, backends) if one.section in asked]
+        kept = {(row["section"], row["name"]) for row in report["rows"] if complete(row)}
+        known = figures(small, backends)
+        todo = [one for one in known if one.section in asked or (one.section, one.name) in kept]
         save = partial(write_json, path, told=False)
         prove(todo, setting, report, 60 * budget - (time.monotonic() - began), save, worker)
     run = sum(map(complete, report["rows"]))
     print(f"{run} of {len(report['rows'])} figures in {time.monotonic() - began:.0f} of {60 * budget:.0f} s: {path}")
     if not real:
         print(f"a dry run {report['dry_run']}")
+        return
+    print(f"\n{table(report)}")
+    if path == RESULT:
+        import results_tables  # which makes its own of this module
+
+        results_tables.main(check=False)
 
 
 def _stop(*_: object) -> None:

@@ -34,7 +34,7 @@ OUTPUTS = ("pose", "depth")
 Write = Callable[[Path], None]
 
 
-def export(path: Path, format: str, target: str, precision: str, side: int = SIDE) -> None:
+def export(path: Path, format: str, target: str, precision: str, side: int = SIDE, storage: str | None = None) -> None:
     """The small network with every part quantized, rounded to nearest."""
     import torch
 
@@ -52,7 +52,9 @@ def export(path: Path, format: str, target: str, precision: str, side: int = SID
             3, embed_dim=128, aa_depth=1, dpt_layers=(0,) * 4, camera_iters=2, heads=("camera", "depth")
         )
         quantize_rtn_(model, scheme, [small_images(3, seed=1, size=side)], progress=False)
-        config = ExportConfig(side, side, OUTPUTS, target=Target(target), precision=Precision(precision))
+        config = ExportConfig(
+            side, side, OUTPUTS, target=Target(target), precision=Precision(precision), storage=storage
+        )
         export_onnx(model, scheme, config, path)
 
 
@@ -201,6 +203,12 @@ for _name, _format in FORMATS.items():
     for _precision in ("fp32", "fp16") if _low else (_name,):
         ALL[f"ours/{_name}/tensorrt/{_precision}"] = partial(
             export, format=_name, target="tensorrt", precision=_precision
+        )
+    if not isinstance(_format, LinearFormat) or _format.weight.grid.container != "INT4":
+        continue
+    if _format.weight.granularity.size not in (16, 32):  # for TensorRT itself; TensorRT-RTX takes them as well
+        ALL[f"ours/{_name}/tensorrt-10"] = partial(
+            export, format=_name, target="tensorrt-10", precision="fp16", storage="int4"
         )
 ALL["little frames/w4a4-static"] = partial(
     export, format="w4a4-static", target="tensorrt", precision="fp16", side=LITTLE

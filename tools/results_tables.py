@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import gpu_proof
 import typer
 from reporting import Columns, Row, change_text, columns, markdown, shown
 
@@ -23,8 +24,15 @@ from qvggt.eval.result import file_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-PAGES = ("README.md", "docs/performance.md", "docs/method.md", "qvggt/weights/tiny/README.md", "docs/reconstruction.md")
-FILES = [ROOT / page for page in (*PAGES, "docs/tutorial.md", "docs/development.md", "docs/results.md")]
+PAGES: tuple[str, ...] = (
+    "README.md",
+    "docs/performance.md",
+    "docs/method.md",
+    "qvggt/weights/tiny/README.md",
+    "docs/reconstruction.md",
+)
+PAGES += ("docs/tutorial.md", "docs/development.md", "docs/results.md", "docs/storage.md")
+FILES = [ROOT / page for page in PAGES]
 MARKER = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -45,6 +53,14 @@ PASSES |= {"p90": "rotation_deg_p90 {:.2f}", "translation median deg": "translat
 PASSES |= {"join residual % of depth": "join_residual_median/0.01 {:.2f} or "}
 PARTS: Columns = {"scheme": "label", "AUC@30": AUC["AUC@30"], "AUC@5": AUC["AUC@5"]}
 PARTS |= {"depth abs-rel": "abs_rel {:.4f}", **NOISE, "MB": "bytes/1e6 {:.2f} or -"}
+CALIBRATION_MEMORY: Columns = {"block": "block", "frames": "frames", "learning step GB": "split.learning/1e9 {:.2f}"}
+CALIBRATION_MEMORY |= {"not split GB": "unsplit.learning/1e9 {:.2f}", "all of the block GB": "split.whole/1e9 {:.2f}"}
+CALIBRATION_FRAMES: Columns = {"scheme": "scheme", "scenes": "scenes", "frames of each": "frames"}
+for _frames in (4, 10):
+    _at = f"judged.{_frames}"
+    CALIBRATION_FRAMES |= {f"AUC@{t}, {_frames} frames": f"{_at}.auc{t} {{:.2f}}" for t in (30, 5)}
+    CALIBRATION_FRAMES |= {f"pose dB, {_frames}": f"{_at}.sqnr_db.pose_enc {{:.1f}}"}
+    CALIBRATION_FRAMES |= {f"depth dB, {_frames}": f"{_at}.sqnr_db.depth {{:.1f}}"}
 LOADED: Columns = {
     "form": "form",
     "file MB": "file_bytes/1e6 {:.0f}",
@@ -67,6 +83,8 @@ SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of i
     "tiny": ("tiny_metrics", "held_out", TINY),
     "passes": ("passes", "rows", PASSES),
     "parts": ("parts", "rows", PARTS),
+    "calibration_memory": ("calibration_memory", "rows", CALIBRATION_MEMORY),
+    "calibration_frames": ("calibration_frames", "rows", CALIBRATION_FRAMES),
     "load_memory": ("load_memory", "rows", LOADED),
     "plan": ("plan", "rows", PLANNED),
 }
@@ -234,6 +252,32 @@ def scale() -> str:
     return columns(forms.values(), SCALE)
 
 
+def heads() -> str:
+    """Scratch memory of engines in one file and in two, by tools/bench_heads.py."""
+    found = load("heads")
+    rows: dict[tuple[str, str, int], Row] = {}
+    for row in found["rows"]:
+        rows.setdefault((row["model"], row["format"], row["frames"]), {})[row["file"]] = row
+    lines = []
+    for (model, form, frames), row in rows.items():
+        if "trunk" in row:
+            row["heads"] = row.get("heads") or rows[model, form, found["group"]]["heads"]
+            row["pair"] = {"bytes": max(row[half]["scratch_bytes"] for half in ("trunk", "heads"))}
+            tensors = row["trunk"]["tensors"]
+            row["tokens"] = {"bytes": sum(size for name, size in tensors.items() if name.startswith("tokens"))}
+            lines.append({"network": model, "format": form, "frames": frames, **row})
+    spec: Columns = {name: name for name in ("network", "format", "frames")}
+    spec |= {"one file": "one.scratch_bytes/1e6 {:.0f} or -", "trunk": "trunk.scratch_bytes/1e6 {:.0f} or -"}
+    spec |= {"heads": "heads.scratch_bytes/1e6 {:.0f} or -", "the two, one block": "pair.bytes/1e6 {:.0f} or -"}
+    return columns(lines, spec | {"tokens between them": "tokens.bytes/1e6 {:.0f} or -"})
+
+
+def heads_memory() -> str:
+    """ONNX Runtime's peak memory with one file and with two, by tools/bench_heads.py."""
+    spec: Columns = {"network": "model", "size": "size", "frames": "frames", "one file MB": "one_bytes/1e6 {:.0f}"}
+    return columns(load("heads")["memory"], spec | {"two files MB": "pair_bytes/1e6 {:.0f}"})
+
+
 def threads() -> str:
     """What idle threads cost, by tools/bench_threads.py."""
     spec: Columns = {
@@ -324,6 +368,11 @@ def peers_short() -> str:
     return markdown([*header, "TensorRT-RTX"], rows, aligned=True)
 
 
+def gpu() -> str:
+    """By tools/gpu_proof.py, once a machine with a GPU ran it."""
+    return gpu_proof.table(load("gpu") if (RESULTS / "gpu.json").exists() else None)
+
+
 TABLES: dict[str, Callable[[], str]] = {name: partial(simple, name) for name in SIMPLE}
 TABLES |= {
     made.__name__: made
@@ -332,9 +381,12 @@ TABLES |= {
         ablation,
         calibration,
         scale,
+        heads,
+        heads_memory,
         demo,
         claims,
         formats,
+        gpu,
         profile_slice,
         threads,
         peers,

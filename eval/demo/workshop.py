@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qvggt.data.images import Mode
 from qvggt.data.photos import find_images
 from qvggt.engines.runner import Runner
 from qvggt.errors import QvggtError
@@ -72,14 +73,20 @@ class Made:
 class Workshop:
     """Runs reconstructions one at a time. Keeps the runners it opened, and a folder of results that `close` deletes."""
 
-    def __init__(self, choices: Sequence[Choice], limits: Limits | None = None, device: str | None = None) -> None:
+    def __init__(
+        self,
+        choices: Sequence[Choice],
+        limits: Limits | None = None,
+        device: str | None = None,
+        fit: Mode = "crop",
+    ) -> None:
         if not choices:
             raise QvggtError("demo: expected at least one model or engine")
         names = [choice.name for choice in choices]
         if len(set(names)) < len(names):
             raise QvggtError(f"demo: expected networks of different names, got {', '.join(names)}")
         self.choices = {choice.name: choice for choice in choices}
-        self.limits, self.device = limits or Limits(), device
+        self.limits, self.device, self.fit = limits or Limits(), device, fit
         self.folder = Path(tempfile.mkdtemp(prefix="qvggt-demo-"))
         self.runners: dict[str, Runner] = {}
         self.made: dict[str, list[Made]] = {}
@@ -113,7 +120,7 @@ class Workshop:
             for name in names:
                 if name not in self.runners:
                     self.runners[name] = self.choices[name].open()
-            plan = plan_images([self.runners[name] for name in names])
+            plan = plan_images([self.runners[name] for name in names], fit=self.fit)
             made = [self._make(name, images, config, plan) for name in names]
             self.made[self.key(made)] = made
             while len(self.made) > KEPT:
@@ -226,6 +233,8 @@ def describe(made: Made) -> list[tuple[str, str]]:
     return [
         ("points shown", f"{len(made.result.cloud):,}"),
         ("cameras", str(len(made.result.photos))),
+        ("network", made.result.facts["network"]["label"]),
+        ("it saw", made.result.facts["seen"].removeprefix("images: ")),
         ("network's files", f"{made.bytes / 1e6:.1f} MB"),
         ("time, this machine", f"{made.seconds:.2f} s"),
     ]

@@ -24,14 +24,14 @@ MARKER = "reconstruction.json"  # the folder that holds it is ours
 
 @dataclass(frozen=True)
 class ReconstructionConfig:
-    """size: width of the network's images (None: the engine's, the model's own, or 518). fit: crop or pad. every,
-    limit: images used; rate: frames per second of a video. points: from depth maps or the point head. percentile: of
-    the pixels dropped for low confidence. masks: black, white, sky; mask_folder: mask files. max_points of GLB and
-    PLY, colmap_points of the COLMAP model (0: all). formats: of FORMATS. depth_size: of the depth PNGs. edges: drop
-    pixels beside a jump of depth of more than this share (0: none). shared_camera: one COLMAP camera for all images;
-    colmap_tracks: its points from matched features or the track head, seen in several images (None: from depth).
-    frames_per_pass, overlap: of the network passes; memory_limit: bytes. queries: file of points to track, or
-    query_grid: N x N of them.
+    """size: width of the network's images (None: the engine's, the model's own, or 518). fit: crop or pad images of
+    another shape. every, limit: images used; rate: frames per second of a video. points: from depth maps or the
+    point head. percentile: of the pixels dropped for low confidence. masks: black, white, sky; mask_folder: mask
+    files. max_points of GLB and PLY, colmap_points of the COLMAP model (0: all). formats: of FORMATS. depth_size:
+    of the depth PNGs. edges: drop pixels beside a jump of depth of more than this share (0: none). shared_camera:
+    one COLMAP camera for all images; colmap_tracks: its points from matched features or the track head, seen in
+    several images (None: from depth). frames_per_pass, overlap: of the network passes; memory_limit: bytes.
+    queries: file of points to track, or query_grid: N x N of them.
     """
 
     size: int | None = None

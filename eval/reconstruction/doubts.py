@@ -111,7 +111,8 @@ def strangers(scene: Scene, frames: Frames, limits: Thresholds) -> list[int]:
     """Images with no partner: whose points no other image confirms, by depth and by colour."""
     inside, colours = frames.inside(), [_smooth(image) for image in frames.pixels]
     centres = -np.einsum("nji,nj->ni", scene.extrinsics[..., :3], scene.extrinsics[..., 3])
-    depths = [p @ e[2, :3] + e[2, 3] for p, e in zip(scene.points, scene.extrinsics, strict=True)]
+    views = zip(scene.points, scene.extrinsics, inside, strict=True)
+    depths = [np.where(mine, p @ e[2, :3] + e[2, 3], np.nan) for p, e, mine in views]
     partnered: set[int] = set()
     for index in range(len(frames)):
         row, column = _samples(scene, inside[index], index)

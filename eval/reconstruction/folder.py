@@ -42,6 +42,7 @@ from qvggt.eval.reconstruction.passes import Pass, plan_passes
 from qvggt.eval.reconstruction.scene import Join, Scene, check_outputs, reconstruct
 from qvggt.eval.reconstruction.sparse import GRID, matched_model, tracked_model
 from qvggt.eval.reconstruction.viewers import import_rerun, write_rrd
+from qvggt.eval.seen import in_words
 from qvggt.files import atomic_directory
 
 Array = NDArray[Any]
@@ -98,11 +99,13 @@ def reconstruct_folder(
         raise QvggtError(f"{runner.label}: computes no depth; leave depth out of --formats")
     with atomic_directory(out, replace=overwrite, marker=MARKER) as folder:
         photos = stage(inputs, folder / "images", config, say)
-        frames = load_frames([p.path for p in photos], images or plan_images([runner], config.size), config.fit)
-        height, width = frames.size
+        images = images or plan_images([runner], config.size, fit=config.fit)
+        frames = load_frames([p.path for p in photos], images)
+        (height, width), seen = frames.size, in_words(frames.views(), images.owner)
         if config.shared_camera:
             check_one_size([p.name for p in photos], frames.resizes)
-        say(f"{len(photos)} images, {width}x{height} network pixels{_crop_note(frames)}")
+        say(f"{len(photos)} images, {width}x{height} network pixels")
+        say(seen)
         budget, passes = plan(runner, len(photos), frames.size, config, device)
         say(_pass_note(passes, budget))
         queries = set_queries(runner, frames, passes, config)
@@ -127,6 +130,7 @@ def reconstruct_folder(
             "conventions": {**CONVENTIONS, "scene.glb": "glTF axes (x, -y, -z): y up, first camera looks along -z"},
             "images": len(photos),
             "network_size": {"width": width, "height": height},
+            "seen": seen,
             "largest_cropped_share": round(frames.unseen(), 4),
             "passes": [[p.start, p.stop] for p in passes],
             "memory": {
@@ -285,11 +289,6 @@ def _write_page(folder: Path, made: Result) -> None:
 
 def _listing(folder: Path) -> list[tuple[str, int]]:
     return sorted((str(p.relative_to(folder)), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
-
-
-def _crop_note(frames: Frames) -> str:
-    lost = frames.unseen()
-    return f"; up to {lost:.0%} of an image is cropped away" if lost > 0.005 else ""
 
 
 def _pass_note(passes: Sequence[Pass], budget: Budget) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt.data.images import Mode, Resize
-from qvggt.errors import QvggtError
+from qvggt.data.image_file import image_size
+from qvggt.data.images import Resize, inside_of
 from qvggt.eval.ground_truth import ImagePlan
+from qvggt.eval.seen import view
 from qvggt.progress import bar
 
 Array = NDArray[Any]
@@ -40,14 +42,12 @@ class Frames:
 
     def inside(self) -> Array:
         """bool [F, H, W]: the pixel's centre lies on the image, not on padding."""
+        return inside_of(self.resizes, *self.size)
+
+    def views(self) -> dict[str, int]:
+        """What the network sees, in words -> of how many images."""
         height, width = self.size
-        masks = np.zeros((len(self), height, width), bool)
-        for slot, resize in zip(masks, self.resizes, strict=True):
-            x, y = resize.source_grid(height, width)
-            columns = (x >= 0) & (x <= resize.source_width)
-            rows = (y >= 0) & (y <= resize.source_height)
-            slot[:] = rows[:, None] & columns[None]
-        return masks
+        return dict(Counter(view(resize.size, (width, height)) for resize in self.resizes).most_common())
 
     def unseen(self) -> float:
         """The largest share of an image's area that was cropped away, 0..1."""
@@ -60,21 +60,16 @@ class Frames:
         return max(shares)
 
 
-def load_frames(paths: Sequence[Path], plan: ImagePlan, fit: Mode = "crop") -> Frames:
+def load_frames(paths: Sequence[Path], plan: ImagePlan) -> Frames:
     """Preprocess upright image files one by one, by the rules of `qvggt.data.images` for the whole list.
 
-    plan: a fixed (H, W) of the engine, filled by scaling and cropping; else VGGT's preprocessing at `plan.width` in
-    mode `fit`, images of other heights centred on white. QvggtError as `qvggt.data.images`, and for `fit` "pad" with an
-    engine of fixed size.
+    plan: of several sizes the one that suits the images best is taken for all; images of other heights are centred on
+    white. QvggtError as `qvggt.data.images`.
     """
-    if plan.exact is not None and fit != "crop":
-        raise QvggtError(
-            f"fit {fit}: this engine takes {plan.exact[0]}x{plan.exact[1]} images only, which are filled by cropping; "
-            "leave it out, or use a PyTorch model"
-        )
+    plan = plan.chosen([image_size(path) for path in paths] if plan.others else [])
     singles, resizes = [], []
     for path in bar(paths, desc="resize images", unit="image"):
-        image, (resize,) = plan.load([path], fit=fit)
+        image, (resize,) = plan.load([path])
         singles.append(np.rint(image[0] * WHITE).astype(np.uint8))
         resizes.append(resize)
     height, width = (max(single.shape[axis] for single in singles) for axis in (1, 2))
@@ -83,6 +78,5 @@ def load_frames(paths: Sequence[Path], plan: ImagePlan, fit: Mode = "crop") -> F
         _, h, w = single.shape
         top, left = (height - h) // 2, (width - w) // 2  # an odd remainder goes to the far side
         slot[:, top : top + h, left : left + w] = single
-        moved = resizes[index]
-        resizes[index] = replace(moved, offset_x=moved.offset_x + left, offset_y=moved.offset_y + top)
+        resizes[index] = resizes[index].moved(left, top)
     return Frames(pixels, tuple(resizes))

@@ -32,6 +32,7 @@ MAX_ASPECT = 100  # beyond it no photograph, and crop mode would first blow the 
 # EXIF tag 274 -> the PIL transposition that makes the picture upright
 ORIENTATION = 274
 _TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
+LAST_UNTURNED = 4  # of these values: the others exchange width and height
 UPRIGHT = dict(enumerate(_TURNS.split(), start=2))
 
 FILE_TYPE, REDUCED_OR_MASK = 254, 0b101  # TIFF's NewSubfileType, and its bits for what is no picture of its own
@@ -64,22 +65,29 @@ def read_upright(path: str | os.PathLike[str]) -> Image.Image:
 def decode(path: str | os.PathLike[str], pages: Sequence[int] | None = None, upright: bool = True) -> Iterator[Decoded]:
     """These pages of a file, ascending; the one it opens with by default. QvggtError names the file and the remedy."""
     name = os.fspath(path)
+    with _named(path), _opened(path) as file:
+        for page in pages or (file.tell(),):
+            if page != file.tell():
+                file.seek(page)
+            # Pillow turns a TIFF as it loads it; of other formats, asking first could hide a damaged file
+            turned = _orientation(file) if file.format == "TIFF" else 1
+            file.load()
+            _check(name, file)
+            # a second copy of a large photograph is spared; other plugins still need their open file
+            rgb = file if (file.format, file.mode) == ("JPEG", "RGB") else to_rgb(file)
+            left = _orientation(file)
+            if upright and left != 1:
+                rgb = rgb.transpose(_transposition(left))
+            rgb.info.clear()  # nobody is to turn it again
+            yield Decoded(rgb, left if turned == 1 else turned, str(file.format))
+
+
+@contextmanager
+def _named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever a damaged image raises becomes a QvggtError that names the file and the remedy."""
+    name = os.fspath(path)
     try:
-        with _opened(path) as file:
-            for page in pages or (file.tell(),):
-                if page != file.tell():
-                    file.seek(page)
-                # Pillow turns a TIFF as it loads it; of other formats, asking first could hide a damaged file
-                turned = _orientation(file) if file.format == "TIFF" else 1
-                file.load()
-                _check(name, file)
-                # a second copy of a large photograph is spared; other plugins still need their open file
-                rgb = file if (file.format, file.mode) == ("JPEG", "RGB") else to_rgb(file)
-                left = _orientation(file)
-                if upright and left != 1:
-                    rgb = rgb.transpose(_transposition(left))
-                rgb.info.clear()  # nobody is to turn it again
-                yield Decoded(rgb, left if turned == 1 else turned, str(file.format))
+        yield
     except QvggtError:
         raise
     except FileNotFoundError:
@@ -90,6 +98,15 @@ def decode(path: str | os.PathLike[str], pages: Sequence[int] | None = None, upr
         if Path(path).suffix.lower() == ".avif":
             reason = f"{reason}; convert it to JPEG, or update Pillow (11.3 reads AVIF)"
         raise QvggtError(f"{name}: expected a readable image, got: {reason}") from error
+
+
+def image_size(path: str | os.PathLike[str], upright: bool = True) -> tuple[int, int]:
+    """(width, height) of the first picture of a file, from its header; QvggtError names a file that cannot be read."""
+    with _named(path), _opened(path) as file:
+        if file.format == "TIFF":  # which Pillow turns, when it opens it or when it loads it
+            file.load()
+        width, height = file.size
+        return (height, width) if upright and _orientation(file) > LAST_UNTURNED else (width, height)
 
 
 def pages_of(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], int]:

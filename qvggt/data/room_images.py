@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,32 @@ from qvggt.data.images import Resize
 from qvggt.errors import QvggtError
 
 COVER = 1e-8  # added to the scale, so that rounding down never leaves a side one pixel short
+
+
+ASPECT = 3 / 4
+
+
+def room_size(height: int, width: int, patch: int) -> tuple[int, int]:
+    """(height, width) in whole patches of the largest image of the protocol that fits: 518x518 -> 392x518."""
+    width = min(width, round(height / ASPECT / patch) * patch)
+    return max(1, min(height // patch, round(width * ASPECT / patch))) * patch, width
+
+
+def load_padded_room_images(
+    paths: Sequence[Path], intrinsics: NDArray[np.float64], inner: tuple[int, int], height: int, width: int
+) -> tuple[NDArray[np.float32], list[Resize]]:
+    """`load_room_images` of the size `inner` (height, width), in the middle of a white canvas."""
+    images, resizes = load_room_images(paths, intrinsics, *inner)
+    canvas = np.ones((len(images), 3, height, width), np.float32)
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    canvas[:, :, top : top + inner[0], left : left + inner[1]] = images
+    padded = []
+    for r in resizes:
+        x, y = r.source_grid(*inner)
+        edges = (0.5 / r.scale_x, 0.5 / r.scale_y)
+        low, high = (float(x[0]) - edges[0], float(y[0]) - edges[1]), (float(x[-1]) + edges[0], float(y[-1]) + edges[1])
+        padded.append(replace(r.moved(left, top), part=(*low, *high)))
+    return canvas, padded
 
 
 def load_room_images(

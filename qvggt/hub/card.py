@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qvggt.errors import QvggtError
-from qvggt.hub.names import ALIASES, HUB_ID, check_licence
+from qvggt.hub.licence import check_licence, licence_for
+from qvggt.hub.names import ALIASES, HUB_ID, SUFFIXES
 from qvggt.quant.checkpoint import Provenance
 from qvggt.quant.scheme import Scheme
 
 Kind = Literal["checkpoint", "onnx"]
-TINY_LICENCE = "apache-2.0"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class CardFacts:
 
 
 def model_card(facts: CardFacts) -> str:
-    """Markdown with the Hub's YAML header. QvggtError when the metrics are of other files or no evaluation report."""
+    """Markdown with the Hub's YAML header. QvggtError when the metrics are of other files or no evaluation report, or
+    the licence is unknown or does not fit (`licence_for`)."""
     from jinja2 import Environment, StrictUndefined
 
     source, metrics = source_name(facts.provenance), facts.metrics or {}
@@ -53,7 +54,7 @@ def model_card(facts: CardFacts) -> str:
         scheme=facts.scheme,
         source=source,
         base_model=HUB_ID.fullmatch(source),
-        licence=facts.licence or (TINY_LICENCE if facts.provenance.source.get("name") == "tiny" else "other"),
+        licence=licence_for(source, facts.licence),
         calibration=_calibration(facts.provenance),
         candidates=candidates,
         ours=ours,
@@ -64,10 +65,11 @@ def model_card(facts: CardFacts) -> str:
 
 
 def source_name(provenance: Provenance) -> str:
-    """The source checkpoint's name without the folders of the machine it lay on."""
+    """The source checkpoint's name: its Hub id, or the file's without the folders of the machine it lay on."""
     name = str(provenance.source.get("name", "unknown"))
-    name = ALIASES.get(name, name)
-    return name if HUB_ID.fullmatch(name) and not name.endswith((".safetensors", ".pt", ".pth")) else Path(name).name
+    on_hub = name.partition(":")[0]
+    on_hub = ALIASES.get(on_hub, on_hub)
+    return on_hub if HUB_ID.fullmatch(on_hub) and not on_hub.endswith(SUFFIXES) else Path(name).name
 
 
 def cell(value: Any) -> str:

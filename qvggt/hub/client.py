@@ -25,10 +25,11 @@ BY_HAND = "check network and disk, or download it by hand and pass its path"
 
 @dataclass(frozen=True)
 class Repository:
-    """State of a repository at one revision: the commit (40 hex digits) and the names of its files."""
+    """State of a repository at one revision: the commit (40 hex digits), the names of its files, and who sees it."""
 
     commit: str
     files: tuple[str, ...]
+    private: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def look_up(repository: str, revision: str | None = None, *, missing_ok: bool = 
             if missing_ok:
                 return None
             raise
-        return Repository(str(info.sha), tuple(sibling.rfilename for sibling in info.siblings or ()))
+        files = tuple(sibling.rfilename for sibling in info.siblings or ())
+        return Repository(str(info.sha), files, bool(info.private))
 
 
 def cached_files(repository: str, revision: str | None) -> tuple[str, ...]:
@@ -90,7 +92,7 @@ def commit(
     message: str,
     *,
     create: bool,
-    private: bool = False,
+    private: bool = True,
     branch: str | None = None,
     parent: str | None = None,
     delete: Iterable[str] = (),

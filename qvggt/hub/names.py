@@ -17,7 +17,6 @@ NAMES = ("model.safetensors", "model.pt")
 TRIED = (NAMES[0], f"model{INDEX}", NAMES[1], "vggt_1B_commercial.pt", "model_tracker_fixed_e20.pt")
 """In this order, in a directory and on the Hub."""
 SUFFIXES = (".safetensors", ".pt", ".pth")
-LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)  # no part that starts with a dot: ./x is a path
 HUB_FILE = re.compile(r"([\w-][\w.-]*/)*[\w-][\w.-]*\.(safetensors(\.index\.json)?|pt|pth)", re.ASCII)
 
@@ -26,12 +25,6 @@ def check_repository(repository: str) -> None:
     """QvggtError unless it reads owner/name."""
     if not HUB_ID.fullmatch(repository) or repository.count("/") != 1:
         raise QvggtError(f"{repository}: no valid Hub id; expected owner/name")
-
-
-def check_licence(licence: str) -> None:
-    """QvggtError unless it looks like a licence id of the Hub."""
-    if not LICENCE.fullmatch(licence):
-        raise QvggtError(f"licence {licence!r}: expected a Hub licence id such as apache-2.0, cc-by-nc-4.0 or other")
 
 
 def find_weights(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Path:

@@ -67,10 +67,11 @@ def checkpoint_bundle(
     return Bundle(facts, files)
 
 
-def push(bundle: Bundle, *, private: bool = False, branch: str | None = None, replace: bool = False) -> Pushed:
+def push(bundle: Bundle, *, public: bool = False, branch: str | None = None, replace: bool = False) -> Pushed:
     """Upload in one commit; the repository is made when it is not there. Uses the network.
 
-    An existing repository is only written to when it holds nothing but files of such a bundle, or with `replace`, which
+    A new repository is private unless it is to be `public`, and one that is public is written to with that alone. An
+    existing repository is only written to when it holds nothing but files of such a bundle, or with `replace`, which
     deletes nothing of other people's files either: only names a bundle may have are replaced or removed.
     """
     repository = bundle.facts.repository
@@ -80,6 +81,8 @@ def push(bundle: Bundle, *, private: bool = False, branch: str | None = None, re
     card = model_card(bundle.facts).encode()
     state = look_up(repository, missing_ok=True)
     held = () if state is None else state.files
+    if state is not None and not (state.private or public):
+        raise QvggtError(f"{repository}: is public; add --public to publish there, or choose another repository")
     foreign = [name for name in held if name not in HUB_OWN and not _ours(name)]
     if foreign and not replace:
         raise QvggtError(
@@ -91,7 +94,7 @@ def push(bundle: Bundle, *, private: bool = False, branch: str | None = None, re
         {**bundle.files, CARD: card},
         f"{bundle.facts.model} {bundle.facts.sha256[:12]} by qvggt",
         create=state is None,
-        private=private,
+        private=not public,
         branch=branch,
         parent=None if state is None or branch is not None else state.commit,
         delete=stale if branch is None else (),

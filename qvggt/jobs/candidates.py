@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qvggt.engines.registry import file_suffixes, kind_of, kinds_of, split_runtime
+from qvggt.engines.registry import file_suffixes, kind_of, kinds_of, split_files, split_runtime
 from qvggt.errors import QvggtError
 from qvggt.files import check_file
 from qvggt.hub.names import hub_id
@@ -26,7 +26,8 @@ PROVIDER = re.compile(r"cpu|cuda|tensorrt|\w+ExecutionProvider")
 class Candidates:
     """Models come first, whatever the order of the call.
 
-    engines: files, or RUNTIME:FILE as `split_runtime` takes it apart. device None: the CPU, but a GPU for engine
+    engines: FILE or FILE,FILE,... (one network at several image sizes), also with RUNTIME: in front, see
+    `split_files` and `split_runtime`. device None: the CPU, but a GPU for engine
     files. precision: of the float models. providers: of ONNX Runtime. revision: of the Hub ids among the models.
     weight_streaming_budget: of engines.
     """
@@ -53,14 +54,15 @@ class Candidates:
             if isinstance(model, str | Path) and str(model).lower().endswith(".onnx"):
                 raise QvggtError(f"--model {model}: is an ONNX file; give it with --engine")
         for text in self.engines:
-            runtime, path = split_runtime(str(text))
-            if Path(path).suffix.lower() not in file_suffixes():
-                raise QvggtError(
-                    f"--engine {text}: expected an .onnx file or an engine ({', '.join(file_suffixes()[1:])}); "
-                    "give checkpoints with --model"
-                )
-            if runtime is not None and all(kind.name != runtime for kind in kinds_of(path)):
-                kind_of(path, runtime)  # says which runtime does
+            runtime, files = split_runtime(str(text))
+            for path in map(str, split_files(files)):
+                if Path(path).suffix.lower() not in file_suffixes():
+                    raise QvggtError(
+                        f"--engine {path}: expected an .onnx file or an engine ({', '.join(file_suffixes()[1:])}); "
+                        "give checkpoints with --model"
+                    )
+                if runtime is not None and all(kind.name != runtime for kind in kinds_of(path)):
+                    kind_of(path, runtime)  # says which runtime does
         if self.revision is not None and not any(map(_on_hub, self.models)):
             raise QvggtError(f"--revision {self.revision}: no --model is a Hub id; leave it out")
         for name in self.providers:
@@ -78,7 +80,8 @@ class Candidates:
             check_source(model)
         check_precision(self.precision, self.models)
         for text in self.engines:
-            check_file(Path(split_runtime(str(text))[1]), f"an engine or another file of {', '.join(file_suffixes())}")
+            for path in split_files(split_runtime(str(text))[1]):
+                check_file(Path(str(path)), f"an engine or another file of {', '.join(file_suffixes())}")
 
     def sources(self, threads: int | None = None) -> list[tuple[Source, dict[str, Any]]]:
         """(source, options of `open_runner`, JSON-ready) of every candidate."""
@@ -97,11 +100,8 @@ class Candidates:
         for text in self.engines:
             runtime, path = split_runtime(str(text))
             kind = next(kind for kind in kinds_of(path) if runtime in (None, kind.name))
-            use: dict[str, Any] = (
-                {"providers": list(self.providers)} if self.providers and "providers" in kind.uses else {}
-            )
-            if self.weight_streaming_budget is not None and "weight_streaming_budget" in kind.uses:
-                use["weight_streaming_budget"] = self.weight_streaming_budget
+            given = {"providers": list(self.providers) or None, "weight_streaming_budget": self.weight_streaming_budget}
+            use = {name: value for name, value in given.items() if value is not None and name in kind.uses}
             sources.append((path, {**shared, "runtime": runtime, **use}))
         return sources
 

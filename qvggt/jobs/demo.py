@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from qvggt.engines.registry import split_files
 from qvggt.errors import QvggtError
 from qvggt.hub.names import hub_id
 from qvggt.jobs.candidates import check_precision, precision_for
 from qvggt.jobs.job import Doc, Job, Place, Result
-from qvggt.jobs.options import Device, Models, Offline, Precision, Show, Threads
+from qvggt.jobs.options import Device, Fit, Models, Offline, Precision, Show, Threads
 from qvggt.jobs.source import check_source
 from qvggt.mapping import at_least, between
 from qvggt.progress import Console
@@ -56,7 +57,12 @@ results when the command ends (Ctrl-C). --share opens Gradio's public tunnel: an
     _: KW_ONLY
     models: Models = ()
     engines: Annotated[
-        tuple[Place, ...], Doc("An exported model or engine; may be repeated.", ("--engine",), metavar="FILE")
+        tuple[Place, ...],
+        Doc(
+            "An exported model or engine, or FILE,FILE,... at several image sizes; may be repeated.",
+            ("--engine",),
+            metavar="FILE",
+        ),
     ] = ()
     port: Annotated[int, Doc("Port on 127.0.0.1."), between(1, 65535)] = 7860
     max_images: Annotated[int, Doc("Per reconstruction."), at_least(1)] = 32
@@ -65,6 +71,7 @@ results when the command ends (Ctrl-C). --share opens Gradio's public tunnel: an
     open_page: Show = False
     device: Device = None
     precision: Precision = None
+    fit: Fit = "crop"
     offline: Offline = False
     threads: Threads = None
 
@@ -72,13 +79,13 @@ results when the command ends (Ctrl-C). --share opens Gradio's public tunnel: an
         for source in self.models:
             check_source(source)
         check_precision(self.precision, self.models or (() if self.engines else (TINY,)))
-        for path in map(Path, self.engines):
-            if not path.exists():
+        for path in (file for engine in self.engines for file in split_files(engine)):
+            if not Path(str(path)).exists():
                 raise QvggtError(f"{path}: no such file or folder; expected a model or engine")
 
     def execute(self, console: Console) -> Served:
         from qvggt.engines.cuda import check_gpu
-        from qvggt.engines.registry import kind_of
+        from qvggt.engines.registry import kinds_of
         from qvggt.engines.torch_runner import check_device
         from qvggt.eval.demo.page import HOST, build_page, import_gradio, launch
         from qvggt.eval.demo.workshop import Limits, Workshop
@@ -87,10 +94,10 @@ results when the command ends (Ctrl-C). --share opens Gradio's public tunnel: an
 
         check_libraries(ReconstructionConfig(), [])
         for path in self.engines:
-            if kind_of(path).device == "cuda":
+            if kinds_of(path)[0].device == "cuda":
                 check_gpu(path, self.device or "cuda")
         check_device(self.device or "cpu")
-        workshop = Workshop(self.choices(), Limits(self.max_images, self.max_mb), self.device)
+        workshop = Workshop(self.choices(), Limits(self.max_images, self.max_mb), self.device, self.fit)
         url = f"http://{HOST}:{self.port}"
         os.environ["GRADIO_TEMP_DIR"] = str(workshop.folder / "uploads")  # goes with the rest
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop cleans up, too
@@ -114,12 +121,14 @@ results when the command ends (Ctrl-C). --share opens Gradio's public tunnel: an
         load = partial(on, offline=self.offline)
         return [
             *(Choice(_name(m), partial(load, m, precision=precision_for(m, self.precision))) for m in models),
-            *(Choice(Path(path).name, partial(on, path, threads=self.threads)) for path in self.engines),
+            *(Choice(_name(path), partial(on, path, threads=self.threads)) for path in self.engines),
         ]
 
 
 def _name(model: Any) -> str:
-    """What the page calls a model: one in memory by its own name, a file without its folders."""
+    """What the page calls a model: one in memory by its own name, files without their folders."""
     if not isinstance(model, str | Path):
         return str(model.name)
-    return str(model) if model == TINY or hub_id(model) else Path(model).name
+    if model == TINY or hub_id(model):
+        return str(model)
+    return ", ".join(Path(str(file)).name for file in split_files(model))

@@ -20,6 +20,7 @@ from qvggt.jobs.options import (
     Csv,
     Device,
     File,
+    Fit,
     FrameSeed,
     Models,
     Offline,
@@ -75,7 +76,11 @@ class EvaluateJob(Job[Evaluation]):
     _: KW_ONLY
     engines: Annotated[
         Sequence[Place],
-        Doc("An .onnx file, openvino:FILE.onnx, or an engine; may be repeated.", ("--engine",), metavar="FILE"),
+        Doc(
+            "An .onnx file, openvino:FILE.onnx, an engine, or FILE,FILE,... at several image sizes; may be repeated.",
+            ("--engine",),
+            metavar="FILE",
+        ),
     ] = ()
     dataset: Annotated[str, Doc(f"One of {', '.join(dataset_names())}.", words=dataset_names)] = "co3d"
     root: Annotated[Place | None, Doc("Folder that holds the categories or scenes. [synthetic: generated]")] = None
@@ -85,14 +90,14 @@ class EvaluateJob(Job[Evaluation]):
     ] = ()
     split: Annotated[str, Doc("Which annotation files: CATEGORY_SPLIT.jgz.")] = "test"
     frames: Annotated[
-        int | None, Doc("Frames per sequence. [co3d 10, synthetic 8, rooms all of the stride]"), at_least(2)
+        int | None, Doc("Frames per sequence. [co3d, eth3d 10, synthetic 8; others all of the stride]"), at_least(2)
     ] = None
     min_frames: Annotated[
         int | None, Doc("Shorter sequences are skipped. [co3d 50, synthetic --frames]"), at_least(1)
     ] = None
     max_sequences: Annotated[int | None, Doc("Only the first N names of each category."), at_least(1)] = None
     scenes: Annotated[int | None, Doc("Generated scenes (synthetic without --root). [32]"), at_least(1)] = None
-    stride: Annotated[int | None, Doc("Rooms: every n-th frame. [100]"), at_least(1)] = None
+    stride: Annotated[int | None, Doc("Rooms, dtu: every n-th frame. [100, dtu 1]"), at_least(1)] = None
     depth: Annotated[
         Literal["auto", "proj", "raw"],
         Doc("7-Scenes depth maps: depth.proj.png, raw depth.png, or proj where it is there."),
@@ -107,6 +112,7 @@ class EvaluateJob(Job[Evaluation]):
         Doc(f"Image width, multiple of {PATCH}. [the engine's, else the first model's own: 518 at 1B]"),
         at_least(PATCH),
     ] = None
+    fit: Fit = "crop"
     metrics: Annotated[
         Sequence[str],
         Doc("Of pose, depth, points. [co3d pose,depth; others all]", comma=True, words=METRIC_GROUPS),
@@ -181,6 +187,8 @@ class EvaluateJob(Job[Evaluation]):
             )
         if (self.sim3 or self.point_backend != "auto" or self.icp_points) and "points" not in self._measured():
             raise QvggtError("--sim3, --point-backend, --icp-points: no points are measured; add points to --metrics")
+        if self.icp_points and find_dataset(self.dataset).points.get("icp", 0) is None:
+            raise QvggtError(f"--icp-points {self.icp_points}: --dataset {self.dataset} has no ICP; leave it out")
         if self.shard is not None:
             shard("{}/{}".format(*self.shard))
             if self.records is None or self.html is not None or self.csv is not None:
@@ -229,6 +237,7 @@ class EvaluateJob(Job[Evaluation]):
         from qvggt.eval.harness import check, evaluate_rows
         from qvggt.eval.merging import shard_of
         from qvggt.eval.records import RecordWriter
+        from qvggt.eval.seen import in_words, is_whole, seen_of
         from qvggt.eval.worst import rank_worst, store_worst
 
         dataset, threads, protocol = find_dataset(self.dataset), torch.get_num_threads(), self._protocol()
@@ -236,7 +245,7 @@ class EvaluateJob(Job[Evaluation]):
         with ExitStack() as stack:
             data = None if self.root is None else self._read(dataset, Path(self.root), console)
             runners = self.candidates.open(stack, threads)
-            plan = plan_images(runners, self.size, dataset.room)
+            plan = plan_images(runners, self.size, dataset.room, self.fit)
             if data is None:
                 data = self._read(dataset, self._generate(dataset, plan, stack), console)
             mine = [data.sequences[i] for i in shard_of(len(data.sequences), (index, count))]
@@ -245,8 +254,11 @@ class EvaluateJob(Job[Evaluation]):
                     f"--shard {index}/{count}: has none of {len(data.sequences)} sequences; use fewer shards"
                 )
             check(runners, mine, protocol)
+            seen = seen_of(plan, mine)
+            (console.warn if plan.owner and not is_whole(seen) else console.say)(in_words(seen, plan.owner))
             facts = [{**runner.describe(), "label": runner.label} for runner in runners]
             header = {**header_of(self, data, plan, protocol, facts, threads), "shard": [index, count]}
+            header["config"]["seen"] = seen
             writer = None if self.records is None else RecordWriter(Path(self.records), header)
             done = {} if writer is None else writer.done
             if done:
@@ -293,7 +305,8 @@ class EvaluateJob(Job[Evaluation]):
         from qvggt.eval.points import PointConfig
 
         asked = self._measured()
-        points = PointConfig(sim3=self.sim3, icp_points=self.icp_points)
+        given = {"sim3": self.sim3, "icp_points": self.icp_points}
+        points = PointConfig(**{**given, **find_dataset(self.dataset).points})
         if "points" in asked:
             backend = default_backend() if self.point_backend == "auto" else self.point_backend
             points = replace(points, backend=backend)

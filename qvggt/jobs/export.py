@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from qvggt.errors import QvggtError
 from qvggt.export.precision import check_fused, float_type
+from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import DEFAULT, choices, choices_text
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
 from qvggt.jobs.lint import LintResult, lint_file
@@ -35,7 +36,7 @@ from qvggt.models.family import FAMILIES, find_family
 from qvggt.onnx_view.halves import GROUP, heads_path
 from qvggt.progress import Console
 from qvggt.quant.scheme import Scheme
-from qvggt.target import Target
+from qvggt.target import INT4_BLOCKS, Target
 
 if TYPE_CHECKING:
     import torch
@@ -220,7 +221,7 @@ class ExportJob(Job[ExportResult]):
         if self.parity_frames == ():
             frame_count("")
         _check_words(self.outputs)
-        _ = self.made_for
+        _check_blocks(self.scheme(), self.made_for)
         precision = float_type(self.precision, self.scheme(), self.target)
         if self.fused_attention:
             check_fused(self.target, precision)
@@ -345,6 +346,16 @@ class ExportJob(Job[ExportResult]):
                 "or calibrate anew"
             )
         return source.network, found
+
+
+def _check_blocks(scheme: Scheme, target: Target) -> None:
+    """QvggtError for a weight-only format in blocks that the target does not take."""
+    size = scheme.base.weight.granularity.size if isinstance(scheme.base, LinearFormat) else None
+    if target is Target.TENSORRT_10 and size is not None and all(size % block for block in INT4_BLOCKS):
+        raise QvggtError(
+            f"blocks of {size}: TensorRT takes INT4 weights in blocks of 64 or 128; give --block 128 or 64, or leave "
+            "--backend out for TensorRT-RTX"
+        )
 
 
 @contextmanager

@@ -60,7 +60,7 @@ TorchDevice = Annotated[
     DEVICES,
 ]
 Precision = Annotated[
-    Literal["fp32", "bf16", "fp16"] | None,
+    Literal["fp32", "fp16", "bf16"] | None,
     Doc(
         "Of float models: fp32; bf16 or fp16 run the aggregator in it and the heads in fp32, as VGGT's users do. "
         "[fp32; on a GPU bf16]"
@@ -70,6 +70,13 @@ WeightBudget = Annotated[
     float | None,
     Doc("GB of weights that stay on the GPU, of engines built with --weight-streaming. [all]"),
     at_least(0),
+]
+Fit = Annotated[
+    Literal["crop", "pad"],
+    Doc(
+        "Of images of another shape than a file of fixed size takes (without one: of images taller than wide): crop "
+        "them, or pad with white so that all of each is seen."
+    ),
 ]
 FrameSeed = Annotated[int, Doc("Seed of the frames drawn.")]
 Revision = Annotated[str | None, Doc("Hub revision (commit, tag or branch) to pin.")]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from qvggt.errors import QvggtError
 from qvggt.files import check_file, read_object
-from qvggt.hub.names import check_licence, check_repository
+from qvggt.hub.licence import check_licence
+from qvggt.hub.names import check_repository
 from qvggt.jobs.job import Doc, Job, Place, Result
 from qvggt.progress import Console
 from qvggt.quant.scheme import DESCRIPTION
@@ -43,7 +44,7 @@ class PushJob(Job[PushResult]):
     examples: ClassVar[tuple[str, ...]] = (
         "qvggt push outputs/tiny-w4a4 me/tiny-w4a4 --metrics outputs/eval.json",
         "qvggt push outputs/tiny-w4a4 me/tiny-w4a4 --card-only",
-        "qvggt push outputs/tiny-w4a4.onnx me/tiny-w4a4-onnx --private",
+        "qvggt push outputs/tiny-w4a4.onnx me/tiny-w4a4-onnx --public",
     )
     more: ClassVar[str] = "Log in first with `hf auth login`, or set HF_TOKEN. HF_ENDPOINT names another Hub."
 
@@ -51,8 +52,8 @@ class PushJob(Job[PushResult]):
     repository: Annotated[str, Doc("Hub id OWNER/NAME; made when it is not there.", argument=True)]
     _: KW_ONLY
     metrics: Annotated[Place | None, Doc("Report of `qvggt eval --json` on this very file, for the card.")] = None
-    licence: Annotated[str | None, Doc("Hub licence id for the card. [apache-2.0 for tiny, else other]")] = None
-    private: Annotated[bool, Doc("Make a new repository private.")] = False
+    licence: Annotated[str | None, Doc("Hub licence id of the model. [that of the source, where it is known]")] = None
+    public: Annotated[bool, Doc("Let everybody see it; without it a new repository is private.")] = False
     branch: Annotated[str | None, Doc("Branch to write, made when it is not there. [main]")] = None
     card_only: Annotated[bool, Doc("Print the model card and stop; no network.")] = False
     overwrite: Annotated[bool, Doc("Write to a repository that holds other files too.")] = False
@@ -87,7 +88,7 @@ class PushJob(Job[PushResult]):
         if self.card_only:
             console.result(card.removesuffix("\n"))
             return PushResult(self.repository, bundle.facts.files, card)
-        pushed = push(bundle, private=self.private, branch=self.branch, replace=self.overwrite)
+        pushed = push(bundle, public=self.public, branch=self.branch, replace=self.overwrite)
         total = sum(bundle.facts.files.values())
         console.result(f"{pushed.repository}: {', '.join(pushed.files)} ({total / 1e6:.2f} MB)")
         console.result(f"commit {pushed.commit.id}: {pushed.commit.url}")

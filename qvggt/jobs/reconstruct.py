@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from qvggt.data.photos import find_files, is_video
-from qvggt.engines.registry import RunnerOptions, runtimes
+from qvggt.engines.registry import RunnerOptions, runtimes, split_files
 from qvggt.errors import QvggtError
 from qvggt.eval.reconstruction.config import (
     FORMATS,
     MARKER,
     USUAL,
     DepthSize,
-    Fit,
     Format,
     Mask,
     PointSource,
@@ -25,7 +24,7 @@ from qvggt.eval.reconstruction.config import (
 )
 from qvggt.jobs.candidates import check_precision
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import PATCH, Device, File, Offline, Precision, Revision, Threads, WeightBudget
+from qvggt.jobs.options import PATCH, Device, File, Fit, Offline, Precision, Revision, Threads, WeightBudget
 from qvggt.jobs.places import check_place
 from qvggt.jobs.source import check_source
 from qvggt.jobs.words import one_of
@@ -111,7 +110,10 @@ before by a similarity from the images both saw. The fit is printed, and errors 
     ]
     output: Annotated[Place, Doc("Folder to write.", ("-o", "--output"))]
     _: KW_ONLY
-    engine: Annotated[Place | None, Doc("An exported model or engine.", metavar="FILE")] = None
+    engine: Annotated[
+        Place | None,
+        Doc("An exported model or engine; FILE,FILE,...: one network at several image sizes.", metavar="FILE"),
+    ] = None
     model: Annotated[
         Source | None,
         Doc(
@@ -172,9 +174,7 @@ before by a similarity from the images both saw. The fit is printed, and errors 
     size: Annotated[
         int | None, Doc(f"Image width, multiple of {PATCH}. [the engine's, the model's, or 518]"), at_least(PATCH)
     ] = None
-    fit: Annotated[Fit, Doc("Of images taller than wide: crop (as VGGT does by default) or pad to a white square.")] = (
-        "crop"
-    )
+    fit: Fit = "crop"
     max_frames_per_pass: Annotated[
         int | None, Doc("Images that go through the network together. [what the memory allows]"), at_least(1)
     ] = None
@@ -240,6 +240,8 @@ before by a similarity from the images both saw. The fit is printed, and errors 
             raise QvggtError("give one of --engine and --model (see qvggt reconstruct --help)")
         if str(self.model).lower().endswith(".onnx"):
             raise QvggtError(f"--model {self.model}: is an ONNX file; give it with --engine")
+        if self.weight_streaming_budget is not None and self.engine is None:
+            raise QvggtError(f"--weight-streaming-budget {self.weight_streaming_budget}: is for --engine; leave it out")
         tracking = self.config().tracking
         self.options()
         if tracking and self.engine is not None:
@@ -265,8 +267,9 @@ before by a similarity from the images both saw. The fit is printed, and errors 
             raise QvggtError(f"{self.inputs[0]}: no such video file")
         if self.model is not None:
             check_source(self.model, self.revision)
-        elif not Path(str(self.engine)).exists():
-            raise QvggtError(f"--engine {self.engine}: no such file")
+        for file in () if self.engine is None else split_files(self.engine):
+            if not Path(str(file)).exists():
+                raise QvggtError(f"--engine {file}: no such file")
 
     def execute(self, console: Console) -> Reconstruction:
         from qvggt.eval.reconstruction.folder import check_libraries, reconstruct_folder

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from qvggt.onnx_view.graph import Model
 from qvggt.onnx_view.quantizer import INT4, Quantizer, quantizers
-
-INT4_BLOCKS = (128, 64)
+from qvggt.target import INT4_BLOCKS
 
 
 def int4_block(span: int, length: int) -> int | None:

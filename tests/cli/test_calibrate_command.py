@@ -168,6 +168,18 @@ def test_a_missed_budget_ends_with_one(
     assert json.loads((tmp_path / "r.json").read_text())["passed"] is False
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_line(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = (inputs / "float.safetensors", *RTN, "-o", tmp_path / "c")
+    for device in ("cuda", "cuda:1"):
+        assert f"'{device}': PyTorch sees 0 CUDA devices" in mistake(capsys, "calibrate", *line, "--device", device)
+    assert "cuda:N" in mistake(capsys, "calibrate", *line, "--device", "gpu")
+    assert "--bf16" in mistake(capsys, "calibrate", *line, "--bf16")
+    export = ("export", inputs / "float.safetensors", "-o", tmp_path / "x.onnx", "--device", "cuda")
+    assert "PyTorch sees 0 CUDA devices" in mistake(capsys, *export)
+    assert not (tmp_path / "x.onnx").exists()
+
+
 def test_threads_are_recorded(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """And what another count has begun is not gone on with."""
     from qvggt.calib import calibrate as driver
@@ -179,9 +191,15 @@ def test_threads_are_recorded(inputs: Path, tmp_path: Path, monkeypatch: pytest.
         assert call("calibrate", *line, "--threads", 2) == 130
     assert f"kept {tmp_path / '.c.unfinished'}" in capsys.readouterr().err
     assert "unfinished" in mistake(capsys, "calibrate", *line, "--threads", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qvggt.device.label", lambda _device: "cuda (NVIDIA H200)")
+        refused = mistake(capsys, "calibrate", *line, "--threads", 2)
+    assert "(differs in device)" in refused or "NVIDIA H200" in refused
+    assert "recipe" in mistake(capsys, "calibrate", *line, "--threads", 2, "--bf16")
     assert call("calibrate", *line, "--threads", 2) == 0
     assert "going on after 2 finished blocks" in capsys.readouterr().out
-    assert load_calibrated(tmp_path / "c").provenance.calibration["threads"] == 2
+    done = load_calibrated(tmp_path / "c").provenance.calibration
+    assert (done["threads"], done["device"]) == (2, "cpu")
     assert torch.get_num_threads() == before
 
 

@@ -14,12 +14,17 @@ import calling
 import numpy as np
 import pytest
 import torch
+from mvs_data import small_views, write_dtu, write_eth3d
 from PIL import Image
 from room_data import room, write_nrgbd, write_seven_scenes
-from small_network import SIZE, small_scenes
+from small_network import SIZE, small_rounded, small_scenes
 
+from qvggt.data.co3d_writer import write_co3d
 from qvggt.data.frame_list import load_frame_list
+from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.errors import QvggtError
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.quant.scheme import parse_scheme
 
 FRAMES = 4
 call = partial(calling.call, "eval")
@@ -57,7 +62,7 @@ def test_three_candidates_on_the_same_frames(data, tmp_path, capsys):
     args = ("--engine", engine, "--model", model, "--model", data / "w8a8", "--dataset", "co3d")
     assert call(*args, *on(data, "--json", tmp_path / "r.json", "--frame-list", tmp_path / "f.json")) == 0
     out = capsys.readouterr().out
-    rows = [line.split("  ")[0] for line in out.splitlines()[2:5]]
+    rows = [line.split("  ")[0] for line in out.splitlines()[3:6]]
     labels = ["torch fp32 float.safetensors", "fake-quant w8a8-dynamic w8a8", "onnxruntime w8a8-dynamic w8a8.onnx"]
     assert rows == labels  # models come first, whatever the order of the call
     report = json.loads((tmp_path / "r.json").read_text())
@@ -265,6 +270,7 @@ def test_shards_merge_to_the_whole(data, whole, tmp_path, capsys):
     assert call("merge", *parts[::-1], "--json", tmp_path / "r.json") == 0
     assert "5 sequences of 2 record files" in capsys.readouterr().out
     found, first = (without_times(json.loads((folder / "r.json").read_text())) for folder in (tmp_path, whole))
+    assert found["config"]["seen"] == first["config"]["seen"] == {"56x56, whole": 10}
     for key in ("candidates", "parity", "config_sha256", "frame_list", "notes", "metrics"):
         assert found[key] == first[key], key
     err = mistake(capsys, "merge", parts[0], "--json", tmp_path / "r2.json")
@@ -276,6 +282,69 @@ def test_shards_merge_to_the_whole(data, whole, tmp_path, capsys):
     assert "expected i/n" in mistake(capsys, *generated(data, "--shard", "3/2", "--records", tmp_path / "x.jsonl"))
     assert "has none of 5" in mistake(capsys, *generated(data, "--shard", "6/6", "--records", tmp_path / "x.jsonl"))
     assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_a_fixed_size_is_said_and_kept_by_padding(data, tmp_path, capsys):
+    """Wide images and a square file; with a file of their own shape beside it nothing is padded."""
+    wide = SceneConfig(height=SIZE // 2, width=SIZE, frames=2)
+    write_co3d(tmp_path / "wide", wide, range(0), range(2), progress=False)
+    small = small_rounded(parse_scheme("w8a8"))
+    export_onnx(small, parse_scheme("w8a8"), ExportConfig(SIZE // 2, SIZE), tmp_path / "wide.onnx")
+    model, square = ("--model", data / "float.safetensors"), data / "w8a8.onnx"
+    folder = ("--root", tmp_path / "wide", "--frames", 2, "--min-frames", 2, "--overwrite")
+    run = (*model, *folder, "--threads", 1, "--warmup", 0)
+    both, label = f"{square},{tmp_path / 'wide.onnx'}", "onnxruntime w8a8-dynamic w8a8.onnx"
+    half = "56x28 padded to 56x56 (50 % of the pixels are image)"
+    cropped = "112x56 cropped to 56x56 (50 % of the image is seen)"
+    found = {}
+    for engine, options, words, owner in (
+        (square, ("--fit", "pad"), half, label),
+        (square, (), cropped, label),
+        (both, (), "56x28, whole", f"{label} and 1 more size"),
+        (None, (), "56x28, whole", None),
+    ):
+        engines = () if engine is None else ("--engine", engine)
+        page = ("--html", tmp_path / "r.html") if options else ()
+        assert call(*run, *engines, *options, *page, "--json", tmp_path / "r.json") == 0
+        line = f"images: {words}" + (f"; {owner} takes no other size" if owner else "")
+        printed = capsys.readouterr()
+        assert [text.count(f"{line}\n") for text in printed] == ([1, 0] if "whole" in words else [0, 1])
+        report = json.loads((tmp_path / "r.json").read_text())
+        assert report["config"]["seen"] == {words: 4}
+        found[words, owner] = report
+    assert half in (tmp_path / "r.html").read_text()
+    padded, cut, several, alone = found.values()
+    assert padded["config"]["images"] == {"mode": "exact", "height": 56, "width": 56, "fit": "pad"}
+    pixels = [[s["depth"]["pixels"] for s in report["candidates"][0]["sequences"]] for report in found.values()]
+    assert pixels == [[2 * 28 * 56] * 2, [2 * 56 * 56] * 2, [2 * 28 * 56] * 2, [2 * 28 * 56] * 2]
+    assert several["candidates"][0]["auc"] == alone["candidates"][0]["auc"]  # the pixels it sees by itself
+    assert several["candidates"][1]["size"] == [[56, 56], [28, 56]]
+    assert several["candidates"][1]["sqnr_db"]["depth"] > 20
+    assert padded["config_sha256"] != cut["config_sha256"]
+    assert "no.onnx" in mistake(capsys, *run, "--engine", f"{square},{tmp_path / 'no.onnx'}")
+
+
+def test_dtu_and_eth3d(data, tmp_path, capsys):
+    views = small_views(3, 3)[1]
+    write_dtu(tmp_path / "d", 1, views)
+    write_eth3d(tmp_path / "e", "pipes", views.extrinsics)
+    model = ("--model", data / "float.safetensors", "--threads", 1, "--point-backend", "scipy")
+    figures = {}
+    for name, root, key, more in (("dtu", "d", "scan1/all", ()), ("eth3d", "e", "pipes/dslr", ("--frames", 3))):
+        place = ("--dataset", name, "--root", tmp_path / root, "--json", tmp_path / f"{root}.json")
+        assert call(*model, *place, *more) == 0
+        report = json.loads((tmp_path / f"{root}.json").read_text())
+        assert sorted(report["frame_list"]["frames"][key]) == [0, 1, 2]
+        points = report["config"]["points"]
+        assert (points["crop"], points["icp"], points["sim3"]) == (None, None, True)
+        figures[name] = {metric: entry["value"] for metric, entry in report["candidates"][0]["summary"].items()}
+        assert figures[name]["head_overall"] == (figures[name]["head_acc"] + figures[name]["head_comp"]) / 2
+    assert "head_nc" not in figures["dtu"]
+    assert 0 <= figures["eth3d"]["head_nc"] <= 1
+    assert figures["dtu"]["head_acc"] < 20  # pairs beyond are left out
+    capsys.readouterr()
+    err = mistake(capsys, *model, "--dataset", "dtu", "--root", tmp_path / "d", "--icp-points", 100)
+    assert "--icp-points 100: --dataset dtu has no ICP" in err
 
 
 def test_rooms(data, tmp_path, capsys):
@@ -371,6 +440,8 @@ def test_equal_names_are_told_apart(data, tmp_path):
 def test_options_without_a_use(data, tmp_path, capsys):
     model = ("--model", data / "float.safetensors")
     assert "no --engine runs in ONNX Runtime" in mistake(capsys, *model, *on(data), "--provider", "cuda")
+    budget = ("--weight-streaming-budget", "1")
+    assert "no --engine is one of TensorRT" in mistake(capsys, *model, *on(data), *budget)
     assert "got 'colour'" in mistake(capsys, *model, *on(data), "--metrics", "pose,colour")
     (tmp_path / "file").write_text("")
     assert "expected a folder for --store" in mistake(capsys, *model, *on(data), "--store", tmp_path / "file")

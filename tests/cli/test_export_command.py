@@ -62,6 +62,24 @@ def test_one_file_runs_with_any_frame_count(inputs: Path, tmp_path: Path) -> Non
         assert session.run(["depth"], {"images": images})[0].shape == (1, frames, 28, 56, 1)
 
 
+def test_a_file_for_tensorrt_itself(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The reference's numbers, 8-bit codes unless 4 are asked for, and what of that is not documented."""
+    line = (inputs / "float.safetensors", "--target", "tensorrt", "--backend", "tensorrt", "--bits", "w4a4")
+    line = (*line, "--outputs", "pose")
+    quick = ("--parity-sequences", 0, "--parity-frames", 1)
+    assert call("export", *line, "-o", tmp_path / "m.onnx", *quick) == 0
+    printed = capsys.readouterr().out
+    assert "lint: 0 errors and 0 warnings for tensorrt (10.12 or newer, not RTX)" in printed
+    assert "parity passed" in printed
+    assert call("export", *line, "--storage", "int4", "-o", tmp_path / "s.onnx", "--no-check") == 0
+    assert "lint: 0 errors and 36 warnings" in capsys.readouterr().out
+    codes = {}
+    for name in ("m", "s"):
+        tensors = onnx.load(tmp_path / f"{name}.onnx").graph.initializer
+        codes[name] = {tensor.data_type for tensor in tensors if tensor.name.endswith("weight_codes")}
+    assert codes == {"m": {onnx.TensorProto.INT8}, "s": {onnx.TensorProto.INT4}}
+
+
 def test_fused_attention_is_checked_like_any_file(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +164,11 @@ def test_what_was_not_checked_is_said(inputs: Path, tmp_path: Path, capsys: pyte
         (("--outputs", "pose,tracks"), ("tracks", "pose, depth, points")),
         (("--outputs", ","), ("no output",)),
         (("--target", "tpu"), ("tpu", "'cpu', 'tensorrt'")),
+        (("--backend", "tensorrt"), ("--backend tensorrt", "is for --target tensorrt, got cpu")),
+        (
+            ("--target", "tensorrt", "--backend", "trtexec", "--bits", "w4a16", "--block", "32"),
+            ("of 32", "--block 128"),
+        ),
         (("--parts", "dino,eyes"), ("eyes", "dino, aggregator, camera")),
         (("--bits", "fp16", "--precision", "bf16"), ("precision bf16", "bits fp16")),
         (("--precision", "int8"), ("int8", "'fp32', 'fp16', 'bf16'")),

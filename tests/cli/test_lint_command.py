@@ -85,7 +85,23 @@ def test_json_has_everything(write: Any, capsys: pytest.CaptureFixture[str]) -> 
         "op": "QuantizeLinear",
         "reason": "a zero point other than 0: TensorRT's grids are symmetric, it refuses the model (1 of 1, first 3)",
         "fix": "quantize symmetrically, with a zero point of 0",
+        "evidence": "seen in TensorRT-RTX 1.7.1",
     }
+
+
+def test_findings_name_their_tensorrt(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(model(zero_point=3))
+    assert call("lint", path) == 1
+    assert capsys.readouterr().out.splitlines()[0].endswith("[seen in TensorRT-RTX 1.7.1]")
+    assert call("lint", path, "--backend", "tensorrt") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("[NVIDIA's documentation of TensorRT 10 and 11]")
+    assert lines[-1].endswith("for tensorrt (10.12 or newer, not RTX)")
+    assert call("lint", path, "--backend", "trtexec", "--json", "-") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["target"], found["backend"]) == ("tensorrt", "tensorrt")
+    assert call("lint", path, "--target", "cpu", "--backend", "tensorrt") == 2
+    assert "--backend tensorrt: is for --target tensorrt, got cpu" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,6 @@ def test_overwrite(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (("--model", "FLOAT", "--device", "tpu"), ("tpu", "cpu")),
         (("--model", "FLOAT", "--query-points", "gone.txt"), ("gone.txt", "text file of query points")),
         (("--model", "gone.safetensors"), ("gone.safetensors", "no such file")),
-        (("--engine", "ONNX", "--fit", "pad"), ("pad", "56x56")),
         (("--engine", "ONNX", "--precision", "bf16"), ("--precision bf16", "no --model")),
         (("--model", "FLOAT", "--precision", "int8"), ("precision", "int8", "fp32")),
         (("--engine", "ONNX", "--revision", "main"), ("revision", "main")),
@@ -261,6 +260,25 @@ def test_the_job_travels_as_json(data: Path, tmp_path: Path, capsys: pytest.Capt
     assert made.scene.extrinsics.shape == (2, 3, 4)
     assert sum((out / name).is_file() for name in made.files) == len(made.files) == 6
     assert len(repr(made)) < 200
+
+
+def test_an_engine_of_fixed_size(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Padded, all of every image is seen; no point and no depth is of the padding."""
+    line = (data / "photos", "--engine", data / "m.onnx", "--max-images", 2, "--conf-percentile", 0, "--edges", 0)
+    for fit, share, pixels in (("pad", 0, 2 * 42 * 56), ("crop", 0.25, 2 * 56 * 56)):
+        out = tmp_path / fit
+        assert call(*line, "--fit", fit, "--formats", "ply,depth,cameras", "-o", out) == 0
+        facts = json.loads((out / "reconstruction.json").read_text())
+        words = ("56x42", "75 % of the pixels are image") if fit == "pad" else ("75x56", "75 % of the image is seen")
+        assert all(word in facts["seen"] for word in words)
+        assert facts["seen"].endswith("onnxruntime fp32 m.onnx takes no other size")
+        assert f"{facts['seen']}\n" in capsys.readouterr().out
+        assert facts["largest_cropped_share"] == pytest.approx(share, abs=0.02)
+        assert facts["points"]["pixels"] == pixels
+        cameras = json.loads((out / "cameras.json").read_text())["cameras"]
+        assert [camera["width"] for camera in cameras] == [64, 48]
+        depth = np.load(out / "depth" / "view0.jpg.npz")
+        assert depth["inside"].sum() == pixels / 2
 
 
 def test_quiet_says_the_result_only(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,9 @@ from fake_hub import TOKEN, Answer, Commands, FakeHub, fake_hub
 from small_network import small_model
 
 from qvggt.calib.rtn import quantize_rtn_
+from qvggt.errors import QvggtError
 from qvggt.files import file_sha256
+from qvggt.hub.card import CardFacts, model_card
 from qvggt.jobs.job import read_job
 from qvggt.jobs.pull import PullJob
 from qvggt.jobs.push import PushJob
@@ -21,6 +23,7 @@ from qvggt.quant.checkpoint import Provenance, save_calibrated
 from qvggt.quant.scheme import parse_scheme
 
 ME = {"HF_TOKEN": TOKEN}
+OTHER = ("--licence", "other")  # of a source that nobody knows
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +84,7 @@ def report(path: Path, sha256: str) -> Path:
 
 def test_there_and_back(hub: FakeHub, call: Commands, checkpoint: Path, tmp_path: Path) -> None:
     metrics = report(tmp_path / "eval.json", file_sha256(checkpoint / "model.safetensors"))
-    pushed = call("push", checkpoint, "me/small", "--metrics", metrics, "--private", **ME)
+    pushed = call("push", checkpoint, "me/small", "--metrics", metrics, *OTHER, **ME)
     assert (pushed.code, pushed.err) == (0, ""), pushed
     repo = hub.repos["me/small"]
     commit = repo.refs["main"]
@@ -117,20 +120,26 @@ def test_there_and_back(hub: FakeHub, call: Commands, checkpoint: Path, tmp_path
 def test_a_second_push_is_a_second_commit_and_the_first_can_be_pinned(
     hub: FakeHub, call: Commands, checkpoint: Path, tmp_path: Path
 ) -> None:
-    assert call("push", checkpoint, "me/twice", **ME).code == 0
+    assert call("push", checkpoint, "me/twice", *OTHER, **ME).code == 0
     first = hub.repos["me/twice"].refs["main"]
     other = tmp_path / "other"
     model, scheme = small_model(1), parse_scheme("w8a8")
     save_calibrated(other, model, scheme, Provenance(layers=quantize_rtn_(model, scheme)))
-    assert call("push", other, "me/twice", **ME).code == 0
+    assert call("push", other, "me/twice", *OTHER, **ME).code == 0
     assert call("pull", "me/twice", "-o", tmp_path / "new").code == 0
     assert call("pull", "me/twice", "-o", tmp_path / "old", "--revision", first).code == 0
     for folder, original in ((tmp_path / "new", other), (tmp_path / "old", checkpoint)):
         assert content(folder)["model.safetensors"] == content(original)["model.safetensors"]
     mistake(call("pull", "me/twice", "-o", tmp_path / "none", "--revision", "v9"), "no revision 'v9'")
-    assert call("push", checkpoint, "me/twice", "--branch", "int4", **ME).code == 0
+    assert call("push", checkpoint, "me/twice", "--branch", "int4", *OTHER, **ME).code == 0
     assert call("pull", "me/twice", "-o", tmp_path / "branch", "--revision", "int4").code == 0
     assert content(tmp_path / "branch") == content(tmp_path / "old")
+
+
+def test_a_trunk_travels_with_its_heads(hub: FakeHub, call: Commands, small_pair: Path, tmp_path: Path) -> None:
+    assert call("push", small_pair, "me/pair", *OTHER, **ME).code == 0
+    assert call("pull", "me/pair", "-o", tmp_path / "back").code == 0
+    assert {path.name for path in (tmp_path / "back").iterdir()} == {"small.onnx", "small.heads.onnx", "README.md"}
 
 
 def test_onnx_files_travel_with_their_data(hub: FakeHub, call: Commands, tmp_path: Path) -> None:
@@ -168,8 +177,8 @@ def test_only_expected_names_are_taken(hub: FakeHub, call: Commands, checkpoint:
     assert {path.name for path in (tmp_path / "odd").iterdir()} == {"quant.json", "model.safetensors"}
     asked = {path.split("/")[-1] for method, path in hub.requests if "/resolve/" in path}
     assert asked == {"quant.json", "model.safetensors"}
-    mistake(call("push", checkpoint, "me/odd", **ME), "holds other files", "--overwrite")
-    assert call("push", checkpoint, "me/odd", "--overwrite", **ME).code == 0
+    mistake(call("push", checkpoint, "me/odd", *OTHER, **ME), "holds other files", "--overwrite")
+    assert call("push", checkpoint, "me/odd", "--overwrite", *OTHER, **ME).code == 0
     assert "evil.pkl" in hub.repos["me/odd"].commits[hub.repos["me/odd"].refs["main"]]
 
 
@@ -209,7 +218,7 @@ def test_a_push_that_another_push_overtakes_changes_nothing(hub: FakeHub, call: 
             repo.add("main", {"new": b""})
 
     hub.after_request = move
-    mistake(call("push", checkpoint, "me/busy", **ME), "changed meanwhile")
+    mistake(call("push", checkpoint, "me/busy", *OTHER, **ME), "changed meanwhile")
     assert repo.commits[repo.refs["main"]] == {"new": b""}
 
 
@@ -225,7 +234,7 @@ def test_a_push_that_another_push_overtakes_changes_nothing(hub: FakeHub, call: 
 def test_a_push_that_is_not_allowed(
     hub: FakeHub, call: Commands, checkpoint: Path, environment: dict[str, str], parts: tuple[str, ...]
 ) -> None:
-    answer = call("push", checkpoint, "me/no", **environment)
+    answer = call("push", checkpoint, "me/no", *OTHER, **environment)
     mistake(answer, "me/no", *parts)
     assert "hf_wrong" not in answer.err
     assert hub.repos == {}
@@ -237,18 +246,19 @@ def test_mistakes_before_any_network(hub: FakeHub, call: Commands, checkpoint: P
     mistake(call("push", checkpoint, "no-owner", **ME), "expected owner/name")
     mistake(call("pull", "a/b/c", "-o", tmp_path / "x"), "expected owner/name")
     mistake(call("push", tmp_path / "nothing", "me/x", **ME), "quant.json")
+    mistake(call("push", checkpoint, "me/x", **ME), "the licence of vggt.safetensors is not known here", "--licence")
     mistake(call("push", checkpoint, "me/x", "--licence", "a: b", **ME), "licence")
     other = report(tmp_path / "other.json", "2" * 64)
-    mistake(call("push", checkpoint, "me/x", "--metrics", other, **ME), "no candidate ran model.safetensors")
+    mistake(call("push", checkpoint, "me/x", "--metrics", other, *OTHER, **ME), "no candidate ran model.safetensors")
     other.write_text("[]")
-    mistake(call("push", checkpoint, "me/x", "--metrics", other, **ME), "no JSON object")
+    mistake(call("push", checkpoint, "me/x", "--metrics", other, *OTHER, **ME), "no JSON object")
     assert hub.requests == []
 
 
 def test_a_changed_checkpoint_is_not_pushed(hub: FakeHub, call: Commands, checkpoint: Path, tmp_path: Path) -> None:
     shutil.copytree(checkpoint, tmp_path / "changed")
     (tmp_path / "changed" / "model.safetensors").write_bytes(b"x" * 100)
-    mistake(call("push", tmp_path / "changed", "me/x", **ME), "does not match quant.json")
+    mistake(call("push", tmp_path / "changed", "me/x", *OTHER, **ME), "does not match quant.json")
     assert hub.requests == []
 
 
@@ -258,6 +268,44 @@ def test_card_only_needs_no_network(hub: FakeHub, call: Commands, checkpoint: Pa
     assert answer.out.startswith("---\nlicense: cc-by-nc-4.0\n")
     assert "Not measured: no evaluation report" in answer.out
     assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("source", "header", "words"),
+    [
+        ("tiny", "license: apache-2.0\n", "(apache-2.0)"),
+        ("facebook/VGGT-1B", "license: cc-by-nc-4.0\n", "It allows no commercial use."),
+        ("vggt-1b:model.pt", "license: cc-by-nc-4.0\n", "of `facebook/VGGT-1B` before use"),
+        (
+            "facebook/VGGT-1B-Commercial",
+            "license: other\nlicense_name: vggt-aup-license\nlicense_link: https://",
+            "(vggt-aup-license)",
+        ),
+    ],
+)
+def test_the_licence_is_that_of_the_source(source: str, header: str, words: str, checkpoint: Path) -> None:
+    def card(licence: str | None = None) -> str:
+        provenance = Provenance({"name": source, "sha256": "0" * 64})
+        facts = CardFacts("checkpoint", "me/x", "m", "0", {}, parse_scheme("w8a8"), provenance, licence=licence)
+        return model_card(facts)
+
+    assert card().startswith(f"---\n{header}")
+    assert words in card()
+    if source != "tiny":
+        assert "base_model: facebook/VGGT-1B" in card()
+        with pytest.raises(QvggtError, match=r"licence apache-2\.0: does not fit facebook/VGGT-1B"):
+            card("apache-2.0")
+    if "1b" in source.lower() and "Commercial" not in source:
+        assert card("cc-by-nc-sa-4.0").startswith("---\nlicense: cc-by-nc-sa-4.0\n")
+
+
+def test_a_push_is_private_unless_told(hub: FakeHub, call: Commands, checkpoint: Path) -> None:
+    assert call("push", checkpoint, "me/open", "--public", *OTHER, **ME).code == 0
+    assert not hub.repos["me/open"].private
+    hub.requests.clear()
+    mistake(call("push", checkpoint, "me/open", *OTHER, **ME), "me/open: is public; add --public")
+    assert {method for method, _ in hub.requests} == {"GET"}
+    assert call("push", checkpoint, "me/open", "--public", *OTHER, **ME).code == 0
 
 
 def test_a_calibrated_repository_is_no_float_model(
@@ -311,9 +359,9 @@ def test_weights_of_any_name(hub: FakeHub, call: Commands, tmp_path: Path) -> No
 
 
 def test_results_are_json(hub: FakeHub, call: Commands, checkpoint: Path, tmp_path: Path) -> None:
-    card = json.loads(call("push", checkpoint, "me/json", "--card-only", "--json", "-").out)
+    card = json.loads(call("push", checkpoint, "me/json", "--card-only", "--json", "-", *OTHER).out)
     assert (card["commit"], hub.requests) == (None, [])
-    pushed = json.loads(call("push", checkpoint, "me/json", "--json", "-", **ME).out)
+    pushed = json.loads(call("push", checkpoint, "me/json", "--json", "-", *OTHER, **ME).out)
     assert pushed == {**card, "commit": hub.repos["me/json"].refs["main"], "url": pushed["url"]}
     assert pushed["files"] == {path.name: path.stat().st_size for path in checkpoint.iterdir()}
     assert hub.repos["me/json"].commits[pushed["commit"]]["README.md"].decode() == pushed["card"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qvggt.data import image_file
-from qvggt.data.image_file import read_rgb
+from qvggt.data.image_file import image_size, read_rgb, read_upright
 from qvggt.data.images import Resize, load_images, load_images_exact, load_images_tracked, preprocess
 from qvggt.errors import QvggtError
 
@@ -184,6 +184,40 @@ def test_exact_crop_that_rounding_puts_outside_the_image(
     # 392 / (392 / 22) is a hair above 22, and Pillow refuses a box outside the image.
     images, _ = load_images_exact([save(tmp_path / "tiny.png", *source)], *target)
     assert images.shape == (1, 3, *target)
+
+
+def test_exact_is_vggts_own_where_that_can_be(tmp_path: Path) -> None:
+    """Padded to a square its pad mode; at the size that its crop mode gives, that one, which crops nothing then."""
+    for name, (width, height), target in (("wide", (96, 54), (42, 70)), ("tall", (54, 96), (70, 42))):
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(np.random.default_rng(0).integers(0, 200, (height, width, 3), np.uint8)).save(path)
+        square, (resize,) = load_images_exact([path], 70, 70, mode="pad")
+        assert torch.equal(square, load_images([path], "pad", 70))
+        assert square.min(1).values.eq(1).sum() == 70 * 28  # white
+        inside = torch.from_numpy(resize.inside(70, 70))
+        assert torch.equal(inside, square[0].min(0).values < 1)
+        assert resize.size == target[::-1]
+        fitted, _ = load_images_exact([path], *target, mode="pad")
+        assert torch.equal(fitted[0].flatten(), square[0, :, inside].flatten())
+        if name == "wide":
+            assert torch.equal(fitted, load_images([path], "crop", 70))
+            cropped, (own,) = load_images_exact([path], *target)
+            assert torch.equal(fitted, cropped)
+            assert own == Resize(70 / 96, 42 / 54, 0, 0, 96, 54)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_the_size_of_a_file_is_that_of_its_pixels(tmp_path: Path, suffix: str) -> None:
+    for orientation in range(9):
+        exif = Image.Exif()
+        exif[274] = orientation
+        path = tmp_path / f"{orientation}{suffix}"
+        Image.new("RGB", (40, 24)).save(path, exif=exif)
+        assert image_size(path) == read_upright(path).size
+        assert image_size(path, upright=False) == read_rgb(path).size
+    path.write_bytes(b"none")
+    with pytest.raises(QvggtError, match=f"8{suffix}: expected a readable image, got"):
+        image_size(path)
 
 
 @settings(deadline=None, max_examples=25)

@@ -15,7 +15,7 @@ from qvggt.data.frame_list import FrameList
 from qvggt.data.nrgbd import read_nrgbd
 from qvggt.data.registry import Question
 from qvggt.data.seven_scenes import read_seven_scenes
-from qvggt.eval.ground_truth import ImagePlan, plan_images
+from qvggt.eval.ground_truth import ImagePlan, plan_images, resize_depth
 from qvggt.eval.harness import Truth
 
 FOCAL = {"7scenes": 525.0, "nrgbd": 554.2562584220408}
@@ -131,6 +131,26 @@ def test_images_are_cropped_and_scaled_as_published(tmp_path):
     matrix[0, 0, 2] = 700
     with pytest.raises(QvggtError, match="around its principal point"):
         ImagePlan(56, (42, 56), room=True).load([tmp_path / "a.png"], matrix)
+
+
+def test_a_room_on_a_square(tmp_path):
+    """Padded, the pixels of the protocol lie in the middle, and no truth on the white around them."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 200, (HEIGHT, WIDTH, 3), np.uint8)).save(tmp_path / "a.png")
+    matrix = np.array([[[525.0, 0, 330], [0, 525, 200], [0, 0, 1]]])
+    plain, (before,) = ImagePlan(70, (56, 70), room=True).load([tmp_path / "a.png"], matrix)
+    images, (resize,) = ImagePlan(70, (70, 70), room=True, fit="pad").load([tmp_path / "a.png"], matrix)
+    assert np.array_equal(images[:, :, 7:63], plain)
+    assert (images[:, :, :7] == 1).all()
+    assert (images[:, :, 63:] == 1).all()
+    inside = np.zeros((70, 70), bool)
+    inside[7:63] = True
+    assert np.array_equal(resize.inside(70, 70), inside)
+    depth = rng.random((HEIGHT, WIDTH)).astype(np.float32) + 1  # of the whole image, also where the window is not
+    moved = resize_depth(depth, resize, 70, 70)
+    assert np.array_equal(moved[7:63], resize_depth(depth, before, 56, 70))
+    assert np.array_equal(moved > 0, inside)
+    assert np.array_equal(resize.matrix(), [[1, 0, 0], [0, 1, 7], [0, 0, 1]] @ before.matrix())
 
 
 def test_the_published_sizes_and_one_that_crashed_there():

@@ -39,17 +39,19 @@ def write_network(
     inner: int = 256,
     outer: int = 384,
     uses: int = 1,
+    target: Target = Target.TENSORRT,
+    int8: bool = False,
 ) -> Path:
     """LayerNorm -> linear -> GELU on x [1, rows, inner] as an ONNX file for TensorRT; `uses` times in a row, with the
-    same weights, as the camera head uses its trunk."""
-    builder = GraphBuilder(precision=Precision(precision))
+    same weights, as the camera head uses its trunk. int8: 4-bit codes are stored so."""
+    builder = GraphBuilder(precision=Precision(precision), int8_storage=int8)
     x = builder.input("x", [1, "rows", inner])
     ones, linear = builder.constant("ones", np.ones(inner, np.float32)), module(bits, act, inner, outer)
     owner = LINEAR if uses == 1 else SHARED
     for use in range(uses):
         at = owner.replace("camera_head.", f"camera_head.iter.{use}.")
         x = builder.op("LayerNormalization", [builder.cast(x, Precision.FP32, f"{at}.norm"), ones], "norm", axis=-1)
-        x = builder.op("Gelu", [emit_linear(builder, at, linear, x, Target.TENSORRT, owner)], "act")
+        x = builder.op("Gelu", [emit_linear(builder, at, linear, x, target, owner)], "act")
     builder.output(x, "y", [1, "rows", outer])
     metadata = {
         "qvggt.scheme": parse_scheme(bits, act, ("aggregator", "camera")).to_json(),

@@ -20,9 +20,10 @@ from rtx_forms import write_network
 from qvggt import QvggtError
 from qvggt.engines import trt_build
 from qvggt.engines.build_config import BuildConfig, capability
-from qvggt.engines.builder import build_engine, check_precision, plan_profile, read_source, report_path
+from qvggt.engines.builder import build_engine, check_form, check_precision, plan_profile, read_source, report_path
 from qvggt.engines.manifest import check_engine, manifest_path
 from qvggt.files import file_sha256
+from qvggt.target import Target
 
 rtx = pytest.mark.skipif(
     not pytest.importorskip("importlib.util").find_spec("tensorrt_rtx"),
@@ -222,9 +223,11 @@ def test_another_float_type_is_refused(tmp_path: Path) -> None:
 
 @rtx
 def test_unknown_gpu_generations_are_refused(tmp_path: Path) -> None:
-    message = refusal(foreign(tmp_path / "m.onnx", "Relu"), BuildConfig(compute_capabilities=("9.0",)))
-    assert "--cc 9.0: this builder knows" in message
+    message = refusal(foreign(tmp_path / "m.onnx", "Relu"), BuildConfig(compute_capabilities=("99.0",)))
+    assert "--cc 99.0: this builder knows" in message
     assert "8.9" in message
+    with pytest.raises(QvggtError, match=r"--cc 9\.0: TensorRT-RTX has no kernels.*\(H100.*--backend tensorrt"):
+        BuildConfig(compute_capabilities=("8.9", "9.0"))
 
 
 @pytest.mark.parametrize("text", ["8", "8.6;8.9", "8.6,8.9", "sm86", "", "8.66"])
@@ -259,9 +262,21 @@ def test_the_tensorrt_backend_runs_the_same_code(tmp_path: Path, monkeypatch: py
     result = build(write_network(tmp_path / "in" / "m.onnx", "w8a8"), BuildConfig("tensorrt", frames=(1, 4, 8)))
     assert (result.manifest.backend, result.manifest.backend_version) == ("tensorrt", "10.13.0")
     assert result.report.passed
-    (package / "__init__.py").write_text("from tensorrt_rtx import *\n__version__ = '10.11.0'\n")
+    (package / "__init__.py").write_text("__version__ = '10.11.0'  # and nothing to build with\n")
     config = BuildConfig("tensorrt", frames=(1, 4, 8))
     assert "TensorRT 10.11.0: expected 10.12 or newer" in refusal(tmp_path / "in" / "m.onnx", config)
+
+
+@pytest.mark.parametrize(("bits", "act"), [("w4a4", "dynamic"), ("w4a4", "static")])
+def test_int4_that_tensorrt_does_not_take_is_refused(bits: str, act: str, tmp_path: Path) -> None:
+    """Whatever built it: before a process is started, with the option that writes another form."""
+    source = read_source(write_network(tmp_path / "m.onnx", bits, act))
+    for backend in ("tensorrt", "trtexec"):
+        with pytest.raises(QvggtError, match=r"does not take, .*--target tensorrt --backend tensorrt") as caught:
+            build_engine(source, tmp_path / "m.engine", BuildConfig(backend, frames=(1, 4, 8)))
+        assert "\n" not in str(caught.value)
+        check_form(read_source(write_network(tmp_path / "n.onnx", bits, act, target=Target.TENSORRT_10)), backend)
+    check_form(source, "rtx")
 
 
 def test_a_backend_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from rtx_forms import LINEAR, SHARED, run_onnx, write_network
 from qvggt.engines.build_config import BuildConfig
 from qvggt.engines.builder import build_engine, read_source
 from qvggt.engines.layer_report import LayerReport
+from qvggt.target import Target
 
 pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install '.[rtx]' in the clone")
 
@@ -60,6 +61,34 @@ def test_a_linear_used_several_times(
     assert (verdict.wanted, verdict.found, verdict.note, verdict.stored) == (kernel, kernel, "", stored)
     assert report.weight_bytes is not None
     assert report.weight_bytes < (size + 2 / 128) * 256 * 256 + 40 * 256
+
+
+@pytest.mark.parametrize(
+    ("act", "int8", "stored", "size"), [("dynamic", True, "Int8", 1.0), ("static", False, "Int4", 0.5)]
+)
+def test_forms_for_tensorrt_itself(act: str, int8: bool, stored: str, size: float, tmp_path: Path) -> None:
+    """TensorRT was not run: RTX, which takes the same forms, plans the kernels they are meant for."""
+    path = write_network(tmp_path / "m.onnx", "w4a4", act, target=Target.TENSORRT_10, int8=int8)
+    (verdict,) = report_of(path, "8.9").linears
+    assert (verdict.found, verdict.note) == ("INT8 GEMM", "")
+    assert (verdict.stored, verdict.bytes_per_weight) == (stored, size)
+
+
+@pytest.mark.parametrize(
+    ("bits", "act"), [("w4a8", "dynamic"), ("w4a4", "dynamic"), ("w4a4", "static"), ("w4a16", "dynamic")]
+)
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_forms_for_tensorrt_itself_compute_the_same_numbers(
+    bits: str, act: str, precision: str, tmp_path: Path
+) -> None:
+    """As the form for RTX, in ONNX Runtime: to the bit, but for static w4a4 in fp32, where RTX multiplies INT4 by INT4
+    with other scales inside."""
+    x = np.random.default_rng(0).standard_normal((1, 20, 256)).astype(np.float32)
+    expected = run_onnx(write_network(tmp_path / "rtx.onnx", bits, act, precision), x)
+    largest = 2e-6 * np.abs(expected).max() if (bits, act, precision) == ("w4a4", "static", "fp32") else 0
+    for int8 in (False, True):
+        path = write_network(tmp_path / "m.onnx", bits, act, precision, target=Target.TENSORRT_10, int8=int8)
+        assert np.abs(run_onnx(path, x) - expected).max() <= largest
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])

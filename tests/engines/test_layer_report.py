@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import pytest
 from layer_rows import gemm, operand
 
 from qvggt.engines.layer_report import layer_report
-from qvggt.engines.layer_table import rows_of_log
+from qvggt.engines.layer_table import Row, rows_of_inspector, rows_of_log
 from qvggt.onnx_view.network_facts import Attention, NetworkFacts, QuantizedLinear
 
 X = operand("x", (1, -1, 256), "Int8")
@@ -166,3 +167,78 @@ def test_report_as_json_and_text() -> None:
     assert "speed and its numbers are not measured" in values["scope"]
     assert values["weight_bytes"] == found.facts()["weight_bytes"] == 1000
     assert "Int8 1.000 B" in found.table()
+
+
+IMMA = "sm80_xmma_gemm_i8f32_i8i32_f32_tn_n_tilesize64x64x64_stage4_warpsize2x2x1_tensor16x8x32"
+HMMA = "sm80_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize32x32x64_stage6_warpsize2x2x1_tensor16x8x16"
+
+
+def inspected(kind: str, inputs: Sequence[tuple[Sequence[int], str]], tactic: str = "", **more: object) -> list[Row]:
+    """A layer as TensorRT 10's inspector has it: no constants, and a name that ends in _myl0_7."""
+    layer = {
+        "Name": "m/MatMul_myl0_7",
+        "LayerType": kind,
+        "Inputs": [{"Name": "__mye1_13", "Dimensions": [*dims], "Format/Datatype": type} for dims, type in inputs],
+        "Outputs": [{"Name": "__myln_k_arg__bb1_12", "Dimensions": [1, 40, 512], "Format/Datatype": "Half"}],
+        "TacticName": tactic,
+        "StreamId": 0,
+        "Metadata": "[ONNX Layer: m/MatMul]\x1e[ONNX Layer: m/Add]",
+        **more,
+    }
+    return rows_of_inspector(json.dumps({"Layers": [layer], "Bindings": ["x", "y"]}))
+
+
+READS_INT8, READS_HALF = ((1, 40, 256), "Int8"), ((1, 40, 256), "Half")
+W4A16 = wanted("INT4 weight-only", "INT4", None, block=128)
+
+
+@pytest.mark.parametrize(
+    ("linear", "rows", "found", "stored"),
+    [
+        (wanted("INT8 GEMM"), inspected("gemm", [READS_INT8], IMMA), "INT8 GEMM", "not listed"),
+        (wanted("INT8 GEMM"), inspected("gemm", [READS_INT8]), "INT8 GEMM", "not listed"),
+        (wanted("INT8 GEMM"), inspected("CaskGemmMatrixMultiply", [READS_INT8], IMMA), "INT8 GEMM", "not listed"),
+        (wanted("INT8 GEMM"), inspected("fusion", [READS_HALF], IMMA + "_by_fusion_tactic"), "INT8 GEMM", "not listed"),
+        (wanted("INT8 GEMM"), inspected("fusion", [READS_INT8, ((256, 512), "Int8")], IMMA), "INT8 GEMM", "not listed"),
+        (
+            wanted("INT8 GEMM"),
+            inspected("fusion", [READS_INT8, ((256, 512), "Int8")], HMMA),
+            "not quantized",
+            "not listed",
+        ),
+        (wanted("INT8 GEMM"), inspected("gemm", [READS_HALF], HMMA), "not quantized", "not listed"),
+        (wanted("INT8 GEMM"), inspected("gemm", [READS_INT8], HMMA), "not quantized", "not listed"),
+        (wanted("INT8 GEMM"), inspected("kgen", [READS_HALF], "__myl_MulCast_0xf2"), "not quantized", "not listed"),
+        (W4A16, inspected("fusion", [READS_HALF, ((256, 512), "Int4")]), "INT4 weight-only", "not listed"),
+        (W4A16, inspected("gemm", [READS_HALF], HMMA), "not quantized", "not listed"),
+        (W4A16, inspected("gemm", [READS_HALF], "__myl_Fc_0xf2"), "not listed", "not listed"),
+        (wanted("INT8 GEMM"), inspected("fusion", [READS_INT8], "__myl_Fc_0xf2"), "not listed", "not listed"),
+        (
+            wanted("INT8 conv", inner=32 * 9, outer=64, product="conv", window=9),
+            inspected("CaskConvolution", [((1, 32, 20, 20), "Int8")], Weights={"Type": "Int8", "Count": 64 * 32 * 9}),
+            "INT8 conv",
+            "Int8",
+        ),
+    ],
+)
+def test_tensorrt_10_lists_no_weights(linear: QuantizedLinear, rows: list[Row], found: str, stored: str) -> None:
+    """Judged by the types a row reads and by the name of its tactic; what neither tells is no failure."""
+    report = layer_report(NetworkFacts({}, (linear,), (), {}), rows)
+    (verdict,) = report.linears
+    assert (verdict.found, verdict.stored) == (found, stored)
+    assert verdict.passed == report.passed == (found == linear.wanted)
+    assert bool(report.failed) == (found == "not quantized")
+    assert report.to_dict()["passed"] is (None if found == "not listed" else report.passed)
+    assert stored in report.table()
+    if found == "not listed":
+        assert report.summary == f"0/1 linears {linear.wanted} (1 not listed)"
+    elif report.passed and stored == "not listed":
+        assert report.summary == f"1/1 linears {linear.wanted}, storage not listed"
+
+
+def test_weights_that_tensorrt_10_lists_as_inputs_are_read() -> None:
+    """As gemms of constants were printed: the weight, alpha, beta and the bias beside the activation."""
+    inputs = [READS_HALF, ((256, 512), "Half"), ((1,), "Float"), ((1,), "Float"), ((1, 512), "Half")]
+    report = layer_report(NetworkFacts({}, (wanted("INT8 GEMM"),), (), {}), inspected("gemm", inputs, HMMA))
+    (verdict,) = report.failed
+    assert (verdict.found, verdict.weight) == ("not quantized", "Half")

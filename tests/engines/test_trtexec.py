@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,22 @@ def test_a_run(model: Path, stand_in: Any) -> None:
 
 
 @posix
+def test_the_report_is_of_the_worst_profile(model: Path, stand_in: Any) -> None:
+    """Each has kernels of its own for the same node."""
+    float_row = LAYERS.replace('"g"', '"g [profile 1]"').replace("Int8", "Half").partition("[")[2]
+    layers = f"{LAYERS[:-2]}, {float_row}"
+    stand_in(
+        'for a in "$@"; do case $a in',
+        '  --saveEngine=*) printf engine > "${a#*=}";;',
+        f'  --exportLayerInfo=*) echo {shlex.quote(layers)} > "${{a#*=}}";;',
+        "esac; done",
+    )
+    config = BuildConfig("trtexec", frames=(1, 1, 1), profiles=((2, 4, 8),))
+    report = build_engine(read_source(model), model.with_suffix(".engine"), config, shown=False).report
+    assert report.summary.startswith("0/1 linears INT8 GEMM")
+
+
+@posix
 def test_a_run_without_layer_information_claims_nothing(model: Path, stand_in: Any) -> None:
     stand_in('for a in "$@"; do case $a in --saveEngine=*) printf engine > "${a#*=}";; esac; done')
     report = build(model).report
@@ -120,6 +137,38 @@ def test_a_failed_run_leaves_the_command_only(model: Path, stand_in: Any, lines:
     with pytest.raises(QvggtError, match=words):
         build(model)
     assert names(model) == ["m.engine.trtexec.sh", "m.onnx"]
+
+
+@posix
+@pytest.mark.parametrize("end", ["sleep 60", "exit 1"])
+def test_an_old_trtexec_is_stopped(model: Path, stand_in: Any, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its first line, before it has built anything: as on JetPack 6."""
+    monkeypatch.setattr("qvggt.engines.trtexec.TICK", 0.05)
+    stand_in('echo "&&&& RUNNING TensorRT.trtexec [TensorRT v100300]"', f"exec {end}" if "sleep" in end else end)
+    start = time.monotonic()
+    with pytest.raises(QvggtError, match=r"TensorRT 10\.3\.0: expected 10\.12 or newer.*JetPack 7"):
+        build(model)
+    assert time.monotonic() - start < 50
+    assert names(model) == ["m.engine.trtexec.sh", "m.onnx"]
+
+
+@posix
+def test_layer_information_of_tensorrt_10(model: Path, stand_in: Any) -> None:
+    """Without constants: the kernel is told by the tactic, the storage by nothing."""
+    tactic = "sm80_xmma_gemm_i8f32_i8i32_f32_tn_n_tilesize128x128x64_stage3_warpsize2x2x1_tensor16x8x32"
+    layers = LAYERS.replace(
+        ' "Constants": [{"Dimensions": [256, 384], "Format/Datatype": "Int8"}],', f' "TacticName": "{tactic}",'
+    )
+    assert "Constants" not in layers
+    stand_in(
+        'for a in "$@"; do case $a in',
+        '  --saveEngine=*) printf engine > "${a#*=}";;',
+        f'  --exportLayerInfo=*) echo {shlex.quote(layers)} > "${{a#*=}}";;',
+        "esac; done",
+    )
+    report = build(model).report
+    assert report.summary == "1/1 linears INT8 GEMM, storage not listed"
+    assert report.passed
 
 
 def test_without_the_binary_the_command_is_left(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

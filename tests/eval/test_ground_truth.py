@@ -12,12 +12,14 @@ from PIL import Image
 
 from qvggt import QvggtError
 from qvggt.data.depth_png import read_depth, write_depth
+from qvggt.data.image_file import read_rgb
 from qvggt.data.images import Resize, load_images_exact, load_images_tracked
 from qvggt.eval.ground_truth import ImagePlan, plan_images, resize_depth, sequence_depth
 
 
 def candidate(label="c", size=None, native=None):
-    return SimpleNamespace(label=label, size=size, native_size=native)
+    sizes = size if isinstance(size, list) else [] if size is None else [size]
+    return SimpleNamespace(label=label, sizes=tuple(sizes), native_size=native)
 
 
 def ramp(height, width):
@@ -92,6 +94,43 @@ def test_native_size_then_518():
     assert plan_images([candidate(native=70), candidate(native=518)]).describe() == {"mode": "crop", "width": 70}
     assert plan_images([candidate()]).width == 518
     assert plan_images([candidate(native=70)], 140).width == 140
+
+
+def test_each_image_goes_to_the_size_of_its_shape(tmp_path):
+    plan = plan_images(
+        [candidate(size=[(56, 56), (28, 56), (56, 28)]), candidate(), candidate(size=[(28, 56), (56, 56)])]
+    )
+    assert (plan.exact, plan.others) == ((56, 56), ((28, 56),))  # those that all can take, in the first one's order
+    assert plan.describe() == {"mode": "exact", "height": 56, "width": 56, "others": [[28, 56]]}
+    assert [plan.chosen([s]).exact for s in ((60, 60), (64, 40), (90, 40), (40, 90))] == [
+        (56, 56), (28, 56), (28, 56), (56, 56),
+    ]  # fmt: skip
+    assert plan.chosen([(60, 60), (60, 60), (90, 40)]).exact == (56, 56)
+    Image.new("RGB", (96, 48)).save(tmp_path / "wide.jpg")
+    assert plan.load([tmp_path / "wide.jpg"])[0].shape == (1, 3, 28, 56)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (96, 48)).save(tmp_path / "wide.jpg", exif=exif)  # upright, a tall one
+    assert plan.load([tmp_path / "wide.jpg"])[0].shape == (1, 3, 56, 56)
+    assert plan.load([tmp_path / "wide.jpg"], read=read_rgb)[0].shape == (1, 3, 28, 56)
+    assert plan_images([candidate(size=[(56, 56), (28, 70)])], 70).exact == (28, 70)
+    rooms = plan_images([candidate(size=[(56, 56), (42, 56)])], room=True)
+    assert rooms.chosen([]).exact == (42, 56)
+    with pytest.raises(QvggtError, match="b takes only 42x56 or 70x70 images, a only 56x56 or 28x56: no fair"):
+        plan_images([candidate("a", [(56, 56), (28, 56)]), candidate("b", [(42, 56), (70, 70)])])
+
+
+@pytest.mark.parametrize("source", [(96, 54), (54, 96), (64, 48), (50, 50)])
+def test_placed_is_what_loading_does(tmp_path, source):
+    Image.new("RGB", source).save(tmp_path / "i.png")
+    for fit in ("crop", "pad"):
+        for plan in (ImagePlan(70, fit=fit), ImagePlan(70, (56, 70), fit=fit), ImagePlan(70, (70, 70), True, fit)):
+            matrix = np.array([[[50.0, 0, source[0] / 2], [0, 50, source[1] / 2], [0, 0, 1]]])
+            images, (resize,) = plan.load([tmp_path / "i.png"], matrix)
+            placed, canvas = plan.placed(source)
+            assert canvas == images.shape[:1:-1]
+            if not (plan.room and fit == "pad"):  # there it is the size of the window
+                assert np.abs(np.subtract(resize.size, placed)).max() <= 1
 
 
 def test_sizes_that_do_not_go_together():

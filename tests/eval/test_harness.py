@@ -13,11 +13,13 @@ from small_network import SIZE, small_model, small_scenes
 
 from qvggt import QvggtError
 from qvggt.data.co3d import read_sequences
+from qvggt.data.co3d_writer import write_co3d
 from qvggt.data.depth_png import read_depth
 from qvggt.data.images import load_images
 from qvggt.data.nrgbd import read_nrgbd
 from qvggt.data.registry import Question
 from qvggt.data.sequence import Frames
+from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.engines.runner import Runner
 from qvggt.engines.torch_runner import TorchRunner
 from qvggt.eval.ground_truth import plan_images
@@ -332,6 +334,60 @@ def test_without_ground_truth_the_first_candidate_stands_for_it(sequences):
     (note,) = truth_notes(frames, "exact")
     assert note.startswith("no ground truth: cameras and depth of exact are taken for the truth")
     assert truth_notes(list(sequences), "exact") == []
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Images of 56x28 pixels, which a square network takes in the middle of a white square."""
+    root = tmp_path_factory.mktemp("wide")
+    write_co3d(root, SceneConfig(height=28, width=56, frames=FRAMES), range(0), range(2), progress=False)
+    return read_sequences(Question(root, frames=FRAMES, min_frames=FRAMES))
+
+
+MIDDLE = slice(14, 42)  # rows of a square of 56 that the images fill
+
+
+def letterboxed(sequence, padding, noise=0.0):
+    """The truth on the image, `padding` on the white around it; cameras of the whole square."""
+    k = sequence.intrinsics.copy()
+    k[:, 1, 2] += 14
+    encoding = encode_pose(torch.from_numpy(sequence.extrinsics), torch.from_numpy(k), 56, 56)
+    depth = np.full((FRAMES, 56, 56), padding, np.float32)
+    depth[:, MIDDLE] = np.stack([read_depth(path) for path in sequence.depth_paths]) * np.float32(1 + noise)
+    points = np.full((FRAMES, 56, 56, 3), padding, np.float32)
+    points[:, MIDDLE] = true_points(depth, sequence.extrinsics, k)[:, MIDDLE]
+    return Predictions(encoding.numpy().astype(np.float32), depth, world_points=points)
+
+
+@pytest.mark.parametrize("cameras", [True, False])
+def test_padding_is_no_part_of_any_figure(wide, cameras):
+    """Whatever stands there: metrics of depth and points, noise, and the truth that a first candidate stands for."""
+    one = list(wide)[:1]
+    found = []
+    for padding in (1e6, np.nan):
+        runners = [Scripted([letterboxed(s, 0.5) for s in one], size=(56, 56))]
+        runners.append(Scripted([letterboxed(s, padding, 0.01) for s in one]))
+        plan = plan_images(runners, fit="pad")
+        frames = one if cameras else without_cameras(one)
+        ((_, second),) = evaluate_rows(runners, frames, plan, POINTS, progress=False)
+        assert second.depth.pixels == FRAMES * 28 * 56
+        assert second.depth.abs_rel == pytest.approx(0, abs=1e-6)
+        assert second.noise["depth"].sqnr_db == pytest.approx(40, abs=0.01)
+        assert second.points["head"].predicted == FRAMES * 28 * 56
+        assert second.pose.worst_deg.max() < 0.1
+        found.append(second.points)
+    assert found[0] == found[1]
+
+
+def test_each_sequence_goes_to_the_size_of_its_shape(sequences, wide):
+    class Sizes(Scripted):
+        sizes = ((56, 56), (28, 56))
+
+    both = [*list(sequences)[:1], *list(wide)[:1]]
+    runners = [cls([Predictions(truth(s).pose_enc) for s in both]) for cls in (Sizes, Scripted)]
+    evaluate(runners, both, warmup=0, progress=False)
+    for runner in runners:
+        assert [images.shape[2:] for images in runner.seen] == [(56, 56), (28, 56)]
 
 
 def test_a_first_candidate_that_cannot_stand_for_the_truth(sequences):

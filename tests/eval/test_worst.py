@@ -13,7 +13,7 @@ from qvggt import QvggtError
 from qvggt.data.co3d import read_sequences
 from qvggt.data.registry import Question
 from qvggt.engines.torch_runner import TorchRunner
-from qvggt.eval.ground_truth import plan_images
+from qvggt.eval.ground_truth import ImagePlan, plan_images
 from qvggt.eval.pose import PoseErrors
 from qvggt.eval.result import SequenceRecord
 from qvggt.eval.worst import POINTS, SIDE, rank_worst, store_worst
@@ -66,6 +66,19 @@ def test_stored_arrays(sequences, tmp_path):
         assert stored[f"c{index}_scale"] == pytest.approx(
             np.median(stored["gt_depth"]) / np.median(predicted.depth), rel=1e-5
         )
+
+
+def test_padding_is_not_stored(sequences, tmp_path):
+    """On a square twice as wide as the images are, half of the pixels."""
+    runner = TorchRunner(small_model(), "c")
+    plan = ImagePlan(112, (56, 112), fit="pad")
+    ranked = [{"sequence": sequences[0].key, "metric": "auc30", "values": [1.0]}]
+    (entry,) = store_worst(tmp_path, [runner], list(sequences), plan, ranked, progress=False)
+    stored = dict(np.load(entry["file"], allow_pickle=False))
+    known = np.isfinite(stored["c0_depth"])
+    assert known[:, :, 28:84].all()
+    assert known.sum() == known.size / 2 == len(stored["c0_points"])
+    assert np.isfinite(stored["c0_points"]).all()
 
 
 def test_large_maps_are_thinned_and_stay_consistent(sequences, tmp_path):

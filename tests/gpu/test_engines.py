@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gpu_lab import FRAMES, Form, Lab, agreement
+from gpu_lab import FRAMES, Form, Lab, agreement, target_of
 from measuring import Results, device_bytes, stream_seconds, summary, wall_seconds
 
 from qvggt.engines.engine_runner import EngineRunner
@@ -27,7 +27,7 @@ FORMS = [
 
 def test_an_engine_computes_what_the_reference_does(lab: Lab, backend: str, form: Form, results: Results) -> None:
     with EngineRunner(lab.engine(form, backend)) as runner:
-        found = agreement(runner.run_named, lab.exported(form), lab)
+        found = agreement(runner.run_named, lab.exported(form, target_of(backend)), lab)
     results.add(f"{backend} {form}", {"sqnr_db": found.sqnr_db()})
     assert found, found.failures()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu_lab import FRAMES, Form, Lab, agreement
+from gpu_lab import FRAMES, Form, Lab, agreement, target_of
 from measuring import Results, device_bytes, summary, wall_seconds
 
 from qvggt.engines.onnx_runner import PROVIDERS, OnnxRunner
@@ -75,7 +75,7 @@ def test_polygraphy_run(lab: Lab, backend: str, form: Form) -> None:
     tool = shutil.which("polygraphy", path=str(Path(sys.executable).parent)) or shutil.which("polygraphy")
     if tool is None:
         pytest.skip("polygraphy is not installed")
-    side, path = lab.side, lab.exported(form).path
+    side, path = lab.side, lab.exported(form, target_of(backend)).path
     shapes = [f"images:[1,{frames},3,{side},{side}]" for frames in (1, 2, 4)]
     low, opt, high = (["--trt-min-shapes", shapes[0]], ["--trt-opt-shapes", shapes[1]], ["--trt-max-shapes", shapes[2]])
     command = [tool, "run", str(path), "--onnxrt", "--trt", "--strongly-typed"]

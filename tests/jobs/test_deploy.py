@@ -12,6 +12,7 @@ from calling import call, interrupted, mistake
 
 import qvggt
 from qvggt.hub.names import find_weights
+from qvggt.jobs.build import BuildJob
 from qvggt.jobs.calibrate import CalibrateJob
 from qvggt.jobs.deploy import DeployJob, Plan
 from qvggt.jobs.export import ExportJob
@@ -69,6 +70,41 @@ def test_an_engine_is_built_where_the_package_is(tmp_path: Path, monkeypatch: py
     without = plan(DeployJob("tiny", tmp_path, to="engine"))
     assert "build w8a8" not in [step.name for step in without.steps()]
     assert any("neither TensorRT-RTX nor TensorRT is installed" in note for note in without.notes)
+
+
+@pytest.mark.parametrize(
+    ("capability", "installed", "backend", "exported", "note"),
+    [
+        ("8.9", ("tensorrt_rtx", "tensorrt"), "rtx", "rtx", ""),
+        ("9.0", ("tensorrt_rtx", "tensorrt"), "tensorrt", "tensorrt", ""),
+        (
+            "9.0",
+            ("tensorrt_rtx",),
+            None,
+            "tensorrt",
+            "no engine: TensorRT-RTX has no kernels",
+        ),
+        ("", ("tensorrt",), "tensorrt", "tensorrt", ""),
+        ("", (), None, "rtx", "neither TensorRT-RTX nor TensorRT is installed"),
+    ],
+)
+def test_the_builder_and_its_files_fit_the_gpu(
+    capability: str,
+    installed: tuple[str, ...],
+    backend: str | None,
+    exported: str,
+    note: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qvggt.jobs.deploy._capability", lambda: capability)
+    monkeypatch.setattr("qvggt.jobs.deploy.find_spec", lambda name: name if name in installed else None)
+    made = plan(DeployJob("tiny", tmp_path, to="engine", formats=("w4a4",)))
+    jobs = [step.job for step in made.steps()]
+    assert made.backend == backend
+    assert {job.backend for job in jobs if isinstance(job, ExportJob)} == {exported}
+    assert {job.backend for job in jobs if isinstance(job, BuildJob)} == ({backend} if backend else set())
+    assert any(note in text for text in made.notes)
 
 
 def test_photographs_in_one_call_interrupted_twice(

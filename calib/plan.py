@@ -140,7 +140,8 @@ class Plan:
     def lines(self, tokens: int) -> list[str]:
         """Text for a terminal; `tokens`: bytes of them that may stay in RAM."""
         groups = [f"{count} {g} blocks at {span(self.seconds[g])}" for g, count in self.blocks.items() if count]
-        groups += [f"{name} {span(each)}" for name, each in self.other_seconds.items()]
+        worth = self.total_seconds[1] / 100
+        groups += [f"{name} {span(each)}" for name, each in self.other_seconds.items() if each[1] >= worth]
         kept, spilled = min(self.token_bytes, tokens), max(0, self.token_bytes - tokens)
         worked = f"a block at work {gigabytes(self.work)}"
         held = f"libraries {gigabytes(self.libraries)}, model {gigabytes(self.model)}"

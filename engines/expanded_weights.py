@@ -1,7 +1,7 @@
 """Stored 4-bit weights made int8 one at a time, before ONNX Runtime opens the file.
 
 ONNX Runtime computes a file's constants ahead of time, which is how INT4 codes become the int8 its kernels take. It
-does so through floats and keeps those of all weights until it has gone through the whole graph: 9.5 GB for VGGT-1B
+does so through floats and keeps those of all weights until it has gone through the whole graph: 9.9 GB for VGGT-1B
 (docs/storage.md). Here each weight goes through the same nodes in a session of its own and waits in a temporary file.
 """
 

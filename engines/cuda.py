@@ -112,8 +112,10 @@ def check_gpu(what: object, device: str) -> torch.device:
         words = f"an engine runs on an NVIDIA GPU only, got device {device}; give cuda, or {ELSEWHERE}"
         raise QvggtError(f"{what}: {words}")
     if torch.cuda.device_count() == 0:
-        why = "PyTorch sees none here" if torch.version.cuda else "this PyTorch is built without CUDA"
-        raise QvggtError(f"{what}: an engine runs on an NVIDIA GPU, and {why}; {ELSEWHERE}")
+        why = "PyTorch sees none here; "
+        if torch.version.cuda is None:
+            why = "this PyTorch is built without CUDA; install one with it if there is a GPU here, else "
+        raise QvggtError(f"{what}: an engine runs on an NVIDIA GPU, and {why}{ELSEWHERE}")
     return check_device(device)
 
 

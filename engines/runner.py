@@ -18,6 +18,8 @@ from qvggt.predictions import CAMERAS, DEPTH, OUTPUTS, TRAILING, Predictions
 from qvggt.tensor_shards import weight_files, weights_sha256
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from qvggt.quant.scheme import Scheme
 
 Array = NDArray[np.float32]
@@ -94,6 +96,10 @@ class Runner(ABC):
         """
         self._check(images)
         return self._run(images) if outputs is None else self._run_chosen(images, self._chosen(outputs))
+
+    def run_device(self, images: Any, outputs: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """As `run_named`, with tensors that stay on the GPU: what engines do, and others raise QvggtError for."""
+        raise QvggtError(f"{self.label}: takes and returns numpy arrays; build an engine for tensors on the GPU")
 
     def _run_chosen(self, images: Array, outputs: Sequence[str]) -> dict[str, Array]:
         """As `_run`; a runner that gains from it leaves the other outputs where they are."""

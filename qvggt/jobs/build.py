@@ -11,7 +11,7 @@ from qvggt.engines.build_config import BuildConfig, BuilderOptions, capability, 
 from qvggt.errors import QvggtError
 from qvggt.files import check_file
 from qvggt.jobs.job import Doc, Job, Place, Result
-from qvggt.jobs.places import check_new_file
+from qvggt.jobs.places import check_file_place, check_new_file
 from qvggt.jobs.words import frame_profile, named_profile
 from qvggt.mapping import at_least, between
 from qvggt.onnx_view.halves import heads_path
@@ -143,6 +143,8 @@ class BuildJob(Job[BuildOutcome]):
     def prepare(self) -> None:
         check_file(Path(self.model), "an ONNX file")
         check_new_file(Path(self.output), self.overwrite)
+        if self.timing_cache is not None:
+            check_file_place(Path(self.timing_cache))
 
     def execute(self, console: Console) -> BuildOutcome:
         from qvggt.engines.builder import check_form, check_precision, plan_trtexec, read_source

@@ -158,6 +158,8 @@ def test_mistakes_in_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (model, "folder.engine", "folder.engine"),
     ):
         assert word in calling.mistake(capsys, "build", source, "-o", tmp_path / output)
+    cache = ("--backend", "tensorrt", "--timing-cache", tmp_path)
+    assert "is a folder, expected a file" in calling.mistake(capsys, "build", model, "-o", tmp_path / "m.plan", *cache)
 
 
 def test_an_engine_is_replaced_when_asked_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

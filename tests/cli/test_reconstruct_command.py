@@ -165,6 +165,8 @@ def test_overwrite(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         ((), ("--engine", "--model")),
         (("--model", "tiny", "--engine", "x.onnx"), ("one of --engine and --model",)),
         (("--model", "x.onnx"), ("--engine",)),
+        (("--model", "tiny", "--weight-streaming-budget", "1"), ("--weight-streaming-budget", "--engine")),
+        (("--engine", "ONNX", "--weight-streaming-budget", "1"), ("no use for weight_streaming_budget",)),
         (("--engine", "gone.onnx"), ("gone.onnx", "no such file")),
         (("--model", "FLOAT", "--formats", "glb,obj"), ("obj", "glb, ply, colmap")),
         (("--model", "FLOAT", "--formats", ","), ("at least one",)),

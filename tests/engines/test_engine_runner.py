@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
+import re
 from pathlib import Path
 
+import fake_tensorrt
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from fake_tensorrt import SCRATCH, SPEC, VERSION, write
 
 from qvggt import QvggtError
 from qvggt.engines import cuda as cuda_module
+from qvggt.engines import engine as engine_module
 from qvggt.engines import engine_runner, kernel_cache, tensorrt_module
 from qvggt.engines.cuda import open_gpu
 from qvggt.engines.engine import GRAIN, Engine, EngineOptions
@@ -594,13 +598,16 @@ def test_a_changed_engine_is_refused(trt, engine):
 
 @pytest.mark.parametrize(
     ("built", "words"),
-    [(None, "this PyTorch is built without CUDA"), ("12.8", "PyTorch sees none here")],
+    [
+        (None, "this PyTorch is built without CUDA; install one with it if there is a GPU here, else"),
+        ("12.8", "PyTorch sees none here;"),
+    ],
 )
 def test_without_a_gpu(engine, monkeypatch, built, words):
     """One line that helps: the engine goes to the card, or its ONNX file is evaluated here."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.version, "cuda", built)
-    with pytest.raises(QvggtError, match=rf"{words}; copy the engine and its manifest to .* ONNX file here") as caught:
+    with pytest.raises(QvggtError, match=rf"{words} copy the engine and its manifest to .* ONNX file here") as caught:
         EngineRunner(engine)
     assert "\n" not in str(caught.value)
     assert "use cpu" not in str(caught.value)
@@ -639,6 +646,28 @@ def test_a_package_without_its_driver_says_so(monkeypatch):
     monkeypatch.setattr(tensorrt_module, "import_module", broken)
     with pytest.raises(QvggtError, match=r"cannot be imported \(libcuda\.so\.1"):
         import_tensorrt("tensorrt")
+
+
+def test_the_fake_has_the_names_of_the_real_one():
+    """Whatever the engine asks of TensorRT is there in TensorRT-RTX 1.7, under that name."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    asked = set(re.findall(r"\.([a-z_0-9]+)\b", inspect.getsource(engine_module)))
+    pairs = {
+        "Context": "IExecutionContext",
+        "Engine": "ICudaEngine",
+        "RuntimeConfig": "IRuntimeConfig",
+        "RuntimeCache": "IRuntimeCache",
+        "Runtime": "Runtime",
+    }
+    for ours, theirs in pairs.items():
+        names = asked & set(vars(getattr(fake_tensorrt, ours)))
+        assert names, ours
+        assert {name for name in names if not hasattr(getattr(trt, theirs), name)} == set()
+    for name in ("engine_host_code_allowed", "num_optimization_profiles", "streamable_weights_size", "num_io_tensors"):
+        assert name in asked
+        assert any(hasattr(kind, name) for kind in (trt.Runtime, trt.ICudaEngine)), name
+    for name in re.findall(r"trt\.([A-Z]\w+)", inspect.getsource(engine_module)):
+        assert hasattr(trt, name), name
 
 
 def test_the_real_runtime_refuses_without_a_driver():

@@ -52,6 +52,17 @@ def test_predictions_lose_the_batch_axis_only():
         assert np.array_equal(value.ravel(), np.arange(value.size))
 
 
+def test_outputs_can_be_chosen():
+    assert list(Blank().run_named(images(), ("depth_conf", "depth"))) == ["depth_conf", "depth"]
+    with pytest.raises(QvggtError, match="blank: computes no world_points, only depth"):
+        Blank(("depth",)).run_named(images(), ["world_points"])
+
+
+def test_tensors_on_the_gpu_are_for_engines():
+    with pytest.raises(QvggtError, match="blank: takes and returns numpy arrays; build an engine"):
+        Blank().run_device(images())
+
+
 def test_absent_outputs_are_none():
     predictions = Blank(("pose_enc",))(images())
     assert predictions.depth is None

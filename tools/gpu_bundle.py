@@ -106,16 +106,15 @@ def main(
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "bundle.json"]
     facts = {str(path.relative_to(folder)): file_sha256(path) for path in files}
     size = sum(path.stat().st_size for path in files)
-    with_clone = size + _clone_bytes()
-    if with_clone > LARGEST:
+    whole = size + _clone_bytes()
+    if whole > LARGEST:
         raise QvggtError(
-            f"{folder}: {size / 1e6:.1f} MB, {with_clone / 1e6:.1f} with the clone, expected at most {LARGEST / 1e6:.1f};"
-            f" delete one of {folder}/checkpoints and name the others with --formats"
+            f"{folder}: {whole / 1e6:.1f} MB with the clone, expected at most {LARGEST / 1e6:.1f}; delete one of "
+            f"{folder}/checkpoints and name the others with --formats"
         )
     write_json(folder / "bundle.json", {"commit": commit(), "bytes": size, "files": facts}, told=False)
-    print(
-        f"{folder}: {len(files)} files, {size / 1e6:.1f} MB, {with_clone / 1e6:.1f} with the clone. {folder}/README.txt says how to run it:\n\n{text}"
-    )
+    print(f"{folder}: {len(files)} files, {size / 1e6:.1f} MB, {whole / 1e6:.1f} with the clone")
+    print(f"{folder}/README.txt says how to run it:\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ class Machine:
     """Peak rates.
 
     fp64, fp32, half: floating-point operations a second of matrix products in these types (half: fp16 and bf16 with
-    fp32 sums, dense; fp32 without TF32, as PyTorch has it by default). attention: of fp32 attention kernels, None: as
-    fp32. bandwidth: bytes a second of its memory. link: of the way from the host, None where there is none. call: seconds until a kernel runs. memory: bytes. efficiency: the
-    shares of these peaks that real code reaches, low and high. source: where the figures are from.
+    fp32 sums, dense; fp32 without TF32, which a calibration never uses). bandwidth: bytes a second of its memory.
+    memory: bytes of that. source: where the figures are from. attention: of fp32 attention kernels, None: as fp32.
+    link: bytes a second from the host, None where there is no such way. call: seconds until a kernel runs. efficiency:
+    the shares of these peaks that real code reaches, low and high.
     """
 
     title: str
@@ -60,23 +61,23 @@ def _gpu(
     return Machine(title, fp64, fp32, half, bandwidth, memory * 10**9, source, link=link)
 
 
+FP64 = "fp64 is 1/64 of fp32"
 MACHINES = {
-    "rtx3090": _gpu(
-        "GeForce RTX 3090", (0.556, 35.6, 71), (936, 31.5), 24, "NVIDIA Ampere GA102 white paper; fp64 is 1/64 of fp32"
-    ),
-    "rtx4090": _gpu(
-        "GeForce RTX 4090", (1.29, 82.6, 165.2), (1008, 31.5), 24, "NVIDIA Ada white paper; fp64 is 1/64 of fp32"
-    ),
+    "rtx3090": _gpu("GeForce RTX 3090", (0.556, 35.6, 71), (936, 31.5), 24, f"NVIDIA Ampere GA102 white paper; {FP64}"),
+    "rtx4090": _gpu("GeForce RTX 4090", (1.29, 82.6, 165.2), (1008, 31.5), 24, f"NVIDIA Ada white paper; {FP64}"),
     "rtx5090": _gpu(
-        "GeForce RTX 5090", (1.64, 104.8, 209.5), (1792, 63), 32, "NVIDIA RTX Blackwell white paper; fp64 is 1/64 of fp32"
+        "GeForce RTX 5090", (1.64, 104.8, 209.5), (1792, 63), 32, f"NVIDIA RTX Blackwell white paper; {FP64}"
     ),
     "a100": _gpu("A100 SXM 80 GB", (9.7, 19.5, 312), (2039, 31.5), 80, "NVIDIA A100 data sheet"),
-    "h100": _gpu("H100 SXM", (34, 67, 989), (3350, 63), 80, "NVIDIA H100 data sheet; half without sparsity"),
+    "h100": _gpu("H100 SXM 80 GB", (34, 67, 989), (3350, 63), 80, "NVIDIA H100 data sheet, without sparsity"),
     "orin": _gpu(
-        "Jetson AGX Orin 64 GB", (0.083, 5.3, 42.5), (204.8, 204.8), 64,
-        "NVIDIA Jetson AGX Orin technical brief (half from its 170 sparse INT8 TOPS); fp64 is 1/64 of fp32",
+        "Jetson AGX Orin 64 GB",
+        (0.083, 5.3, 42.5),
+        (204.8, 204.8),
+        64,
+        f"NVIDIA Jetson AGX Orin technical brief, half from its 170 sparse INT8 TOPS; {FP64}",
     ),
-}  # fmt: skip
+}
 """Names of --plan-device. None of them was measured here."""
 
 

@@ -21,7 +21,7 @@ from qvggt.calib.machine import Machine, measure_rates
 from qvggt.calib.recipe import RECIPES, Recipe
 from qvggt.calib.reconstruct import calibrate_block
 from qvggt.calib.stream import Stream, TokenStore
-from qvggt.calib.work import Counting, Work, counting
+from qvggt.calib.work import Counting, Seen, Work, counting
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.models.family import LINEARS, Family, ModelConfig, Stage, find_family
@@ -34,6 +34,7 @@ from qvggt.rotation.fold import fold_
 TRIED = 400  # tokens of a frame in the runs that check this machine's rates
 LEFT_OUT = (0.85, 1.25)  # of the time: what counting and two short runs leave open, as tools/bench_plan.py has it
 FRAGMENTS = 0.35  # of the memory that comes and goes, which allocators hold beyond what is in use
+LATE = 200_000_000  # bytes of libraries that are loaded on the way: readers of images, optimizers
 
 Range = tuple[float, float]
 
@@ -99,7 +100,8 @@ class Plan:
     machine: what the time is of. blocks: stages in each group. seconds: per group, of one stage for all sequences and
     epochs. other_seconds: of the work around the stages. libraries, model, work, token_bytes: bytes of this process
     without a model, of the network with its heads, of what comes and goes at the worst time, of all token streams.
-    block_bytes: of one float block. note: how the time was found. device_memory: bytes a GPU has, 0 on the CPU.
+    folded: bytes of the network that folds write anew. note: how the time was found. device_memory: bytes a GPU has, 0
+    on the CPU.
     """
 
     machine: str
@@ -110,7 +112,7 @@ class Plan:
     model: int
     work: int
     token_bytes: int
-    block_bytes: int
+    folded: int
     note: str
     device_memory: int = 0
 
@@ -121,9 +123,13 @@ class Plan:
         return sum(count * each[0] for count, each in parts), sum(count * each[1] for count, each in parts)
 
     def memory(self, tokens: int) -> Range:
-        """Bytes of the process; `tokens`: bytes of them that may stay in RAM."""
-        low = self.libraries + self.model + min(self.token_bytes, tokens) + (0 if self.device_memory else self.work)
-        return low, low + FRAGMENTS * self.work
+        """Bytes of the process that the system cannot take back; `tokens`: bytes of them that may stay in RAM.
+
+        low: of the network what folds have written anew, high: all of it, as where it does not lie in a file as it is.
+        """
+        common = self.libraries + min(self.token_bytes, tokens) + (0 if self.device_memory else self.work)
+        high = common + self.model + LATE + (0 if self.device_memory else FRAGMENTS * self.work)
+        return common + self.folded, high
 
     @property
     def on_device(self) -> Range:
@@ -144,11 +150,12 @@ class Plan:
         if self.device_memory:
             first, last = map(gigabytes, self.on_device)
             lines += [
-                f"memory of the GPU: {first} to {last} of {gigabytes(self.device_memory)} GB (model {gigabytes(self.model)}, {worked})",
+                f"memory of the GPU: {first} to {last} of {gigabytes(self.device_memory)} GB "
+                f"(model {gigabytes(self.model)}, {worked})",
                 f"memory of the host: {low} to {high} GB ({host})",
             ]
         else:
-            lines.append(f"memory: {low} to {high} GB ({host}, {worked})")
+            lines.append(f"memory: {low} to {high} GB ({host}, {worked}; pages of the weights file not counted)")
         return [*lines, f"disk: {spilled / 1e9:.2f} GB of spilled tokens, and the checkpoint"]
 
 
@@ -163,27 +170,29 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.2f}"
 
 
-def make_plan(outline: Outline, machine: Machine | None = None, progress: bool = True) -> Plan:
-    """Of a named machine, or of this one, for which a small block is calibrated; seconds to minutes at VGGT-1B."""
-    family, config, recipe = outline.family, outline.config, outline.recipe
+def make_plan(outline: Outline, machine: Machine | None = None, libraries: int = 0, progress: bool = True) -> Plan:
+    """Of a named machine, or of this one, for which a small block is calibrated; seconds to minutes at VGGT-1B.
+
+    libraries: bytes that the process takes without the network (`resident` tells).
+    """
+    family, config = outline.family, outline.config
     stages = family.stages(config)
     firsts: dict[str, Stage] = {}
     for stage in stages:
         firsts.setdefault(stage.group, stage)
     # blocks with positions before those without, for whose cost they stand where shapes and formats are the same
     todo = [stage for stage in sorted(firsts.values(), key=lambda s: s.positions is None) if outline.formats(stage)]
-    found: dict[str, BlockWork] = {}
+    found, seen = dict[str, BlockWork](), Seen()
     for stage in bar(todo if outline.learns_blocks else [], desc="count", unit="block", shown=progress):
         same = [s for s in todo if s.group in found and s.view == stage.view]
         alike = [s for s in same if outline.formats(s) == outline.formats(stage)]
-        found[stage.group] = found[alike[0].group] if alike else count_block(outline, stage)
+        found[stage.group] = found[alike[0].group] if alike else count_block(outline, stage, seen)
     around = count_around(outline)
     tried = [stage for stage in todo if stage.group in found]
     rates = _named(machine) if machine is not None else _measured(outline, tried[0] if tried else None)
     none = BlockWork()
     seconds = {group: rates.block(found.get(group, none)) for group in firsts}
     others = {name: rates.fixed(work) for name, work in around.items() if work.operations}
-    block_bytes = size_of(_float_block(outline, stages[-1]))
     with torch.device("meta"):
         network = family.build(config)
     others["reading, hashing, writing"] = _files(size_of(network))
@@ -192,26 +201,26 @@ def make_plan(outline: Outline, machine: Machine | None = None, progress: bool =
         blocks={group: sum(stage.group == group for stage in stages) for group in firsts},
         seconds=seconds,
         other_seconds=others,
-        libraries=max(0, resident() - size_of(network)),
+        libraries=libraries,
         model=size_of(network),
-        work=max([work.peak for work in (*found.values(), *around.values())], default=0),
+        work=max((*(work.peak for work in found.values()), *(work.peak for work in around.values())), default=0),
         token_bytes=outline.token_bytes,
-        block_bytes=block_bytes,
+        folded=0 if "folds" not in around else sum(size_of(network.get_submodule(s.path)) for s in stages),
         note=rates.note,
         device_memory=0 if machine is None else machine.memory,
     )
 
 
-def count_block(outline: Outline, stage: Stage) -> BlockWork:
-    """One stage of the calibration, for all its sequences and epochs.
+def count_block(outline: Outline, stage: Stage, seen: Seen | None = None) -> BlockWork:
+    """One stage of the calibration, for all its sequences and epochs; `seen` of `counting`.
 
     Fixed work and that of a sequence follow from one and two sequences, learning from one and two epochs of a batch.
     """
-    recipe, formats = outline.recipe, outline.formats(stage)
+    recipe, formats, seen = outline.recipe, outline.formats(stage), {} if seen is None else seen
     plain = recipe.replace(learn=False)
 
     def run(sequences: int, steps: Recipe) -> Work:
-        return _counted_block(outline, stage, sequences, steps)
+        return _counted_block(outline, stage, sequences, steps, seen)
 
     one, two = run(1, plain), run(2, plain)
     each = two - one
@@ -261,8 +270,8 @@ def _since(counter: Counting) -> Work:
     return Work(dict(counter.operations), counter.peak - counter.before)
 
 
-def _counted_block(outline: Outline, stage: Stage, sequences: int, recipe: Recipe) -> Work:
-    with counting() as counter:
+def _counted_block(outline: Outline, stage: Stage, sequences: int, recipe: Recipe, seen: Seen | None = None) -> Work:
+    with counting(seen) as counter:
         block, stream = _virtual_block(outline, stage), _nothing(outline, sequences)
         goals = stream.through(stage, block, recipe.frame_shapes)
         begin(counter)
@@ -381,7 +390,7 @@ def _files(size: int) -> Range:
 
 
 def resident() -> int:
-    """Bytes of this process in memory; 0 where the system does not tell."""
+    """Bytes of this process in memory, but for pages of files; 0 where the system does not tell."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from qvggt.device import device_of
@@ -44,7 +44,7 @@ class Batch:
     def run(self, block: Block) -> Tensor:
         """The block's output. Of many tokens piece by piece; where gradients are wanted and attention goes across the
         pieces, what is inside them is computed again for their gradients."""
-        if self.tokens.shape[:2].numel() <= STEP_TOKENS:
+        if self.tokens.shape[:2].numel() <= max(STEP_TOKENS, self.frame):
             with token_types(self.types):
                 return block(self.tokens, self.rope)
         if not self.together:
@@ -253,7 +253,8 @@ class Stream:
         sums, counts = dict[str, Tensor](), dict[str, Tensor]()
 
         def add(name: str, x: Tensor, types: Tensor) -> None:
-            mine = nn.functional.one_hot(types.flatten(), stage.layout.types).to(x.dtype)  # [rows, types]
+            every = torch.arange(stage.layout.types, device=types.device)
+            mine = (types.reshape(-1, 1) == every).to(x.dtype)  # [rows, types]
             total, count = (mine.T @ x.flatten(0, -2)).double(), mine.sum(0)[:, None].double()
             sums[name] = sums[name] + total if name in sums else total
             counts[name] = counts[name] + count if name in counts else count

@@ -53,10 +53,10 @@ class Work:
         return Work({operation: times * count for operation, count in self.operations.items()}, self.peak)
 
     def __sub__(self, other: Work) -> Work:
-        """What it does beyond the other, whose operations are among its own."""
+        """What it does beyond the other; some operations may be there less than not at all, the sums are right."""
         rest = Counter(self.operations)
         rest.subtract(other.operations)
-        return Work({operation: count for operation, count in rest.items() if count > 0}, self.peak)
+        return Work(rest, self.peak)
 
     def total(self, of: Callable[[Operation], float]) -> float:
         return sum(count * of(operation) for operation, count in self.operations.items())
@@ -70,15 +70,21 @@ class Work:
         return self.total(lambda operation: operation.bytes)
 
 
-class Counting(TorchDispatchMode):
-    """Counts what runs inside; on the meta device with stand-ins for what depends on values."""
+Seen = dict[Any, tuple[Operation, Any]]
 
-    def __init__(self) -> None:
-        super().__init__()
+
+class Counting(TorchDispatchMode):
+    """Counts what runs inside; on the meta device with stand-ins for what depends on values.
+
+    seen: what calls of some shapes came to, to be shared by those who count the same code again.
+    """
+
+    def __init__(self, seen: Seen | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations: Counter[Operation] = Counter()
         self.live = self.peak = self.before = 0
         self._known: dict[int, weakref.ref[Any]] = {}
-        self._seen: dict[Any, tuple[Operation, Any]] = {}
+        self._seen: Seen = {} if seen is None else seen
 
     @property
     def work(self) -> Work:
@@ -108,9 +114,8 @@ class Counting(TorchDispatchMode):
         self.operations[operation] += 1
         if key is not None and out is args[0]:
             self._seen[key] = operation, None
-        elif key is not None and made and len(made) == len(func._schema.returns):
-            if all(result.alias_info is None for result in func._schema.returns) and all(t.is_meta for t in made):
-                self._seen[key] = operation, tuple((tuple(t.shape), t.stride(), t.dtype) for t in made)
+        elif key is not None and made and _new(func, made):
+            self._seen[key] = operation, tuple((tuple(t.shape), t.stride(), t.dtype) for t in made)
         return out
 
     def _hold(self, tensor: Tensor) -> None:
@@ -143,6 +148,12 @@ def _key(func: Any, args: Any, kwargs: Any) -> Any:
                 parts.append(item)
         parts.append(None)  # [a, b], c is not [a], b, c
     return tuple(parts) if virtual else None
+
+
+def _new(func: Any, made: list[Tensor]) -> bool:
+    """Whether an operation returns these tensors alone, and all of them are on the device and its own."""
+    returns = func._schema.returns
+    return len(made) == len(returns) and all(t.is_meta for t in made) and all(r.alias_info is None for r in returns)
 
 
 def _operation(packet: Any, args: Any, kwargs: Any, out: Any, given: list[Tensor], made: list[Tensor]) -> Operation:
@@ -215,6 +226,7 @@ def _moved(x: Tensor, **options: Any) -> Tensor:
 
 
 MOVES = (aten._to_copy, aten.copy_)
+TYPES = 11
 STAND_INS: dict[Any, Callable[..., Any]] = {
     aten._to_copy: _moved,
     aten.copy_: lambda x, y, *_: x if x.is_meta else x.zero_(),
@@ -222,7 +234,8 @@ STAND_INS: dict[Any, Callable[..., Any]] = {
     aten.equal: lambda *_: True,
     aten.allclose: lambda *_, **__: True,
     aten.index: _picked,
-    aten.nonzero: lambda x: torch.empty(x.numel(), x.dim(), dtype=torch.int64, device="meta"),
+    # masks that are looked up tell types of tokens apart, of which there are about so many
+    aten.nonzero: lambda x: _rows(max(1, x.numel() // TYPES), x.dim())(),
     aten._unique2: lambda x, *_, **__: (_rows(1)(), _rows(0)(), _rows(0)()),
     aten.bincount: lambda x, weights=None, minlength=0: torch.empty(minlength, dtype=torch.int64, device="meta"),
 }
@@ -238,12 +251,12 @@ class _FusedAttention(TorchFunctionMode):
 
 
 @contextmanager
-def counting() -> Iterator[Counting]:
+def counting(seen: Seen | None = None) -> Iterator[Counting]:
     """What runs inside is counted."""
     autocast = torch.autocast
     torch.autocast = lambda *_, **__: nullcontext()  # type: ignore[assignment,misc] # it knows no meta device
     try:
-        with _FusedAttention(), Counting() as counter:
+        with _FusedAttention(), Counting(seen) as counter:
             yield counter
     finally:
         torch.autocast = autocast  # type: ignore[misc]

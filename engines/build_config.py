@@ -17,8 +17,8 @@ FRAMES = (1, 8, 32)  # of a file that states none
 LEVELS = 5  # the highest optimisation level there is
 NOT_RTX = {  # option -> why TensorRT-RTX has it not, as built and compared by tests/engines/test_builder_options.py
     "timing_cache": "TensorRT-RTX times no kernels when it builds",
-    "optimization_level": "TensorRT-RTX builds the same engine at every level",
-    "version_compatible": "TensorRT-RTX has no lean runtime to put into the engine, which runs on its own version only",
+    "optimization_level": "TensorRT-RTX plans the same kernels at every level",
+    "version_compatible": "TensorRT-RTX has no lean runtime to put into the engine, which runs on its version only",
 }
 
 FrameRange = tuple[int, int, int]

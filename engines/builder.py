@@ -137,9 +137,9 @@ def check_form(source: Source, backend: str) -> None:
     """QvggtError for INT4 that a backend does not take."""
     if backend != "rtx" and (found := source.undocumented):
         raise QvggtError(
-            f"--backend {backend}: {source.path} has INT4 that TensorRT does not take ({len(found)}, {found[0]}), "
-            "only weights in blocks of 64 or 128: export it with --target tensorrt --backend tensorrt, or build with "
-            "--backend rtx"
+            f"--backend {backend}: {source.path} has INT4 that TensorRT does not take, {len(found)} times "
+            f"({found[0]}), only weights in blocks of 64 or 128: export it with --target tensorrt --backend tensorrt, "
+            "or build with --backend rtx"
         )
 
 

@@ -96,8 +96,8 @@ class Gpu:
 
 
 def gigabytes(count: int) -> str:
-    """Such as "0.31 GB"."""
-    return f"{count / 1e9:.2f} GB"
+    """Such as "1.31 GB" or "8.20 MB"."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def is_out_of_memory(words: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,18 +53,42 @@ class Launch:
     graph: Any = None
 
 
+class Scratch:
+    """A block of a card's memory for all contexts that run one after the other, of one engine or of several on one
+    stream. A larger one takes its place, and before that its users forget what they made of the smaller one."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.block: Tensor | None = None
+        self.users: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+    @property
+    def bytes(self) -> int:
+        return 0 if self.block is None else self.block.numel()
+
+    def provide(self, needed: int) -> Tensor:
+        """The block, of this many bytes at least."""
+        if self.block is None or self.block.numel() < needed:
+            if self.block is not None:
+                for user in self.users:
+                    user.forget()
+                self.block = None  # before the larger one is asked for
+            self.block = self.gpu.empty((-(-max(needed, 1) // GRAIN) * GRAIN,), torch.uint8)
+        return self.block
+
+
 class Engine:
     """A file that was checked, loaded on a GPU; for one thread at a time.
 
     inputs, outputs: names, in the engine's order. types: name -> type. profiles: of each optimisation profile, input
     name -> (smallest, best, largest shape). notes: a line each on what a user should know. QvggtError where TensorRT
-    refuses.
+    refuses. scratch: that of another engine on the same stream, to share it.
     """
 
-    def __init__(self, trt: Any, path: Path, gpu: Gpu, options: EngineOptions) -> None:
+    def __init__(self, trt: Any, path: Path, gpu: Gpu, options: EngineOptions, scratch: Scratch | None = None) -> None:
         self.path, self.gpu, self.options = path, gpu, options
         self.notes: tuple[str, ...] = ()
-        self.scratch: Tensor | None = None
+        self.scratch = scratch or Scratch(gpu)
         self._trt, self._log = trt, logger_of(trt)
         self._launches: dict[tuple[Shape, ...], Launch] = {}
         self._kernels: Any = None
@@ -78,6 +103,7 @@ class Engine:
             self._read_interface()
             self._limit_weights()
             self._configure()
+        self.scratch.users.add(self)
 
     def _loaded(self) -> Any:
         with open(self.path, "rb") as file:
@@ -278,28 +304,14 @@ class Engine:
         found = {**{name: tuple(shape) for name, shape in shapes.items()}, **found}
         buffers = sum(math.prod(shape) * self.types[name].itemsize for name, shape in found.items())
         try:
-            self._provide(needed)
+            scratch = self.scratch.provide(needed)
             tensors = {name: self.gpu.empty(shape, self.types[name]) for name, shape in found.items()}
         except torch.OutOfMemoryError as error:
             raise self.gpu.out_of_memory(self._where(shapes), needed + buffers) from error
-        assert self.scratch is not None
-        self._runtime_says(
-            "takes no scratch memory", context.set_device_memory, self.scratch.data_ptr(), self.scratch.numel()
-        )
+        self._runtime_says("takes no scratch memory", context.set_device_memory, scratch.data_ptr(), scratch.numel())
         for name, tensor in tensors.items():
             self._runtime_says(f"takes no buffer for {name}", context.set_tensor_address, name, tensor.data_ptr())
         return Launch(context, tensors)
-
-    def _provide(self, needed: int) -> None:
-        """Scratch memory of at least this many bytes. It is one block for all contexts, which run one after the other;
-        a larger one takes its place, and contexts and graphs that know the smaller one go with it."""
-        if self.scratch is not None and self.scratch.numel() >= needed:
-            return
-        if self.scratch is not None:
-            self._forget()
-            self.scratch = None  # before the larger one is asked for
-        size = max(needed, 1)
-        self.scratch = self.gpu.empty((-(-size // GRAIN) * GRAIN,), torch.uint8)
 
     def _enqueue(self, launch: Launch) -> None:
         if launch.graph is not None:
@@ -344,12 +356,12 @@ class Engine:
         return {
             "cuda_graph": self.options.cuda_graph,
             "profiles": [{name: [list(s) for s in shapes] for name, shapes in p.items()} for p in self.profiles],
-            "scratch_bytes": 0 if self.scratch is None else self.scratch.numel(),
+            "scratch_bytes": self.scratch.bytes,
             "largest_scratch_bytes": largest,
             "contexts": len(self._launches),
         }
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Let go of every context, after the graphs recorded from it and when nothing of it runs."""
         self.gpu.wait()
         while self._launches:
@@ -360,11 +372,12 @@ class Engine:
         if self._runtime is None:
             return
         with contextlib.suppress(QvggtError), self.gpu.active(str(self.path)):  # of a card that failed: said already
-            self._forget()
+            self.forget()
             self.save_kernels()  # contexts are gone: no kernel is still being compiled
         with contextlib.suppress(QvggtError), self.gpu.active(str(self.path)):
             self._launches.clear()
-            self.scratch = self._config = self._kernels = None
+            self.scratch = Scratch(self.gpu)  # of the old one, others may have use
+            self._config = self._kernels = None
             self._engine = None
             self._runtime = None
 

@@ -6,6 +6,8 @@ Nothing here was run on a GPU yet.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ from torch.utils.dlpack import from_dlpack
 
 from qvggt.engines.compatibility import not_portable, numbers, same_version, why_not
 from qvggt.engines.cuda import Gpu, open_gpu
-from qvggt.engines.engine import Engine, EngineOptions
+from qvggt.engines.engine import Engine, EngineOptions, Scratch
 from qvggt.engines.kernel_cache import kernel_cache
-from qvggt.engines.manifest import Manifest, check_engine, manifest_path
+from qvggt.engines.manifest import Manifest, check_engine, manifest_path, read_manifest
 from qvggt.engines.network_file import INPUT
+from qvggt.engines.pair_engine import EnginePair, find_heads
 from qvggt.engines.registry import RunnerOptions
 from qvggt.engines.runner import Array, ModelFile, Runner, versions
 from qvggt.engines.tensorrt_module import import_tensorrt
@@ -30,8 +33,9 @@ from qvggt.quant.scheme import Scheme
 
 def load_engine(
     path: str | Path, device: str = "cuda", *, cuda_graph: bool = False, weight_budget: float | None = None
-) -> tuple[Manifest, Engine]:
-    """A file that has its manifest beside it and matches it, on the GPU `device`, for whatever inputs it has.
+) -> tuple[Manifest, Engine | EnginePair]:
+    """A file that has its manifest beside it and matches it, on the GPU `device`, for whatever inputs it has; a trunk
+    with its dense heads.
 
     cuda_graph: record the launches once for each shape and replay them, which helps where launching takes longer than
     computing (few frames, small images); buffers of every shape are then kept. weight_budget: GB of weights that stay
@@ -40,13 +44,27 @@ def load_engine(
     """
     path = Path(path)
     manifest = check_engine(path)
+    heads = find_heads(path, manifest)
     gpu = open_gpu(path, device)
+    trunk = _loaded(path, manifest, gpu, EngineOptions(cuda_graph, weight_budget))
+    if heads is None:
+        return manifest, trunk
+    with ExitStack() as stack:
+        stack.callback(trunk.close)
+        second = _loaded(*heads, gpu, EngineOptions(cuda_graph), trunk.scratch)
+        stack.callback(second.close)
+        pair = EnginePair(trunk, second)
+        stack.pop_all()
+    return manifest, pair
+
+
+def _loaded(path: Path, manifest: Manifest, gpu: Gpu, options: EngineOptions, scratch: Scratch | None = None) -> Engine:
     trt = import_tensorrt(manifest.backend)
     _check_version(path, manifest, trt)
     _check_capability(path, manifest, gpu)
     kernels = kernel_cache(manifest.engine.sha256, gpu.name, trt.__version__) if manifest.backend == "rtx" else None
-    options = EngineOptions(cuda_graph, weight_budget, _version_compatible(manifest), kernels)
-    return manifest, Engine(trt, path, gpu, options)
+    options = replace(options, host_code=_version_compatible(manifest), kernels=kernels)
+    return Engine(trt, path, gpu, options, scratch)
 
 
 class EngineRunner(Runner):
@@ -61,7 +79,7 @@ class EngineRunner(Runner):
     ) -> None:
         self.path = Path(path)
         self.manifest, engine = load_engine(path, device, cuda_graph=cuda_graph, weight_budget=weight_budget)
-        self.engine: Engine | None = engine
+        self.engine: Engine | EnginePair | None = engine
         self.gpu = engine.gpu
         self.device = str(self.gpu.device)
         try:
@@ -71,11 +89,14 @@ class EngineRunner(Runner):
             raise
         known = self.manifest.engine  # hashed when the manifest was compared
         self.files = (ModelFile.of(self.path, known.sha256), ModelFile.of(manifest_path(self.path)))
+        if isinstance(engine, EnginePair):
+            heads = engine.heads.path, manifest_path(engine.heads.path)
+            self.files += (ModelFile.of(heads[0], read_manifest(heads[0]).engine.sha256), ModelFile.of(heads[1]))
         self.scheme = None if self.manifest.scheme is None else Scheme.from_dict(dict(self.manifest.scheme))
         self.label = f"{self.manifest.backend} {self.scheme_label} {self.path.name}"
         self.notes = engine.notes
 
-    def _read_interface(self, engine: Engine) -> None:
+    def _read_interface(self, engine: Engine | EnginePair) -> None:
         if engine.inputs != (INPUT,) or not engine.outputs or not set(engine.outputs) <= set(OUTPUTS):
             raise QvggtError(
                 f"{self.path}: has inputs {', '.join(engine.inputs) or 'none'} and outputs "

@@ -66,10 +66,14 @@ class OnnxRunner(FileRunner):
         if without:
             self.notes += (f"ONNX Runtime {ort.__version__} cannot open it as it is, opened without {without}",)
         self.device = "cuda" if CUDA[0] in options or TENSORRT[0] in options else "cpu"
+        self.settings: Any = None
+        if tuple(providers) == CPU and self.metadata.half is not None:
+            self.settings = ort.RunOptions()  # or the one half's session keeps what the other one needs
+            self.settings.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def run_tensors(self, tensors: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         try:
-            values = self.session.run(list(outputs), dict(tensors))
+            values = self.session.run(list(outputs), dict(tensors), self.settings)
         except Exception as error:  # onnxruntime raises its own classes, which have no common base
             raise self._failure("ONNX Runtime", tensors, line(error)) from error
         return dict(zip(outputs, values, strict=True))
@@ -164,8 +168,8 @@ def _session(
 
 
 def _opened(ort: Any, path: Path, options: Any, providers: list[Any], model: bytes | None) -> tuple[Any, str | None]:
-    """Of `model` instead of the file where there is one. An optimizer can turn a good graph into one that ONNX Runtime refuses: it copies Q and DQ beyond operators that
-    only move data, and mistakes their type (lint rule QV701)."""
+    """Of `model` instead of the file where there is one. An optimizer can turn a good graph into one that ONNX Runtime
+    refuses: it copies Q and DQ beyond operators that only move data, and mistakes their type (lint rule QV701)."""
     failed: list[Exception] = []
     for without in (None, PROPAGATION):
         try:

@@ -97,7 +97,8 @@ def kinds_of(source: Source) -> tuple[RunnerKind, ...]:
 
 
 def kind_of(source: Source, runtime: str | None = None) -> RunnerKind:
-    """The runtime to open a source with; QvggtError for one that opens no such file."""
+    """The runtime to open a source with, of several files the first; QvggtError for one that opens no such file."""
+    source = split_files(source)[0]
     kinds = {kind.name: kind for kind in kinds_of(source)}
     first = next(iter(kinds.values()))
     if runtime is not None and runtime not in kinds:

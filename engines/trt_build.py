@@ -32,6 +32,7 @@ TIMINGS = "timings.cache"
 # TensorRT-RTX spends 95 % of a build in one step of its progress monitor, so the bar counts processor seconds, towards
 # what networks of this size took: 0.4 s for 362 layers, 28 s for 8021, 172 s for 24005
 SECONDS, LAYERS, POWER = 172.0, 24005, 1.6
+NO_GPU = ("CUDA driver version is insufficient", "no CUDA-capable device", "CUDA initialization failure")
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,10 @@ def _refusal(onnx: Path, config: BuildConfig, answer: Mapping[str, Any], code: i
     named = first.get("node") or first.get("operator")
     node = f"{first['operator'] or 'node'} {first['node'] or '(no name)'}: " if named else ""
     more = f" (and {len(reasons) - 1} more)" if stage == "parse" and len(reasons) > 1 else ""
-    return QvggtError(f"{onnx}: {name} {what}: {node}{words(first['text'])}{more}")
+    advice = ""
+    if config.backend == "tensorrt" and any(sign in first["text"] for sign in NO_GPU):
+        advice = "; it builds on the GPU that the engine is for: build there, or use --backend rtx here"
+    return QvggtError(f"{onnx}: {name} {what}: {node}{words(first['text'])}{more}{advice}")
 
 
 def words(text: str) -> str:

@@ -27,16 +27,17 @@ MIN_POINTS = 3
 @dataclass(frozen=True)
 class CloudDistances:
     """Mean and median distance from predicted to true points (acc), back (comp), and |cosine| of the normals of those
-    pairs (nc1 from the prediction, nc2 from the truth). Distances in the unit of the points, cosines in [0, 1]."""
+    pairs (nc1 from the prediction, nc2 from the truth), None where a protocol has no normals. Distances in the unit of
+    the points, cosines in [0, 1]."""
 
     acc: float
     acc_median: float
     comp: float
     comp_median: float
-    nc1: float
-    nc1_median: float
-    nc2: float
-    nc2_median: float
+    nc1: float | None
+    nc1_median: float | None
+    nc2: float | None
+    nc2_median: float | None
 
 
 def import_open3d() -> Any:

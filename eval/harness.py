@@ -35,6 +35,7 @@ from qvggt.eval.points import (
 from qvggt.eval.pose import pairwise_errors
 from qvggt.eval.records import Row
 from qvggt.eval.result import CandidateResult, SequenceRecord
+from qvggt.eval.scan import TrueScan
 from qvggt.predictions import CAMERAS, Predictions
 from qvggt.progress import bar
 
@@ -59,11 +60,12 @@ class Protocol:
 @dataclass(frozen=True)
 class Truth:
     """Of one sequence on the network's pixels. depth [S, H, W] (0 = unknown) or None; intrinsics [S, 3, 3] of pixels
-    counted by whole coordinates; extrinsics [S, 3, 4] camera-from-world."""
+    counted by whole coordinates; extrinsics [S, 3, 4] camera-from-world; scan: see `TruePoints`."""
 
     depth: NDArray[np.float32] | None
     intrinsics: NDArray[np.float64]
     extrinsics: NDArray[np.float64]
+    scan: TrueScan | None = None
 
     @classmethod
     def of(
@@ -77,6 +79,7 @@ class Truth:
             sequence_depth(sequence, resizes, height, width),
             network_intrinsics(sequence, resizes),
             sequence.extrinsics,
+            None if sequence.scan is None else TrueScan(sequence.scan, sequence.extrinsics[0]),
         )
 
     @classmethod
@@ -99,10 +102,12 @@ class Truth:
         return None if self.depth is None else true_points(self.depth, self.extrinsics, self.intrinsics)
 
     def as_points(self, protocol: Protocol, key: str) -> TruePoints | None:
-        """What point maps are measured by; None where they are not."""
+        """What point maps are measured by; None where they are not. QvggtError for a scan that cannot be read."""
         if "points" not in protocol.metrics or self.depth is None or self.points is None:
             return None
-        return TruePoints(self.points, self.depth > 0, protocol.points, key)
+        if self.scan is not None:
+            self.scan.arrays  # noqa: B018 - read now, before the work is done
+        return TruePoints(self.points, self.depth > 0, protocol.points, key, self.scan)
 
 
 def evaluate(
@@ -152,7 +157,7 @@ def evaluate_rows(
     with bar(total=len(missing) * len(runners), desc="evaluate", unit="run", shown=progress, even=False) as moved:
         for sequence in missing:
             images, resizes = plan.load_frames(sequence)
-            truth, (height, width) = None, images.shape[2:]
+            truth, true, (height, width) = None, None, images.shape[2:]
             inside = inside_of(resizes, height, width)
             records: list[SequenceRecord] = []
             earlier: list[Predictions] = []
@@ -163,13 +168,14 @@ def evaluate_rows(
                 # a copy each: nothing one candidate does to its input can reach the next
                 timed = [_timed(runner, images.copy()) for _ in range(protocol.repeats)]
                 predictions, timings = timed[0][0], tuple(seconds for _, seconds in timed)
-                truth = truth or Truth.of(sequence, resizes, height, width, predictions)
+                if truth is None:
+                    truth = Truth.of(sequence, resizes, height, width, predictions)
+                    true = truth.as_points(protocol, sequence.key)
                 records.append(_record(sequence, predictions, earlier, truth, protocol, inside, timings))
                 earlier.append(predictions)
                 moved.update()
             warmed.add(images.shape)
-            true = truth and truth.as_points(protocol, sequence.key)
-            if true:
+            if true is not None:
                 moved.set_postfix_str(f"{sequence.key} points")
                 found = measure_points(earlier, true)
                 records = [replace(record, points=errors) for record, errors in zip(records, found, strict=True)]
@@ -260,7 +266,7 @@ def measure_points(candidates: Sequence[Predictions], true: TruePoints) -> list[
     The harness does that between the timed passes of two sequences, so that it takes no time from any of them.
     """
     maps = [predicted_points(predictions, *true.valid.shape[1:]) for predictions in candidates]
-    if any(maps):
+    if any(maps) and true.scan is None:
         true.cloud  # noqa: B018 - made before the threads share it
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         work = [{name: pool.submit(point_errors, points, true) for name, points in own.items()} for own in maps]

@@ -110,7 +110,7 @@ def pose_auc(sequences: Sequence[PoseErrors], thresholds: Sequence[int] = THRESH
 
 Kind = tuple[str, Literal["higher", "lower"], int, Literal["categories", "sequences"]]
 HUNDRED: Kind = ("points 0-100", "higher", 2, "categories")
-LENGTH: Kind = ("unit of the truth (m)", "lower", 4, "sequences")
+LENGTH: Kind = ("unit of the truth (m; of DTU mm)", "lower", 4, "sequences")
 COSINE: Kind = ("0-1", "higher", 4, "sequences")
 
 
@@ -127,8 +127,8 @@ def _depth(name: str, record: SequenceRecord) -> float | None:
 
 
 def _points(source: str, name: str, record: SequenceRecord) -> float | None:
-    errors = record.points.get(source)
-    return None if errors is None else float(getattr(errors, name))
+    value = getattr(record.points.get(source), name, None)
+    return None if value is None else float(value)
 
 
 def _pose_metrics() -> list[Metric]:
@@ -153,7 +153,8 @@ def _point_metrics(source: str, words: str) -> list[Metric]:
             value=partial(_points, source, title.lower() + suffix),
         )
         for suffix, which in (("", ""), ("_median", " median"))
-        for title, kind in (("Acc", LENGTH), ("Comp", LENGTH), ("NC", COSINE))
+        for title, kind in (("Acc", LENGTH), ("Comp", LENGTH), ("Overall", LENGTH), ("NC", COSINE))
+        if (title, suffix) != ("Overall", "_median")
     ]
 
 

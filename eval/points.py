@@ -1,4 +1,5 @@
-"""Accuracy, completeness and normal consistency of point maps (7-Scenes/NRGBD protocol, spec evaluation.md 4.3)."""
+"""Accuracy, completeness and normal consistency of point maps (7-Scenes/NRGBD protocol, spec evaluation.md 4.3), and
+what other data sets change in it."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from qvggt.errors import QvggtError
 from qvggt.eval.alignment import DOWN, Points, scaled, shift_and_spread
 from qvggt.eval.clouds import BACKENDS, MIN_POINTS, Backend, Cloud, CloudDistances, distances, register
+from qvggt.eval.scan import TrueScan
 from qvggt.eval.similarity import fit_similarity
 from qvggt.geometry import decode_pose, invert_extrinsics, to_homogeneous, unproject
 from qvggt.predictions import Predictions
@@ -24,21 +26,23 @@ PointSource = Literal["head", "unproj"]
 
 @dataclass(frozen=True)
 class PointConfig:
-    """crop: side in pixels of the centre of every map that is measured. limit: most points of each cloud. icp: largest
-    distance of an ICP pair, unit of the truth. icp_points: most predicted points that ICP is fitted on, 0: all, as the
-    protocol says; the motion it finds is applied to all in any case. sim3: fit a similarity on corresponding pixels
-    before ICP. seed: of the subsampling, with the sequence's key. backend: of ICP and normals, see `clouds`."""
+    """crop: side in pixels of the centre of every map that is measured, None: all of it. limit: most points of each
+    cloud. icp: largest distance of an ICP pair, unit of the truth, None: no ICP. icp_points: most predicted points that
+    ICP is fitted on, 0: all, as the protocol says; the motion it finds is applied to all in any case. sim3: fit a
+    similarity on corresponding pixels before ICP. seed: of the subsampling, with the sequence's key. backend: of ICP
+    and normals, see `clouds`."""
 
-    crop: int = 224
+    crop: int | None = 224
     limit: int = 999_999
-    icp: float = 0.1
+    icp: float | None = 0.1
     icp_points: int = 0
     sim3: bool = False
     seed: int = 0
     backend: Backend = "open3d"
 
     def __post_init__(self) -> None:
-        if self.crop < 1 or self.limit < MIN_POINTS or not self.icp > 0:
+        given = (self.crop is None or self.crop >= 1) and (self.icp is None or self.icp > 0)
+        if not given or self.limit < MIN_POINTS:
             raise QvggtError(
                 f"points: expected crop >= 1, limit >= {MIN_POINTS} and icp > 0, "
                 f"got {self.crop}, {self.limit} and {self.icp}"
@@ -59,26 +63,33 @@ class PointErrors(CloudDistances):
     truth: int
 
     @property
-    def nc(self) -> float:
-        return (self.nc1 + self.nc2) / 2
+    def overall(self) -> float:
+        """Chamfer distance."""
+        return (self.acc + self.comp) / 2
 
     @property
-    def nc_median(self) -> float:
-        return (self.nc1_median + self.nc2_median) / 2
+    def nc(self) -> float | None:
+        return None if self.nc1 is None or self.nc2 is None else (self.nc1 + self.nc2) / 2
+
+    @property
+    def nc_median(self) -> float | None:
+        both = self.nc1_median, self.nc2_median
+        return None if both[0] is None or both[1] is None else (both[0] + both[1]) / 2
 
 
 @dataclass(frozen=True, eq=False)
 class TruePoints:
     """Ground truth of one sequence as the protocol measures it; what costs time is made once for all candidates.
 
-    maps [S, H, W, 3] in the frame of the first camera; valid [S, H, W]: they are known there; key: of the sequence.
-    ValueError for other shapes.
+    maps [S, H, W, 3] in the frame of the first camera; valid [S, H, W]: they are known there; key: of the sequence;
+    scan: predictions are aligned to the maps, but compared with it. ValueError for other shapes.
     """
 
     maps: Points
     valid: NDArray[np.bool_]
     config: PointConfig
     key: str
+    scan: TrueScan | None = None
 
     def __post_init__(self) -> None:
         if self.valid.shape != self.maps.shape[:-1]:
@@ -121,12 +132,12 @@ class TruePoints:
 def point_errors(predicted: NDArray[np.floating], truth: TruePoints) -> PointErrors:
     """Predicted point maps [S, H, W, 3] in the frame of their own first camera.
 
-    Align (`alignment.align`), crop, drop rows that are not finite, subsample by a seed of the key, optionally fit a
-    similarity, ICP, measure. Raises ValueError for different shapes, QvggtError without Open3D.
+    Align (`alignment.align`), crop, drop rows that are not finite, optionally fit a similarity, subsample by a seed of
+    the key, ICP, measure. Raises ValueError for different shapes, QvggtError without Open3D.
     """
     if predicted.shape != truth.maps.shape:
         raise ValueError(f"point maps of shapes {predicted.shape} and {truth.maps.shape} do not fit")
-    config, cloud = truth.config, truth.cloud
+    config = truth.config
     aligned, scale = scaled(np.asarray(predicted, np.float64), truth.valid, truth.extent[1])
     seen = truth.measured(aligned)
     finite = np.isfinite(seen).all(-1)
@@ -134,10 +145,15 @@ def point_errors(predicted: NDArray[np.floating], truth: TruePoints) -> PointErr
         similarity = fit_similarity(seen[both], truth.points[both])
         seen, scale = similarity.points(seen), scale * similarity.scale
     seen = truth.subsample(seen[finite], "predicted")
-    errors = CloudDistances(*[math.nan] * len(fields(CloudDistances)))
+    if truth.scan is not None:
+        errors = truth.scan.distances(seen + truth.extent[0] * DOWN)
+        return PointErrors(**vars(errors), scale=scale, predicted=len(seen), truth=len(truth.scan.above))
+    errors, cloud = CloudDistances(*[math.nan] * len(fields(CloudDistances))), truth.cloud
     if min(len(cloud.points), len(seen)) >= MIN_POINTS:
-        motion = register(truth.subsample(seen, "icp", config.icp_points), cloud, config.icp)
-        errors = distances(Cloud(seen @ motion[:3, :3].T + motion[:3, 3], config.backend), cloud)
+        if config.icp is not None:
+            motion = register(truth.subsample(seen, "icp", config.icp_points), cloud, config.icp)
+            seen = seen @ motion[:3, :3].T + motion[:3, 3]
+        errors = distances(Cloud(seen, config.backend), cloud)
     return PointErrors(**vars(errors), scale=scale, predicted=len(seen), truth=len(cloud.points))
 
 
@@ -177,7 +193,8 @@ def in_first_camera(extrinsics: torch.Tensor) -> torch.Tensor:
     return (poses @ invert_extrinsics(poses[:1]))[:, :3]
 
 
-def _middle(side: int, crop: int) -> slice:
+def _middle(side: int, crop: int | None) -> slice:
     """The central `crop` pixels, or all of a shorter side."""
+    crop = crop or side
     start = max(0, side // 2 - crop // 2)
     return slice(start, min(side, start + crop))

@@ -15,6 +15,7 @@ from qvggt.predictions import OUTPUTS
 
 KINDS = {"acc": "Acc", "comp": "Comp", "nc": "NC"}
 POINTS = {name + end: title + word for end, word in (("", ""), ("_median", " med")) for name, title in KINDS.items()}
+POINTS["overall"] = "Overall"
 INTERVALS = ("auc30", "auc15", "auc5", "auc3", "abs_rel", "head_acc", "unproj_acc")
 
 

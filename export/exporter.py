@@ -163,5 +163,5 @@ def _pair(model: Network, config: ExportConfig, facts: Mapping[str, Any]) -> str
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(_head_weights(model, config).items()):
         digest.update(name.encode() + b"\0")
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

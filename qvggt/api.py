@@ -151,11 +151,14 @@ def open_runner(
     precision: str | None = None,
     threads: int | None = None,
     cuda_graph: bool = False,
+    weight_streaming_budget: float | None = None,
 ) -> Runner:
     """A `Runner` for an .onnx file, an engine, a checkpoint, or a model by name or in memory; a context manager.
 
     `runner(images)`: numpy float32 [S, 3, H, W], RGB in [0, 1] -> `Predictions` (pose_enc [S, 9], depth [S, H, W]...).
     Options: see `qvggt.engines.registry.RunnerOptions`; None fits the file. QvggtError for one it has no use for.
     """
-    options = RunnerOptions(runtime, device, providers, precision, threads, cuda_graph)
+    options = RunnerOptions(
+        runtime, device, providers, precision, threads, cuda_graph, weight_streaming_budget=weight_streaming_budget
+    )
     return open_any(source, options)

@@ -36,7 +36,10 @@ NOT_RUN = {  # start of a line, or a part of one behind "...": why it is not run
     "... --engine outputs/vggt-w4a8.engine": "needs a GPU to run an engine on",
     "... /usr/share/doc/opencv-doc": "needs Debian's opencv-doc; the same call is run on photographs and on a video",
 }
-PYTHON_NOT_RUN = {"import ray": "needs Ray and a cluster; tests/eval/test_merging.py merges shards"}
+PYTHON_NOT_RUN = {
+    "import ray": "needs Ray and a cluster; tests/eval/test_merging.py merges shards",
+    "runner.run_device(": "needs an NVIDIA GPU; tests/engines/test_engine_runner.py runs it on a fake one",
+}
 AS_PRINTED = ("tutorial.md",)  # nothing but names is put in another's place
 NAMES = (  # what cannot be had here -> what stands for it
     (r"facebook/VGGT-1B|\bvggt-1b\b", "tiny"),

@@ -53,7 +53,7 @@ PACKAGES = {  # of others; where it is not here, a room may import what the proj
     "quant": {"torch", "numpy", "safetensors"},
     "rotation": {"torch", "numpy"},
     "onnx_view": {"onnx", "numpy"},
-    "data": {"numpy", "PIL", "torch", "av", "pillow_heif"},
+    "data": {"numpy", "PIL", "torch", "av", "pillow_heif", "scipy"},  # MATLAB files, rotations
     "hub": {"torch", "huggingface_hub", "jinja2"},
 }
 RUNTIMES = {"onnx", "onnxruntime", "openvino", "polygraphy", "tensorrt", "tensorrt_rtx"}

@@ -8,11 +8,16 @@ block of the patch encoder, four rounds of the aggregator and one block of the c
 the same memory one after the other, so scratch is that of the whole depth, at a sixth of the build time. `tensors` are
 what goes in and comes out, which lies in buffers of the caller's: images and tokens, or maps of as many frames as the
 file runs on at once.
+
+`memory`: peak resident bytes of ONNX Runtime on this CPU, networks in fp32 with fused attention in one file and in two,
+each run in a process of its own.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,6 +45,7 @@ from qvggt.versions import versions
 
 SHORT_1B = "short-1b"
 CAPABILITY = "8.9"
+MEMORY = (("tiny", 280), (SHORT_1B, 224))  # networks and sides of their images
 BYTES = {1: 4, 10: 2}  # of TensorProto's FLOAT and FLOAT16
 
 
@@ -101,17 +107,54 @@ def build(path: Path, frames: int) -> dict[str, Any]:
     }
 
 
+def peak_bytes(path: Path, frames: int) -> int:
+    """Of a process that runs a file, with its heads where there are some, once on noise."""
+    from cpu_candidates import make_input, peak_rss
+
+    from qvggt.engines.opening import open_runner
+
+    with open_runner(path, threads=1) as runner:
+        height, width = runner.size or (0, 0)
+        runner(make_input("noise", frames, height, width))
+    return peak_rss()
+
+
+def memory_rows(model: str, side: int, counts: list[int]) -> list[dict[str, Any]]:
+    """One row a frame count."""
+    rows = []
+    with TemporaryDirectory() as folder:
+        paths = {split: Path(folder) / f"{'pair' if split else 'one'}.onnx" for split in (False, True)}
+        for split, path in paths.items():
+            config = ExportConfig(side, side, fused_attention=True, split_heads=split)
+            export_onnx(load(model), Scheme("fp32"), config, path)
+        for frames in counts:
+            peaks = {}
+            for split, path in paths.items():
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                    peaks["pair_bytes" if split else "one_bytes"] = pool.submit(peak_bytes, path, frames).result()
+            rows.append({"model": model, "size": side, "frames": frames, **peaks})
+            print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
 def main(
     models: Annotated[str, typer.Option(help="Of tiny, short-1b, random-1b.")] = f"tiny,{SHORT_1B}",
     formats: Annotated[str, typer.Option(help="Of fp16 and the names of --bits.")] = "fp16,w4a8",
     frames: Annotated[str, typer.Option(help="Most frames of an engine.")] = "1,8,32,100",
     files: Annotated[str, typer.Option(help="Of one, trunk, heads.")] = "one,trunk,heads",
+    memory: Annotated[str, typer.Option(help="Frames for ONNX Runtime; none skips it.")] = "16,32",
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write.")] = Path("outputs/heads.json"),
 ) -> None:
-    """Export, build, and write what the builder says; rows that are there already are kept."""
-    rows: list[dict[str, Any]] = json.loads(output.read_text())["rows"] if output.is_file() else []
+    """Export, build, and write what the builder says; engines that are in the file already are not built again."""
+    report: dict[str, Any] = json.loads(output.read_text()) if output.is_file() else {"rows": [], "memory": []}
+    report |= {"capability": CAPABILITY, "group": GROUP, "versions": versions()}
+    rows = report["rows"]
+    if memory != "none":
+        counts = [int(count) for count in memory.split(",")]
+        report["memory"] = [row for model, side in MEMORY for row in memory_rows(model, side, counts)]
+        write_json(output, report, told=False)
     known = {(row["model"], row["format"], row["file"], row["frames"]) for row in rows}
-    for model in models.split(","):
+    for model in filter(None, models.split(",")):
         for bits in formats.split(","):
             counts = [int(count) for count in frames.split(",")]
             # heads never see more than a group, so larger counts are the same engine
@@ -126,7 +169,6 @@ def main(
                     row |= {**build(paths[file], n), "tensors": tensor_bytes(paths[file], n)}
                     rows.append(row)
                     print(json.dumps(row), flush=True)
-                    report = {"capability": CAPABILITY, "group": GROUP, "versions": versions(), "rows": rows}
                     write_json(output, report, told=False)
 
 

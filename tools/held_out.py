@@ -26,9 +26,9 @@ Predictions = dict[str, Tensor]
 Scores = dict[str, list[float]]
 
 
-def scenes_in(folder: Path, first_seed: int, count: int, workers: int = 2) -> SceneSplit:
-    """`count` scenes of 70 x 70 pixels and 8 frames, rendered into `folder` unless they are there."""
-    config = SceneConfig(height=SIZE, width=SIZE, family="random", frames=8)
+def scenes_in(folder: Path, first_seed: int, count: int, workers: int = 2, frames: int = 8) -> SceneSplit:
+    """`count` scenes of 70 x 70 pixels, rendered into `folder` unless they are there."""
+    config = SceneConfig(height=SIZE, width=SIZE, family="random", frames=frames)
     return load_split(render_split(config, range(first_seed, first_seed + count), folder, workers))
 
 
@@ -83,14 +83,14 @@ def per_scene(outputs: Predictions, split: SceneSplit) -> Scores:
 class Yardstick:
     """A float model's outputs and scores on held-out scenes, and other models against them."""
 
-    def __init__(self, model: Network, split: SceneSplit) -> None:
-        self.split = split
-        self.outputs = predict(model, split)
+    def __init__(self, model: Network, split: SceneSplit, frames: int = FRAMES) -> None:
+        self.split, self.frames = split, frames
+        self.outputs = predict(model, split, frames=frames)
         self.scores = per_scene(self.outputs, split)
 
     def row(self, model: Network, changes: tuple[str, ...] = ("auc30", "auc5")) -> dict[str, Any]:
         """Mean scores, their `changes` with paired-bootstrap 95 % intervals, and SQNR of every output; JSON-ready."""
-        outputs = predict(model, self.split)
+        outputs = predict(model, self.split, frames=self.frames)
         scores = per_scene(outputs, self.split)
         row: dict[str, Any] = {name: round(float(np.mean(values)), 4) for name, values in scores.items()}
         for name in changes:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -37,10 +39,11 @@ class MetaDevice(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.held = self.peak = 0
         self.storages: dict[int, Any] = {}
-        self.attention = FusedAttention()
+        self.attention, self.autocast = FusedAttention(), patch.object(torch, "autocast", _autocast)
         self.count(t for module in modules for t in (*module.parameters(), *module.buffers()))
 
     def __enter__(self) -> MetaDevice:
+        self.autocast.start()
         self.attention.__enter__()  # type: ignore[no-untyped-call]
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -48,6 +51,7 @@ class MetaDevice(TorchDispatchMode):
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         self.attention.__exit__(*error)  # type: ignore[no-untyped-call]
+        self.autocast.stop()
 
     def count(self, tensors: Iterable[Tensor]) -> None:
         """Count the storages of these tensors until they are gone."""
@@ -92,6 +96,11 @@ class MetaDevice(TorchDispatchMode):
         if func == aten.equal.default:
             return True
         return None
+
+
+def _autocast(device: str, *args: Any, **options: Any) -> AbstractContextManager[object]:
+    """The meta device has none; a GPU does."""
+    return nullcontext() if device == "meta" else torch.amp.autocast(device, *args, **options)
 
 
 class FusedAttention(TorchFunctionMode):

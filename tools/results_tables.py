@@ -24,8 +24,15 @@ from qvggt.eval.result import file_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-PAGES = ("README.md", "docs/performance.md", "docs/method.md", "qvggt/weights/tiny/README.md", "docs/reconstruction.md")
-FILES = [ROOT / page for page in (*PAGES, "docs/tutorial.md", "docs/development.md", "docs/results.md")]
+PAGES: tuple[str, ...] = (
+    "README.md",
+    "docs/performance.md",
+    "docs/method.md",
+    "qvggt/weights/tiny/README.md",
+    "docs/reconstruction.md",
+)
+PAGES += ("docs/tutorial.md", "docs/development.md", "docs/results.md", "docs/storage.md")
+FILES = [ROOT / page for page in PAGES]
 MARKER = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -46,11 +53,40 @@ PASSES |= {"p90": "rotation_deg_p90 {:.2f}", "translation median deg": "translat
 PASSES |= {"join residual % of depth": "join_residual_median/0.01 {:.2f} or "}
 PARTS: Columns = {"scheme": "label", "AUC@30": AUC["AUC@30"], "AUC@5": AUC["AUC@5"]}
 PARTS |= {"depth abs-rel": "abs_rel {:.4f}", **NOISE, "MB": "bytes/1e6 {:.2f} or -"}
+CALIBRATION_MEMORY: Columns = {"block": "block", "frames": "frames", "learning step GB": "split.learning/1e9 {:.2f}"}
+CALIBRATION_MEMORY |= {"not split GB": "unsplit.learning/1e9 {:.2f}", "all of the block GB": "split.whole/1e9 {:.2f}"}
+CALIBRATION_FRAMES: Columns = {"scheme": "scheme", "scenes": "scenes", "frames of each": "frames"}
+for _frames in (4, 10):
+    _at = f"judged.{_frames}"
+    CALIBRATION_FRAMES |= {f"AUC@{t}, {_frames} frames": f"{_at}.auc{t} {{:.2f}}" for t in (30, 5)}
+    CALIBRATION_FRAMES |= {f"pose dB, {_frames}": f"{_at}.sqnr_db.pose_enc {{:.1f}}"}
+    CALIBRATION_FRAMES |= {f"depth dB, {_frames}": f"{_at}.sqnr_db.depth {{:.1f}}"}
+LOADED: Columns = {
+    "form": "form",
+    "file MB": "file_bytes/1e6 {:.0f}",
+    "from its path: GB": "onnxruntime.peak_rss/1e9 {:.1f}",
+}
+LOADED |= {"of that not files": "onnxruntime.peak_anonymous/1e9 {:.1f}", "our runner: GB": "qvggt.peak_rss/1e9 {:.1f}"}
+LOADED |= {"not files": "qvggt.peak_anonymous/1e9 {:.1f}"}
+
+
+def between(name: str, unit: float) -> Callable[[Row], str]:
+    """The range of a plan."""
+    return lambda row: " to ".join(f"{value / unit:.2f}" for value in row["plan"][name])
+
+
+PLANNED: Columns = {"model": "model", "format": "format", "frames": "frames", "sequences": "sequences"}
+PLANNED |= {"plan: min": between("seconds", 60), "took": "real.seconds/60 {:.2f}", "plan: GB": between("bytes", 1e9)}
+PLANNED |= {"took GB": "real.bytes.anonymous/1e9 {:.2f}", "with mapped files": "real.bytes.with_files/1e9 {:.2f}"}
 SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of its rows, columns; one line a row
     "bench_tiny": ("bench_cpu_tiny", "rows", WALL),
     "tiny": ("tiny_metrics", "held_out", TINY),
     "passes": ("passes", "rows", PASSES),
     "parts": ("parts", "rows", PARTS),
+    "calibration_memory": ("calibration_memory", "rows", CALIBRATION_MEMORY),
+    "calibration_frames": ("calibration_frames", "rows", CALIBRATION_FRAMES),
+    "load_memory": ("load_memory", "rows", LOADED),
+    "plan": ("plan", "rows", PLANNED),
 }
 
 
@@ -216,6 +252,32 @@ def scale() -> str:
     return columns(forms.values(), SCALE)
 
 
+def heads() -> str:
+    """Scratch memory of engines in one file and in two, by tools/bench_heads.py."""
+    found = load("heads")
+    rows: dict[tuple[str, str, int], Row] = {}
+    for row in found["rows"]:
+        rows.setdefault((row["model"], row["format"], row["frames"]), {})[row["file"]] = row
+    lines = []
+    for (model, form, frames), row in rows.items():
+        if "trunk" in row:
+            row["heads"] = row.get("heads") or rows[model, form, found["group"]]["heads"]
+            row["pair"] = {"bytes": max(row[half]["scratch_bytes"] for half in ("trunk", "heads"))}
+            tensors = row["trunk"]["tensors"]
+            row["tokens"] = {"bytes": sum(size for name, size in tensors.items() if name.startswith("tokens"))}
+            lines.append({"network": model, "format": form, "frames": frames, **row})
+    spec: Columns = {name: name for name in ("network", "format", "frames")}
+    spec |= {"one file": "one.scratch_bytes/1e6 {:.0f} or -", "trunk": "trunk.scratch_bytes/1e6 {:.0f} or -"}
+    spec |= {"heads": "heads.scratch_bytes/1e6 {:.0f} or -", "the two, one block": "pair.bytes/1e6 {:.0f} or -"}
+    return columns(lines, spec | {"tokens between them": "tokens.bytes/1e6 {:.0f} or -"})
+
+
+def heads_memory() -> str:
+    """ONNX Runtime's peak memory with one file and with two, by tools/bench_heads.py."""
+    spec: Columns = {"network": "model", "size": "size", "frames": "frames", "one file MB": "one_bytes/1e6 {:.0f}"}
+    return columns(load("heads")["memory"], spec | {"two files MB": "pair_bytes/1e6 {:.0f}"})
+
+
 def threads() -> str:
     """What idle threads cost, by tools/bench_threads.py."""
     spec: Columns = {
@@ -319,6 +381,8 @@ TABLES |= {
         ablation,
         calibration,
         scale,
+        heads,
+        heads_memory,
         demo,
         claims,
         formats,

@@ -233,7 +233,8 @@ def describe(made: Made) -> list[tuple[str, str]]:
     return [
         ("points shown", f"{len(made.result.cloud):,}"),
         ("cameras", str(len(made.result.photos))),
-        ("the network saw", made.result.facts["seen"].removeprefix("images: ")),
+        ("network", made.result.facts["network"]["label"]),
+        ("it saw", made.result.facts["seen"].removeprefix("images: ")),
         ("network's files", f"{made.bytes / 1e6:.1f} MB"),
         ("time, this machine", f"{made.seconds:.2f} s"),
     ]

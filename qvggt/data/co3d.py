@@ -29,6 +29,7 @@ from qvggt.data.co3d_annotations import (
 from qvggt.data.co3d_download import FRAMES, downloaded_categories, is_downloaded, load_downloaded
 from qvggt.data.depth_png import read_depth
 from qvggt.data.frame_list import FrameList, draw_frames
+from qvggt.data.image_file import image_size
 from qvggt.data.ndc import ndc_to_intrinsics
 from qvggt.data.registry import Question, find_dataset
 from qvggt.data.sequence import Sequence, SequenceSet, Skipped, list_config
@@ -217,7 +218,9 @@ def _sequence(
     scales = {path: scale for path, scale in scales.items() if scale != 1}
     intrinsics = [
         ndc_to_intrinsics(
-            frame["focal_length"], frame["principal_point"], *(frame.get("image_size") or _image_size(image))
+            frame["focal_length"],
+            frame["principal_point"],
+            *(frame.get("image_size") or image_size(image, upright=False)[::-1]),
         )
         for frame, image in zip(drawn, images, strict=True)
     ]
@@ -236,17 +239,6 @@ def _sequence(
 def _read_scaled(path: Path, scales: dict[Path, float]) -> NDArray[np.float32]:
     """Depth in units of the translations: Co3D scales its cameras after its depth maps were made."""
     return read_depth(path) * np.float32(scales.get(path, 1.0))
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    """(H, W) from the file header; no pixel is decoded."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except OSError as error:  # PIL's "cannot identify image file" is one too
-        raise QvggtError(f"{path}: expected an image, got {error}; restore the file") from error
 
 
 def _depth_path(root: Path, frame: Frame) -> Path | None:

@@ -6,7 +6,8 @@ anywhere, and calibration, gates, budget search, evaluation and the Python API t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,9 @@ class DataSet:
 
     reader(question, frame list or None) -> SequenceSet; without cameras an evaluation takes the first candidate's for
     the truth. metrics: what it measures unless asked otherwise; () where it cannot. options: of a call, those that not
-    every data set has. frames, min_frames, stride: defaults of the question; fast: sequences per category of the fast
-    mode. room: images are prepared as the room protocols do, else cropped.
+    every data set has. points: what is different in its protocol of points, fields of eval's PointConfig. frames,
+    min_frames, stride: defaults of the question; fast: sequences per category of the fast mode. room: images are
+    prepared as the room protocols do, else cropped.
     recognise(question) -> whether this data lies there; a data set without it is read only where it is named.
     list_frames(question) -> FrameList to store, where that is more than the frames that were read.
     generate(folder, question, (height, width), scenes) writes data where no root is given; scenes: by default.
@@ -72,6 +74,7 @@ class DataSet:
     reader: Function
     metrics: tuple[str, ...] = ("pose", "depth", "points")
     options: tuple[str, ...] = ()
+    points: Mapping[str, Any] = field(default_factory=dict)
     frames: int | None = None
     min_frames: int | None = None
     stride: int | None = None
@@ -135,6 +138,7 @@ def recognise(question: Question, otherwise: str) -> DataSet:
 
 
 _CO3D: dict[str, Any] = {"list_frames": "qvggt.data.co3d:draw_frame_list", "reader": "qvggt.data.co3d:read_sequences"}
+_ALIGNED: dict[str, Any] = {"crop": None, "limit": 20_000_000, "sim3": True, "icp": None}
 _ROOM: dict[str, Any] = {"stride": 100, "fast": 1, "room": True}
 
 for _data_set in (
@@ -156,6 +160,21 @@ for _data_set in (
         **_ROOM,
     ),
     DataSet("nrgbd", "SCENE/images/imgX.png", "qvggt.data.nrgbd:read_nrgbd", options=("stride",), **_ROOM),
+    DataSet(
+        "dtu",
+        "Rectified/scanX/rect_XXX_3_r5000.png, Cameras, Depths, Points, ObsMask",
+        "qvggt.data.dtu:read_dtu",
+        options=("stride",),
+        points=_ALIGNED,
+        stride=1,
+    ),
+    DataSet(
+        "eth3d",
+        "SCENE/images/dslr_images_undistorted/X.JPG, dslr_calibration_undistorted",
+        "qvggt.data.eth3d:read_eth3d",
+        points=_ALIGNED,
+        frames=10,
+    ),
     DataSet(
         "synthetic",
         "scenes of qvggt scenes",

@@ -16,6 +16,7 @@ from qvggt.data.cameras import NO_CAMERA, are_cameras
 from qvggt.data.depth_png import read_depth
 from qvggt.data.frame_list import FrameList
 from qvggt.data.image_file import ImageReader, read_rgb, read_upright
+from qvggt.data.scan import Scan
 from qvggt.errors import QvggtError
 
 DepthReader = Callable[[Path], NDArray[np.float32]]
@@ -49,7 +50,8 @@ class Sequence(Frames):
     """Posed frames, in evaluation order.
 
     extrinsics float64 [S,3,4] OpenCV camera-from-world; intrinsics float64 [S,3,3] in pixels of the stored images;
-    depth_paths: None where there is no depth map; depth_reader: file -> depth float32 [H,W], 0 where unknown.
+    depth_paths: None where there is no depth map; depth_reader: file -> depth float32 [H,W], 0 where unknown. scan: by
+    which points are measured, instead of the depth maps.
     """
 
     extrinsics: NDArray[np.float64]
@@ -57,6 +59,7 @@ class Sequence(Frames):
     depth_paths: tuple[Path | None, ...]
     depth_reader: DepthReader = read_depth
     image_reader: ImageReader = field(default=read_rgb, kw_only=True)
+    scan: Scan | None = None
 
     def is_filmed(self) -> bool:
         """Whether every pose is a camera."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from qvggt.engines.layer_report import LayerReport
     from qvggt.engines.manifest import Manifest
 
+LARGE_SCRATCH = 4_000_000_000  # bytes; of VGGT-1B at 518x518 those of 24 frames
 SHOWN = 10  # linears that are not as wanted; the report has them all
 
 
@@ -190,6 +191,8 @@ class BuildJob(Job[BuildOutcome]):
         )
         if scratch is not None:
             console.result(f"scratch memory for the largest shapes: {scratch / 1e6:.1f} MB")
+            if scratch > LARGE_SCRATCH and source.metadata.entries and source.metadata.half is None:
+                console.say("most of it is the dense heads': qvggt export --split-heads bounds it (docs/storage.md)")
         if report.linears:
             console.say(report.table())
         console.result(report.summary)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from qvggt.calib.budget import parse_budget
+from qvggt.calib.machine import MACHINES, find_machine
 from qvggt.calib.recipe import RECIPES, Recipe, find_recipe
 from qvggt.data.class_modes import CLASS_MODES, check_mode
 from qvggt.data.registry import Question
@@ -28,6 +29,7 @@ from qvggt.quant.scheme import DESCRIPTION, Scheme
 
 if TYPE_CHECKING:
     from qvggt.calib.plan import Plan
+    from qvggt.data.sequence import Frames, SequenceSet
     from qvggt.jobs.pool import Training
     from qvggt.models.network import Network
     from qvggt.quant.handle import Model
@@ -157,7 +159,14 @@ class CalibrateJob(Job[Calibrated]):
     import_quantvggt: Annotated[
         Place | None, Doc("Folder of released QuantVGGT parameters to import instead (with --bits).")
     ] = None
-    plan: Annotated[bool, Doc("Measure a dry run, print time and memory, and stop.")] = False
+    plan: Annotated[bool, Doc("Print how long it will take and what memory it needs, as ranges, and stop.")] = False
+    plan_device: Annotated[
+        str | None,
+        Doc(
+            f"--plan for a GPU by its data sheet: {', '.join(MACHINES)}. [this machine, measured]",
+            words=tuple(MACHINES),
+        ),
+    ] = None
     seed: Annotated[int, Doc("Seed of frames, rotations and batches."), at_least(0)] = 0
     revision: Revision = None
     file: File = None
@@ -175,6 +184,10 @@ class CalibrateJob(Job[Calibrated]):
             for option, value in (says | {"block": self.block, "budget": self.budget}).items():
                 if value is not None:
                     raise QvggtError(f"--{option}: --scheme {self.scheme} says that already; give one of the two")
+        if self.plan_device is not None:
+            find_machine(self.plan_device)
+            if not self.plan:
+                raise QvggtError("--plan-device belongs to --plan; add that or leave it out")
         if self.budget_by is not None and self.budget is None:
             raise QvggtError("--budget-by belongs to --budget; add that or leave it out")
         if self.overrides and self.budget is not None:
@@ -282,11 +295,12 @@ class CalibrateJob(Job[Calibrated]):
             console.warn(
                 f"note: --act static does nothing with {wanted.bits}, whose activations stay in floating point"
             )
+        before = self._resident() if self.plan else 0
         source = load_source(self.model, self.revision, self.offline, calibrated=False)
         check_overrides(source.network, wanted)
         size = image_size(self.size, source.network)
         if self.plan:
-            return self._measure_plan(source, wanted, size, console)
+            return self._measure_plan(source, wanted, size, before, console)
         own = self.own(source)
         with placed(own.network, device):
             return self._calibrate(own, wanted, size, console)
@@ -295,15 +309,30 @@ class CalibrateJob(Job[Calibrated]):
         """The model with a network that may be changed: a copy where the caller holds it."""
         return replace(source, network=copy.deepcopy(source.network)) if source is self.model else source
 
-    def _measure_plan(self, source: Model, wanted: Scheme, size: tuple[int, int], console: Console) -> Calibrated:
-        from qvggt.calib.plan import make_plan
+    def _resident(self) -> int:
+        """Bytes of this process without a network."""
+        from qvggt.calib.plan import resident, size_of
+
+        held = 0 if isinstance(self.model, str | Path) else size_of(self.model.network)
+        return max(0, resident() - held)
+
+    def _measure_plan(
+        self, source: Model, wanted: Scheme, size: tuple[int, int], before: int, console: Console
+    ) -> Calibrated:
+        from qvggt.calib.plan import Outline, make_plan
         from qvggt.rotation.cost import CostTable
 
         config, recipe, frames = source.network.config, self.chosen(wanted), self._most_frames(source, size, console)
-        plan = make_plan(config, wanted, recipe, self.sequences, frames, *size)
+        sequences, pool = self.sequences, 0
+        if self.data is not None and self.needs_data(wanted):
+            found = self._found(Path(self.data), frames, console)
+            frames = min(frames, max(len(sequence.frame_indices) for sequence in found.sequences))
+            sequences, pool = min(sequences, len(found)), len(found) if self.select else 0
+        outline = Outline(config, wanted, recipe, sequences, frames, *size, pool)
+        plan = make_plan(outline, None if self.plan_device is None else find_machine(self.plan_device), before)
         height, width = size
         console.result(
-            f"{self.sequences} sequences of {frames} frames, {height}x{width}, recipe {recipe.name}, {wanted.label}"
+            f"{sequences} sequences of {frames} frames, {height}x{width}, recipe {recipe.name}, {wanted.label}"
         )
         for line in plan.lines(self.token_bytes):
             console.result(line)
@@ -388,21 +417,27 @@ class CalibrateJob(Job[Calibrated]):
             kept += self.token_bytes
         return fitting_frames(source.network, size, torch.device(self.device), kept, most, console)
 
-    def _training(
-        self, data: Path, network: Network, size: tuple[int, int], most: int, job: Mapping[str, Any], console: Console
-    ) -> Training:
-        """Images of the training split: never what an evaluation sees."""
-        from qvggt.calib.selection import SelectionConfig
+    def _found(self, data: Path, most: int, console: Console) -> SequenceSet[Frames]:
+        """The sequences to take from, with up to `most` frames each."""
         from qvggt.data.reading import read_pool
         from qvggt.jobs.budget import SCORED
         from qvggt.jobs.frames import read_longest
-        from qvggt.jobs.pool import training_images
 
         mode, seed = self.class_mode, self.seed
         count = self.pool if self.select else self.sequences + (SCORED if self.budget is not None else 0)
         annotations = None if self.annotations is None else Path(self.annotations)
         asked = Question(data, "train", most, None, count, seed=seed, annotations=annotations, class_mode=mode)
-        found = read_longest(asked, most, console) if self.frames is None else read_pool(asked)
+        return read_longest(asked, most, console) if self.frames is None else read_pool(asked)
+
+    def _training(
+        self, data: Path, network: Network, size: tuple[int, int], most: int, job: Mapping[str, Any], console: Console
+    ) -> Training:
+        """Images of the training split: never what an evaluation sees."""
+        from qvggt.calib.selection import SelectionConfig
+        from qvggt.jobs.pool import training_images
+
+        mode, seed = self.class_mode, self.seed
+        found = self._found(data, most, console)
         chooser = None
         if self.select:
             deep = min(4, len(family_of(network).rounds(network.config)))  # the last rounds are judged

@@ -100,11 +100,8 @@ class Candidates:
         for text in self.engines:
             runtime, path = split_runtime(str(text))
             kind = next(kind for kind in kinds_of(path) if runtime in (None, kind.name))
-            use: dict[str, Any] = (
-                {"providers": list(self.providers)} if self.providers and "providers" in kind.uses else {}
-            )
-            if self.weight_streaming_budget is not None and "weight_streaming_budget" in kind.uses:
-                use["weight_streaming_budget"] = self.weight_streaming_budget
+            given = {"providers": list(self.providers) or None, "weight_streaming_budget": self.weight_streaming_budget}
+            use = {name: value for name, value in given.items() if value is not None and name in kind.uses}
             sources.append((path, {**shared, "runtime": runtime, **use}))
         return sources
 

@@ -85,7 +85,7 @@ results when the command ends (Ctrl-C). --share opens Gradio's public tunnel: an
 
     def execute(self, console: Console) -> Served:
         from qvggt.engines.cuda import check_gpu
-        from qvggt.engines.registry import kind_of
+        from qvggt.engines.registry import kinds_of
         from qvggt.engines.torch_runner import check_device
         from qvggt.eval.demo.page import HOST, build_page, import_gradio, launch
         from qvggt.eval.demo.workshop import Limits, Workshop
@@ -94,7 +94,7 @@ results when the command ends (Ctrl-C). --share opens Gradio's public tunnel: an
 
         check_libraries(ReconstructionConfig(), [])
         for path in self.engines:
-            if kind_of(path).device == "cuda":
+            if kinds_of(path)[0].device == "cuda":
                 check_gpu(path, self.device or "cuda")
         check_device(self.device or "cpu")
         workshop = Workshop(self.choices(), Limits(self.max_images, self.max_mb), self.device, self.fit)

@@ -90,14 +90,14 @@ class EvaluateJob(Job[Evaluation]):
     ] = ()
     split: Annotated[str, Doc("Which annotation files: CATEGORY_SPLIT.jgz.")] = "test"
     frames: Annotated[
-        int | None, Doc("Frames per sequence. [co3d 10, synthetic 8, rooms all of the stride]"), at_least(2)
+        int | None, Doc("Frames per sequence. [co3d, eth3d 10, synthetic 8; others all of the stride]"), at_least(2)
     ] = None
     min_frames: Annotated[
         int | None, Doc("Shorter sequences are skipped. [co3d 50, synthetic --frames]"), at_least(1)
     ] = None
     max_sequences: Annotated[int | None, Doc("Only the first N names of each category."), at_least(1)] = None
     scenes: Annotated[int | None, Doc("Generated scenes (synthetic without --root). [32]"), at_least(1)] = None
-    stride: Annotated[int | None, Doc("Rooms: every n-th frame. [100]"), at_least(1)] = None
+    stride: Annotated[int | None, Doc("Rooms, dtu: every n-th frame. [100, dtu 1]"), at_least(1)] = None
     depth: Annotated[
         Literal["auto", "proj", "raw"],
         Doc("7-Scenes depth maps: depth.proj.png, raw depth.png, or proj where it is there."),
@@ -187,6 +187,8 @@ class EvaluateJob(Job[Evaluation]):
             )
         if (self.sim3 or self.point_backend != "auto" or self.icp_points) and "points" not in self._measured():
             raise QvggtError("--sim3, --point-backend, --icp-points: no points are measured; add points to --metrics")
+        if self.icp_points and find_dataset(self.dataset).points.get("icp", 0) is None:
+            raise QvggtError(f"--icp-points {self.icp_points}: --dataset {self.dataset} has no ICP; leave it out")
         if self.shard is not None:
             shard("{}/{}".format(*self.shard))
             if self.records is None or self.html is not None or self.csv is not None:
@@ -303,7 +305,8 @@ class EvaluateJob(Job[Evaluation]):
         from qvggt.eval.points import PointConfig
 
         asked = self._measured()
-        points = PointConfig(sim3=self.sim3, icp_points=self.icp_points)
+        given = {"sim3": self.sim3, "icp_points": self.icp_points}
+        points = PointConfig(**{**given, **find_dataset(self.dataset).points})
         if "points" in asked:
             backend = default_backend() if self.point_backend == "auto" else self.point_backend
             points = replace(points, backend=backend)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -39,7 +41,9 @@ from qvggt.target import INT4_BLOCKS, Target
 if TYPE_CHECKING:
     import torch
 
+    from qvggt.export.exporter import ExportConfig
     from qvggt.jobs.gate import Parity
+    from qvggt.jobs.gate_memory import Fit
     from qvggt.models.network import Network
     from qvggt.quant.handle import Model
 
@@ -168,14 +172,22 @@ class ExportJob(Job[ExportResult]):
         at_least(0),
     ] = None
     parity_frames: Annotated[
-        tuple[Annotated[int, at_least(1)], ...],
+        tuple[Annotated[int, at_least(1)], ...] | None,
         Doc(
-            "Frame counts of the end-to-end comparison, comma-separated.",
+            "Frame counts of the end-to-end comparison, comma-separated. [1,2,5,8, as far as memory is free]",
             comma=True,
             parse=frame_count,
-            default="1,2,5,8",
         ),
-    ] = (1, 2, 5, 8)
+    ] = None
+    parity_size: Annotated[
+        tuple[int, int] | None,
+        Doc(
+            "HxW of that comparison: the same network is exported at that size for as long as it takes, and compared "
+            "with the file. [the file's own, where two frames fit into memory]",
+            parse=sides,
+            metavar="HxW",
+        ),
+    ] = None
     parity: Annotated[bool, Doc("Run the parity gate after writing.", ("--check/--no-check",))] = True
     report: Annotated[Place | None, Doc("Where to write the parity report. [OUTPUT.parity.json]")] = None
     device: TorchDevice = "cpu"
@@ -206,7 +218,7 @@ class ExportJob(Job[ExportResult]):
         if Path(self.output).suffix != ".onnx":
             raise QvggtError(f"{self.output}: expected a file name ending in .onnx")
         frame_profile(":".join(map(str, self.frames)))
-        if not self.parity_frames:
+        if self.parity_frames == ():
             frame_count("")
         _check_words(self.outputs)
         _check_blocks(self.scheme(), self.made_for)
@@ -256,7 +268,9 @@ class ExportJob(Job[ExportResult]):
             self.split_heads,
             storage=self.storage,
         )
-        written = export_onnx(network, scheme, config, output, {"name": source.name, "sha256": source.sha256})
+        fit = self._fit(network, (height, width), console) if self.parity else None
+        about = {"name": source.name, "sha256": source.sha256}
+        written = export_onnx(network, scheme, config, output, about)
         if self.report is None:
             self.report_path.unlink(missing_ok=True)  # is about the file that was replaced
         files = [output] if written.heads is None else [output, written.heads]
@@ -269,18 +283,34 @@ class ExportJob(Job[ExportResult]):
         lint.tell(console.warn, console)
         console.result(f"lint: {lint.summary} for {self.made_for.label}")
         parity = None
-        if self.parity:
+        if fit is not None:
             large = sum(p.numel() for p in network.state_dict().values()) > LARGE
             sequences = (0 if large else GATE_SEQUENCES) if self.parity_sequences is None else self.parity_sequences
             data = None if self.data is None else Path(self.data)
             report = self.report_path
-            gate = Gate(output, report, height, width, self.parity_frames, data, sequences, self.seed, floats)
-            with placed(network, device):
-                parity = run_gate(gate, network, scheme, console)
+            gate = Gate(output, report, *fit.size, fit.frames, data, sequences, self.seed, floats)
+            with twin(config, output, fit.size) as (smaller, place):
+                if smaller is not None:
+                    export_onnx(network, scheme, smaller, place, about)
+                    gate = replace(gate, twin=place)
+                with placed(network, device):
+                    parity = run_gate(gate, network, scheme, console)
         else:
             console.result("parity: not measured (--no-check)")
         facts = (written.bytes, scheme.label, self.target, floats.value)
         return ExportResult(output, written.data, *facts, lint, parity, written.heads)
+
+    def _fit(self, network: Network, size: tuple[int, int], console: Console) -> Fit:
+        """Frames and size of the gate, found and checked before anything is written."""
+        from qvggt.jobs.gate_memory import FRAMES, GateNeeds, fit_gate
+
+        if self.parity_size is not None:
+            image_size(self.parity_size, network)
+        needs = GateNeeds.of(network, size, self.fused_attention, GROUP if self.split_heads else None)
+        fit = fit_gate(needs, network.config.patch_size, self.parity_frames, self.parity_size)
+        asked = self.parity_frames is not None or fit.frames == FRAMES
+        (console.detail if asked and fit.size == size else console.say)(f"parity: {fit}")
+        return fit
 
     def _quantized(
         self, source: Model, height: int, width: int, device: torch.device, console: Console
@@ -326,6 +356,18 @@ def _check_blocks(scheme: Scheme, target: Target) -> None:
             f"blocks of {size}: TensorRT takes INT4 weights in blocks of 64 or 128; give --block 128 or 64, or leave "
             "--backend out for TensorRT-RTX"
         )
+
+
+@contextmanager
+def twin(config: ExportConfig, output: Path, size: tuple[int, int]) -> Iterator[tuple[ExportConfig | None, Path]]:
+    """The config of an export at another size, None where it is the file's own, and a place for it until the end."""
+    from qvggt.export.storage import staging
+
+    if size == (config.height, config.width):
+        yield None, output
+        return
+    with staging(output) as folder:
+        yield replace(config, height=size[0], width=size[1]), folder / output.name
 
 
 def _check_words(words: tuple[str, ...] | None) -> None:

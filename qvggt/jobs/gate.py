@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from qvggt.device import device_of, label
 from qvggt.export.half_range import WORRY, ModuleRange, half_ranges
 from qvggt.export.parity import LayerParity, OutputParity, check_convs, check_linears, check_outputs, failures
 from qvggt.export.precision import Precision
+from qvggt.export.twin import Twin, compare_twins
 from qvggt.json_file import write_json
 from qvggt.models.network import Network
 from qvggt.numbers import filled, number
@@ -44,7 +46,8 @@ POOLED_SEQUENCES = 8  # of the end-to-end comparison, as far as there are so man
 class Gate:
     """What to check and where to write the report. `data` None means generated scenes.
 
-    precision: float type of the network in the file.
+    precision: float type of the network in the file. twin: the same network at the size of the images, height x width,
+    where that is not the file's; then end to end it is run in the file's place, and must be like it but for the size.
     """
 
     onnx: Path
@@ -56,6 +59,7 @@ class Gate:
     sequences: int
     seed: int
     precision: Precision = Precision.FP32
+    twin: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ class Parity:
 
     report: the JSON file. auc30: AUC@30 of "reference" and "onnx", "delta" in points, and the "low" and "high" end of
     its 95 % interval where it is larger than the tolerance; None when it was not measured. fp16_ranges: the largest
-    activations of an fp16 network, largest first. threads: CPU threads of both sides. device: of the reference.
+    activations of an fp16 network, largest first. threads: CPU threads of both sides. device: of the
+    reference. size: (H, W) of the images. unlike: where the network that was run at that size is not the one in the
+    file, a line each.
     """
 
     report: Path
@@ -77,6 +83,8 @@ class Parity:
     fp16_ranges: tuple[ModuleRange, ...] = field(repr=False)
     threads: int
     device: str
+    size: tuple[int, int]
+    unlike: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def passed(self) -> bool:
@@ -86,6 +94,7 @@ class Parity:
     def failures(self) -> list[str]:
         """One line per failed check."""
         lines = [f"{r}: overflows fp16; export with --precision bf16" for r in self.fp16_ranges if r.headroom < 1]
+        lines += self.unlike
         lines += failures(self.linears + self.convolutions, self.outputs)
         auc = self.auc30 or {}
         if "low" in auc and not auc["low"] <= 0 <= auc["high"]:
@@ -105,6 +114,7 @@ class Parity:
             "auc30": self.auc30,
             "threads": self.threads,
             "device": self.device,
+            "size": list(self.size),
             "versions": versions(),
         }
 
@@ -114,8 +124,12 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme, console: Console) -
     from qvggt.onnx_view.file import network_files
 
     longest, threads, precision = max(gate.frames, default=1), torch.get_num_threads(), gate.precision
-    files = network_files(gate.onnx)
-    with gate_images(gate, longest, console) as images, gate_runner(files, threads) as runner:
+    files, alike = network_files(gate.onnx), tuple[Twin, ...]()
+    run = files if gate.twin is None else network_files(gate.twin)
+    if gate.twin is not None:
+        alike = tuple(starmap(compare_twins, zip(files, run, strict=True)))
+        _say_twins(gate, alike, console)
+    with gate_images(gate, longest, console) as images, gate_runner(run, threads) as runner:
         if precision is Precision.BF16:
             console.say(
                 "bf16: ONNX Runtime has no CPU kernels; measured on an fp32 copy that rounds every tensor to bf16"
@@ -136,9 +150,9 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme, console: Console) -
             auc = _camera_accuracy(images, reference, runner, console)
         else:
             console.say("AUC@30: not measured (no pose output or --parity-sequences 0)")
-    parity = Parity(
-        gate.report, scheme, precision, linears, convs, outputs, auc, ranges, threads, label(device_of(reference))
-    )
+    reached = threads, label(device_of(reference)), (gate.height, gate.width)
+    unlike = tuple(line for each in alike for line in each.differences)
+    parity = Parity(gate.report, scheme, precision, linears, convs, outputs, auc, ranges, *reached, unlike)
     write_json(gate.report, parity.to_dict())
     for index, line in enumerate(parity.failures):
         (console.warn if index < SHOWN else console.detail)(f"parity FAILED: {line}")
@@ -207,6 +221,17 @@ def _delta_interval(first: CandidateResult, second: CandidateResult) -> tuple[fl
     from qvggt.eval.metrics import BY_NAME, column
 
     return Bootstrap().paired(*(column(BY_NAME["auc30"], result.records) for result in (first, second)))
+
+
+def _say_twins(gate: Gate, alike: Sequence[Twin], console: Console) -> None:
+    nodes, weights, tables = (
+        sum(counts) for counts in zip(*((t.nodes, t.weights, len(t.tables)) for t in alike), strict=True)
+    )
+    verdict = "the same network as the file" if not any(t.differences for t in alike) else "NOT the same network"
+    console.say(
+        f"end to end at {gate.height}x{gate.width}: {verdict}, {nodes} nodes and {weights} stored tensors alike, "
+        f"{tables} tables of the image size apart; every linear is checked in the file itself"
+    )
 
 
 def _say_ranges(ranges: Sequence[ModuleRange], console: Console) -> None:

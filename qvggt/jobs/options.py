@@ -60,7 +60,7 @@ TorchDevice = Annotated[
     DEVICES,
 ]
 Precision = Annotated[
-    Literal["fp32", "bf16", "fp16"] | None,
+    Literal["fp32", "fp16", "bf16"] | None,
     Doc(
         "Of float models: fp32; bf16 or fp16 run the aggregator in it and the heads in fp32, as VGGT's users do. "
         "[fp32; on a GPU bf16]"

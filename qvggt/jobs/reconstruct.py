@@ -240,6 +240,8 @@ before by a similarity from the images both saw. The fit is printed, and errors 
             raise QvggtError("give one of --engine and --model (see qvggt reconstruct --help)")
         if str(self.model).lower().endswith(".onnx"):
             raise QvggtError(f"--model {self.model}: is an ONNX file; give it with --engine")
+        if self.weight_streaming_budget is not None and self.engine is None:
+            raise QvggtError(f"--weight-streaming-budget {self.weight_streaming_budget}: is for --engine; leave it out")
         tracking = self.config().tracking
         self.options()
         if tracking and self.engine is not None:

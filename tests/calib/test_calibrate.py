@@ -6,8 +6,9 @@ import pytest
 import torch
 from small_network import SIZE, small_batches, small_images, small_model
 
-from qvggt.calib import reconstruct
+from qvggt.calib import reconstruct, stream
 from qvggt.calib.calibrate import calibrate_
+from qvggt.calib.half import half_attention
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import RECIPES, Recipe, find_recipe
 from qvggt.calib.reconstruct import token_weights
@@ -15,6 +16,7 @@ from qvggt.calib.stream import Stream, TokenStore
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import choices, find_format
+from qvggt.models.block import Block
 from qvggt.models.family import family_of
 from qvggt.models.folded import applied_fold
 from qvggt.models.vggt.network import VGGT
@@ -147,11 +149,82 @@ def test_a_step_in_pieces_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> No
         return torch.cat(gradients[:8])  # of the first block's first step
 
     whole = first_step()
-    monkeypatch.setattr(reconstruct, "STEP_TOKENS", 1)
+    for module in (reconstruct, stream):
+        monkeypatch.setattr(module, "STEP_TOKENS", 1)
     pieces = first_step()
     assert (pieces - whole).norm() < 1e-3 * whole.norm()
     assert learned[1].learned == pytest.approx(learned[0].learned, rel=0.01)
     assert learned[1].learned < 0.98 * learned[1].start
+
+
+@pytest.mark.parametrize("view", ["frame", "global"])
+def test_a_sequence_in_pieces_gives_the_same_gradients(view: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames apart where they are, else recomputed, with linears that treat types of tokens apart; and the passes."""
+    model, family = small_model(seed=1), family_of(small_model())
+    stage = next(s for s in family.stages(model.config) if s.path == f"aggregator.{view}_blocks.0")
+    tokens = Stream(TokenStore(), [], [])
+    generator = torch.Generator().manual_seed(0)
+    tokens.append(torch.randn(5, 21, 64, generator=generator), family.positions(model.config, SIZE, SIZE))
+    block = model.get_submodule(stage.path)
+    assert isinstance(block, Block)
+    goals, recipe = tokens.through(stage, block), find_recipe("qvggt")
+    for name in ("attn.qkv", "mlp.fc2"):
+        linear = block.get_submodule(name)
+        learnable = LearnableLinear(linear, find_format("w4a4"))  # type: ignore[arg-type]
+        learnable.start_center(torch.randn(stage.layout.types, linear.in_features, generator=generator))
+        block.set_submodule(name, learnable)
+
+    def gradients() -> torch.Tensor:
+        block.requires_grad_(True).zero_grad()
+        for loss in reconstruct._losses(block, stage, [0], goals, tokens, recipe):
+            loss.backward()
+        return torch.cat([p.grad.flatten() for p in block.parameters() if p.grad is not None])
+
+    def seen() -> dict[str, torch.Tensor]:
+        return tokens.type_means(stage, block, ["attn.proj", "mlp.fc1"])
+
+    whole, out, means = gradients(), tokens.through(stage, block).tokens[0], seen()
+    for module in (reconstruct, stream):
+        monkeypatch.setattr(module, "STEP_TOKENS", 2 * 21 + 1)  # 2, 2 and 1 frames
+    runs = list[int]()
+    block.mlp.register_forward_hook(lambda *_: runs.append(1))
+    pieces = gradients()
+    assert len(runs) == (3 if view == "frame" else 6)  # the latter once more for the gradients
+    assert whole.abs().max() > 0
+    torch.testing.assert_close(pieces, whole, atol=1e-5 * float(whole.abs().max()), rtol=1e-3)
+    torch.testing.assert_close(tokens.through(stage, block).tokens[0], out, atol=1e-5, rtol=1e-5)
+    for name, mean in seen().items():
+        torch.testing.assert_close(mean, means[name], atol=1e-5, rtol=1e-4)
+
+
+def test_bf16_attention_returns_what_it_was_given() -> None:
+    q = torch.randn(1, 2, 5, 8, generator=torch.Generator().manual_seed(0))
+    exactly = torch.nn.functional.scaled_dot_product_attention(q, q, q)
+    with half_attention(True):
+        rounded = torch.nn.functional.scaled_dot_product_attention(q, q, q)
+    assert rounded.dtype == torch.float32
+    assert 1e-4 < float((rounded - exactly).abs().max()) < 0.1
+
+
+@pytest.mark.slow
+def test_bf16_costs_little(batches: list[torch.Tensor]) -> None:
+    half, full = (run(find_recipe("qvggt").replace(epochs=1, bf16=bf16), batches) for bf16 in (True, False))
+    held_out = small_images(2, seed=9)
+    assert distance(half, held_out) != distance(full, held_out)
+    assert distance(half, held_out) < 1.1 * distance(full, held_out)
+
+
+def test_stores_share_their_budget() -> None:
+    tensor = torch.randn(3, 5, 7)
+    first = TokenStore(budget=3 * tensor.nbytes)
+    second = first.beside()
+    for store in (first, second, second, first):
+        store.append(tensor)
+    assert [sorted(store.held) for store in (first, second)] == [[0], [0, 1]]
+    second.clear()
+    assert len(second) == 0
+    first.put(1, tensor)
+    assert sorted(first.held) == [0, 1]
 
 
 def test_ours_learns_where_a_grid_is_coarse(batches: list[torch.Tensor]) -> None:

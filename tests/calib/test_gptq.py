@@ -57,6 +57,15 @@ def test_takes_a_scale_per_weight(case: tuple[torch.Tensor, torch.Tensor]) -> No
     assert torch.equal(gptq_codes(weight, rows, GRID, moments_of(x)), gptq_codes(weight, blocks, GRID, moments_of(x)))
 
 
+def test_moments_add_up_in_float64() -> None:
+    """A product is fp32, as float64 ones are slow on GPUs; what comes after a large one is not lost."""
+    moments = InputMoments(2)
+    for row in ([4096.0, 0.0], *[[1.0, 0.5]] * 100):
+        moments.update(torch.tensor([row]))
+    assert moments.matrix.dtype == torch.float64
+    assert moments.matrix.tolist() == [[4096.0**2 + 100, 50.0], [50.0, 25.0]]
+
+
 def test_dead_channels_do_no_harm(case: tuple[torch.Tensor, torch.Tensor]) -> None:
     weight, x = case
     x = x.clone()

@@ -2,67 +2,156 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from small_network import SIZE, small_model
 
 from qvggt.calib import plan
-from qvggt.calib.plan import Cost, Plan, make_plan
+from qvggt.calib.machine import MACHINES, Rates
+from qvggt.calib.plan import BlockWork, Outline, Plan, Rating, count_around, count_block, make_plan, span
 from qvggt.calib.recipe import Recipe, find_recipe
+from qvggt.calib.work import Operation, Work
 from qvggt.quant.scheme import parse_scheme
 
 TOKENS, DIM = 5 + (SIZE // 14) ** 2, 64
+LIGHT = find_recipe("qvggt").replace(
+    search_clips=False, value_rotation=False, rounding="rtn", center="none", constant_ranges=False
+)
 
 
-def planned(bits: str, recipe: Recipe, *parts: str) -> Plan:
-    scheme = parse_scheme(bits, "dynamic", parts or ("dino", "aggregator"))
-    return make_plan(small_model().config, scheme, recipe, 6, 3, SIZE, SIZE, progress=False)
+def outline(bits: str = "w4a4", recipe: Recipe = LIGHT, parts: tuple[str, ...] = ("aggregator",)) -> Outline:
+    return Outline(small_model().config, parse_scheme(bits, "dynamic", parts), recipe, 6, 3, SIZE, SIZE)
 
 
-def test_fixed_work_is_not_multiplied() -> None:
-    assert Cost(10.0, 2.0, 1.0, 0).total(sequences=5, epochs=3) == 10 + 5 * (2 + 3 * 1)
+@pytest.fixture(scope="module")
+def whole() -> Plan:
+    """For every block, on a named machine."""
+    return make_plan(outline(parts=("dino", "aggregator")), MACHINES["rtx4090"], 1000, progress=False)
 
 
-def test_a_block_of_each_shape_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the frame and the global blocks: one and two sequences without learning, one with; DINO's are like frames'."""
-    real, calls = plan.calibrate_block, []
-
-    def watched(block: Any, stage: Any, formats: Any, target: Any, source: Any, recipe: Recipe, seed: int) -> Any:
-        calls.append((stage.group, len(target.tokens), recipe.learn))
-        return real(block, stage, formats, target, source, recipe, seed)
-
-    monkeypatch.setattr(plan, "calibrate_block", watched)
-    found = planned("w4a4", find_recipe("qvggt"))
-    assert calls == [
-        (kind, n, learn) for kind in ("frame", "global") for n, learn in ((1, False), (2, False), (1, True))
-    ]
-    assert found.seconds["dino"] == found.seconds["frame"] > 0
-    calls.clear()
-    found = planned("w8a8", find_recipe("qvggt"), "aggregator")
-    assert [learn for _, _, learn in calls] == [False] * 4
-    assert found.seconds["dino"] == 0
-    assert found.step_bytes == 0
+def stage_of(asked: Outline, group: str) -> Any:
+    return next(stage for stage in asked.family.stages(asked.config) if stage.group == group)
 
 
-def test_memory_counts_tokens_and_a_step() -> None:
-    ours = planned("w4a4", find_recipe("qvggt"))
-    assert ours.token_bytes == 2 * 6 * 3 * TOKENS * DIM * 4  # float and quantized stream
-    assert planned("w4a4", find_recipe("qvggt").replace(propagation="float")).token_bytes == ours.token_bytes // 2
+def test_every_block_is_in_the_time(whole: Plan) -> None:
+    """DINO's are like those of single frames, and are counted once."""
+    assert whole.blocks == {"dino": 1, "frame": 4, "global": 4}
+    assert whole.seconds["dino"] == whole.seconds["frame"]
+    low, high = whole.total_seconds
+    assert 0 < low < high
+    parts = [count * whole.seconds[group][0] for group, count in whole.blocks.items()]
+    assert low == pytest.approx(sum(parts) + sum(each[0] for each in whole.other_seconds.values()))
+    assert {"folds", "embedding", "reading, hashing, writing"} == whole.other_seconds.keys()
+
+
+def test_a_named_machine_is_an_estimate(whole: Plan) -> None:
+    first, gpu, host, disk = whole.lines(10**9)
+    assert first.startswith("time on GeForce RTX 4090: ")
+    assert (
+        "82.6 TFLOPS fp32, 1.29 fp64, 1008 GB/s, of which 30% to 80% are assumed to be reached; not run there" in first
+    )
+    assert "of 24.00 GB" in gpu
+    assert host.startswith("memory of the host: ")
+    assert disk.startswith("disk: 0.00 GB")
+    low, high = whole.total_seconds
+    assert high / low == pytest.approx(0.8 / 0.3, rel=0.1), "of the parts that the machine does"
+
+
+def test_work_grows_as_the_calibration_does() -> None:
+    """Learning with sequences and epochs, everything else with sequences; what is fixed is not multiplied."""
+    asked = outline()
+    stage = stage_of(asked, "frame")
+    ours = count_block(asked, stage)
+    more = count_block(replace(asked, sequences=12), stage)
+    assert more.learning.flops == pytest.approx(2 * ours.learning.flops, rel=0.01)
+    assert 1.5 * ours.fixed.flops < more.fixed.flops < 2 * ours.fixed.flops
+    linears = 2 * 6 * 3 * TOKENS * 12 * DIM * DIM  # of a pass of all sequences
+    assert 8 * 3 * linears < ours.learning.flops < 8 * 5 * linears, "forward, and twice that backward"
+    assert not count_block(outline("w8a8"), stage).learning.operations
+
+
+def test_gptq_and_folds_are_counted() -> None:
+    asked = replace(outline("w8a8", LIGHT.replace(rounding="gptq")), sequences=1)
+    exact = [o for o in count_block(asked, stage_of(asked, "frame")).fixed.operations if o.kind == "fp64"]
+    assert max(o.flops for o in exact) == int((4 * DIM) ** 3 * 2 / 3), "the inverse of fc2's moments"
+    folds = count_around(asked)["folds"]
+    assert any(o.kind == "fp64" for o in folds.operations)
+    assert folds.peak > 0
+
+
+def test_passes_around_the_blocks() -> None:
+    """A selection looks at its pool, static ranges and maps at every sequence, heads too."""
+    asked = outline("w8a8", LIGHT, ("aggregator", "dpt"))
+    around = count_around(replace(asked, pool=5))
+    assert around.keys() == {"selection", "folds", "embedding", "ranges"}
+    assert around["ranges"].flops > 6 / 5 * around["selection"].flops
+    rounded = count_around(replace(asked, recipe=find_recipe("rtn")))
+    assert rounded.keys() == {"ranges"}
+    assert not count_around(outline("w8a8", find_recipe("rtn"), ("aggregator",)))
+
+
+def test_memory_counts_heads_tokens_and_a_step(whole: Plan) -> None:
+    assert whole.token_bytes == 2 * 6 * 3 * TOKENS * DIM * 4  # float and quantized stream
+    assert outline(recipe=LIGHT.replace(propagation="float")).token_bytes == whole.token_bytes // 2
+    assert outline(recipe=find_recipe("rtn")).token_bytes == 0
+    assert whole.model == sum(t.numel() * t.element_size() for t in small_model().state_dict().values())
     hidden = 3 * TOKENS * 4 * DIM * 4  # bytes of the MLP's hidden layer for one sequence
-    assert 6 * 10 * hidden < ours.step_bytes < 6 * 100 * hidden
-    single = planned("w4a4", find_recipe("qvggt").replace(batch=1))
-    assert ours.step_bytes == pytest.approx(6 * single.step_bytes, rel=0.2)
-    assert f"a learning step {ours.step_bytes / 1e9:.2f}" in ours.lines(10**9)[1]
+    assert 2 * 5 * hidden < whole.work < 2 * 100 * hidden, "of the two that a step works on"
+    cpu = replace(whole, device_memory=0)
+    low, high = cpu.memory(10**9)
+    assert low == 1000 + whole.folded + whole.token_bytes + whole.work
+    assert high > 1000 + whole.model + whole.token_bytes + whole.work
+    assert 0.2 * whole.model < whole.folded < whole.model
+    assert f"a block at work {whole.work / 1e9:.2f}" in cpu.lines(10**9)[1]
 
 
-def test_long_sequences_are_learned_from_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    single = planned("w4a4", find_recipe("qvggt").replace(batch=1))
-    monkeypatch.setattr(plan, "STEP_TOKENS", 2 * 3 * TOKENS + 1)
-    assert planned("w4a4", find_recipe("qvggt")).step_bytes == pytest.approx(2 * single.step_bytes, rel=0.2)
+def test_what_does_not_fit_is_spilled(whole: Plan) -> None:
+    assert whole.lines(0)[-1].startswith(f"disk: {whole.token_bytes / 1e9:.2f} GB")
+    assert whole.memory(0)[0] == whole.memory(1 << 40)[0] - whole.token_bytes
 
 
-def test_what_does_not_fit_is_spilled() -> None:
-    found = planned("w8a8", find_recipe("qvggt"))
-    assert found.lines(0)[2].startswith(f"disk: {found.token_bytes / 1e9:.2f} GB")
-    assert found.lines(found.token_bytes)[2].startswith("disk: 0.00 GB")
+def test_this_machine_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small block in earnest, twice without learning and twice with; the spread of both is in the range."""
+    real, calls, clock = plan.calibrate_block, list[tuple[bool, bool]](), [0.0]
+
+    def watched(block: Any, stage: Any, formats: Any, goals: Any, source: Any, recipe: Recipe, seed: int) -> Any:
+        done = real(block, stage, formats, goals, source, recipe, seed)
+        earnest = not next(block.parameters()).is_meta
+        calls.append((earnest, recipe.learn))
+        clock[0] += sum(real for real, _ in calls)  # each takes a second longer than the one before
+        return done
+
+    rates = Rates({name: [1e9] for name in ("fp64", "fp32", "attention", "bandwidth", "call")})
+    monkeypatch.setattr(plan, "measure_rates", lambda: rates)
+    monkeypatch.setattr(plan, "calibrate_block", watched)
+    monkeypatch.setattr(plan.time, "perf_counter", lambda: clock[0])
+    rating = plan._measured(outline(), stage_of(outline(), "frame"))
+    assert [learn for earnest, learn in calls if earnest] == [False, False, True, True]
+    low, high = rating.fixed_factor
+    assert high / low == pytest.approx(2 * 1.25 / 0.85)
+    low, high = rating.learning_factor
+    assert high / low == pytest.approx(4 / 3 * 1.25 / 0.85)
+
+
+def test_factors_of_learning_and_of_all_else() -> None:
+    machine = replace(MACHINES["a100"], call=0.0, bandwidth=1.0)
+    second = Work({Operation("none", 0, 1): 1.0})
+    rating = Rating(machine, "", learning_factor=(2.0, 4.0), fixed_factor=(1.0, 10.0))
+    assert rating.block(BlockWork(second, second)) == (3.0, 14.0)
+    assert rating.fixed(second) == (1.0, 10.0)
+
+
+def test_counting_leaves_no_trace() -> None:
+    count_around(outline("w8a8", find_recipe("rtn"), ("dpt",)))
+    assert torch.zeros(1).device.type == "cpu"
+    with torch.autocast("cpu", enabled=False):
+        assert torch.ones(2).sum() == 2
+
+
+def test_a_span_has_one_unit() -> None:
+    assert span((0.5, 100)) == "0.5 to 100.0 s"
+    assert span((60, 600)) == "1.0 to 10.0 min"
+    assert span((3600, 36000)) == "1.0 to 10.0 h"

@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from qvggt.engines.manifest import check_engine
+from qvggt.jobs import build
 from qvggt.jobs.build import BuildJob
 from qvggt.jobs.job import read_job
 
@@ -54,13 +55,15 @@ def product(path: Path, dynamic_scale: bool = False) -> Path:
 
 
 @rtx
-def test_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_build(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "LARGE_SCRATCH", -1)
     model, engine = product(tmp_path / "m.onnx"), tmp_path / "out" / "m.engine"
     line = (model, "-o", engine, "--precision", "fp32", "--frames", "1:4:8", "--cc", "8.6,8.9,12.0")
     assert call(*line) == 0
     printed = capsys.readouterr().out
     assert "1/1 linears INT8 GEMM, weights stored as Int8 (1.00 bytes each)" in printed
     assert "nothing was run on a GPU" in printed
+    assert "qvggt export --split-heads" in printed
     manifest = check_engine(engine)
     assert manifest.compute_capabilities == ("8.6", "8.9", "12.0")
     assert manifest.profile["x"][2] == (1, 8, 64)
@@ -87,11 +90,15 @@ def halves(folder: Path) -> Path:
 
 
 @rtx
-def test_a_network_in_two_files_is_two_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_in_two_files_is_two_engines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "LARGE_SCRATCH", -1)
     line = (halves(tmp_path), "-o", tmp_path / "m.engine", "--cc", "8.9")
     (tmp_path / "m.heads.engine").write_text("mine")
     assert "m.heads.engine: exists already" in calling.mistake(capsys, "build", *line)
     assert call(*line, "--overwrite", "--json", tmp_path / "m.json") == 0
+    assert "--split-heads" not in capsys.readouterr().out
     trunk, heads = (check_engine(tmp_path / name) for name in ("m.engine", "m.heads.engine"))
     assert (trunk.partner, heads.partner) == ("m.heads.engine", "m.engine")
     assert (trunk.profile["x"][2], heads.profile["x"][2]) == ((1, 100, 64), (1, 8, 64))
@@ -122,6 +129,12 @@ def test_trtexec_gets_a_command_for_each_of_two_files(
         (("--frames", "8:1"), ("--frames", "min:opt:max")),
         (("--cc", "sm_86"), ("--cc", "8.6,8.9,12.0")),
         (("--cc", "8.6", "--backend", "trtexec"), ("--cc", "leave --cc out")),
+        (("--profile", "8:1"), ("--profile", "min:opt:max")),
+        (("--timing-cache", "t.cache"), ("--timing-cache", "times no kernels", "--backend tensorrt")),
+        (("--optimization-level", "3"), ("--optimization-level", "same kernels")),
+        (("--optimization-level", "6", "--backend", "tensorrt"), ("--optimization-level", "less than or equal to 5")),
+        (("--workspace", "0"), ("--workspace", "GB above 0")),
+        (("--version-compatible",), ("--version-compatible", "no lean runtime")),
         (("--no-such-option",), ("--no-such-option",)),
     ],
 )
@@ -155,7 +168,15 @@ def test_an_engine_is_replaced_when_asked_alone(tmp_path: Path, capsys: pytest.C
 
 
 def test_a_stored_build_is_the_same_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job = BuildJob("m.onnx", tmp_path / "m.engine", frames=(1, 2, 3), compute_capabilities=("8.6", "8.9"))
+    job = BuildJob(
+        "m.onnx",
+        tmp_path / "m.engine",
+        frames=(1, 2, 3),
+        profiles=((4, 4, 4), (5, 6, 7)),
+        compute_capabilities=("8.6", "8.9"),
+        workspace=2.0,
+        weight_streaming=True,
+    )
     assert read_job(job.save(tmp_path / "job.json")) == job
     config = ("build", "--config", tmp_path / "job.json", "--save-config", tmp_path / "again.json")
     assert calling.call(*config, "--cc", "12.0,8.6", "--overwrite") == 0

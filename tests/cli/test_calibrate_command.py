@@ -92,15 +92,27 @@ def test_config_with_an_option_on_top(inputs: Path, tmp_path: Path, capsys: pyte
 
 
 def test_a_plan_is_a_result(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the sequences there are, with the heads; of this machine, or of one by its data sheet."""
     line = (inputs / "float.safetensors", *QUICK, "--data", inputs / "scenes", "--plan", "-o", tmp_path / "c")
     assert call("calibrate", *line, "--json", "-") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["plan"]["total_seconds"] > 0
+    captured = capsys.readouterr()
+    assert "2 sequences of 2 frames, 56x56, recipe smoothquant" in captured.err
+    assert "time on this machine: " in captured.err
+    assert "\nmemory: " in captured.err
+    found = json.loads(captured.out)
+    low, high = found["plan"]["total_seconds"]
+    assert 0 < low < high
     assert found["plan"]["blocks"].keys() == found["plan"]["seconds"].keys()
+    assert found["plan"]["model"] == sum(tensor.nbytes for tensor in small_model().state_dict().values())
+    assert 10**7 < found["plan"]["libraries"] < 10**10
     assert list(tmp_path.iterdir()) == []
-    job = CalibrateJob(inputs / "float.safetensors", tmp_path / "c", data=inputs / "scenes", plan=True)
+    rtn = {"recipe": "rtn", "format": "w8a8"}
+    job = CalibrateJob(inputs / "float.safetensors", tmp_path / "c", plan=True, plan_device="orin", **rtn)
+    done = job.run()
+    assert done.plan is not None
+    assert done.plan.machine == "Jetson AGX Orin 64 GB"
     with pytest.raises(QvggtError, match="planned and not calibrated"):
-        print(job.run().model)
+        print(done.model)
 
 
 def test_a_model_in_memory_is_left_alone(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +168,18 @@ def test_a_missed_budget_ends_with_one(
     assert json.loads((tmp_path / "r.json").read_text())["passed"] is False
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_line(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = (inputs / "float.safetensors", *RTN, "-o", tmp_path / "c")
+    for device in ("cuda", "cuda:1"):
+        assert f"'{device}': PyTorch sees 0 CUDA devices" in mistake(capsys, "calibrate", *line, "--device", device)
+    assert "cuda:N" in mistake(capsys, "calibrate", *line, "--device", "gpu")
+    assert "--bf16" in mistake(capsys, "calibrate", *line, "--bf16")
+    export = ("export", inputs / "float.safetensors", "-o", tmp_path / "x.onnx", "--device", "cuda")
+    assert "PyTorch sees 0 CUDA devices" in mistake(capsys, *export)
+    assert not (tmp_path / "x.onnx").exists()
+
+
 def test_threads_are_recorded(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """And what another count has begun is not gone on with."""
     from qvggt.calib import calibrate as driver
@@ -167,9 +191,15 @@ def test_threads_are_recorded(inputs: Path, tmp_path: Path, monkeypatch: pytest.
         assert call("calibrate", *line, "--threads", 2) == 130
     assert f"kept {tmp_path / '.c.unfinished'}" in capsys.readouterr().err
     assert "unfinished" in mistake(capsys, "calibrate", *line, "--threads", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qvggt.device.label", lambda _device: "cuda (NVIDIA H200)")
+        refused = mistake(capsys, "calibrate", *line, "--threads", 2)
+    assert "(differs in device)" in refused or "NVIDIA H200" in refused
+    assert "recipe" in mistake(capsys, "calibrate", *line, "--threads", 2, "--bf16")
     assert call("calibrate", *line, "--threads", 2) == 0
     assert "going on after 2 finished blocks" in capsys.readouterr().out
-    assert load_calibrated(tmp_path / "c").provenance.calibration["threads"] == 2
+    done = load_calibrated(tmp_path / "c").provenance.calibration
+    assert (done["threads"], done["device"]) == (2, "cpu")
     assert torch.get_num_threads() == before
 
 
@@ -191,6 +221,8 @@ MISTAKES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--import-quantvggt", "r"), "needs --bits"),
     (("--revision", "main"), "tiny: is local"),
     (("-o", "taken"), "taken: exists already"),
+    (("--plan-device", "rtx4090"), "--plan-device belongs to --plan"),
+    (("--plan", "--plan-device", "gtx1080"), "rtx3090, rtx4090"),
     (("--recipe", "qvggt"), "needs --data"),
 )
 

@@ -66,6 +66,19 @@ def test_without_gradio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert ".[demo]" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("device", [(), ("--device", "cpu")])
+def test_an_engine_without_a_gpu(
+    device: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known before the page is served, and not answered with "use cpu"."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    (tmp_path / "m.engine").touch()
+    error = calling.mistake(capsys, "demo", "--engine", tmp_path / "m.engine", *device)
+    assert "m.engine: an engine runs on an NVIDIA GPU" in error
+    assert "or evaluate its ONNX file here" in error
+    assert "use cpu" not in error
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a Gradio that serves nothing is asked for."""

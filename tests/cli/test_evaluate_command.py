@@ -14,6 +14,7 @@ import calling
 import numpy as np
 import pytest
 import torch
+from mvs_data import small_views, write_dtu, write_eth3d
 from PIL import Image
 from room_data import room, write_nrgbd, write_seven_scenes
 from small_network import SIZE, small_rounded, small_scenes
@@ -323,6 +324,29 @@ def test_a_fixed_size_is_said_and_kept_by_padding(data, tmp_path, capsys):
     assert "no.onnx" in mistake(capsys, *run, "--engine", f"{square},{tmp_path / 'no.onnx'}")
 
 
+def test_dtu_and_eth3d(data, tmp_path, capsys):
+    views = small_views(3, 3)[1]
+    write_dtu(tmp_path / "d", 1, views)
+    write_eth3d(tmp_path / "e", "pipes", views.extrinsics)
+    model = ("--model", data / "float.safetensors", "--threads", 1, "--point-backend", "scipy")
+    figures = {}
+    for name, root, key, more in (("dtu", "d", "scan1/all", ()), ("eth3d", "e", "pipes/dslr", ("--frames", 3))):
+        place = ("--dataset", name, "--root", tmp_path / root, "--json", tmp_path / f"{root}.json")
+        assert call(*model, *place, *more) == 0
+        report = json.loads((tmp_path / f"{root}.json").read_text())
+        assert sorted(report["frame_list"]["frames"][key]) == [0, 1, 2]
+        points = report["config"]["points"]
+        assert (points["crop"], points["icp"], points["sim3"]) == (None, None, True)
+        figures[name] = {metric: entry["value"] for metric, entry in report["candidates"][0]["summary"].items()}
+        assert figures[name]["head_overall"] == (figures[name]["head_acc"] + figures[name]["head_comp"]) / 2
+    assert "head_nc" not in figures["dtu"]
+    assert 0 <= figures["eth3d"]["head_nc"] <= 1
+    assert figures["dtu"]["head_acc"] < 20  # pairs beyond are left out
+    capsys.readouterr()
+    err = mistake(capsys, *model, "--dataset", "dtu", "--root", tmp_path / "d", "--icp-points", 100)
+    assert "--icp-points 100: --dataset dtu has no ICP" in err
+
+
 def test_rooms(data, tmp_path, capsys):
     _, views = room(525.0, 2, 3)
     write_seven_scenes(tmp_path / "7", "chess", 1, views)
@@ -416,6 +440,8 @@ def test_equal_names_are_told_apart(data, tmp_path):
 def test_options_without_a_use(data, tmp_path, capsys):
     model = ("--model", data / "float.safetensors")
     assert "no --engine runs in ONNX Runtime" in mistake(capsys, *model, *on(data), "--provider", "cuda")
+    budget = ("--weight-streaming-budget", "1")
+    assert "no --engine is one of TensorRT" in mistake(capsys, *model, *on(data), *budget)
     assert "got 'colour'" in mistake(capsys, *model, *on(data), "--metrics", "pose,colour")
     (tmp_path / "file").write_text("")
     assert "expected a folder for --store" in mistake(capsys, *model, *on(data), "--store", tmp_path / "file")

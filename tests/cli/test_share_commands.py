@@ -136,6 +136,12 @@ def test_a_second_push_is_a_second_commit_and_the_first_can_be_pinned(
     assert content(tmp_path / "branch") == content(tmp_path / "old")
 
 
+def test_a_trunk_travels_with_its_heads(hub: FakeHub, call: Commands, small_pair: Path, tmp_path: Path) -> None:
+    assert call("push", small_pair, "me/pair", *OTHER, **ME).code == 0
+    assert call("pull", "me/pair", "-o", tmp_path / "back").code == 0
+    assert {path.name for path in (tmp_path / "back").iterdir()} == {"small.onnx", "small.heads.onnx", "README.md"}
+
+
 def test_onnx_files_travel_with_their_data(hub: FakeHub, call: Commands, tmp_path: Path) -> None:
     import numpy as np
     import onnx

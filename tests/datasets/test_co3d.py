@@ -284,7 +284,7 @@ def test_stored_list_rules(data):
     assert result.skip_counts() == {"not in frame list": 5, "folder missing": 1}
     assert result.frame_list().sha256 != stored.sha256  # s5 is not on disk: the hash of what was read says so
     (root / "pear" / "s5").mkdir()
-    with pytest.raises(QvggtError, match=r"s5.*frame000001\.jpg: expected an image"):
+    with pytest.raises(QvggtError, match=r"s5.*frame000001\.jpg: no such image file"):
         read_sequences(config, stored)
 
 

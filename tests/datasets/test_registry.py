@@ -114,7 +114,7 @@ def test_its_name_is_a_word_of_the_command(root: Path, tmp_path: Path, capsys: p
     assert call("eval", *model, "--dataset", "csv", "--stride", 2) == 2
     assert "--stride 2: only for --dataset 7scenes and nrgbd" in capsys.readouterr().err
     assert call("eval", *model, "--dataset", "tsv") == 2
-    assert "expected one of co3d, 7scenes, nrgbd, synthetic, photos, csv" in capsys.readouterr().err
+    assert "expected one of co3d, 7scenes, nrgbd, dtu, eth3d, synthetic, photos, csv" in capsys.readouterr().err
 
 
 def test_calibration_images_come_from_it(root: Path, tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_data_is_recognised_by_what_lies_there(root: Path, tmp_path: Path) -> No
 
 
 def test_names() -> None:
-    assert dataset_names() == ("co3d", "7scenes", "nrgbd", "synthetic", "photos", "csv")
-    assert dataset_names("stride") == ("7scenes", "nrgbd")
+    assert dataset_names() == ("co3d", "7scenes", "nrgbd", "dtu", "eth3d", "synthetic", "photos", "csv")
+    assert dataset_names("stride") == ("7scenes", "nrgbd", "dtu")
     assert register(POSED_CSV) is POSED_CSV
     with pytest.raises(QvggtError, match="data set csv: is registered already"):
         register(DataSet("csv", "something else", read_csv))

@@ -36,7 +36,11 @@ class Graph:
     """What was launched while it was recorded; replayed as it was, with the addresses of that time."""
 
     def __init__(self, cuda):
-        self.cuda, self.launches = cuda, []
+        self.cuda, self.launches, self.contexts = cuda, [], []
+
+    def __del__(self):
+        if self.cuda.stack and any(context() is None for context in self.contexts):
+            self.cuda.faults.append("a graph outlived its context")
 
     def replay(self):
         self.cuda.check_current("replay of a graph")

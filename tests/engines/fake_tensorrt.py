@@ -19,7 +19,7 @@ from qvggt.quant.scheme import parse_scheme
 
 VERSION = "9.9.9"
 SPEC = {"outputs": ["depth", "pose_enc"], "frames": [1, 4], "size": [14, 28]}
-TRAILING = {"pose_enc": (9,), "depth": ("H", "W", 1)}
+TRAILING = {"pose_enc": (9,), "depth": ("H", "W", 1), "tokens_0": (3, "H", "W")}
 SCRATCH = 3 << 20  # bytes a frame
 
 
@@ -66,9 +66,11 @@ class Context:
         self.active_optimization_profile, self.sized, self.recorded = 0, False, None
 
     def __del__(self):
-        if self.engine() is None:
+        if self.engine() is None and self.cuda.stack:  # one that was dropped and not closed goes in any order
             self.cuda.faults.append("a context outlived its engine")
         self.cuda.gone.append(bool(self.cuda.stack))
+        if self.config is not None and self.config.cache is not None and self.shapes:  # compiled in the background
+            self.config.cache.kernels.add(f"{self.shapes} late")
 
     def check(self, what):
         self.cuda.check_current(what)
@@ -154,6 +156,7 @@ class Context:
             if self.spec.get("no_capture"):
                 raise RuntimeError("CUDA error: operation not permitted\nwhen stream is capturing")
             self.cuda.capturing.launches.append(launch)
+            self.cuda.capturing.contexts.append(weakref.ref(self))
             return True
         self.launches.append(stream)
         if self.config is not None and self.config.cuda_graph_strategy is not None:  # RTX records by itself
@@ -239,7 +242,7 @@ class Engine:
         self.budget, self.contexts = self.streamable_weights_size, weakref.WeakSet()
 
     def __del__(self):
-        if self.runtime() is None:
+        if self.runtime() is None and self.cuda.stack:
             self.cuda.faults.append("an engine outlived its runtime")
 
     def get_tensor_name(self, i):

@@ -200,6 +200,12 @@ W4A16 = wanted("INT4 weight-only", "INT4", None, block=128)
         (wanted("INT8 GEMM"), inspected("CaskGemmMatrixMultiply", [READS_INT8], IMMA), "INT8 GEMM", "not listed"),
         (wanted("INT8 GEMM"), inspected("fusion", [READS_HALF], IMMA + "_by_fusion_tactic"), "INT8 GEMM", "not listed"),
         (wanted("INT8 GEMM"), inspected("fusion", [READS_INT8, ((256, 512), "Int8")], IMMA), "INT8 GEMM", "not listed"),
+        (
+            wanted("INT8 GEMM"),
+            inspected("fusion", [READS_INT8, ((256, 512), "Int8")], HMMA),
+            "not quantized",
+            "not listed",
+        ),
         (wanted("INT8 GEMM"), inspected("gemm", [READS_HALF], HMMA), "not quantized", "not listed"),
         (wanted("INT8 GEMM"), inspected("gemm", [READS_INT8], HMMA), "not quantized", "not listed"),
         (wanted("INT8 GEMM"), inspected("kgen", [READS_HALF], "__myl_MulCast_0xf2"), "not quantized", "not listed"),

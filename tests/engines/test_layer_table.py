@@ -8,7 +8,7 @@ import pytest
 from layer_rows import gemm, operand
 
 from qvggt import QvggtError
-from qvggt.engines.layer_table import Operand, Row, rows_of_inspector, rows_of_log
+from qvggt.engines.layer_table import Operand, Row, rows_by_profile, rows_of_inspector, rows_of_log
 
 LOG = "\n".join(
     [
@@ -33,6 +33,24 @@ def test_rows_of_a_log() -> None:
     assert first.tactic == "__stub"
     assert (shapes.kind, shapes.inputs, shapes.onnx) == ("shape_call", (), ())
     assert (last.inputs[0].dtype, last.outputs[0].dtype, last.onnx) == ("BFloat16", "Half", ("p",))
+
+
+def test_rows_of_each_profile() -> None:
+    """Generated kernels of a further profile are known by the part of the engine they share with one that says so."""
+    names = (
+        "__myl_Add_myl0_1",
+        "a/MatMul_myl0_2",
+        "__myl_Add_myl1_1",
+        "a/MatMul [profile 1]_U2_myl1_2",
+        "b [profile 2]",
+    )
+    rows = rows_of_log("\n".join(["Layers:", *(gemm("a", [], []).replace("a/MatMul_U1_myl0_4", n) for n in names)]))
+    assert [[row.name for row in part] for part in rows_by_profile(rows)] == [
+        list(names[:2]),
+        list(names[2:4]),
+        [names[4]],
+    ]
+    assert rows_by_profile([]) == []
 
 
 def test_sizes_of_operands() -> None:

@@ -12,7 +12,7 @@ from fake_tensorrt import write
 from qvggt import QvggtError
 from qvggt.engines import registry
 from qvggt.engines.opening import open_runner
-from qvggt.engines.registry import RunnerKind, register, split_files
+from qvggt.engines.registry import RunnerKind, kind_of, register, split_files
 from qvggt.engines.runner import Array, ModelFile, Runner
 from qvggt.engines.sizes_runner import SizesRunner
 
@@ -111,5 +111,6 @@ def test_what_is_a_list_of_files(tmp_path: Path) -> None:
 
 def test_engines_of_the_same_size(tmp_path: Path, trt: object) -> None:
     files = [write(tmp_path / name) for name in ("a.engine", "b.engine")]
+    assert kind_of(",".join(map(str, files))).name == "rtx"
     with pytest.raises(QvggtError, match=r"takes 14x28 images as .* does; leave one out"):
         open_runner(",".join(map(str, files)))

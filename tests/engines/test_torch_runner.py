@@ -8,9 +8,11 @@ import torch
 from small_network import SIZE, small_model
 
 from qvggt import QvggtError
+from qvggt.engines import torch_runner
 from qvggt.engines.opening import open_runner
 from qvggt.engines.torch_runner import TorchRunner, check_device, open_model, usual_type
 from qvggt.models.loading import save_model
+from qvggt.quant.handle import Model
 
 
 @pytest.fixture
@@ -55,6 +57,7 @@ def test_half_types_are_the_aggregators(images):
 
 def test_what_a_gpu_runs_unless_asked(small_float, small_checkpoint, monkeypatch):
     """Never run on a GPU here: the network is told to go there and does not."""
+    model = Model(small_model(), "mine", "0" * 64)
     capabilities = {"cuda:0": (8, 9), "cuda:1": (7, 5)}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[str(device)])
@@ -63,6 +66,8 @@ def test_what_a_gpu_runs_unless_asked(small_float, small_checkpoint, monkeypatch
     assert open_runner(small_float, device="cuda:0").label == "torch float (bf16 aggregator) float.safetensors"
     assert open_runner(small_float, device="cuda:1").label == "torch float (fp16 aggregator) float.safetensors"
     assert open_runner(small_float, device="cuda:0", precision="fp32").float_type == "fp32"
+    monkeypatch.setattr(torch_runner.copy, "deepcopy", lambda network: network)
+    assert open_runner(model, device="cuda:0").float_type == "bf16"
     assert open_runner(small_checkpoint, device="cuda:0").describe()["precision"] == "fake quant in fp32"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,22 @@ def test_a_run(model: Path, stand_in: Any) -> None:
 
 
 @posix
+def test_the_report_is_of_the_worst_profile(model: Path, stand_in: Any) -> None:
+    """Each has kernels of its own for the same node."""
+    float_row = LAYERS.replace('"g"', '"g [profile 1]"').replace("Int8", "Half").partition("[")[2]
+    layers = f"{LAYERS[:-2]}, {float_row}"
+    stand_in(
+        'for a in "$@"; do case $a in',
+        '  --saveEngine=*) printf engine > "${a#*=}";;',
+        f'  --exportLayerInfo=*) echo {shlex.quote(layers)} > "${{a#*=}}";;',
+        "esac; done",
+    )
+    config = BuildConfig("trtexec", frames=(1, 1, 1), profiles=((2, 4, 8),))
+    report = build_engine(read_source(model), model.with_suffix(".engine"), config, shown=False).report
+    assert report.summary.startswith("0/1 linears INT8 GEMM")
+
+
+@posix
 def test_a_run_without_layer_information_claims_nothing(model: Path, stand_in: Any) -> None:
     stand_in('for a in "$@"; do case $a in --saveEngine=*) printf engine > "${a#*=}";; esac; done')
     report = build(model).report
@@ -128,8 +145,10 @@ def test_an_old_trtexec_is_stopped(model: Path, stand_in: Any, end: str, monkeyp
     """By its first line, before it has built anything: as on JetPack 6."""
     monkeypatch.setattr("qvggt.engines.trtexec.TICK", 0.05)
     stand_in('echo "&&&& RUNNING TensorRT.trtexec [TensorRT v100300]"', f"exec {end}" if "sleep" in end else end)
+    start = time.monotonic()
     with pytest.raises(QvggtError, match=r"TensorRT 10\.3\.0: expected 10\.12 or newer.*JetPack 7"):
         build(model)
+    assert time.monotonic() - start < 50
     assert names(model) == ["m.engine.trtexec.sh", "m.onnx"]
 
 

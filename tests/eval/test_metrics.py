@@ -80,7 +80,7 @@ def test_depth_averages_categories_and_points_sequences():
 
 
 def test_names_are_unique_and_directions_known():
-    assert len(BY_NAME) == len(METRICS) == 12 + 2 + 12
+    assert len(BY_NAME) == len(METRICS) == 12 + 2 + 14
     lower = {name for name, metric in BY_NAME.items() if metric.better == "lower"}
-    assert lower == {n for n in BY_NAME if "_acc" in n or "_comp" in n} | {"abs_rel"}
+    assert lower == {n for n in BY_NAME if any(word in n for word in ("_acc", "_comp", "_overall"))} | {"abs_rel"}
     assert json.dumps([metric.describe() for metric in METRICS])

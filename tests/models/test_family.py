@@ -19,7 +19,7 @@ from toy_family import Toy, ToyConfig, toy_model
 
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.frame_features import deep_layers, sequence_features
-from qvggt.calib.plan import make_plan
+from qvggt.calib.plan import Outline, make_plan
 from qvggt.calib.recipe import find_recipe
 from qvggt.calib.sensitivity import find_units, unit_layers
 from qvggt.engines.onnx_runner import OnnxRunner
@@ -239,6 +239,7 @@ def test_another_family_is_planned_searched_and_selected(toy: Toy) -> None:
     assert deep_layers(toy, 1) == ("backbone.blocks.4", "backbone.blocks.5")
     assert sequence_features(toy, images(3), rounds=2).similarity.shape == (2,)
     recipe = find_recipe("qvggt").replace(learn=False)
-    plan = make_plan(ToyConfig(), parse_scheme("w8a8", family="toy"), recipe, 2, 2, 16, 16, progress=False)
+    outline = Outline(ToyConfig(), parse_scheme("w8a8", family="toy"), recipe, 2, 2, 16, 16)
+    plan = make_plan(outline, progress=False)
     assert plan.blocks == {"early": 2, "each": 2, "all": 2}
     assert "back 576 MACs a patch" in CostTable(ToyConfig()).to_markdown(16, 16)

@@ -84,6 +84,11 @@ def evaluated_room(dataset: str, folder: str) -> Reader:
     return Reader("eval", (*line, *options))
 
 
+def evaluated_mvs(dataset: str) -> Reader:
+    line = ("--model", f"{{case}}/{FLOAT}", "--dataset", dataset, "--root", f"{{case}}/{dataset}", "--frames", 2)
+    return Reader("eval", (*line, "--point-backend", "scipy", "--warmup", 0, "--json", "{out}/r.json"))
+
+
 def reconstructed(source: str, *options: str, model: str = FLOAT) -> Reader:
     return Reader("reconstruct", (f"{{case}}/{source}", "--model", f"{{case}}/{model}", *options, "-o", "{out}/r"))
 
@@ -108,6 +113,10 @@ LISTED = evaluated("--model", f"{{case}}/{FLOAT}", "--frame-list", "{case}/frame
 CLOUD = ("--formats", "cameras,ply")
 TRACKED = reconstructed(IMAGES, "--query-points", "{case}/points/p.txt", *CLOUD, model=WIDE)
 ROOMS, NRGBD = (evaluated_room("7scenes", "rooms"),), (evaluated_room("nrgbd", "nrgbd"),)
+DTU, ETH3D = ((evaluated_mvs("dtu"),), (evaluated_mvs("eth3d"),))
+DTU_NEEDS, ETH3D_NEEDS = ("float", "dtu"), ("float", "eth3d")
+FILED = (*STATIC, "--data", "{case}/filed/calib_data.pt", "--sequences", 2, "--frames", 2, "-o", "{out}/c")
+ANNOTATED = (Reader("annotate", ("{case}/download", "-o", "{out}/a")),)
 ENGINE = (Reader("engine", ("{case}/engine/m.engine",)),)
 WEIGHTS = (exported(FLOAT), RTN, ON_FLOAT)
 QUANTIZED = (exported("calibrated"), evaluated("--model", "{case}/calibrated"), Reader("push", CARD))
@@ -148,6 +157,16 @@ KINDS = (
     Kind("7-Scenes split", ("float", "rooms"), "rooms/office/TestSplit.txt", LINE, ROOMS),
     Kind("NRGBD poses", ("float", "nrgbd"), "nrgbd/room/poses.txt", LINE, NRGBD),
     Kind("NRGBD depth", ("float", "nrgbd"), "nrgbd/room/depth/depth1.png", BYTES, NRGBD),
+    Kind("DTU camera", DTU_NEEDS, "dtu/Cameras/00000001_cam.txt", LINE, DTU),
+    Kind("DTU depth", DTU_NEEDS, "dtu/Depths/scan1/depth_map_0001.pfm", BYTES, DTU),
+    Kind("DTU scan", DTU_NEEDS, "dtu/Points/stl/stl001_total.ply", BYTES, DTU),
+    Kind("DTU mask", DTU_NEEDS, "dtu/ObsMask/ObsMask1_10.mat", BYTES, DTU),
+    Kind("DTU plane", DTU_NEEDS, "dtu/ObsMask/Plane1.mat", BYTES, DTU),
+    Kind("ETH3D cameras", ETH3D_NEEDS, "eth3d/hall/dslr_calibration_jpg/cameras.txt", LINE, ETH3D),
+    Kind("ETH3D images", ETH3D_NEEDS, "eth3d/hall/dslr_calibration_undistorted/images.txt", LINE, ETH3D),
+    Kind("ETH3D depth", ETH3D_NEEDS, "eth3d/hall/ground_truth_depth/dslr_images/DSC_0001.JPG", BYTES, ETH3D),
+    Kind("calibration file", ("float", "filed"), "filed/calib_data.pt", BYTES, (Reader("calibrate", FILED),)),
+    Kind("download", ("download",), "download/pear/frame_annotations.jgz", GZIP, ANNOTATED),
     Kind("video", ("float", "video"), "video/v.mp4", BYTES, VIDEO),
     Kind("query points", ("wide", "scenes", "points"), "points/p.txt", LINE, (TRACKED,)),
     Kind("engine", ("engine",), "engine/m.engine", BYTES, ENGINE),
@@ -180,6 +199,7 @@ def stock(shop: Path, *, unfinished: bool = True) -> None:
     must(partial(other_files, shop), "other files")
     must(partial(rooms, shop), "rooms")
     must(partial(video, shop / "video"), "a video")
+    must(partial(data_sets, shop), "data sets")
     report = ("--frame-list", "{case}/frames/list.json", "--json", "{case}/report/r.json")
     for reader in (RECORDED, Reader("eval", ("--model", "{case}/calibrated", *DATA, *report))):
         must(reader.work(shop, shop / "unused"), reader.command)
@@ -254,6 +274,28 @@ def rooms(shop: Path) -> None:
         depth.save(room / "depth" / f"depth{index}.png")
         lines += rows
     (room / "poses.txt").write_text("\n".join(lines) + "\n")
+
+
+def data_sets(shop: Path) -> None:
+    """DTU and ETH3D, a calibration file, and Co3D as it is downloaded."""
+    import gzip
+
+    import torch
+    from mvs_data import small_views, write_dtu, write_eth3d
+
+    views = small_views(2, 3, 24, 32)[1]
+    write_dtu(shop / "dtu", 1, views)
+    write_eth3d(shop / "eth3d", "hall", views.extrinsics)
+    (shop / "filed").mkdir()
+    entry = {"images": torch.rand(2, 3, 28, 28), "category": "pear"}
+    torch.save([{**entry, "seq_name": "a"}, {**entry, "seq_name": "b"}], shop / "filed" / "calib_data.pt")
+    (shop / "download" / "pear").mkdir(parents=True)
+    viewpoint = {"R": np.eye(3).tolist(), "T": [0.0, 0, 1], "focal_length": [2.0, 2.0], "principal_point": [0.0, 0.0]}
+    frames = [
+        {"sequence_name": "s", "frame_number": n, "image": {"path": f"{n}.jpg", "size": [4, 4]}, "viewpoint": viewpoint}
+        for n in range(3)
+    ]
+    (shop / "download" / "pear" / "frame_annotations.jgz").write_bytes(gzip.compress(json.dumps(frames).encode()))
 
 
 def video(folder: Path) -> None:

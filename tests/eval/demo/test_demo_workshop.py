@@ -45,9 +45,18 @@ def test_two_networks_get_the_same_pixels(workshop: Workshop, photos: list[Path]
     rows = dict(differences(first, second))
     assert rows["depth, median difference"] == "0.00%"  # the same network
     assert rows["rotation between cameras, mean"] == "0.00 degrees"
-    assert dict(describe(first))["cameras"] == "3"
+    about = [dict(describe(made)) for made in (first, second)]
+    assert about[0]["cameras"] == "3"
+    assert [rows["network"] for rows in about] == ["float", "onnxruntime fp32 m.onnx"]
+    assert {rows["it saw"].split(";")[0] for rows in about} == {"75x56 cropped to 56x56 (75 % of the image is seen)"}
     assert first.glb.name == "float.glb"
     assert first.glb.read_bytes()[:4] == b"glTF"
+
+
+def test_all_of_each_picture_where_it_is_padded(workshop: Workshop, photos: list[Path]) -> None:
+    workshop.fit = "pad"
+    made = workshop.make(["float", "m.onnx"], photos, 0, [])
+    assert [len(one.result.cloud) for one in made] == [3 * 42 * 56] * 2
 
 
 def test_alone_a_network_chooses_its_own_size(workshop: Workshop, photos: list[Path]) -> None:

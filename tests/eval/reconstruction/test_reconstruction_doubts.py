@@ -15,10 +15,10 @@ from true_runner import shoot
 from qvggt.data.photos import Photo
 from qvggt.engines.torch_runner import open_model
 from qvggt.eval.ground_truth import ImagePlan
-from qvggt.eval.reconstruction.doubts import find_doubts, listed
-from qvggt.eval.reconstruction.frames import load_frames
+from qvggt.eval.reconstruction.doubts import Thresholds, find_doubts, listed, strangers
+from qvggt.eval.reconstruction.frames import Frames, load_frames
 from qvggt.eval.reconstruction.passes import Pass
-from qvggt.eval.reconstruction.scene import Join, reconstruct
+from qvggt.eval.reconstruction.scene import ARRAYS, Join, reconstruct
 
 Doubts = Callable[..., list[str]]
 
@@ -57,6 +57,16 @@ def photos_of(paths: list[Path]) -> list[Photo]:
 def test_ordinary_scenes_raise_none(scenes: list[list[Path]], doubts: Doubts, truth: Any) -> None:
     assert [doubts(scene) for scene in scenes] == [[], [], []]
     assert find_doubts(truth.scene, truth.frames, photos_of(truth.taken.paths)) == []
+
+
+def test_padding_confirms_nothing(truth: Any) -> None:
+    """The first image a second time would be its partner; were that all padding, it would be none."""
+    scene, frames = truth.scene, truth.frames
+    twice = replace(scene, **{name: getattr(scene, name)[[0, 0]] for name in ARRAYS})
+    first = frames.resizes[0]
+    for moved, found in ((first, []), (first.moved(1000, 0), [0, 1])):
+        pair = Frames(frames.pixels[[0, 0]], (first, moved))
+        assert strangers(twice, pair, Thresholds()) == found
 
 
 def test_a_toy_on_photographs(scenes: list[list[Path]], doubts: Doubts, tmp_path: Path) -> None:

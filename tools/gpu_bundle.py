@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,7 @@ from qvggt.progress import Console
 
 FORMATS = ("w8a8", "w4a8", "w4a4", "w4a16")
 MISSING = ("tqdm",)  # of pyproject.toml's dependencies; the others come with those above, or nothing here imports them
-LARGEST = 64 << 20
+LARGEST = 64 << 20  # of the bundle and the clone's own files, for machines that take so much
 PACKAGE = ("qvggt", "export", "engines", "calib", "eval", "pyproject.toml", "README.md", "LICENSE", "NOTICE")
 README = """\
 To run `make gpu-proof` of qvggt where there is an NVIDIA GPU, PyTorch, and no package index. Carry the clone there with
@@ -68,9 +69,9 @@ def _run(command: list[str]) -> None:
         raise QvggtError(f"{' '.join(command[2:6])} ...: {last}")
 
 
-def checkpoints(folder: Path, scenes: int, console: Console) -> None:
-    """The tiny model in every format, as qvggt calibrate makes it of generated scenes."""
-    todo = [bits for bits in FORMATS if not (folder / f"tiny-{bits}").exists()]
+def checkpoints(folder: Path, formats: Sequence[str], scenes: int, console: Console) -> None:
+    """The tiny model in these formats, as qvggt calibrate makes it of generated scenes."""
+    todo = [bits for bits in formats if not (folder / f"tiny-{bits}").exists()]
     if not todo:
         return
     data = folder.parent / "scenes"
@@ -82,8 +83,16 @@ def checkpoints(folder: Path, scenes: int, console: Console) -> None:
     shutil.rmtree(data)
 
 
+def _clone_bytes() -> int:
+    """Of the files that git knows here."""
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    files = [ROOT / name for name in done.stdout.split("\0") if name]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def main(
     folder: Annotated[Path, typer.Argument(help="Where the bundle goes.")] = BUNDLE,
+    formats: Annotated[str, typer.Option(help="Of the calibrated models.")] = ",".join(FORMATS),
     scenes: Annotated[int, typer.Option(min=1, help="Generated, that each model is calibrated on.")] = 32,
 ) -> None:
     """Write the bundle."""
@@ -91,16 +100,21 @@ def main(
     for name in ("wheels", "checkpoints"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     wheels(folder / "wheels")
-    checkpoints(folder / "checkpoints", scenes, Console())
+    checkpoints(folder / "checkpoints", formats.split(","), scenes, Console())
     text = README.format(folder=folder)
     (folder / "README.txt").write_text(text, encoding="utf-8")
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "bundle.json"]
     facts = {str(path.relative_to(folder)): file_sha256(path) for path in files}
     size = sum(path.stat().st_size for path in files)
-    if size > LARGEST:
-        raise QvggtError(f"{folder}: has {size / 1e6:.0f} MB, expected at most {LARGEST / 1e6:.0f}")
+    whole = size + _clone_bytes()
+    if whole > LARGEST:
+        raise QvggtError(
+            f"{folder}: {whole / 1e6:.1f} MB with the clone, expected at most {LARGEST / 1e6:.1f}; delete one of "
+            f"{folder}/checkpoints and name the others with --formats"
+        )
     write_json(folder / "bundle.json", {"commit": commit(), "bytes": size, "files": facts}, told=False)
-    print(f"{folder}: {len(files)} files, {size / 1e6:.1f} MB. {folder}/README.txt says how to run it:\n\n{text}")
+    print(f"{folder}: {len(files)} files, {size / 1e6:.1f} MB, {whole / 1e6:.1f} with the clone")
+    print(f"{folder}/README.txt says how to run it:\n\n{text}")
 
 
 if __name__ == "__main__":

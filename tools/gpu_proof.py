@@ -303,7 +303,7 @@ def main(
     worker = Worker(multiprocessing.get_context(START))
     with tempfile.TemporaryDirectory(prefix="qvggt-gpu-proof-") as files, closing(worker):
         setting = Setting(device, small, str(checkpoints), files, seconds)
-        found = worker.ask(Figure("", "", "gpu_figures:machine"), setting, 120)
+        found = worker.ask(Figure("", "", "gpu_figures:machine"), setting, min(120.0, 60 * budget))
         if "not_run" in found:
             raise QvggtError(f"{found['not_run']}; needs one (--device cpu --small tries every section in small)")
         old = json.loads(path.read_text(encoding="utf-8")) if keep and path.exists() else {}

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+import gpu_bundle
 import gpu_figures
 import gpu_proof
 import pytest
@@ -32,6 +33,8 @@ from qvggt.errors import QvggtError
 from qvggt.export.emulation import rounding
 from qvggt.export.precision import Precision
 from qvggt.hub.loading import load
+from qvggt.jobs.calibrate import CalibrateJob
+from qvggt.jobs.scenes import ScenesJob
 from qvggt.models.family import LINEARS
 from qvggt.predictions import OUTPUTS
 
@@ -73,7 +76,7 @@ def test_a_block_is_calibrated_and_extrapolated(setting: Setting, monkeypatch: p
 
 def test_the_plan_of_the_card_stands_beside_it(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     def made(outline: Outline, machine: Machine, progress: bool) -> SimpleNamespace:
-        assert (outline.sequences, outline.frames, machine.title) == (64, 2, "H100 SXM")
+        assert (outline.sequences, outline.frames, machine.title[:4]) == (64, 2, "H100")
         return SimpleNamespace(seconds={"frame": (2.0, 6.0)}, total_seconds=(3600.0, 7200.0))
 
     monkeypatch.setattr(plan, "make_plan", made)
@@ -377,3 +380,23 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "| engines | all | - | - | - | not run: no GPU |" in text
     monkeypatch.setattr(results_tables, "RESULTS", tmp_path)
     assert results_tables.gpu().startswith("*Not run*")
+
+
+def test_a_bundle_says_how_it_is_used_and_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(gpu_bundle, "wheels", lambda folder: (folder / "q.whl").write_bytes(b"wheel"))
+    monkeypatch.setattr(CalibrateJob, "run", lambda job, console: made.append(f"{job.format} {job.sequences}"))
+    monkeypatch.setattr(ScenesJob, "run", lambda job, console: Path(job.out).mkdir())
+    monkeypatch.setattr(gpu_bundle, "_clone_bytes", lambda: 100)
+    (tmp_path / "checkpoints" / "tiny-w8a8").mkdir(parents=True)  # is there already
+    gpu_bundle.main(tmp_path, formats="w8a8,w4a8", scenes=2)
+    assert made == ["w4a8 2"]
+    assert not (tmp_path / "scenes").exists()
+    facts = json.loads((tmp_path / "bundle.json").read_text())
+    assert set(facts["files"]) == {"README.txt", "wheels/q.whl"}
+    assert f"{tmp_path}/wheels/*.whl" in capsys.readouterr().out
+    monkeypatch.setattr(gpu_bundle, "_clone_bytes", lambda: 64 << 20)
+    with pytest.raises(QvggtError, match=r"67\.1 MB with the clone, expected at most 67\.1; delete one of"):
+        gpu_bundle.main(tmp_path, formats="w8a8")

@@ -15,7 +15,8 @@ from qvggt.tensor_shards import weights_sha256
 
 
 def load(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Model:
-    """A model by name: "tiny", "vggt-1b", a weights file or folder, a Hub id, or a calibrated checkpoint directory.
+    """A model by name: "tiny", "vggt-1b", a weights file or folder, a Hub id (ID:FILE where it holds several weights
+    files), or a calibrated checkpoint directory.
 
     What trainers write ({"model": ..., "optimizer": ...}) and shards with their index are weights, too; heads that the
     file does not hold are left out, as the track head is.

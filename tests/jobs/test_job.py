@@ -146,3 +146,19 @@ def test_threads_are_pinned_for_the_run_alone() -> None:
 
 def test_changed_names_what_is_not_at_its_default() -> None:
     assert ToyJob("tiny", count=2).changed() == ("count",)
+
+
+def test_a_file_becomes_part_of_the_hub_id(tmp_path: Path) -> None:
+    """So a job that is written holds one name, and everything behind it knows of one."""
+    evaluate, export = find_job("eval"), find_job("export")
+    job = evaluate(models=("tiny", "a/b"), dataset="synthetic", file="deep/x.pt")
+    assert (job.models, job.file) == (("tiny", "a/b:deep/x.pt"), None)
+    assert read_job(job.save(tmp_path / "job.json")) == job
+    assert job.candidates.sources()[1][0] == "a/b:deep/x.pt"
+    assert export("vggt-1b", "m.onnx", file="model.pt").model == "vggt-1b:model.pt"
+    with pytest.raises(QvggtError, match=r"--file x\.pt: goes with one Hub id, got a/b and c/d; write ID:FILE"):
+        evaluate(models=("a/b", "c/d"), dataset="synthetic", file="x.pt")
+    with pytest.raises(QvggtError, match=r"--file x\.pt: goes with a Hub id, got a/b:y\.pt"):
+        export("a/b:y.pt", "m.onnx", file="x.pt")
+    with pytest.raises(QvggtError, match=r"--file x\.zip: expected a file of the repository"):
+        export("a/b", "m.onnx", file="x.zip")

@@ -28,6 +28,8 @@ def settings() -> list[Any]:
 
 def test_exact_is_set_on_a_gpu_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WORKSPACE, raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    torch.set_float32_matmul_precision("high")
     before = settings()
     with exact(torch.device("cuda", 1)):
         assert settings() == [":4096:8", True, "highest", False, True, False, False]
@@ -40,6 +42,7 @@ def test_exact_is_set_on_a_gpu_and_taken_back(monkeypatch: pytest.MonkeyPatch) -
         assert os.environ[WORKSPACE] == ":16:8"
     with exact(CPU):
         assert settings()[1:] == before[1:]
+    torch.set_float32_matmul_precision("highest")  # PyTorch's own
 
 
 def test_a_network_comes_back() -> None:

@@ -120,6 +120,7 @@ def test_what_rtx_takes(model: Path) -> None:
     result = build(model, BuildConfig(frames=FRAMES, profiles=profiles, compute_capabilities=("8.9",), options=options))
     manifest = check_engine(result.engine)
     assert manifest == result.manifest
+    assert manifest.engine.bytes > 600_000, "kernels of both: with one profile it has 450 kB"
     assert manifest.options == {"workspace": 1.0, "weight_streaming": True}
     assert manifest.profiles == ({"x": ((1, 16, 256), (1, 16, 256), (1, 16, 256))},)
     assert result.report.summary.startswith("1/1 linears INT8 GEMM, weights stored as Int8 (1.00 bytes each)")

@@ -89,7 +89,12 @@ def read_source(path: str | Path) -> Source:
 
 
 def plan_profiles(source: Source, config: BuildConfig) -> tuple[dict[str, Shapes], ...]:
-    """`plan_profile` of the first and of the further profiles; QvggtError for these where the file fixes its shapes."""
+    """`plan_profile` of the first and of the further profiles; dense heads apart see groups of all, so they have one.
+    QvggtError for further ones where the file fixes its shapes."""
+    if config.profiles and source.metadata.half is Half.HEADS:
+        every = (config.frames or source.metadata.frames or FRAMES, *config.profiles)
+        lows, opts, highs = zip(*every, strict=True)
+        config = replace(config, frames=(min(lows), max(opts), max(highs)), profiles=())
     first = plan_profile(source, config)
     if config.profiles and not first:
         raise QvggtError(

@@ -15,10 +15,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from qvggt.engines.build_config import BuildConfig
+from qvggt.engines.builder import plan_profiles, read_source
 from qvggt.engines.manifest import check_engine
 from qvggt.jobs import build
 from qvggt.jobs.build import BuildJob
 from qvggt.jobs.job import read_job
+from qvggt.onnx_view.halves import heads_path
 
 rtx = pytest.mark.skipif(
     find_spec("tensorrt_rtx") is None, reason="needs TensorRT-RTX: pip install '.[rtx]' in the clone"
@@ -111,7 +114,12 @@ def test_trtexec_gets_a_command_for_each_of_two_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert call(halves(tmp_path), "-o", tmp_path / "m.plan", "--backend", "trtexec", "--frames", "2:2:2") == 2
+    model = halves(tmp_path)
+    heads = read_source(heads_path(model))
+    for several in (((1, 1, 1), ((2, 8, 100),)), ((1, 8, 100), ((1, 1, 1),))):
+        (profile,) = plan_profiles(heads, BuildConfig("tensorrt", frames=several[0], profiles=several[1]))
+        assert profile["x"] == ((1, 1, 64), (1, 8, 64), (1, 8, 64))
+    assert call(model, "-o", tmp_path / "m.plan", "--backend", "trtexec", "--frames", "2:2:2") == 2
     captured = capsys.readouterr()
     assert "m.plan.trtexec.sh and " in captured.err
     for name in ("m", "m.heads"):

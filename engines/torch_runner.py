@@ -53,14 +53,15 @@ class TorchRunner(Runner):
         self.device = str(check_device(device))
         self.model: Network | None = model.eval().to(self.device)
         self.native_size = model.config.img_size
-        self.outputs = family_of(model).outputs(model.config)
+        family = family_of(model)
+        self.outputs, self.trunk = family.outputs(model.config), family.trunk
 
     @property
     def precision(self) -> str:
         """In words."""
         if self.scheme is not None and self.scheme.quantizes:
             return f"fake quant in {self.float_type}"
-        return "float, fp32" if self.float_type == "fp32" else f"float, {self.float_type} aggregator, fp32 heads"
+        return "float, fp32" if self.float_type == "fp32" else f"float, {self.float_type} {self.trunk}, fp32 heads"
 
     @property
     def scheme_label(self) -> str:
@@ -137,13 +138,15 @@ def of_model(model: Model, *, float_type: str | None = None, device: str = "cpu"
         raise QvggtError(f"{model.name}: is quantized, which takes no {float_type!r}; leave it out")
     network = model.network if check_device(device).type == "cpu" else copy.deepcopy(model.network)
     name = Path(model.name).name if Path(model.name).exists() else model.name
-    return TorchRunner(network, *named(name, scheme, float_type or usual_type(device)), scheme=scheme, device=device)
+    return TorchRunner(
+        network, *named(name, network, scheme, float_type or usual_type(device)), scheme=scheme, device=device
+    )
 
 
-def named(name: str, scheme: Scheme | None, float_type: str) -> tuple[str, str]:
+def named(name: str, network: Network, scheme: Scheme | None, float_type: str) -> tuple[str, str]:
     """Label and float type, which is the scheme's where there is one."""
     if scheme is None:
-        words = "fp32" if float_type == "fp32" else f"float ({float_type} aggregator)"
+        words = "fp32" if float_type == "fp32" else f"float ({float_type} {family_of(network).trunk})"
         return f"torch {words} {name}", float_type
     return f"{'fake-quant' if scheme.quantizes else 'torch'} {scheme.label} {name}", scheme.float_type
 
@@ -170,7 +173,11 @@ def open_model(
         scheme, folder = loaded.scheme, Path(source)
         weights = ModelFile(str(folder / WEIGHTS), loaded.sha256, (folder / WEIGHTS).stat().st_size)
         files = weights, ModelFile.of(folder / DESCRIPTION)
-        return TorchRunner(loaded.model, *named(name, scheme, usual), scheme=scheme, files=files, device=device)
+        return TorchRunner(
+            loaded.model, *named(name, loaded.model, scheme, usual), scheme=scheme, files=files, device=device
+        )
     path = find_weights(source, revision=revision, offline=offline)
     model = load_model(path, heads="predicting")
-    return TorchRunner(model, *named(name, None, float_type or usual), files=(ModelFile.of(path),), device=device)
+    return TorchRunner(
+        model, *named(name, model, None, float_type or usual), files=(ModelFile.of(path),), device=device
+    )

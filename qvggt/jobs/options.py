@@ -62,7 +62,7 @@ TorchDevice = Annotated[
 Precision = Annotated[
     Literal["fp32", "fp16", "bf16"] | None,
     Doc(
-        "Of float models: fp32; bf16 or fp16 run the aggregator in it and the heads in fp32, as VGGT's users do. "
+        f"Of float models: fp32; bf16 or fp16 run the {FAMILY.trunk} in it and the heads in fp32, as its users do. "
         "[fp32; on a GPU bf16]"
     ),
 ]

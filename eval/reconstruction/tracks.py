@@ -61,7 +61,7 @@ def open_tracking(
     if "track" not in heads:
         raise QvggtError(f"{source}: has no track head, only {', '.join(heads)}; leave the query points out")
     model = load_model(path, heads=heads)
-    name = named(Path(source).name, None, float_type or usual_type(device))
+    name = named(Path(source).name, model, None, float_type or usual_type(device))
     return TrackingRunner(model, *name, files=(ModelFile.of(path),), device=device)
 
 

@@ -41,7 +41,7 @@ def test_a_quantized_model_says_how(model: Model) -> None:
     about = repr(quantized.provenance)
     assert (
         about
-        == f"Provenance(source small.safetensors; calibration recipe, seed, threads; {len(quantized.layers)} layers)"
+        == f"Provenance(source small.safetensors; calibration recipe, seed, threads, device; {len(quantized.layers)} layers)"
     )
     frames = {"a/0": [0, 1], "a/1": [2, 3]}
     known = Model(quantized.network, "n", "0" * 64, quantized.scheme, Provenance(calibration={"frames": frames}))

@@ -32,8 +32,10 @@ from qvggt.quant.scheme import Scheme
 from qvggt.rotation.fold import fold_
 
 TRIED = 400  # tokens of a frame in the runs that check this machine's rates
-LEFT_OUT = (0.85, 1.25)  # of the time: what counting and two short runs leave open, as tools/bench_plan.py has it
-FRAGMENTS = 0.35  # of the memory that comes and goes, which allocators hold beyond what is in use
+LEFT_OUT = (0.6, 1.4)  # of the time: what counting and two short runs leave open, as tools/bench_plan.py has it
+FRAGMENTS = 1.0  # of the memory that comes and goes, which allocators and LAPACK hold beyond what is in use
+CACHED = 0.35  # of it on a GPU, not measured
+CONTEXT = 700_000_000  # bytes of CUDA's own on a GPU, not measured
 LATE = 200_000_000  # bytes of libraries that are loaded on the way: readers of images, optimizers
 
 Range = tuple[float, float]
@@ -135,7 +137,7 @@ class Plan:
     def on_device(self) -> Range:
         """Bytes of a GPU: the network, and what comes and goes; above them the context of its libraries."""
         low = self.model + self.work
-        return low, low + FRAGMENTS * self.work + 0.7e9
+        return low, low + CACHED * self.work + CONTEXT
 
     def lines(self, tokens: int) -> list[str]:
         """Text for a terminal; `tokens`: bytes of them that may stay in RAM."""

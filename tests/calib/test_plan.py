@@ -131,9 +131,9 @@ def test_this_machine_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     rating = plan._measured(outline(), stage_of(outline(), "frame"))
     assert [learn for earnest, learn in calls if earnest] == [False, False, True, True]
     low, high = rating.fixed_factor
-    assert high / low == pytest.approx(2 * 1.25 / 0.85)
+    assert high / low == pytest.approx(2 * 1.4 / 0.6)
     low, high = rating.learning_factor
-    assert high / low == pytest.approx(4 / 3 * 1.25 / 0.85)
+    assert high / low == pytest.approx(4 / 3 * 1.4 / 0.6)
 
 
 def test_factors_of_learning_and_of_all_else() -> None:

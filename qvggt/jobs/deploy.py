@@ -19,7 +19,7 @@ from qvggt.jobs.chain import Done, Step, run_steps
 from qvggt.jobs.evaluate import EvaluateJob
 from qvggt.jobs.export import ExportJob
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import File, Offline, Revision, Threads
+from qvggt.jobs.options import DEVICES, File, Offline, Revision, Threads
 from qvggt.jobs.places import check_place
 from qvggt.jobs.scenes import ScenesJob
 from qvggt.mapping import at_least
@@ -161,6 +161,9 @@ class DeployJob(Job[Deployed]):
         ),
     ] = True
     seed: Annotated[int, Doc("Seed of frames, rotations and batches."), at_least(0)] = 0
+    device: Annotated[
+        str, Doc("cpu, cuda or cuda:N: where PyTorch calibrates and checks exports.", words=("cpu", "cuda")), DEVICES
+    ] = "cpu"
     triton: Annotated[Place | None, Doc("Folder for a Triton model repository of the files that passed.")] = None
     revision: Revision = None
     file: File = None
@@ -200,9 +203,11 @@ class DeployJob(Job[Deployed]):
     def execute(self, console: Console) -> Deployed:
         import torch
 
+        from qvggt.engines.torch_runner import check_device
         from qvggt.hub.names import find_weights
         from qvggt.journal import Journal
 
+        check_device(self.device)
         out = Path(self.output)
         weights = find_weights(str(self.model), revision=self.revision, offline=self.offline)
         identity = {key: value for key, value in self.to_dict().items() if key not in ("qvggt", "overwrite", "triton")}
@@ -304,6 +309,7 @@ class Plan:
             data=self.data,
             sequences=self.job.sequences,
             frames=self.job.frames,
+            device=self.job.device,
             seed=self.job.seed,
             **self._shared(),
         )
@@ -319,6 +325,7 @@ class Plan:
             target=self._target(),
             backend=self._backend(),
             data=data,
+            device=self.job.device,
             seed=self.job.seed,
             threads=self.job.threads,
             overwrite=True,
@@ -335,6 +342,7 @@ class Plan:
             target=self._target(),
             backend=self._backend(),
             parity_sequences=0,
+            device=self.job.device,
             **self._shared(),
         )
         return self._step(f"export {format}", job, [self.weights], [file])

@@ -57,6 +57,12 @@ def test_steps_read_what_earlier_steps_wrote(tmp_path: Path, options: dict[str, 
     assert {tmp_path / "results.json", tmp_path / "report.html"} <= made
 
 
+def test_the_device_is_that_of_calibration_and_gates(tmp_path: Path) -> None:
+    steps = plan(DeployJob("tiny", tmp_path, device="cuda:1")).steps()
+    on = {type(step.job).name: getattr(step.job, "device", None) for step in steps}
+    assert (on["calibrate"], on["export"], on["eval"]) == ("cuda:1", "cuda:1", None)
+
+
 def test_outputs_are_named_after_the_model(small_float: Path, tmp_path: Path) -> None:
     assert Plan(DeployJob(small_float, tmp_path), small_float).stem == "float"
     assert Plan(DeployJob("facebook/VGGT-1B", tmp_path), small_float).stem == "VGGT-1B"

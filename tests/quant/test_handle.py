@@ -40,8 +40,8 @@ def test_a_quantized_model_says_how(model: Model) -> None:
     assert weights(sizes) == weights(repr(model).splitlines()[1])  # codes count as the weights they stand for
     about = repr(quantized.provenance)
     assert (
-        about
-        == f"Provenance(source small.safetensors; calibration recipe, seed, threads, device; {len(quantized.layers)} layers)"
+        about == f"Provenance(source small.safetensors; calibration recipe, seed, threads, device; "
+        f"{len(quantized.layers)} layers)"
     )
     frames = {"a/0": [0, 1], "a/1": [2, 3]}
     known = Model(quantized.network, "n", "0" * 64, quantized.scheme, Provenance(calibration={"frames": frames}))

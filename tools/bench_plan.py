@@ -2,6 +2,7 @@
 
     python tools/bench_plan.py                                     # tiny and three blocks of VGGT-1B, some minutes
     python tools/bench_plan.py --models slice-1b --size 266x266 --frames 2
+    python tools/bench_plan.py --at-1b -o docs/results/plan_1b.json   # what --plan says of VGGT-1B here and on GPUs
 
 `slice-1b` has one block of each sort of VGGT-1B's width, random weights and a narrow head. Memory: the most that the
 process had that cannot be taken from it (anonymous), and with the pages of mapped files. With one thread, seconds are
@@ -63,6 +64,33 @@ def run(model: str, scenes: Path, output: Path, options: dict[str, Any], plan: b
     return {"seconds": round(seconds, 1), "cpu_seconds": watch.figures["cpu_seconds"], "bytes": held}
 
 
+def at_1b(output: Path) -> None:
+    """Plans of VGGT-1B in w4a8 (20 sequences, 2 epochs, 518x518), for which no weights are needed."""
+    from dataclasses import asdict
+
+    from qvggt.calib.machine import find_machine
+    from qvggt.calib.plan import Outline, make_plan
+    from qvggt.calib.recipe import find_recipe
+    from qvggt.jobs.calibrate import CalibrateJob
+    from qvggt.models.vggt.config import VGGT_1B
+    from qvggt.quant.scheme import parse_scheme
+
+    scheme = parse_scheme("w4a8")
+    recipe = find_recipe("qvggt", scheme.base).replace(epochs=2)
+    allowance, rows = CalibrateJob("tiny", output).token_bytes, []
+    for device, frames in ((None, 10), ("rtx4090", 10), ("rtx4090", 4), ("a100", 10), ("h100", 10), ("orin", 10)):
+        plan = make_plan(
+            Outline(VGGT_1B, scheme, recipe, 20, frames, 518, 518, 0),
+            None if device is None else find_machine(device),
+            status()["RssAnon"],
+        )
+        lines, minutes = plan.lines(allowance), [seconds / 60 for seconds in plan.total_seconds]
+        facts = {"device": device or "this machine", "frames": frames, "minutes": minutes, "lines": lines}
+        rows.append({**facts, "memory": lines[1].partition(": ")[2].partition(" (")[0], **asdict(plan)})
+        print(f"{rows[-1]['device']}, {frames} frames", *rows[-1]["lines"], sep="\n", flush=True)
+    write_json(output, {"versions": versions(), "rows": rows})
+
+
 def main(
     models: Annotated[
         str, typer.Option(help=f"Models, comma-separated; {SLICE} has random weights.")
@@ -73,9 +101,12 @@ def main(
     sequences: Annotated[int, typer.Option(min=1)] = 4,
     epochs: Annotated[int, typer.Option(min=1, help="Of formats that learn.")] = 2,
     threads: Annotated[int, typer.Option(min=1)] = 1,
+    large: Annotated[bool, typer.Option("--at-1b", help="Only what a plan says of VGGT-1B, here and on GPUs.")] = False,
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write.")] = Path("outputs/plan.json"),
 ) -> None:
     """Print both, and whether the range held."""
+    if large:
+        return at_1b(output)
     rows = []
     with tempfile.TemporaryDirectory(prefix="qvggt-plan-") as temporary:
         folder = Path(temporary)

@@ -75,6 +75,8 @@ def between(name: str, unit: float) -> Callable[[Row], str]:
     return lambda row: " to ".join(f"{value / unit:.2f}" for value in row["plan"][name])
 
 
+PLAN_1B: Columns = {"on": "machine", "frames of each": "frames"}
+PLAN_1B |= {"minutes": lambda row: " to ".join(f"{t:.0f}" for t in row["minutes"]), "memory": lambda row: row["memory"]}
 PLANNED: Columns = {"model": "model", "format": "format", "frames": "frames", "sequences": "sequences"}
 PLANNED |= {"plan: min": between("seconds", 60), "took": "real.seconds/60 {:.2f}", "plan: GB": between("bytes", 1e9)}
 PLANNED |= {"took GB": "real.bytes.anonymous/1e9 {:.2f}", "with mapped files": "real.bytes.with_files/1e9 {:.2f}"}
@@ -87,6 +89,7 @@ SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of i
     "calibration_frames": ("calibration_frames", "rows", CALIBRATION_FRAMES),
     "load_memory": ("load_memory", "rows", LOADED),
     "plan": ("plan", "rows", PLANNED),
+    "plan_1b": ("plan_1b", "rows", PLAN_1B),
 }
 
 

@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml constraints.txt tools/editable.py
 	@$(BIN)/python tools/editable.py
 	@touch $(STAMP)
 
-test: $(STAMP)  ## Run the default test suite
-	@$(BIN)/python -m pytest
+test: $(STAMP)  ## Run the default test suite, a process for each of up to four cores
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(STAMP)  ## Run the 1B-scale and other long tests
 	@$(BIN)/python -m pytest -m slow

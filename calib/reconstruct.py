@@ -16,7 +16,6 @@ from qvggt.calib.half import half_attention
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.steps import Steps, attach, choose_steps, foldable, taken_off
-from qvggt.calib.stream import STEP_TOKENS as STEP_TOKENS
 from qvggt.calib.stream import Stream
 from qvggt.device import device_of
 from qvggt.formats.linear_format import LinearFormat
@@ -56,43 +55,31 @@ def calibrate_block(
     see; `goals`: the outputs it must match, those of the float block on float inputs (`Stream.through`).
     """
     with half_attention(recipe.bf16):
-        return _calibrate(block, stage, formats, goals, source, recipe, seed)
-
-
-def _calibrate(
-    block: Block,
-    stage: Stage,
-    formats: dict[str, LinearFormat],
-    goals: Stream,
-    source: Stream,
-    recipe: Recipe,
-    seed: int,
-) -> tuple[Block, BlockReport]:
-    if recipe.value_rotation and recipe.value_basis == "balanced" and "attn.proj" in formats:
-        block = _balance_values(block, stage, source, recipe, seed)
-    quantized = copy.deepcopy(block).float()
-    generator = torch.Generator().manual_seed(named_seed(seed, stage.path))
-    steps, means = choose_steps(block, stage, formats, source, recipe, seed)
-    learnables = {}
-    for name in (name for name in LINEARS if name in formats):
-        linear = quantized.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        off = taken_off(name, steps[name], formats[name], means.get(name), recipe)
-        learnables[name] = attach(linear, formats[name], steps[name], off, named_seed(seed, f"{stage.path}.{name}"))
-        quantized.set_submodule(name, learnables[name])
-    inputs = _record(block, learnables, stage, source, recipe)
-    for name, learnable in learnables.items():
-        smooth = recipe.replace(smooth=steps[name].scale)
-        _start(learnable, block.get_submodule(name), inputs.pop(name), smooth)
-    start = _error(quantized, stage, goals, source, recipe)
-    learned = start
-    if recipe.learns(formats.values()):
-        _learn(quantized, stage, goals, source, recipe, generator)
-        learned = _error(quantized, stage, goals, source, recipe)
-    if recipe.rounding == "gptq":
-        _round(quantized, learnables, stage, source, recipe)
-    final = _finish(block, learnables, recipe)
-    error = _error(final, stage, goals, source, recipe)
+        if recipe.value_rotation and recipe.value_basis == "balanced" and "attn.proj" in formats:
+            block = _balance_values(block, stage, source, recipe, seed)
+        quantized = copy.deepcopy(block).float()
+        generator = torch.Generator().manual_seed(named_seed(seed, stage.path))
+        steps, means = choose_steps(block, stage, formats, source, recipe, seed)
+        learnables = {}
+        for name in (name for name in LINEARS if name in formats):
+            linear = quantized.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            off = taken_off(name, steps[name], formats[name], means.get(name), recipe)
+            learnables[name] = attach(linear, formats[name], steps[name], off, named_seed(seed, f"{stage.path}.{name}"))
+            quantized.set_submodule(name, learnables[name])
+        inputs = _record(block, learnables, stage, source, recipe)
+        for name, learnable in learnables.items():
+            smooth = recipe.replace(smooth=steps[name].scale)
+            _start(learnable, block.get_submodule(name), inputs.pop(name), smooth)
+        start = _error(quantized, stage, goals, source, recipe)
+        learned = start
+        if recipe.learns(formats.values()):
+            _learn(quantized, stage, goals, source, recipe, generator)
+            learned = _error(quantized, stage, goals, source, recipe)
+        if recipe.rounding == "gptq":
+            _round(quantized, learnables, stage, source, recipe)
+        final = _finish(block, learnables, recipe)
+        error = _error(final, stage, goals, source, recipe)
     return final, BlockReport(start, learned, error, steps)
 
 
@@ -192,10 +179,8 @@ def _learn(
         order = torch.randperm(len(energies), generator=generator, device="cpu").tolist()
         for group in goals.groups(recipe.batch, order):
             size = torch.stack([energies[i] for i in group]).mean().clamp_min(1e-12)
-            count = max(1, STEP_TOKENS // goals.length(group[0]))
             optimizer.zero_grad(set_to_none=True)
-            for i in range(0, len(group), count):
-                piece = group[i : i + count]
+            for piece in goals.pieces(group):
                 for loss in _losses(quantized, stage, piece, goals, source, recipe):
                     (len(piece) / len(group) * (loss / size)).backward()
             optimizer.step()

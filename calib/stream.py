@@ -198,6 +198,11 @@ class Stream:
         frames, tokens = self.shapes[index]
         return frames * tokens
 
+    def pieces(self, group: list[int]) -> Iterator[list[int]]:
+        """Sequences of equal shape, as many at a time as a learning step holds, one at least."""
+        count = max(1, STEP_TOKENS // self.length(group[0]))
+        return (group[i : i + count] for i in range(0, len(group), count))
+
     def share(self, total: int, rows: int) -> int:
         """How many of `rows` tokens to take so that all sequences together give `total`, 1 at least."""
         return max(1, total // len(self.tokens) * min(rows, self.length(0)) // self.length(0))

@@ -149,8 +149,7 @@ def test_a_step_in_pieces_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> No
         return torch.cat(gradients[:8])  # of the first block's first step
 
     whole = first_step()
-    for module in (reconstruct, stream):
-        monkeypatch.setattr(module, "STEP_TOKENS", 1)
+    monkeypatch.setattr(stream, "STEP_TOKENS", 1)
     pieces = first_step()
     assert (pieces - whole).norm() < 1e-3 * whole.norm()
     assert learned[1].learned == pytest.approx(learned[0].learned, rel=0.01)
@@ -184,8 +183,7 @@ def test_a_sequence_in_pieces_gives_the_same_gradients(view: str, monkeypatch: p
         return tokens.type_means(stage, block, ["attn.proj", "mlp.fc1"])
 
     whole, out, means = gradients(), tokens.through(stage, block).tokens[0], seen()
-    for module in (reconstruct, stream):
-        monkeypatch.setattr(module, "STEP_TOKENS", 2 * 21 + 1)  # 2, 2 and 1 frames
+    monkeypatch.setattr(stream, "STEP_TOKENS", 2 * 21 + 1)  # 2, 2 and 1 frames
     runs = list[int]()
     block.mlp.register_forward_hook(lambda *_: runs.append(1))
     pieces = gradients()

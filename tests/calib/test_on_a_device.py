@@ -70,7 +70,6 @@ def test_nothing_mixes(bits: str, act: str, recipe: str, parts: tuple[str, ...],
     with (
         MetaDevice(model),
         patch.object(stream, "STEP_TOKENS", step),
-        patch.object(reconstruct, "STEP_TOKENS", step),
         patch.object(reconstruct, "gptq_codes", nearest),
     ):
         calibrate_(model, parse_scheme(bits, act, parts), steps, small_batches(4), journal=store, progress=False)

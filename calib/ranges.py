@@ -35,7 +35,7 @@ def static_ranges(
 
     `batches` are read once for each of the two; what a calibration quantized before shows them its own outputs.
     """
-    linears = [path for path, _, format in scheme_linears(model, scheme) if format.mode == "static"]
+    linears = [path for path, _, format in scheme_linears(model, scheme) if format.observed]
     convs = [path for path, _, format in scheme_convs(model, scheme) if format.activation is not None]
     if batches is None:
         return {}, {}

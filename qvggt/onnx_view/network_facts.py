@@ -104,9 +104,7 @@ def network_facts(model: Model) -> NetworkFacts:
     found += [QuantizedLinear(path, (), (), 0, 0, "?", None, None, "") for path in missing]
     inputs = {value.name: dims(value) for value in model.inputs}
     codes = {CODE_TYPES[q.codes] for q in quantizers(model) if q.codes in CODE_TYPES} | {"bf16"} & set(types)
-    return NetworkFacts(
-        inputs, tuple(_wanted(found, listed)), tuple(_attentions(model)), dict(types), frozenset(codes)
-    )
+    return NetworkFacts(inputs, tuple(_wanted(found, listed)), tuple(_attentions(model)), dict(types), frozenset(codes))
 
 
 def _float_type(product: Product) -> str:

@@ -28,7 +28,7 @@ from qvggt.models.family import family_of
 from qvggt.models.network import Network
 from qvggt.onnx_view.cut import HALF, Cut
 from qvggt.onnx_view.file import open_onnx
-from qvggt.onnx_view.fp4 import without_fp4
+from qvggt.onnx_view.fp4 import has_fp4, without_fp4
 from qvggt.onnx_view.graph import tensor_types
 from qvggt.quant.linear import QuantLinear
 
@@ -38,13 +38,11 @@ EXACT |= {"Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 def rounded_copy(model: ModelProto, types: Collection[int] = HALF) -> ModelProto:
-    """A copy in which tensors of `types` are fp32 and rounded after every operator that computes new values, and FP4
-    is written out.
+    """A copy in which tensors of `types` are fp32 and rounded after every operator that computes new values.
 
     Initializers keep their type and bytes (external data stays where it is) and are cast where they are used.
     Inputs and outputs of the graph must be of other types.
     """
-    model = without_fp4(model)
     dtypes = tensor_types(model)
     result = ModelProto()
     result.CopyFrom(model)
@@ -144,9 +142,10 @@ def run_cut(cut: Cut, x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def run_model(model: ModelProto, feed: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    """The outputs of a small model in ONNX Runtime on the CPU, in order."""
+    """The outputs of a small model in ONNX Runtime on the CPU, which has no FP4, in order."""
     import onnxruntime as ort
 
+    model = without_fp4(model) if has_fp4(model) else model
     session = ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
     return list(session.run(None, dict(feed)))
 

@@ -12,10 +12,11 @@ from math import prod
 
 from qvggt.onnx_view.graph import Model, Node, dims
 from qvggt.onnx_view.product import MOVES, Product, products, stored_chain
-from qvggt.onnx_view.quantizer import FLOAT_TYPES, type_name
+from qvggt.onnx_view.quantizer import FLOAT_TYPES, FP4, FP8, INT4, quantizers, type_name
 
 SCORES_TO_CONTEXT = (*MOVES, "Cast", "Mul", "Div", "Add", "Where", "Clip")
 GEMM, CONV = "GEMM", "conv"
+CODE_TYPES = {INT4: "int4", FP8: "fp8", FP4: "fp4"}
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,14 @@ class Attention:
 @dataclass(frozen=True)
 class NetworkFacts:
     """inputs: name -> dimensions, None where symbolic. products: float type -> weights of matrix products and
-    convolutions computed in it (a quantized one counts by the type it is dequantized to)."""
+    convolutions computed in it (a quantized one counts by the type it is dequantized to). types: those of its tensors
+    that not every GPU has kernels for, of "int4", "fp8", "fp4" and "bf16"."""
 
     inputs: dict[str, tuple[int | None, ...]]
     linears: tuple[QuantizedLinear, ...]
     attentions: tuple[Attention, ...]
     products: dict[str, int]
+    types: frozenset[str] = frozenset()
 
     @property
     def float_type(self) -> str:
@@ -72,10 +75,11 @@ class NetworkFacts:
 
 
 def wanted_kernel(weight: str, activation: str | None, product: str = GEMM) -> str:
-    """Such as "INT8 GEMM", "INT4 GEMM", "FP8 GEMM", "INT8 conv" or "INT4 weight-only"."""
+    """Such as "INT8 GEMM", "FP8 GEMM", "FP4 GEMM", "INT8 conv" or "INT4 weight-only"."""
     if activation is None:
         return f"{weight} weight-only"
-    return f"{weight if weight == activation else 'INT8'} {product}"
+    integers = {weight, activation} <= {"INT4", "INT8"}
+    return f"{weight if weight == activation else 'INT8' if integers else activation} {product}"
 
 
 def network_facts(model: Model) -> NetworkFacts:
@@ -99,7 +103,10 @@ def network_facts(model: Model) -> NetworkFacts:
     missing = [path for path in listed if path not in uses and path not in stems]
     found += [QuantizedLinear(path, (), (), 0, 0, "?", None, None, "") for path in missing]
     inputs = {value.name: dims(value) for value in model.inputs}
-    return NetworkFacts(inputs, tuple(_wanted(found, listed)), tuple(_attentions(model)), dict(types))
+    codes = {CODE_TYPES[q.codes] for q in quantizers(model) if q.codes in CODE_TYPES} | {"bf16"} & set(types)
+    return NetworkFacts(
+        inputs, tuple(_wanted(found, listed)), tuple(_attentions(model)), dict(types), frozenset(codes)
+    )
 
 
 def _float_type(product: Product) -> str:

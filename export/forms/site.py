@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,7 +19,7 @@ from qvggt.onnx_view.documented import int4_block
 from qvggt.target import Target
 
 FP32 = Precision.FP32
-ZEROS = {"INT4": "zero_int4", "INT8": "zero_int8"}
+ZEROS = {"INT4": "zero_int4", "INT8": "zero_int8", "FP8": "zero_fp8"}
 
 Array = NDArray[np.generic]
 
@@ -62,6 +63,8 @@ class Site:
     def zero(self, container: str) -> str:
         """Zero point 0 of a container."""
         name, value = ZEROS[container], np.zeros((), np.int8)
+        if container == "FP8":
+            return self.builder.constant(name, value.view(ml_dtypes.float8_e4m3fn))
         return self.builder.int4_constant(name, value) if container == "INT4" else self.builder.constant(name, value)
 
     def stored_codes(self, codes: Array, container: str) -> str:

@@ -12,10 +12,10 @@ from math import prod
 
 from qvggt.onnx_view.graph import Model, Node, dims
 from qvggt.onnx_view.product import MOVES, Product, products, stored_chain
-from qvggt.onnx_view.quantizer import FLOAT_TYPES, type_name
+from qvggt.onnx_view.quantizer import DEQUANTIZE, FLOAT_TYPES, QUANTIZE, type_name
 
-SCORES_TO_CONTEXT = (*MOVES, "Cast", "Mul", "Div", "Add", "Where", "Clip")
-GEMM, CONV = "GEMM", "conv"
+SCORES_TO_CONTEXT = (*MOVES, "Cast", "Mul", "Div", "Add", "Where", "Clip", QUANTIZE, DEQUANTIZE)
+GEMM, CONV, ATTENTION = "GEMM", "conv", "attention"
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,18 @@ class QuantizedLinear:
 
 @dataclass(frozen=True)
 class Attention:
-    """The three nodes of one softmax attention."""
+    """The three nodes of one softmax attention. containers: of q, k, the softmax output and v, None where floats."""
 
     scores: str
     softmax: str
     context: str
+    containers: tuple[str | None, ...] = (None,) * 4
+
+    @property
+    def wanted(self) -> str:
+        """Such as "FP8 attention" where all four have one format, "" where none has one or only some have."""
+        first, *others = self.containers
+        return f"{first} {ATTENTION}" if first is not None and all(each == first for each in others) else ""
 
 
 @dataclass(frozen=True)
@@ -138,9 +145,17 @@ def _wanted(linears: list[QuantizedLinear], formats: Mapping[str, str]) -> Itera
 
 def _attentions(model: Model) -> Iterator[Attention]:
     """Every Softmax between two products."""
+    for scores, softmax, context in attention_products(model):
+        factors = (scores.data, scores.weight, context.data, context.weight)
+        yield Attention(scores.label, softmax.label, context.label, tuple(each.container for each in factors))
+
+
+def attention_products(model: Model) -> Iterator[tuple[Product, Node, Product]]:
+    """The product of queries and keys, the Softmax, and its product with the values, of every attention."""
+    known = {product.label: product for product in products(model)}
     for node in model.nodes:
         if node.is_op("Softmax") and (scores := _scores(node)) is not None and (context := _context(node)) is not None:
-            yield Attention(scores.label, node.label, context.label)
+            yield known[scores.label], node, known[context.label]
 
 
 def _scores(softmax: Node) -> Node | None:

@@ -202,7 +202,7 @@ class LearnableLinear(nn.Module):
         module = QuantLinear.from_codes(codes, scale, bias, self.format, transform, kind_bias)
         if self.format.mode == "dynamic":
             module.act_clip = self.act_ranges
-        elif self.format.mode == "static":
+        elif self.format.observed:
             module.act_amax = self.act_ranges
         return module
 

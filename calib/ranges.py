@@ -37,7 +37,7 @@ def static_ranges(
 
     `batches` are read once for each of them; what a calibration quantized before shows them its own outputs.
     """
-    linears = [path for path, _, format in scheme_linears(model, scheme) if format.mode == "static"]
+    linears = [path for path, _, format in scheme_linears(model, scheme) if format.observed]
     convs = [path for path, _, format in scheme_convs(model, scheme) if format.activation is not None]
     attentions = [path for path, _, _ in scheme_attentions(model, scheme)]
     if batches is None:

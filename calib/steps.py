@@ -117,7 +117,7 @@ def taken_off(name: str, steps: Steps, format: LinearFormat, means: Tensor | Non
     """
     if steps.center or format.activation is None:
         return means
-    loose = name not in BOUNDED and steps.format(format).mode == "static"
+    loose = name not in BOUNDED and steps.format(format).observed
     return means if name in foldable(recipe) and not loose else None
 
 

@@ -33,7 +33,6 @@ from qvggt.device import device_of
 from qvggt.export.emulation import round_output, rounding, run_cut
 from qvggt.export.precision import Precision
 from qvggt.formats.table import find_format
-from qvggt.formats.tensor_format import token_range
 from qvggt.hooks import hooked
 from qvggt.models.family import family_of
 from qvggt.models.network import Network
@@ -124,12 +123,7 @@ def tie_rows(module: QuantLinear, x: Tensor) -> Tensor:
         return torch.zeros(len(x), dtype=torch.bool)
     if module.transform is not None:
         x = module.transform(x)
-    if activation.dynamic:
-        ranges = token_range(x, module.act_clip[0], module.act_clip[1]).double()
-        scaled = x.double() / ranges / activation.grid.unit_scale
-    else:
-        scaled = x.double() / activation.grid.scale(module.act_amax.double())
-    return activation.grid.near_boundary(scaled, TIE_WIDTH).any(-1)
+    return activation.near_boundary(x, module.act_ranges, TIE_WIDTH).any(-1)
 
 
 def check_linears(

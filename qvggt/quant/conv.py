@@ -1,4 +1,4 @@
-"""A convolution of the dense heads on integer grids: the fake-quant reference of the exported Q/DQ convolution.
+"""A convolution of the dense heads on low-bit grids: the fake-quant reference of the exported Q/DQ convolution.
 
 Per-token ranges have no meaning here (an input value is read by many outputs), so there is one constant range per
 tensor, observed on data; a range per image was 4 dB closer at 8 bits, moved no depth error, and has no integer kernel
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.tensor_format import EPS, TensorFormat
 
@@ -62,9 +63,9 @@ class QuantConv2d(nn.Module):
     """x [N, in, H, W] -> conv(codes_x * scale_x, codes_w * scale_w) + b, on the grid of the output's range; conv(x,
     codes_w * scale_w) + b as it is where the format leaves activations floating point.
 
-    Buffers: `codes` [rows, in, k, k] in the grid's dtype; `weight_scale` fp32 [rows, 1]; `bias` fp32 [rows], whole
-    multiples of scale_x * scale_w as an integer kernel adds it; `act_amax`, `out_amax` fp32 [] = ranges of input and
-    output, where those are quantized.
+    Buffers: `codes` [rows, in, k, k] in the grid's dtype; `weight_scale` fp32 [rows, 1]; `bias` fp32 [rows], on integer
+    grids whole multiples of scale_x * scale_w as an integer kernel adds it; `act_amax`, `out_amax` fp32 [] = ranges of
+    input and output, where those are quantized.
     """
 
     codes: Tensor
@@ -101,14 +102,16 @@ class QuantConv2d(nn.Module):
         if ranges is None:
             module.bias = None if conv.bias is None else conv.bias.detach().float().clone()
             return module
+        room = module.maps.grid.headroom
         module.act_amax, module.out_amax = (
-            torch.tensor(max(value, EPS), dtype=torch.float32, device=weight.device)
+            torch.tensor(max(value * room, EPS), dtype=torch.float32, device=weight.device)
             for value in (ranges.input, ranges.output)
         )
         if conv.bias is not None:
+            module.bias = conv.bias.detach().float().repeat_interleave(module.shape.shuffle**2)
+        if module.bias is not None and isinstance(module.maps.grid, IntegerGrid):
             unit = (module.maps.grid.scale(module.act_amax) * scale).squeeze(1)
-            bias = conv.bias.detach().float().repeat_interleave(module.shape.shuffle**2)
-            module.bias = (bias / unit).round() * unit
+            module.bias = (module.bias / unit).round() * unit
         return module
 
     def weight_dequantized(self) -> Tensor:

@@ -125,7 +125,7 @@ def quantize_(
     visit = visit or (lambda *_: None)
     check_overrides(model, scheme)
     for path, _, format in scheme_linears(model, scheme):
-        if format.mode == "static" and path not in ranges:
+        if format.observed and path not in ranges:
             raise QvggtError(f"{path}: static activations need an observed range; calibrate with data first")
     for path, _, format in scheme_convs(model, scheme):
         if format.activation is not None and path not in conv_ranges:

@@ -12,7 +12,7 @@ from typing import Any
 from qvggt.errors import QvggtError
 from qvggt.formats.attention import FLOAT, AttentionFormat, find_attention
 from qvggt.formats.linear_format import Activation, Format, LinearFormat
-from qvggt.formats.table import ACTIVATIONS, WIDE, find_format, is_format
+from qvggt.formats.table import ACTIVATIONS, find_format, is_format
 from qvggt.mapping import from_mapping
 from qvggt.models.family import DEFAULT, find_family
 
@@ -88,7 +88,9 @@ class Scheme:
     def needs_ranges(self) -> bool:
         """Whether some layer or attention has constant ranges, which must be observed on data."""
         formats = [self.base, *(find_format(bits, self.activation) for _, bits in self.overrides)]
-        static = bool(self.constant_ranges) or self.attention != FLOAT or any(format.mode == "static" for format in formats)
+        static = bool(self.constant_ranges) or self.attention != FLOAT or any(
+            isinstance(format, LinearFormat) and format.observed for format in formats
+        )
         convs = (self.format(path) for path in find_family(self.family).convs)
         return static or any(format is not None and format.activation is not None for format in convs)
 
@@ -101,7 +103,8 @@ class Scheme:
         """Format of the linear or convolution at a module path, None where it stays floating point."""
         family = find_family(self.family)
         parts = [part for name in self.parts if (part := family.part(name)).pattern.fullmatch(path)]
-        bits = (WIDE if parts[0].single and self.quantizes else self.bits) if parts else None
+        wide = isinstance(self.base, LinearFormat) and self.base.wide
+        bits = (wide if wide and parts[0].single else self.bits) if parts else None
         for pattern, override in self.overrides:
             if fnmatch.fnmatchcase(path, pattern):
                 bits = override

@@ -32,8 +32,8 @@ def static_ranges(
     total: int | None = None,
     progress: bool = True,
 ) -> tuple[dict[str, float], dict[str, ConvRange], dict[str, AttentionRange]]:
-    """What `quantize_` takes: ranges of the linears with static inputs, of the convolutions and of the attentions; empty
-    without batches.
+    """What `quantize_` takes: ranges of linears with static inputs, of convolutions and of attentions; empty without
+    batches.
 
     `batches` are read once for each of them; what a calibration quantized before shows them its own outputs.
     """

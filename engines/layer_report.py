@@ -25,7 +25,9 @@ SCOPE = (
 )
 BITS = {"Int4": 4, "FP4": 4, "Int8": 8, "FP8": 8, "Half": 16, "BFloat16": 16, "Float": 32}
 FLOATS = ("Half", "BFloat16", "Float")
-CONTAINER_TYPES = {"INT4": "Int4", "INT8": "Int8", "FP8": "FP8"}
+CONTAINER_TYPES = {"INT4": "Int4", "INT8": "Int8", "FP8": "FP8", "FP4": "FP4"}
+SCALES = (*FLOATS, "FP8")  # types of block scales
+SCALE_TILE = (4, 128)  # blocks and rows that the block scales of FP4 are padded to multiples of
 _GENERATED = "kgen shape_call signal wait allocate deallocate runtime_function"
 GENERATED = _GENERATED.split()  # never a matrix product
 FUSION = "runtime_fusion"
@@ -41,8 +43,9 @@ NO_PRODUCT = "the file lists it, and has no product of that name"
 class LinearVerdict:
     """One quantized linear or attention: the kernel it was to become and the one it became.
 
-    found: "INT8 GEMM", "INT4 GEMM", "FP8 GEMM", "INT8 conv", "INT4 weight-only", "FP8 attention", "not quantized", or
-    "not listed" where the table does not tell: that is no failure. kernel, layer_type: name and kind of the row; activation, weight: the
+    found: "INT8 GEMM", "INT4 GEMM", "FP8 GEMM", "FP4 GEMM", "INT8 conv", "FP8 conv", "INT4 weight-only", "FP8
+    attention", "not quantized", or "not listed" where the table does not tell: that is no failure. kernel, layer_type:
+    name and kind of the row; activation, weight: the
     types it reads; stored: the type the plan keeps the weight in, "not listed" where no row of the linear has a
     constant; bytes_per_weight: of the stored weight with its block scales, None where the table does not show it.
     """
@@ -105,9 +108,10 @@ class LayerReport:
             parts = [f"no quantized linears; matrix products: {kinds or 'none'}"]
         if self.attentions:
             text = f"attention: {self.fused_attentions}/{self.attentions} fused into one kernel"
-            found = Counter(v.wanted for v in self.quantized_attentions if v.passed)
-            for wanted in dict.fromkeys(v.wanted for v in self.quantized_attentions):
-                text += f", {found[wanted]} of {len(self.quantized_attentions)} wanted ones {wanted}"
+            wanted = Counter(v.wanted for v in self.quantized_attentions)
+            for kind, count in wanted.items():
+                good = sum(v.passed for v in self.quantized_attentions if v.wanted == kind)
+                text += f", {good}/{count} in {kind.split()[0]}"
             parts.append(text)
         return "; ".join(parts)
 
@@ -209,8 +213,7 @@ def _attention(attention: Attention, by_node: dict[str, list[Row]]) -> LinearVer
         return LinearVerdict(path, wanted, found, False, "", "", "", "", NOT_LISTED, None, note)
     row = rows[0]
     types = {operand.dtype for operand in row.inputs if len(operand.dims) >= 3}
-    code = CONTAINER_TYPES[attention.containers[0] or ""]
-    good = types == {code}
+    good = types == {CONTAINER_TYPES.get(wanted.split()[0], "")}
     read = ", ".join(sorted(types))
     found, note = (wanted, "") if good else (NOT_QUANTIZED, f"one kernel, which reads {read}")
     return LinearVerdict(path, wanted, found, good, row.kind, row.name, read, read, NOT_LISTED, None, note)
@@ -238,7 +241,8 @@ def _use(linear: QuantizedLinear, node: str, by_node: dict[str, list[Row]]) -> t
         activation = next((o for o in row.inputs if o is not weight), None)
         types = ("" if activation is None else activation.dtype, weight.dtype)
         note = ""
-        if linear.block is not None and linear.activation is not None and linear.inner > linear.block:
+        blocks = linear.block is not None and linear.weight != "FP4"  # a part of that format
+        if blocks and linear.activation is not None and linear.inner > (linear.block or 0):
             note = "block scales with quantized activations: builds, but computes only with the first block's scales"
         found = _kernel(*types, linear.product)
         if found == NOT_QUANTIZED:
@@ -316,7 +320,10 @@ def _stored(linear: QuantizedLinear, by_node: dict[str, list[Row]]) -> tuple[str
     weight = min(weights, key=lambda o: BITS[o.dtype])
     size = BITS[weight.dtype] / 8 * weight.size / count  # padding is stored too
     if linear.block is not None:
-        scales = -(-linear.inner // linear.block) * linear.outer
-        kinds = [o.dtype for o in constants if o.size == scales and o.dtype in FLOATS and len(o.dims) >= 2]
-        size += BITS[kinds[0]] / 8 * scales / count if kinds else 0.0
+        sides = -(-linear.inner // linear.block), linear.outer
+        sizes = {prod(sides)}
+        if weight.dtype == "FP4":
+            sizes.add(prod(_rounded_up(side, tile) for side, tile in zip(sides, SCALE_TILE, strict=True)))
+        scales = [o for o in constants if o.size in sizes and o.dtype in SCALES and len(o.dims) >= 2]
+        size += BITS[scales[0].dtype] / 8 * scales[0].size / count if scales else 0.0
     return weight.dtype, size

@@ -1,4 +1,4 @@
-"""Attention on codes: Q and DQ around both products, in the one placement that TensorRT fuses (qvggt.formats.attention).
+"""Attention on codes: Q and DQ around both products, in the placement that TensorRT fuses (qvggt.formats.attention).
 
 Codes are chosen in fp32, of the softmax output too. The scales behind them are exact in every float type, so that they
 can stand inside of the products, where nothing may come between scores and softmax.

@@ -39,8 +39,8 @@ class AttentionFormat:
         return math.floor(2.0**-exponent / self.grid.highest) * 2.0**exponent
 
     def scale(self, amax: float) -> float:
-        """Scale of q, k or v of which `amax` is the largest magnitude seen: a power of two, exact with every code in every float type,
-        with `headroom` above, which costs a grid with exponents nothing."""
+        """Scale of q, k or v, of which `amax` is the largest magnitude seen: a power of two, so that every float type
+        holds codes times scale, with `headroom` above, which costs a grid with exponents nothing."""
         smallest = amax * self.grid.headroom / self.grid.highest
         return 2.0 ** max(-15, math.ceil(math.log2(smallest))) if smallest > 0 else 1.0
 

@@ -88,8 +88,10 @@ class Scheme:
     def needs_ranges(self) -> bool:
         """Whether some layer or attention has constant ranges, which must be observed on data."""
         formats = [self.base, *(find_format(bits, self.activation) for _, bits in self.overrides)]
-        static = bool(self.constant_ranges) or self.attention != FLOAT or any(
-            isinstance(format, LinearFormat) and format.observed for format in formats
+        static = (
+            bool(self.constant_ranges)
+            or self.attention != FLOAT
+            or any(isinstance(format, LinearFormat) and format.observed for format in formats)
         )
         convs = (self.format(path) for path in find_family(self.family).convs)
         return static or any(format is not None and format.activation is not None for format in convs)

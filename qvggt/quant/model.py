@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from qvggt.errors import QvggtError
-from qvggt.formats.attention import SHORTEST, AttentionFormat
+from qvggt.formats.attention import FLOAT, SHORTEST, AttentionFormat
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Attention
 from qvggt.models.family import LINEARS, family_of, find_family
 from qvggt.models.network import Network
 from qvggt.models.token_types import tell_token_types_
-from qvggt.quant.attention import AttentionRange, QuantAttention
+from qvggt.quant.attention import AttentionRange, QuantAttention, quantized_attentions
 from qvggt.quant.conv import ConvRange, ConvShape, QuantConv2d
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import Scheme
@@ -86,19 +86,31 @@ def quantized_linears(model: nn.Module) -> Iterator[tuple[str, QuantLinear]]:
 
 
 def settled(model: nn.Module, scheme: Scheme) -> Scheme:
-    """The scheme with the constant ranges that the linears of a calibrated model were given, and with the attentions
-    that it left floating point."""
+    """The scheme with the constant ranges that the linears of a quantized model were given, and with the attentions that
+    it left floating point; without a format of attention where it left all."""
     constant = []
     for path, linear in quantized_linears(model):
         format = scheme.format(path)
         if format is not None and linear.format != format and linear.format == format.with_constant_range():
             constant.append(path)
-    short = [path for path, _, _ in scheme_attentions(model, scheme)]
+    if scheme.attention != FLOAT and not any(quantized_attentions(model)):
+        scheme = replace(scheme, attention=FLOAT, float_attentions=())
+    short = (path for path, _, _ in scheme_attentions(model, scheme))
     return replace(
         scheme,
         constant_ranges=(*scheme.constant_ranges, *constant),
         float_attentions=(*scheme.float_attentions, *short),
     )
+
+
+def short_attentions(model: Network, size: tuple[int, int], frames: int) -> list[str]:
+    """Paths of quantized attentions whose sequences of images of this size (pixels), `frames` at least, are too short
+    for a kernel."""
+    family, config = family_of(model), model.config
+    tokens = family.tokens(config, *size)
+    known = {path for path, _ in quantized_attentions(model)}
+    lengths = {f"{s.path}.attn": tokens * (frames if s.view == "global" else 1) for s in family.stages(config)}
+    return [path for path, length in lengths.items() if path in known and length < SHORTEST]
 
 
 def transform_specs(model: nn.Module) -> dict[str, TransformSpec]:

@@ -72,8 +72,8 @@ class Scheme:
     @property
     def label(self) -> str:
         """Short name for tables and files: "w4a4-static", with parts other than the default ones
-        "w8a8-dynamic+camera+dpt" or "w8a8-dynamic@aggregator", with overrides "w4a4-dynamic-mixed", with quantized attention
-        "w8a8-dynamic+fp8-attention"."""
+        "w8a8-dynamic+camera+dpt" or "w8a8-dynamic@aggregator", with overrides "w4a4-dynamic-mixed", with quantized
+        attention "w8a8-dynamic+fp8-attention"."""
         name = self.base.name
         usual = find_family(self.family).default_parts
         if self.quantizes and set(self.parts) != set(usual):

@@ -54,6 +54,10 @@ Block = Annotated[
     int | None,
     Doc(f"Input channels of a row that share a scale, with --bits {BLOCKED}: {', '.join(map(str, blocks()))}. [128]"),
 ]
+Attention = Annotated[
+    Literal["fp16", "fp8", "int8"],
+    Doc("Of attention's products: fp16 (the network's float type) or fp8, for Ada and later GPUs (docs/attention.md)."),
+]
 Models = Annotated[
     Sequence[Source],
     Doc(

@@ -44,9 +44,10 @@ class LinearVerdict:
     """One quantized linear: the kernel it was to become and the one it became.
 
     found: "INT8 GEMM", "INT4 GEMM", "FP8 GEMM", "FP4 GEMM", "INT8 conv", "FP8 conv", "INT4 weight-only", "not
-    quantized", or "not listed" where the table does not tell: that is no failure. kernel, layer_type: name and kind of the row; activation, weight: the
-    types it reads; stored: the type the plan keeps the weight in, "not listed" where no row of the linear has a
-    constant; bytes_per_weight: of the stored weight with its block scales, None where the table does not show it.
+    quantized", or "not listed" where the table does not tell: that is no failure. kernel, layer_type: name and kind of
+    the row; activation, weight: the types it reads; stored: the type the plan keeps the weight in, "not listed" where
+    no row of the linear has a constant; bytes_per_weight: of the stored weight with its block scales, None where the
+    table does not show it.
     """
 
     path: str

@@ -16,7 +16,7 @@ from qvggt.onnx_view.quantizer import FLOAT_TYPES, FP4, FP8, INT4, quantizers, t
 
 SCORES_TO_CONTEXT = (*MOVES, "Cast", "Mul", "Div", "Add", "Where", "Clip")
 GEMM, CONV = "GEMM", "conv"
-CODE_TYPES = {INT4: "int4", FP8: "fp8", FP4: "fp4"}
+CODE_TYPES: dict[int, str] = {INT4: "int4", FP8: "fp8", FP4: "fp4"}
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,7 @@ def network_facts(model: Model) -> NetworkFacts:
     found += [QuantizedLinear(path, (), (), 0, 0, "?", None, None, "") for path in missing]
     inputs = {value.name: dims(value) for value in model.inputs}
     codes = {CODE_TYPES[q.codes] for q in quantizers(model) if q.codes in CODE_TYPES} | {"bf16"} & set(types)
-    return NetworkFacts(
-        inputs, tuple(_wanted(found, listed)), tuple(_attentions(model)), dict(types), frozenset(codes)
-    )
+    return NetworkFacts(inputs, tuple(_wanted(found, listed)), tuple(_attentions(model)), dict(types), frozenset(codes))
 
 
 def _float_type(product: Product) -> str:

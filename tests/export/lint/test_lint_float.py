@@ -1,4 +1,4 @@
-"""FP8 and NVFP4: forms that keep their low-bit product, and forms that lose or break it, each judged by TensorRT-RTX."""
+"""FP8 and NVFP4: forms that keep their low-bit product, and those that do not, each judged by TensorRT-RTX."""
 
 from __future__ import annotations
 

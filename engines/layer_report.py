@@ -16,7 +16,7 @@ from math import prod
 from typing import Any
 
 from qvggt.engines.layer_table import Operand, Row
-from qvggt.onnx_view.network_facts import CONV, GEMM, NetworkFacts, QuantizedLinear
+from qvggt.onnx_view.network_facts import CONV, GEMM, Attention, NetworkFacts, QuantizedLinear
 
 VERSION = 1
 SCOPE = (
@@ -41,13 +41,13 @@ NO_PRODUCT = "the file lists it, and has no product of that name"
 
 @dataclass(frozen=True)
 class LinearVerdict:
-    """One quantized linear: the kernel it was to become and the one it became.
+    """One quantized linear or attention: the kernel it was to become and the one it became.
 
-    found: "INT8 GEMM", "INT4 GEMM", "FP8 GEMM", "FP4 GEMM", "INT8 conv", "FP8 conv", "INT4 weight-only", "not
-    quantized", or "not listed" where the table does not tell: that is no failure. kernel, layer_type: name and kind of
-    the row; activation, weight: the types it reads; stored: the type the plan keeps the weight in, "not listed" where
-    no row of the linear has a constant; bytes_per_weight: of the stored weight with its block scales, None where the
-    table does not show it.
+    found: "INT8 GEMM", "INT4 GEMM", "FP8 GEMM", "FP4 GEMM", "INT8 conv", "FP8 conv", "INT4 weight-only", "FP8
+    attention", "not quantized", or "not listed" where the table does not tell: that is no failure. kernel, layer_type:
+    name and kind of the row; activation, weight: the types it reads; stored: the type the plan keeps the weight in,
+    "not listed" where no row of the linear has a constant; bytes_per_weight: of the stored weight with its block
+    scales, None where the table does not show it.
     """
 
     path: str
@@ -77,15 +77,20 @@ class LayerReport:
     weight_bytes: int | None = None
     activation_bytes: int | None = None
     format: str = ""
+    quantized_attentions: tuple[LinearVerdict, ...] = ()
+
+    @property
+    def verdicts(self) -> tuple[LinearVerdict, ...]:
+        return self.linears + self.quantized_attentions
 
     @property
     def failed(self) -> tuple[LinearVerdict, ...]:
-        return tuple(v for v in self.linears if not v.passed and v.found != NOT_LISTED)
+        return tuple(v for v in self.verdicts if not v.passed and v.found != NOT_LISTED)
 
     @property
     def passed(self) -> bool:
-        """Every linear that should be low-bit is; true as well when there is none."""
-        return self.measured and all(v.passed for v in self.linears)
+        """Every linear and attention that should be low-bit is; true as well when there is none."""
+        return self.measured and all(v.passed for v in self.verdicts)
 
     @property
     def verdict(self) -> bool | None:
@@ -102,7 +107,12 @@ class LayerReport:
             kinds = ", ".join(f"{count} in {kind}" for kind, count in sorted(self.products.items()))
             parts = [f"no quantized linears; matrix products: {kinds or 'none'}"]
         if self.attentions:
-            parts.append(f"attention: {self.fused_attentions}/{self.attentions} fused into one kernel")
+            text = f"attention: {self.fused_attentions}/{self.attentions} fused into one kernel"
+            wanted = Counter(v.wanted for v in self.quantized_attentions)
+            for kind, count in wanted.items():
+                good = sum(v.passed for v in self.quantized_attentions if v.wanted == kind)
+                text += f", {good}/{count} in {kind.split()[0]}"
+            parts.append(text)
         return "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,7 +141,7 @@ class LayerReport:
     def table(self) -> str:
         """The verdicts as text, linears of equal outcome in one line."""
         groups: dict[tuple[str, ...], list[LinearVerdict]] = {}
-        for v in self.linears:
+        for v in self.verdicts:
             size = f" {v.bytes_per_weight:.3f} B" if v.bytes_per_weight is not None else ""
             key = (v.found, v.layer_type, v.activation, v.weight, v.stored + size, v.note)
             groups.setdefault(key, []).append(v)
@@ -158,7 +168,8 @@ def layer_report(
     kernels = Counter(row.kind for row in rows)
     products = Counter(_operand_types(row) for row in rows if row.kind not in GENERATED and row.inputs)
     counts = dict(kernels), dict(products), fused, len(facts.attentions)
-    return LayerReport(verdicts, bool(rows), *counts, weight_bytes, activation_bytes, format)
+    attended = tuple(_attention(a, by_node) for a in facts.attentions if a.wanted) if rows else ()
+    return LayerReport(verdicts, bool(rows), *counts, weight_bytes, activation_bytes, format, attended)
 
 
 def _group(wanted: str, linears: Iterable[LinearVerdict]) -> str:
@@ -182,8 +193,30 @@ def _operand_types(row: Row) -> str:
 
 
 def _is_fused(nodes: tuple[str, ...], by_node: dict[str, list[Row]]) -> bool:
-    names = [{row.name for row in by_node.get(node, ())} for node in nodes]
-    return bool(set.intersection(*names))
+    return bool(_common(nodes, by_node))
+
+
+def _common(nodes: tuple[str, ...], by_node: dict[str, list[Row]]) -> list[Row]:
+    """The rows that stand for all of these nodes."""
+    names = set.intersection(*({row.name for row in by_node.get(node, ())} for node in nodes))
+    return [row for row in by_node.get(nodes[0], ()) if row.name in names]
+
+
+def _attention(attention: Attention, by_node: dict[str, list[Row]]) -> LinearVerdict:
+    """Whether a quantized attention became one kernel that reads codes."""
+    nodes = (attention.scores, attention.softmax, attention.context)
+    path, wanted = attention.softmax.rpartition("/")[0] or attention.softmax, attention.wanted
+    rows = _common(nodes, by_node)
+    if not rows:
+        known = any(node in by_node for node in nodes)
+        found, note = (NOT_QUANTIZED, "the scores are stored") if known else (NOT_LISTED, "")
+        return LinearVerdict(path, wanted, found, False, "", "", "", "", NOT_LISTED, None, note)
+    row = rows[0]
+    types = {operand.dtype for operand in row.inputs if len(operand.dims) >= 3}
+    good = types == {CONTAINER_TYPES.get(wanted.split()[0], "")}
+    read = ", ".join(sorted(types))
+    found, note = (wanted, "") if good else (NOT_QUANTIZED, f"one kernel, which reads {read}")
+    return LinearVerdict(path, wanted, found, good, row.kind, row.name, read, read, NOT_LISTED, None, note)
 
 
 def _verdict(linear: QuantizedLinear, by_node: dict[str, list[Row]]) -> LinearVerdict:

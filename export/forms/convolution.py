@@ -39,8 +39,10 @@ def emit_quant_conv(
     scales = array(module.weight_scale)[:, 0].astype(np.float32)
     grid, codes = module.format.weight.grid, array(module.codes)
     # with a scale per row after the expansion ONNX Runtime 1.32 makes one with a mis-shaped zero point
-    expands = grid.container == "INT4" and not inside
-    stored = site.expanded(codes.reshape(len(codes), -1), codes.shape) if expands else site.stored_codes(codes, "INT8")
+    if grid.container == "INT4" and not inside:
+        stored = site.expanded(codes.reshape(len(codes), -1), maps.container, codes.shape)
+    else:
+        stored = site.stored_codes(codes, maps.container)
     if inside:
         weight = site.op("DequantizeLinear", [stored, site.constant("weight_scale", scales)], axis=0)
     else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from qvggt.errors import QvggtError
 from qvggt.export.precision import check_fused, float_type
+from qvggt.formats.attention import SHORTEST
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import DEFAULT, choices, choices_text
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
@@ -244,12 +245,11 @@ class ExportJob(Job[ExportResult]):
             )
 
     def execute(self, console: Console) -> ExportResult:
-        from qvggt.device import placed
         from qvggt.engines.torch_runner import check_device
-        from qvggt.export.exporter import ExportConfig, export_onnx
-        from qvggt.jobs.gate import Gate, run_gate
+        from qvggt.export.exporter import ExportConfig
+        from qvggt.quant.attention import floating, quantized_attentions
+        from qvggt.quant.model import settled, short_attentions
 
-        output = Path(self.output)
         device = check_device(self.device)
         source = load_source(self.model, self.revision, self.offline)
         height, width = image_size(self.size, source.network)
@@ -268,6 +268,35 @@ class ExportJob(Job[ExportResult]):
             self.split_heads,
             storage=self.storage,
         )
+        short = []
+        if self.target == "tensorrt":
+            short = short_attentions(network, (height, width), self.frames[0])
+        elif any(quantized_attentions(network)):
+            console.warn("note: no CPU runtime has fp8 attention: it runs as floats with rounding, slower than without")
+        if short:
+            console.warn(
+                f"note: attention stays floating point in {len(short)} blocks (first {short[0]}): at {height}x{width} "
+                f"and {self.frames[0]} frames or more their sequences may have fewer than {SHORTEST} tokens, which "
+                "TensorRT does not fuse in fp8; larger images or more frames (--frames) have them"
+            )
+        with floating(network, short):
+            return self._proven(source, network, settled(network, scheme), config, device, console)
+
+    def _proven(
+        self,
+        source: Model,
+        network: Network,
+        scheme: Scheme,
+        config: ExportConfig,
+        device: torch.device,
+        console: Console,
+    ) -> ExportResult:
+        """The files, linted and compared with the network."""
+        from qvggt.device import placed
+        from qvggt.export.exporter import export_onnx
+        from qvggt.jobs.gate import Gate, run_gate
+
+        output, (height, width), floats = Path(self.output), (config.height, config.width), config.precision
         fit = self._fit(network, (height, width), console) if self.parity else None
         about = {"name": source.name, "sha256": source.sha256}
         written = export_onnx(network, scheme, config, output, about)

@@ -26,6 +26,7 @@ DYNAMIC = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")  # of integer produc
 NBITS = "MatMulNBits"
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 MARK = " (graph)"
+ENDS = ("scores", "context")  # of the names of an attention's products
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,8 @@ def _contradiction(metadata: Metadata, found: tuple[Computed, ...]) -> str:
     formats = dict.fromkeys(found, "")
     if listed is not None:
         modules = {product: metadata.module_of(product.label) for product in found}
+        attended = (metadata.attentions or {}).items()
+        listed = listed | {f"{path}.{end}": f"{name}-static" for path, name in attended for end in ENDS}
         formats = {product: listed.get(module, "") for product, module in modules.items()}
         # a quantized linear may have float products beside its own: the online transform of its input
         right = {modules[product] for product, name in formats.items() if product.quantized and _agrees(product, name)}

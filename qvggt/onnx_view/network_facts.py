@@ -12,10 +12,10 @@ from math import prod
 
 from qvggt.onnx_view.graph import Model, Node, dims
 from qvggt.onnx_view.product import MOVES, Product, products, stored_chain
-from qvggt.onnx_view.quantizer import FLOAT_TYPES, FP4, FP8, INT4, quantizers, type_name
+from qvggt.onnx_view.quantizer import DEQUANTIZE, FLOAT_TYPES, FP4, FP8, INT4, QUANTIZE, quantizers, type_name
 
-SCORES_TO_CONTEXT = (*MOVES, "Cast", "Mul", "Div", "Add", "Where", "Clip")
-GEMM, CONV = "GEMM", "conv"
+SCORES_TO_CONTEXT = (*MOVES, "Cast", "Mul", "Div", "Add", "Where", "Clip", QUANTIZE, DEQUANTIZE)
+GEMM, CONV, ATTENTION = "GEMM", "conv", "attention"
 CODE_TYPES: dict[int, str] = {INT4: "int4", FP8: "fp8", FP4: "fp4"}
 
 
@@ -47,11 +47,20 @@ class QuantizedLinear:
 
 @dataclass(frozen=True)
 class Attention:
-    """The three nodes of one softmax attention."""
+    """The three nodes of one softmax attention. containers: of q, k, the softmax output and v, None where floats.
+    listed: the file says that it is quantized."""
 
     scores: str
     softmax: str
     context: str
+    containers: tuple[str | None, ...] = (None,) * 4
+    listed: bool = False
+
+    @property
+    def wanted(self) -> str:
+        """Such as "FP8 attention", the kernel it should become; "" of a floating-point one."""
+        codes = [each for each in self.containers if each is not None]
+        return f"{codes[0]} {ATTENTION}" if codes else f"quantized {ATTENTION}" if self.listed else ""
 
 
 @dataclass(frozen=True)
@@ -143,9 +152,19 @@ def _wanted(linears: list[QuantizedLinear], formats: Mapping[str, str]) -> Itera
 
 def _attentions(model: Model) -> Iterator[Attention]:
     """Every Softmax between two products."""
+    for scores, softmax, context in attention_products(model):
+        factors = (scores.data, scores.weight, context.data, context.weight)
+        listed = model.metadata.module_of(softmax.label) in (model.metadata.attentions or {})
+        containers = tuple(each.container for each in factors)
+        yield Attention(scores.label, softmax.label, context.label, containers, listed)
+
+
+def attention_products(model: Model) -> Iterator[tuple[Product, Node, Product]]:
+    """The product of queries and keys, the Softmax, and its product with the values, of every attention."""
+    known = {product.label: product for product in products(model)}
     for node in model.nodes:
         if node.is_op("Softmax") and (scores := _scores(node)) is not None and (context := _context(node)) is not None:
-            yield Attention(scores.label, node.label, context.label)
+            yield known[scores.label], node, known[context.label]
 
 
 def _scores(softmax: Node) -> Node | None:

@@ -28,6 +28,7 @@ from qvggt.models.family import family_of
 from qvggt.models.network import Network
 from qvggt.onnx_view.cut import HALF, Cut
 from qvggt.onnx_view.file import open_onnx
+from qvggt.onnx_view.fp4 import without_fp4
 from qvggt.onnx_view.graph import tensor_types
 from qvggt.quant.linear import QuantLinear
 
@@ -37,11 +38,13 @@ EXACT |= {"Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 def rounded_copy(model: ModelProto, types: Collection[int] = HALF) -> ModelProto:
-    """A copy in which tensors of `types` are fp32 and rounded after every operator that computes new values.
+    """A copy in which tensors of `types` are fp32 and rounded after every operator that computes new values, and FP4
+    is written out.
 
     Initializers keep their type and bytes (external data stays where it is) and are cast where they are used.
     Inputs and outputs of the graph must be of other types.
     """
+    model = without_fp4(model)
     dtypes = tensor_types(model)
     result = ModelProto()
     result.CopyFrom(model)

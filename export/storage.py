@@ -53,7 +53,7 @@ def _halves(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Codes in the lower halves of bytes, any shape -> two in each byte, the first in the lower half."""
     flat = codes.reshape(-1) & 15
     flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
-    return flat[::2] | flat[1::2] << 4
+    return flat[::2] | flat[1::2] << np.uint8(4)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ Stored codes are read where they lie, as the numbers of 16 values; of QuantizeLi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -78,7 +79,7 @@ class _Chain:
     def __init__(self, name: str) -> None:
         self.name, self.nodes = name, list[NodeProto]()
 
-    def op(self, kind: str, *inputs: str, output: str = "", **attributes: int) -> str:
+    def op(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         name = f"{self.name}/{PREFIX}/{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [output or name], name=name, **attributes))
         return output or name

@@ -36,9 +36,10 @@ from qvggt.formats.table import find_format
 from qvggt.hooks import hooked
 from qvggt.models.family import family_of
 from qvggt.models.network import Network
-from qvggt.onnx_view.cut import HALF, cut_linear, expected_in
+from qvggt.onnx_view.cut import cut_linear, expected_in
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.segment import HALF
 from qvggt.progress import bar
 from qvggt.quant.conv import QuantConv2d
 from qvggt.quant.linear import QuantLinear

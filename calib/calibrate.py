@@ -33,13 +33,16 @@ from qvggt.quant.scheme import Scheme
 from qvggt.rotation.fold import fold_
 
 
+ROTATED = 16  # channels under one scale where scales are those of blocks
+
+
 def fold_config(recipe: Recipe, seed: int) -> FoldConfig | None:
     """The folds a recipe asks for; None when it wants none."""
-    if recipe.rotation != "folded" and not recipe.value_rotation:
+    residual = recipe.rotation in ("folded", "blocks")
+    if not residual and not recipe.value_rotation:
         return None
-    residual = recipe.rotation == "folded"
-    value = recipe.value_rotation and recipe.value_basis == "hadamard"
-    return FoldConfig(seed=seed, residual=residual, layer_scale=True, value=value)
+    value = recipe.value_rotation and recipe.value_basis != "balanced"
+    return FoldConfig(seed=seed, residual=residual, layer_scale=True, value=value, block=ROTATED if recipe.rotation == "blocks" else None)
 
 
 def calibrate_(

@@ -45,9 +45,9 @@ class LinearVerdict:
 
     found: "INT8 GEMM", "INT4 GEMM", "FP8 GEMM", "FP4 GEMM", "INT8 conv", "FP8 conv", "INT4 weight-only", "FP8
     attention", "not quantized", or "not listed" where the table does not tell: that is no failure. kernel, layer_type:
-    name and kind of the row; activation, weight: the
-    types it reads; stored: the type the plan keeps the weight in, "not listed" where no row of the linear has a
-    constant; bytes_per_weight: of the stored weight with its block scales, None where the table does not show it.
+    name and kind of the row; activation, weight: the types it reads; stored: the type the plan keeps the weight in,
+    "not listed" where no row of the linear has a constant; bytes_per_weight: of the stored weight with its block
+    scales, None where the table does not show it.
     """
 
     path: str

@@ -147,6 +147,9 @@ KERNELS = {  # bits -> products in ONNX Runtime and OpenVINO on a CPU; tests/exp
     "w4a4": ("int8; weights expanded when loaded", "int8"),
     "w4a16": ("float", "float"),
     "fp32": ("float", "float"),
+    "fp8": ("exact, no kernel: float products", "refused: rounds through fp16"),
+    "w4afp8": ("exact, no kernel: float products", "refused: rounds through fp16"),
+    "nvfp4": ("refused", "refused"),
     "fp16": ("float", "float"),
     "bf16": ("does not open it", "not tried"),
 }
@@ -161,7 +164,9 @@ def formats() -> str:
     for bits in choices():
         size, plan = found.get((bits, "export")), found.get((bits, "build"))
         said = [part.strip() for part in re.split("[;,]", plan["summary"])] if plan else []
-        kernels = "; ".join(part for part in said if "linears INT" in part) if plan else "not built at 1B"
+        kernels = (
+            "; ".join(part for part in said if re.search(r"linears (INT|FP)", part)) if plan else "not built at 1B"
+        )
         cells = [f"`{bits}`", *KERNELS[bits], kernels or "products in that type"]
         rows.append([*cells, f"{size['file_bytes'] / 1e6:.0f}" if size else "-"])
     return markdown(["format", "ONNX Runtime CPU", "OpenVINO CPU", "TensorRT, VGGT-1B", "MB of that file"], rows)

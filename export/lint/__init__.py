@@ -10,6 +10,7 @@ from qvggt.export.lint import (
     attention,
     documented,
     formats,
+    fp4,
     granularity,
     onnx_runtime,
     operators,
@@ -25,7 +26,7 @@ from qvggt.target import Target
 __all__ = ["RULES", "Finding", "Rule", "Severity", "errors", "lint_model"]
 
 # imported for their rules
-_MODULES = (attention, formats, scales, granularity, placement, stored, operators, onnx_runtime, documented)
+_MODULES = (attention, formats, scales, granularity, fp4, placement, stored, operators, onnx_runtime, documented)
 
 
 def lint_model(model: onnx.ModelProto | str | Path, target: Target = Target.TENSORRT) -> list[Finding]:

@@ -74,8 +74,7 @@ class LinearFormat(Format):
 
     learnable: whether learned scales and clips gain more than they lose on images other than the calibration's.
     convolution: what convolutions get under this name, None where they stay floating point; the output of one is in
-    the `activation` format of its input. wide: name of what the layers that bear no less get. capability: the least
-    CUDA compute capability whose tensor cores multiply it, None where every GPU of TensorRT's does.
+    the `activation` format of its input. wide: name of what the layers that bear no less get.
     """
 
     weight: TensorFormat
@@ -83,7 +82,6 @@ class LinearFormat(Format):
     learnable: bool = True
     convolution: LinearFormat | None = None
     wide: str = WIDE
-    capability: tuple[int, int] | None = None
 
     @property
     def mode(self) -> Activation | None:
@@ -170,15 +168,12 @@ def fp8_format(bits: str, weight: Grid, mode: Activation, *, floor_db: float, la
         learnable=False,
         convolution=fp8_convolution(),
         wide=f"fp8-{mode}",
-        capability=(8, 9),
     )
 
 
 def fp8_convolution() -> LinearFormat:
     """What convolutions get under the floating-point formats."""
-    return LinearFormat(
-        "fp8", 0.0, weight=TensorFormat(E4M3, ROW), activation=TensorFormat(E4M3, TENSOR), capability=(8, 9)
-    )
+    return LinearFormat("fp8", 0.0, weight=TensorFormat(E4M3, ROW), activation=TensorFormat(E4M3, TENSOR))
 
 
 def nvfp4_format(*, floor_db: float, ladder: tuple[str, ...]) -> LinearFormat:
@@ -193,5 +188,4 @@ def nvfp4_format(*, floor_db: float, ladder: tuple[str, ...]) -> LinearFormat:
         learnable=False,
         convolution=fp8_convolution(),
         wide="fp8-static",
-        capability=(10, 0),
     )

@@ -33,9 +33,17 @@ class TensorFormat:
     dynamic: bool = False
     scale_grid: Grid | None = None
 
-    def scale(self, weight: Tensor) -> Tensor:
-        """Scale of each row or block: weight [out, in] -> [out, groups]; what `split_scale` takes apart."""
-        scale = self.grid.scale(self.granularity.amax(weight).clamp_min(WEIGHT_FLOOR))
+    def constant_range(self, amax: float) -> float:
+        """The range to lay the grid over where the largest magnitude that was observed is `amax`."""
+        return max(amax * self.grid.headroom, EPS)
+
+    def scale(self, weight: Tensor, ratio: Tensor | None = None) -> Tensor:
+        """Scale of each row or block: weight [out, in] -> [out, groups]; what `split_scale` takes apart.
+
+        ratio [out, groups]: of the range the grid is laid over to the largest weight.
+        """
+        amax = self.granularity.amax(weight).clamp_min(WEIGHT_FLOOR)
+        scale = self.grid.scale(amax if ratio is None else amax * ratio)
         if self.scale_grid is None:
             return scale
         codes, outer = self.split_scale(scale)

@@ -295,10 +295,9 @@ class CalibrateJob(Job[Calibrated]):
 
             return import_released(self, Path(self.import_quantvggt), console)
         wanted = self.wanted()
-        if self.act == "static" and isinstance(wanted.base, LinearFormat) and wanted.base.activation is None:
-            console.warn(
-                f"note: --act static does nothing with {wanted.bits}, whose activations stay in floating point"
-            )
+        if self.act == "static" and isinstance(wanted.base, LinearFormat) and wanted.base.mode is None:
+            why = "stay in floating point" if wanted.base.activation is None else "have one mode"
+            console.warn(f"note: --act static does nothing with {wanted.bits}, whose activations {why}")
         before = self._resident() if self.plan else 0
         source = load_source(self.model, self.revision, self.offline, calibrated=False)
         check_overrides(source.network, wanted)

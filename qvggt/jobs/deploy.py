@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from qvggt.engines.compatibility import why_not
+from qvggt.engines.compatibility import capability_here, format_types, why_not
 from qvggt.errors import QvggtError
 from qvggt.files import read_object
 from qvggt.formats.attention import find_attention
@@ -246,7 +246,10 @@ class Plan:
         self.dataset = "co3d" if job.data is None else _recognised(self.data)
         self.posed = self.dataset != PHOTOS
         installed = [name for name, package in BUILDERS.items() if find_spec(package) is not None]
-        unfit = {name: why_not(name, capability=_capability()) for name in installed} if job.to == "engine" else {}
+        types = {kind for format in job.formats for kind in format_types(find_format(format))}
+        types |= set() if find_attention(job.attention) is None else {"fp8"}
+        found = capability_here() if job.to == "engine" else ""
+        unfit = {name: why_not(name, capability=found, types=types) for name in installed if job.to == "engine"}
         self.backend = next((name for name in installed if not unfit.get(name)), None)
         self.unfit = next((reason for reason in unfit.values() if reason), "")
         self.notes = tuple(self._notes())
@@ -504,10 +507,3 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _capability() -> str:
-    """Compute capability of the GPU, such as "8.9"; "" without one."""
-    import torch
-
-    return ".".join(map(str, torch.cuda.get_device_capability())) if torch.cuda.is_available() else ""

@@ -13,6 +13,7 @@ from qvggt.export.precision import check_fused, float_type
 from qvggt.formats.attention import SHORTEST
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import DEFAULT, choices, choices_text
+from qvggt.jobs.gpus import Capabilities, check_gpus, runs_on
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
 from qvggt.jobs.lint import LintResult, lint_file
 from qvggt.jobs.options import (
@@ -139,6 +140,7 @@ class ExportJob(Job[ExportResult]):
         Doc("cpu: row scales inside the products. tensorrt: overflow-safe products, fp16 (docs/storage.md)."),
     ] = "cpu"
     backend: Backend = "rtx"
+    compute_capabilities: Capabilities = ()
     storage: Annotated[
         Literal["int4", "int8"] | None,
         Doc("How 4-bit weights of integer products are stored: int4 or int8. [int8 for --backend tensorrt, else int4]"),
@@ -223,9 +225,14 @@ class ExportJob(Job[ExportResult]):
             frame_count("")
         _check_words(self.outputs)
         _check_blocks(self.scheme(), self.made_for)
+        self._check_gpus(self.scheme())
         precision = float_type(self.precision, self.scheme(), self.target)
         if self.fused_attention:
             check_fused(self.target, precision)
+
+    def _check_gpus(self, scheme: Scheme) -> None:
+        integers = self.storage == "int8" or (self.storage is None and self.made_for is Target.TENSORRT_10)
+        check_gpus(self.compute_capabilities, scheme, self.made_for, integers)
 
     def prepare(self) -> None:
         check_new_file(Path(self.output), self.overwrite)
@@ -254,6 +261,7 @@ class ExportJob(Job[ExportResult]):
         source = load_source(self.model, self.revision, self.offline)
         height, width = image_size(self.size, source.network)
         network, scheme = self._quantized(source, height, width, device, console)
+        self._check_gpus(scheme)  # of a calibrated checkpoint, which names its own formats
         heads, able = network.config.heads, find_family(scheme.family).exportable
         outputs = self.outputs or tuple(word for word, head in able.items() if head.name in heads)
         floats = float_type(self.precision, scheme, self.target)
@@ -308,7 +316,9 @@ class ExportJob(Job[ExportResult]):
             f"{height}x{width}, "
             f"{written.bytes / 1e6:.2f} MB"
         )
-        lint = lint_file(output, self.made_for)
+        if needs := runs_on(scheme, self.made_for):
+            console.result(f"runs on GPUs of {needs} (docs/tensorrt.md)")
+        lint = lint_file(output, self.made_for, self.compute_capabilities)
         lint.tell(console.warn, console)
         console.result(f"lint: {lint.summary} for {self.made_for.label}")
         parity = None

@@ -27,7 +27,7 @@ _KEYS = (
 )
 KEYS = frozenset(_KEYS.split())
 FRAMES = re.compile(r"([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})")
-ITERATION = re.compile(r"\.iter\.\d+(?=\.)")
+ITERATION = re.compile(r"\.iter\.(\d+)(?=\.)")
 
 
 def written(**values: Any) -> dict[str, str]:
@@ -136,3 +136,8 @@ class Metadata:
     def module_of(self, node: str) -> str:
         """The module path a node is named after; the node's name itself in a file of another exporter."""
         return module_path(node) if self.entries else node
+
+    def call_of(self, node: str) -> int:
+        """Which call of that module a node belongs to: 2 of "camera_head.iter.2.trunk.0.attn.qkv/MatMul"."""
+        found = ITERATION.search(node)
+        return 0 if found is None else int(found[1])

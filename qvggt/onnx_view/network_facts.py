@@ -16,7 +16,7 @@ from qvggt.onnx_view.quantizer import DEQUANTIZE, FLOAT_TYPES, FP4, FP8, INT4, Q
 
 SCORES_TO_CONTEXT = (*MOVES, "Cast", "Mul", "Div", "Add", "Where", "Clip", QUANTIZE, DEQUANTIZE)
 GEMM, CONV, ATTENTION = "GEMM", "conv", "attention"
-CODE_TYPES = {INT4: "int4", FP8: "fp8", FP4: "fp4"}
+CODE_TYPES: dict[int, str] = {INT4: "int4", FP8: "fp8", FP4: "fp4"}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import LinearFormat
-from qvggt.formats.tensor_format import EPS
 from qvggt.models.token_types import current_types
 from qvggt.quant.transform import InputTransform, TransformSpec
 
@@ -63,8 +62,8 @@ class QuantLinear(nn.Module):
         module = cls.from_codes(format.weight.codes(weight, scale), scale, linear.bias, format)
         if amax is not None and format.observed:
             assert format.activation is not None
-            amax *= format.activation.grid.headroom
-            module.act_amax = torch.tensor(max(amax, EPS), dtype=torch.float32, device=weight.device)
+            amax = format.activation.constant_range(amax)
+            module.act_amax = torch.tensor(amax, dtype=torch.float32, device=weight.device)
         return module
 
     @classmethod

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper
@@ -34,7 +35,7 @@ def test_inline_tensors_carry_their_bytes() -> None:
 
 def test_int4_tensors_are_packed() -> None:
     codes = np.array([[-8, 7, 0]], np.int8)
-    tensor = Storage().tensor("x", codes, int4=True)
+    tensor = Storage().tensor("x", codes.astype(ml_dtypes.int4))
     assert (tensor.data_type, list(tensor.dims), len(tensor.raw_data)) == (TensorProto.INT4, [1, 3], 2)
     np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.int8), codes)
 

@@ -1,0 +1,217 @@
+"""The gate's proof of everything in a file: each segment alone, on what the reference has at its beginning.
+
+A file is cut at what its linears, convolutions and blocks are given and return (`qvggt.export.boundaries`). Each
+segment is run by ONNX Runtime on the values that the reference has at its beginning, and must end in those that the
+reference has at its end, to 1e-5 of the largest of them. Every node lies in a segment, and every value that a segment
+is fed with is the end of another or an input of the file: together they prove the file. A segment that is a quantized
+linear or convolution and nothing else is left to `qvggt.export.parity`, which knows of rounding ties.
+
+What float noise moves by more than that (a sum that cancels to a thousandth of its terms) is compared with what one
+rounding of the segment's own input moves.
+
+The passes are of different numbers of frames, and one of them is a probe in which tokens have all sizes down to 1e-4
+(`watched`): an epsilon shows on small tokens only.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qvggt.device import device_of
+from qvggt.export.boundaries import Boundaries, watched
+from qvggt.export.emulation import EXACT, run_segment, stored
+from qvggt.export.precision import Precision
+from qvggt.models.network import Network
+from qvggt.onnx_view.file import open_onnx
+from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.segment import Segment, cut_segments, segment_model, uncovered
+from qvggt.progress import bar
+
+TOLERANCE = 1e-5  # of a segment's largest output
+ROUNDING = 2.0**-23  # relative, of fp32
+NOISE = 8.0  # times what a rounding of a segment's input moves: that is about what its own roundings do
+
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SegmentParity:
+    """One segment in its worst pass.
+
+    path: of the modules its nodes belong to. target: the tensor it ends in. error: largest difference, of the largest
+    value the reference has there. frames, probe: of that pass.
+    """
+
+    path: str
+    target: str
+    nodes: int
+    error: float
+    frames: int
+    probe: bool = False
+    tolerance: float = TOLERANCE
+
+    def __bool__(self) -> bool:
+        return self.error <= self.tolerance
+
+    def __str__(self) -> str:
+        place = f"{self.path} (its {self.nodes} nodes up to {self.target})"
+        passed = f"{self.frames} frames" + (" of small tokens" if self.probe else "")
+        return f"{place}: relative error {self.error:.2e} > {self.tolerance:.0e} with {passed}"
+
+
+@dataclass(frozen=True)
+class SegmentReport:
+    """segments: those of a file. linears: segments that are one quantized layer. left: nodes in no segment at all.
+    frames: of the passes."""
+
+    segments: tuple[SegmentParity, ...] = ()
+    linears: int = 0
+    left: tuple[str, ...] = ()
+    frames: tuple[int, ...] = ()
+
+    @property
+    def failures(self) -> list[str]:
+        """One line per segment that differs, worst first, and per node that is in none."""
+        failed = sorted((s for s in self.segments if not s), key=lambda s: -s.error / s.tolerance)
+        return [*map(str, failed), *(f"{name}: a node that no segment proves" for name in self.left)]
+
+
+def check_segments(
+    onnx_path: Path,
+    reference: Network,
+    images: Tensor,
+    frames: Iterable[int],
+    progress: bool = True,
+    precision: Precision = Precision.FP32,
+) -> SegmentReport:
+    """Every segment of a file on so many of the images [S, 3, H, W], which have the file's size, and on a probe of the
+    second number of them. precision: the float type of the network in the file."""
+    file = open_onnx(onnx_path)
+    bounds = Boundaries.of(file, reference)
+    segments = cut_segments(file, bounds.tensors)
+    alone = {(use.output, (use.input,)) for use in bounds.cores.values()}
+    mine = [segment for segment in segments if (segment.target, segment.feeds) not in alone]
+    left = uncovered(file, (node for segment in segments for node in segment.nodes))
+    counts = sorted({min(count, len(images)) for count in frames})
+    passes = [(count, False) for count in counts] + [(counts[:2][-1], True)]
+    worst: dict[str, SegmentParity] = {}
+    with bar(total=len(mine) * len(passes), desc="parity of segments", unit="segment", shown=progress) as moved:
+        for count, probe in passes:
+            for result in _Pass(file, bounds, mine, precision, probe).results(reference, images[:count], moved.update):
+                known = worst.get(result.target)
+                if known is None or result.error / result.tolerance > known.error / known.tolerance:
+                    worst[result.target] = result
+    missed = tuple(segment.target for segment in mine if segment.target not in worst)
+    return SegmentReport(tuple(worst.values()), len(segments) - len(mine), left + missed, tuple(counts))
+
+
+class _Pass:
+    """One pass of the reference. A segment is run as soon as all of its tensors have been seen, and a tensor is held
+    until the last segment that it belongs to: few are in memory at a time."""
+
+    def __init__(
+        self, file: Model, bounds: Boundaries, segments: list[Segment], precision: Precision, probe: bool
+    ) -> None:
+        self.file, self.bounds, self.precision, self.probe = file, bounds, precision, probe
+        self.wide = None if precision is Precision.FP32 else precision.onnx
+        self.made: dict[str, Values] = {}
+        self.passed: dict[str, Values] = {}
+        self.pending: dict[str, list[Segment]] = defaultdict(list)  # those that a tensor belongs to
+        self.waits: dict[str, set[str]] = {}  # target -> tensors it waits for
+        for segment in segments:
+            self.waits[segment.target] = {segment.target, *segment.feeds}
+            for name in self.waits[segment.target]:
+                self.pending[name].append(segment)
+        self.found: list[SegmentParity] = []
+        self.frames = 0
+        self.tell: Any = None
+
+    def results(self, reference: Network, images: Tensor, tell: Any) -> list[SegmentParity]:
+        self.frames, self.tell = len(images), tell
+        images = images.to(device_of(reference))
+        self.see("images", images, images)
+        alike = stored(reference, self.precision)
+        with torch.no_grad(), alike, watched(self.bounds, reference, self.see, self.probe):
+            outputs = reference(images)
+        for name, value in outputs.items():
+            self.see(name, value, value)
+        return self.found
+
+    def see(self, name: str, made: Tensor, passed: Tensor) -> None:
+        """A tensor of the file is there: what the reference makes in its place, and what it passes on."""
+        if name in self.made or name not in self.pending:
+            return
+        self.made[name] = self._as_in_file(name, made)
+        self.passed[name] = self.made[name] if passed is made else self._as_in_file(name, passed)
+        for segment in list(self.pending[name]):
+            self.waits[segment.target].discard(name)
+            if not self.waits[segment.target]:
+                self._run(segment)
+
+    def _as_in_file(self, name: str, value: Tensor) -> Values:
+        shape, array = self.file.scopes[0].shape(name), value.detach().float().cpu().numpy()
+        if shape is None or shape.count(None) > 1:
+            return array
+        return np.ascontiguousarray(array.reshape([-1 if side is None else side for side in shape]))
+
+    def _run(self, segment: Segment) -> None:
+        feeds = {name: self.passed[name] for name in segment.feeds}
+        self.found.append(self._compare(segment, feeds, self.made[segment.target]))
+        self.tell(1)
+        for name in {segment.target, *segment.feeds}:
+            self.pending[name].remove(segment)
+            if not self.pending[name]:
+                del self.made[name], self.passed[name]
+
+    def _compare(self, segment: Segment, feeds: Mapping[str, Values], expected: Values) -> SegmentParity:
+        model = segment_model(self.file, segment.nodes, {n: v.shape for n, v in feeds.items()}, segment.target)
+        got = run_segment(model, feeds, self.wide)
+        error, tolerance = relative(got, expected, self._allowed(segment, expected)), TOLERANCE
+        if TOLERANCE < error < 1e-3:
+            moved = run_segment(model, {name: nudged(value) for name, value in feeds.items()}, self.wide)
+            tolerance = max(tolerance, NOISE * relative(moved, got))
+        return SegmentParity(
+            segment.path, segment.target, len(segment.nodes), error, self.frames, self.probe, tolerance
+        )
+
+
+    def _allowed(self, segment: Segment, expected: Values) -> Values | float:
+        """In a half-precision file, one rounding of the constants that no layer holds: of embeddings, which are passed
+        on as they are stored, and of position maps, which are added."""
+        if self.wide is None:
+            return 0.0
+        scope, epsilon, allowed = self.file.scopes[0], self.precision.epsilon, np.float32(0)
+        for node in segment.nodes:
+            halves = [t for name in node.inputs if (t := scope.initializers.get(name)) and t.data_type == self.wide]
+            if node.index in self.bounds.layers or not halves:
+                continue
+            if node.op == "Add":
+                values = [self.file.values.array(tensor) for tensor in halves]
+                allowed = allowed + sum(float(np.abs(v).max()) for v in values if v is not None) * epsilon
+            elif node.op in EXACT:
+                allowed = allowed + np.abs(expected) * epsilon
+        return allowed
+
+
+def relative(got: Values, expected: Values, allowed: Values | float = 0.0) -> float:
+    """Largest difference, of the largest expected value; inf where a value or the shape is none. allowed: what is taken
+    off each difference before."""
+    if got.size != expected.size:
+        return float("inf")
+    error = float((np.abs(got.reshape(expected.shape) - expected) - allowed).max(initial=0.0))
+    return error / max(float(np.abs(expected).max(initial=0.0)), 1e-30) if np.isfinite(error) else float("inf")
+
+
+def nudged(x: Values) -> Values:
+    """Every value rounded up or down by one unit in its last place, at random."""
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), x.shape)
+    return x * (1 + np.float32(ROUNDING) * signs)

@@ -1,0 +1,103 @@
+"""Good exports of every kind, and the references they are held to: what the faults of `faults.py` start from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from reference_weights import fill
+from small_models import stir_norms_
+from small_network import CONFIG, small_batches
+
+from qvggt.calib.calibrate import calibrate_
+from qvggt.calib.recipe import find_recipe
+from qvggt.calib.rtn import quantize_rtn_
+from qvggt.export.exporter import ExportConfig, export_onnx
+from qvggt.export.precision import Precision
+from qvggt.models.vggt.network import VGGT
+from qvggt.quant.scheme import Scheme, parse_scheme
+from qvggt.target import Target
+
+HEIGHT, WIDTH = 42, 56  # three rows of four patches
+ALL = ("dino", "aggregator", "camera", "dpt", "rest")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """calibrated: folded, smoothed and centered, with an online rotation, by the default recipe at its cheapest."""
+
+    bits: str
+    activation: str = "dynamic"
+    parts: tuple[str, ...] | None = None
+    target: Target = Target.CPU
+    precision: Precision = Precision.FP32
+    calibrated: bool = False
+    fused: bool = False
+
+
+FP16 = Precision.FP16
+KINDS = {
+    "fp32": Kind("fp32"),
+    "w4a4 calibrated": Kind("w4a4", parts=ALL, calibrated=True),
+    "w8a8": Kind("w8a8"),
+    "w8a8 static, all parts": Kind("w8a8", "static", ALL),
+    "w4a4 static, all parts": Kind("w4a4", "static", ALL, calibrated=True),
+    "w4a8 fused attention": Kind("w4a8", fused=True),
+    "w4a16": Kind("w4a16"),
+    "fp16 tensorrt": Kind("fp16", target=Target.TENSORRT, precision=FP16),
+    "bf16 tensorrt": Kind("bf16", target=Target.TENSORRT, precision=Precision.BF16),
+    "w8a8 fp32 tensorrt": Kind("w8a8", parts=ALL, target=Target.TENSORRT),
+    "w4a4 calibrated tensorrt": Kind("w4a4", parts=ALL, target=Target.TENSORRT, precision=FP16, calibrated=True),
+    "w4a4 static tensorrt": Kind("w4a4", "static", ALL, Target.TENSORRT, FP16, True),
+    "w4a8 bf16 tensorrt": Kind("w4a8", target=Target.TENSORRT, precision=Precision.BF16),
+}
+
+
+@dataclass(frozen=True)
+class Good:
+    """A file, the network it was written from, and its scheme."""
+
+    path: Path
+    reference: VGGT
+    scheme: Scheme
+    kind: Kind
+
+
+def batches() -> list[torch.Tensor]:
+    """Random images of the files' size: what calibrates them."""
+    return [x[..., :HEIGHT, :] for x in small_batches(2, 3)]
+
+
+def reference_weights(seed: int = 0) -> VGGT:
+    """No entry is 0 or 1, and every token differs."""
+    network = VGGT(CONFIG.replace(vit_depth=2))  # two: nothing reads the special tokens of the last
+    return stir_norms_(fill(network).requires_grad_(False), seed, 2.0, 0.3)  # type: ignore[arg-type]
+
+
+@cache
+def _network(bits: str, activation: str, parts: tuple[str, ...] | None, calibrated: bool) -> tuple[VGGT, Scheme]:
+    network, scheme = reference_weights(), parse_scheme(bits, activation, parts)
+    if calibrated:
+        recipe = find_recipe("qvggt").replace(epochs=1, center="types", online="fc2", constant_ranges=False)
+        with torch.enable_grad():
+            calibrate_(network, scheme, recipe, batches(), progress=False)
+    else:
+        quantize_rtn_(network, scheme, batches() if scheme.needs_ranges else None, progress=False)
+    return network, scheme
+
+
+def write_good(name: str, folder: Path) -> Good:
+    kind = KINDS[name]
+    network, scheme = _network(kind.bits, kind.activation, kind.parts, kind.calibrated)
+    config = ExportConfig(HEIGHT, WIDTH, target=kind.target, precision=kind.precision, fused_attention=kind.fused)
+    path = folder / f"{name.replace(' ', '_').replace(',', '')}.onnx"
+    export_onnx(copy.deepcopy(network), scheme, config, path)
+    return Good(path, network, scheme, kind)
+
+
+def write_all(folder: Path, names: Iterable[str] = tuple(KINDS)) -> dict[str, Good]:
+    return {name: write_good(name, folder) for name in names}

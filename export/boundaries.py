@@ -37,30 +37,38 @@ See = Callable[[str, Tensor, Tensor], None]
 @dataclass(frozen=True)
 class Boundaries:
     """Tensors of a file by the call that is given or returns them. cores: uses of quantized linears and convolutions
-    without what centers their input."""
+    without what centers their input. layers: indices of the nodes of all linears and convolutions."""
 
     inputs: Mapping[Call, str]
     outputs: Mapping[Call, str]
     cores: Mapping[Call, Use]
+    layers: frozenset[int]
 
     @classmethod
     def of(cls, file: Model, reference: Network) -> Boundaries:
-        scope, stems = file.scopes[0], family_of(reference).stems
+        scope, modules = file.scopes[0], dict(reference.named_modules())
+        # the weights of float ones may hold what the network does to images before them
+        stems = {path for path in family_of(reference).stems if not isinstance(modules.get(path), QuantConv2d)}
         inputs: dict[Call, str] = {}
         outputs: dict[Call, str] = {}
+        layers = set[int]()
 
         def keep(use: Use, output: str | None) -> None:
-            if use.input is not None and use.path not in stems:  # whose weights may hold what comes before them
+            if use.input is not None and use.path not in stems:
                 inputs[use.path, use.call] = use.input
             if output is not None:
                 outputs[use.path, use.call] = output
 
         for use in find_uses(file, _paths(reference, CONVS), deep=False):
+            layers |= {node.index for node in use.nodes}
             keep(use, None if use.output is None else unfollowed(scope, use.output))
-        for use in find_uses(file, _paths(reference, (Block, *LINEARS))):
+        for use in find_uses(file, _paths(reference, LINEARS)):
+            layers |= {node.index for node in use.nodes}
+            keep(use, use.output)
+        for use in find_uses(file, _paths(reference, (Block,))):
             keep(use, use.output)
         quantized = find_uses(file, _paths(reference, (QuantLinear, QuantConv2d)), deep=False)
-        return cls(inputs, outputs, {(use.path, use.call): use for use in quantized})
+        return cls(inputs, outputs, {(use.path, use.call): use for use in quantized}, frozenset(layers))
 
     @property
     def tensors(self) -> set[str]:

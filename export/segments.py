@@ -16,10 +16,9 @@ The passes are of different numbers of frames, and one of them is a probe in whi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,8 @@ from torch import Tensor
 
 from qvggt.device import device_of
 from qvggt.export.boundaries import Boundaries, watched
-from qvggt.export.emulation import run_model
+from qvggt.export.emulation import EXACT, run_segment, stored
+from qvggt.export.precision import Precision
 from qvggt.models.network import Network
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model
@@ -47,7 +47,7 @@ class SegmentParity:
     """One segment in its worst pass.
 
     path: of the modules its nodes belong to. target: the tensor it ends in. error: largest difference, of the largest
-    value the reference has there. frames, probe: of that pass.
+    value the reference has there. frames, size (H, W), probe: of that pass.
     """
 
     path: str
@@ -55,6 +55,7 @@ class SegmentParity:
     nodes: int
     error: float
     frames: int
+    size: tuple[int, int]
     probe: bool = False
     tolerance: float = TOLERANCE
 
@@ -63,19 +64,30 @@ class SegmentParity:
 
     def __str__(self) -> str:
         place = f"{self.path} (its {self.nodes} nodes up to {self.target})"
-        passed = f"{self.frames} frames" + (" of small tokens" if self.probe else "")
-        return f"{place}: relative error {self.error:.2e} > {self.tolerance:.0e} with {passed}"
+        images = f"{self.frames} frames of {self.size[0]}x{self.size[1]}" + (", small tokens" if self.probe else "")
+        return f"{place}: relative error {self.error:.2e} > {self.tolerance:.0e} ({images})"
 
 
 @dataclass(frozen=True)
 class SegmentReport:
-    """segments: those of a file. linears: segments that are one quantized layer. left: nodes in no segment at all.
-    frames: of the passes."""
+    """segments: of all files. layers: segments that are one quantized layer and left to the check of those. nodes: of
+    the files. left: those in no segment, or in one that the reference has no values for. frames: of the passes."""
 
     segments: tuple[SegmentParity, ...] = ()
-    linears: int = 0
+    layers: int = 0
+    nodes: int = 0
     left: tuple[str, ...] = ()
     frames: tuple[int, ...] = ()
+
+    def __add__(self, other: SegmentReport) -> SegmentReport:
+        """Of two files of one network."""
+        counts = self.layers + other.layers, self.nodes + other.nodes
+        frames = tuple(sorted({*self.frames, *other.frames}))
+        return SegmentReport(self.segments + other.segments, *counts, self.left + other.left, frames)
+
+    @property
+    def worst(self) -> SegmentParity | None:
+        return max(self.segments, key=lambda s: s.error / s.tolerance, default=None)
 
     @property
     def failures(self) -> list[str]:
@@ -85,35 +97,45 @@ class SegmentReport:
 
 
 def check_segments(
-    onnx_path: Path, reference: Network, images: Tensor, frames: Iterable[int], progress: bool = True
+    onnx_path: Path,
+    reference: Network,
+    images: Tensor,
+    frames: Iterable[int],
+    progress: bool = True,
+    precision: Precision = Precision.FP32,
 ) -> SegmentReport:
     """Every segment of a file on so many of the images [S, 3, H, W], which have the file's size, and on a probe of the
-    second number of them."""
+    second number of them. precision: the float type of the network in the file."""
     file = open_onnx(onnx_path)
     bounds = Boundaries.of(file, reference)
     segments = cut_segments(file, bounds.tensors)
     alone = {(use.output, (use.input,)) for use in bounds.cores.values()}
     mine = [segment for segment in segments if (segment.target, segment.feeds) not in alone]
-    left = uncovered(file, (node for segment in segments for node in segment.nodes))
     counts = sorted({min(count, len(images)) for count in frames})
     passes = [(count, False) for count in counts] + [(counts[:2][-1], True)]
     worst: dict[str, SegmentParity] = {}
     with bar(total=len(mine) * len(passes), desc="parity of segments", unit="segment", shown=progress) as moved:
         for count, probe in passes:
-            for result in _Pass(file, bounds, mine, probe).results(reference, images[:count], moved.update):
+            for result in _Pass(file, bounds, mine, precision, probe).results(reference, images[:count], moved.update):
                 known = worst.get(result.target)
                 if known is None or result.error / result.tolerance > known.error / known.tolerance:
                     worst[result.target] = result
-    missed = tuple(segment.target for segment in mine if segment.target not in worst)
-    return SegmentReport(tuple(worst.values()), len(segments) - len(mine), left + missed, tuple(counts))
+    proven = (node for s in segments if s.target in worst or s not in mine for node in s.nodes)
+    nodes = sum(1 for _ in file.nodes)
+    return SegmentReport(
+        tuple(worst.values()), len(segments) - len(mine), nodes, uncovered(file, proven), tuple(counts)
+    )
 
 
 class _Pass:
     """One pass of the reference. A segment is run as soon as all of its tensors have been seen, and a tensor is held
     until the last segment that it belongs to: few are in memory at a time."""
 
-    def __init__(self, file: Model, bounds: Boundaries, segments: list[Segment], probe: bool) -> None:
-        self.file, self.bounds, self.probe = file, bounds, probe
+    def __init__(
+        self, file: Model, bounds: Boundaries, segments: list[Segment], precision: Precision, probe: bool
+    ) -> None:
+        self.file, self.bounds, self.precision, self.probe = file, bounds, precision, probe
+        self.wide = None if precision is Precision.FP32 else precision.onnx
         self.made: dict[str, Values] = {}
         self.passed: dict[str, Values] = {}
         self.pending: dict[str, list[Segment]] = defaultdict(list)  # those that a tensor belongs to
@@ -123,14 +145,15 @@ class _Pass:
             for name in self.waits[segment.target]:
                 self.pending[name].append(segment)
         self.found: list[SegmentParity] = []
-        self.frames = 0
-        self.tell: Any = None
+        self.shape: tuple[int, ...] = ()
+        self.tell: Callable[[int], object] = lambda _: None
 
-    def results(self, reference: Network, images: Tensor, tell: Any) -> list[SegmentParity]:
-        self.frames, self.tell = len(images), tell
+    def results(self, reference: Network, images: Tensor, tell: Callable[[int], object]) -> list[SegmentParity]:
+        self.shape, self.tell = tuple(images.shape), tell
         images = images.to(device_of(reference))
         self.see("images", images, images)
-        with torch.no_grad(), watched(self.bounds, reference, self.see, self.probe):
+        alike = stored(reference, self.precision)
+        with torch.no_grad(), alike, watched(self.bounds, reference, self.see, self.probe):
             outputs = reference(images)
         for name, value in outputs.items():
             self.see(name, value, value)
@@ -164,21 +187,39 @@ class _Pass:
 
     def _compare(self, segment: Segment, feeds: Mapping[str, Values], expected: Values) -> SegmentParity:
         model = segment_model(self.file, segment.nodes, {n: v.shape for n, v in feeds.items()}, segment.target)
-        (got,) = run_model(model, feeds)
-        error, tolerance = relative(got, expected), TOLERANCE
+        got = run_segment(model, feeds, self.wide)
+        error, tolerance = relative(got, expected, self._allowed(segment, expected)), TOLERANCE
         if TOLERANCE < error < 1e-3:
-            (moved,) = run_model(model, {name: nudged(value) for name, value in feeds.items()})
+            moved = run_segment(model, {name: nudged(value) for name, value in feeds.items()}, self.wide)
             tolerance = max(tolerance, NOISE * relative(moved, got))
-        return SegmentParity(
-            segment.path, segment.target, len(segment.nodes), error, self.frames, self.probe, tolerance
-        )
+        frames, _, height, width = self.shape
+        place = segment.path, segment.target, len(segment.nodes)
+        return SegmentParity(*place, error, frames, (height, width), self.probe, tolerance)
+
+    def _allowed(self, segment: Segment, expected: Values) -> Values | float:
+        """In a half-precision file, one rounding of the constants that no layer holds: of embeddings, which are passed
+        on as they are stored, and of position maps, which are added."""
+        if self.wide is None:
+            return 0.0
+        scope, epsilon, allowed = self.file.scopes[0], self.precision.epsilon, np.float32(0)
+        for node in segment.nodes:
+            halves = [t for name in node.inputs if (t := scope.initializers.get(name)) and t.data_type == self.wide]
+            if node.index in self.bounds.layers or not halves:
+                continue
+            if node.op == "Add":
+                values = [self.file.values.array(tensor) for tensor in halves]
+                allowed = allowed + sum(float(np.abs(v).max()) for v in values if v is not None) * epsilon
+            elif node.op in EXACT:
+                allowed = allowed + np.abs(expected) * epsilon
+        return allowed
 
 
-def relative(got: Values, expected: Values) -> float:
-    """Largest difference, of the largest expected value; inf where a value or the shape is none."""
+def relative(got: Values, expected: Values, allowed: Values | float = 0.0) -> float:
+    """Largest difference, of the largest expected value; inf where a value or the shape is none. allowed: what is taken
+    off each difference before."""
     if got.size != expected.size:
         return float("inf")
-    error = float(np.abs(got.reshape(expected.shape) - expected).max(initial=0.0))
+    error = float((np.abs(got.reshape(expected.shape) - expected) - allowed).max(initial=0.0))
     return error / max(float(np.abs(expected).max(initial=0.0)), 1e-30) if np.isfinite(error) else float("inf")
 
 

@@ -307,7 +307,9 @@ def test_straight_through_gives_the_same_codes(bits: int) -> None:
 
 
 @quick
-@given(hnp.arrays(np.float32, st.tuples(*[st.integers(1, 4)] * 2, st.integers(1, 9)), elements=values), st.integers(1, 5))
+@given(
+    hnp.arrays(np.float32, st.tuples(*[st.integers(1, 4)] * 2, st.integers(1, 9)), elements=values), st.integers(1, 5)
+)
 def test_granularities_are_numpy_reductions(array: np.ndarray, size: int) -> None:
     """Of tensors with more than two dimensions too: only the last one is cut into blocks."""
     x, magnitude = torch.tensor(array), np.abs(array)

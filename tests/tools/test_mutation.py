@@ -1,4 +1,4 @@
-"""The tool that plants faults: what is a fault, what an equal program, and that a planted one is seen and leaves nothing."""
+"""The tool that plants faults: what is a fault and what an equal program; a planted one is seen and leaves nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def test_a_draw_is_repeatable_and_has_one_fault_a_place(tmp_path: Path) -> None:
     assert {mutant.name for mutant in few[1]} < {mutant.name for mutant in draw(path, "m.py", 0, 4)[1]} < texts
 
 
-def test_a_planted_fault_is_seen_and_nothing_stays(tmp_path: Path) -> None:
+def test_a_planted_fault_is_seen_and_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     path, test = tmp_path / "planted_module.py", tmp_path / "test_planted_module.py"
     source = "def held(x):\n    return min(x, 7)\n"
     path.write_text(source)

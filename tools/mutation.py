@@ -14,6 +14,7 @@ are tried again by the next run, so that "before" in the JSON is the score by th
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import importlib
 import io
@@ -202,7 +203,7 @@ def _child(tests: Sequence[str], path: Path | None, source: str) -> str:
     if path is not None:
         planted(path, source)
     red = _Red()
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--capture=sys"]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "--capture=sys"]
     code = pytest.main([*options, *tests], plugins=[red])
     return "green" if code == pytest.ExitCode.OK else red.first or f"pytest ended with {code!r}"
 
@@ -249,6 +250,7 @@ def main(
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     for name in WARM:
         importlib.import_module(name)
+    gc.freeze()  # what every child would walk and so copy
     journal = Journal(work / f"seed{seed}.jsonl", {"seed": seed}, "mutants")
     judge, rows = Judge(quick), list[dict[str, Any]]()
     for title, subject in SUBJECTS.items():

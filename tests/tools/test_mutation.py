@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis  # noqa: F401 - or every forked process would import it
 import pytest
 from equivalent_mutants import EQUIVALENT
 from mutants import behaviour, draw

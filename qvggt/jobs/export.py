@@ -391,7 +391,8 @@ class ExportJob(Job[ExportResult]):
 
 def _check_blocks(scheme: Scheme, target: Target) -> None:
     """QvggtError for a weight-only format in blocks that the target does not take."""
-    size = scheme.base.weight.granularity.size if isinstance(scheme.base, LinearFormat) else None
+    base = scheme.base
+    size = base.weight.granularity.size if isinstance(base, LinearFormat) and base.activation is None else None
     if target is Target.TENSORRT_10 and size is not None and all(size % block for block in INT4_BLOCKS):
         raise QvggtError(
             f"blocks of {size}: TensorRT takes INT4 weights in blocks of 64 or 128; give --block 128 or 64, or leave "

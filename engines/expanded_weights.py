@@ -35,10 +35,11 @@ class Expanded:
     """A model whose 4-bit weights of these chains are int8 tensors in a temporary file; it must live as long as a
     session of it.
 
-    model: its bytes; other external data stays where it was.
+    model: its bytes; other external data stays where it was. fp4: whether that was written out in it.
     """
 
-    def __init__(self, ort: Any, opened: Model, found: list[list[NodeProto]]) -> None:
+    def __init__(self, ort: Any, opened: Model, found: list[list[NodeProto]], fp4: bool = False) -> None:
+        self.fp4 = fp4
         stored = {tensor.name: tensor for tensor in opened.proto.graph.initializer}
         self._folder = None if opened.path is None else str(opened.path.parent)
         self._mapped: mmap.mmap | None = None
@@ -86,9 +87,9 @@ def expanded(ort: Any, path: Path) -> Expanded | None:
     found = list(chains(opened.proto))
     many = sum(sizes[nodes[0].input[0]] for nodes in found) >= MANY
     try:
-        return Expanded(ort, opened, found if many else []) if fp4 or many else None
+        return Expanded(ort, opened, found if many else [], fp4) if fp4 or many else None
     except OSError:  # no room for temporary files: as ONNX Runtime does it
-        return Expanded(ort, opened, []) if fp4 else None
+        return Expanded(ort, opened, [], fp4) if fp4 else None
 
 
 def chains(model: ModelProto) -> Iterator[list[NodeProto]]:

@@ -16,10 +16,9 @@ The passes are of different numbers of frames, and one of them is a probe in whi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +47,7 @@ class SegmentParity:
     """One segment in its worst pass.
 
     path: of the modules its nodes belong to. target: the tensor it ends in. error: largest difference, of the largest
-    value the reference has there. frames, probe: of that pass.
+    value the reference has there. frames, size (H, W), probe: of that pass.
     """
 
     path: str
@@ -56,6 +55,7 @@ class SegmentParity:
     nodes: int
     error: float
     frames: int
+    size: tuple[int, int]
     probe: bool = False
     tolerance: float = TOLERANCE
 
@@ -64,19 +64,30 @@ class SegmentParity:
 
     def __str__(self) -> str:
         place = f"{self.path} (its {self.nodes} nodes up to {self.target})"
-        passed = f"{self.frames} frames" + (" of small tokens" if self.probe else "")
-        return f"{place}: relative error {self.error:.2e} > {self.tolerance:.0e} with {passed}"
+        images = f"{self.frames} frames of {self.size[0]}x{self.size[1]}" + (", small tokens" if self.probe else "")
+        return f"{place}: relative error {self.error:.2e} > {self.tolerance:.0e} ({images})"
 
 
 @dataclass(frozen=True)
 class SegmentReport:
-    """segments: those of a file. linears: segments that are one quantized layer. left: nodes in no segment at all.
-    frames: of the passes."""
+    """segments: of all files. layers: segments that are one quantized layer and left to the check of those. nodes: of
+    the files. left: those in no segment, or in one that the reference has no values for. frames: of the passes."""
 
     segments: tuple[SegmentParity, ...] = ()
-    linears: int = 0
+    layers: int = 0
+    nodes: int = 0
     left: tuple[str, ...] = ()
     frames: tuple[int, ...] = ()
+
+    def __add__(self, other: SegmentReport) -> SegmentReport:
+        """Of two files of one network."""
+        counts = self.layers + other.layers, self.nodes + other.nodes
+        frames = tuple(sorted({*self.frames, *other.frames}))
+        return SegmentReport(self.segments + other.segments, *counts, self.left + other.left, frames)
+
+    @property
+    def worst(self) -> SegmentParity | None:
+        return max(self.segments, key=lambda s: s.error / s.tolerance, default=None)
 
     @property
     def failures(self) -> list[str]:
@@ -100,7 +111,6 @@ def check_segments(
     segments = cut_segments(file, bounds.tensors)
     alone = {(use.output, (use.input,)) for use in bounds.cores.values()}
     mine = [segment for segment in segments if (segment.target, segment.feeds) not in alone]
-    left = uncovered(file, (node for segment in segments for node in segment.nodes))
     counts = sorted({min(count, len(images)) for count in frames})
     passes = [(count, False) for count in counts] + [(counts[:2][-1], True)]
     worst: dict[str, SegmentParity] = {}
@@ -110,8 +120,11 @@ def check_segments(
                 known = worst.get(result.target)
                 if known is None or result.error / result.tolerance > known.error / known.tolerance:
                     worst[result.target] = result
-    missed = tuple(segment.target for segment in mine if segment.target not in worst)
-    return SegmentReport(tuple(worst.values()), len(segments) - len(mine), left + missed, tuple(counts))
+    proven = (node for s in segments if s.target in worst or s not in mine for node in s.nodes)
+    nodes = sum(1 for _ in file.nodes)
+    return SegmentReport(
+        tuple(worst.values()), len(segments) - len(mine), nodes, uncovered(file, proven), tuple(counts)
+    )
 
 
 class _Pass:
@@ -132,11 +145,11 @@ class _Pass:
             for name in self.waits[segment.target]:
                 self.pending[name].append(segment)
         self.found: list[SegmentParity] = []
-        self.frames = 0
-        self.tell: Any = None
+        self.shape: tuple[int, ...] = ()
+        self.tell: Callable[[int], object] = lambda _: None
 
-    def results(self, reference: Network, images: Tensor, tell: Any) -> list[SegmentParity]:
-        self.frames, self.tell = len(images), tell
+    def results(self, reference: Network, images: Tensor, tell: Callable[[int], object]) -> list[SegmentParity]:
+        self.shape, self.tell = tuple(images.shape), tell
         images = images.to(device_of(reference))
         self.see("images", images, images)
         alike = stored(reference, self.precision)
@@ -179,10 +192,9 @@ class _Pass:
         if TOLERANCE < error < 1e-3:
             moved = run_segment(model, {name: nudged(value) for name, value in feeds.items()}, self.wide)
             tolerance = max(tolerance, NOISE * relative(moved, got))
-        return SegmentParity(
-            segment.path, segment.target, len(segment.nodes), error, self.frames, self.probe, tolerance
-        )
-
+        frames, _, height, width = self.shape
+        place = segment.path, segment.target, len(segment.nodes)
+        return SegmentParity(*place, error, frames, (height, width), self.probe, tolerance)
 
     def _allowed(self, segment: Segment, expected: Values) -> Values | float:
         """In a half-precision file, one rounding of the constants that no layer holds: of embeddings, which are passed

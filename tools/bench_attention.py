@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -228,7 +228,7 @@ def main(
     measured = report.setdefault("accuracy", [])
     built = {(row["attention"], row["frames"], row["capability"]) for row in done}
     scored = {(row["model"], row["linears"], row["attention"]) for row in measured}
-    works = {
+    works: dict[str, Callable[[], Iterator[Row]]] = {
         "forms": forms,
         "builds": lambda: builds(built),
         "noise": noise,

@@ -188,7 +188,7 @@ def kernels(promised: Sequence[Promise], report: LayerReport, facts: NetworkFact
     return found
 
 
-def _products(attention: Attention) -> tuple[str, str]:
+def _products(attention: Attention) -> tuple[str, ...]:
     """Nodes of both products, which are one kernel or none."""
     return attention.scores, attention.context
 

@@ -80,6 +80,8 @@ PLAN_1B |= {"minutes": lambda row: " to ".join(f"{t:.0f}" for t in row["minutes"
 PLANNED: Columns = {"model": "model", "format": "format", "frames": "frames", "sequences": "sequences"}
 PLANNED |= {"plan: min": between("seconds", 60), "took": "real.seconds/60 {:.2f}", "plan: GB": between("bytes", 1e9)}
 PLANNED |= {"took GB": "real.bytes.anonymous/1e9 {:.2f}", "with mapped files": "real.bytes.with_files/1e9 {:.2f}"}
+MUTATION: Columns = {name: name for name in ("file", "places", "mutants", "killed", "equivalent", "survived")}
+MUTATION |= {"score before": "score_first {:.0f} %", "score": "score {:.0f} %"}
 SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of its rows, columns; one line a row
     "bench_tiny": ("bench_cpu_tiny", "rows", WALL),
     "tiny": ("tiny_metrics", "held_out", TINY),
@@ -88,6 +90,7 @@ SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of i
     "calibration_memory": ("calibration_memory", "rows", CALIBRATION_MEMORY),
     "calibration_frames": ("calibration_frames", "rows", CALIBRATION_FRAMES),
     "load_memory": ("load_memory", "rows", LOADED),
+    "mutation": ("mutation", "files", MUTATION),
     "plan": ("plan", "rows", PLANNED),
     "plan_1b": ("plan_1b", "rows", PLAN_1B),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from onnx import TensorProto
 
@@ -71,11 +70,7 @@ def _places(model: Model, wrong: Callable[[Attention], str | None]) -> Iterator[
             yield Place(attention.scores.label, attention.scores.op, detail)
 
 
-def _rule(id: str, name: str) -> Any:
-    return rule(id, name, Severity.WARNING)
-
-
-@_rule("QV901", "attention-in-part")
+@rule("QV901", "attention-in-part", Severity.WARNING)
 def in_part(model: Model) -> Iterator[Place]:
     """attention with codes in some of queries, keys, softmax output and values, or of several types: TensorRT makes no
     attention kernel of it, and stores all scores.
@@ -90,7 +85,7 @@ def in_part(model: Model) -> Iterator[Place]:
     yield from _places(model, wrong)
 
 
-@_rule("QV902", "attention-codes-in-float32")
+@rule("QV902", "attention-codes-in-float32", Severity.WARNING)
 def in_float32(model: Model) -> Iterator[Place]:
     """attention on codes in a float32 network: TensorRT makes no attention kernel of it, and stores all scores.
 
@@ -103,7 +98,7 @@ def in_float32(model: Model) -> Iterator[Place]:
     yield from _places(model, wrong)
 
 
-@_rule("QV903", "attention-int8")
+@rule("QV903", "attention-int8", Severity.WARNING)
 def int8(model: Model) -> Iterator[Place]:
     """INT8 attention becomes one kernel up to 512 tokens only, and with its output in INT8 too; else all scores are
     stored. Softmax outputs of many keys are lost below its smallest code.
@@ -123,7 +118,7 @@ def int8(model: Model) -> Iterator[Place]:
     yield from _places(model, wrong)
 
 
-@_rule("QV904", "attention-short")
+@rule("QV904", "attention-short", Severity.WARNING)
 def short(model: Model) -> Iterator[Place]:
     """FP8 attention over sequences that may have fewer than 32 tokens: TensorRT makes no attention kernel of it, and
     stores all scores.

@@ -13,7 +13,7 @@ from qvggt.export.precision import check_fused, float_type
 from qvggt.formats.attention import SHORTEST
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import DEFAULT, choices, choices_text
-from qvggt.jobs.gpus import Capabilities, check_gpus, runs_on
+from qvggt.jobs.gpus import Capabilities, check_gpus, emulated, runs_on
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
 from qvggt.jobs.lint import LintResult, lint_file
 from qvggt.jobs.options import (
@@ -276,6 +276,8 @@ class ExportJob(Job[ExportResult]):
             self.split_heads,
             storage=self.storage,
         )
+        if note := emulated(scheme, self.made_for):
+            console.warn(f"note: {note}")
         short = []
         if self.target == "tensorrt":
             short = short_attentions(network, (height, width), self.frames[0])

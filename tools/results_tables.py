@@ -248,6 +248,7 @@ SCALE: Columns = {
     "export s": "export.seconds {:.0f} or -",
     "export GB": "export.peak_rss/1e9 {:.1f} or -",
     "parity": parity,
+    "GPU": "build.capability",
     "engine MB": "build.engine_bytes/1e6 {:.0f} or -",
     "build s": "build.seconds {:.0f} or -",
     "build GB": "build.peak_rss_children/1e9 {:.1f} or -",
@@ -257,10 +258,12 @@ SCALE: Columns = {
 
 def scale() -> str:
     """VGGT-1B whole: export, parity and the TensorRT-RTX plan of each form, by tools/bench_scale.py."""
-    forms: dict[str, Row] = {}
-    for row in load("scale")["rows"]:
-        forms.setdefault(row["form"], {"form": row["form"]})[row["step"]] = row
-    return columns(forms.values(), SCALE)
+    rows = load("scale")["rows"]
+    shared: dict[str, Row] = {}
+    for row in rows:
+        shared.setdefault(row["form"], {"form": row["form"]})[row["step"]] = row
+    built = [row for row in rows if row["step"] == "build"]
+    return columns([{**shared[row["form"]], "build": {"capability": "8.9", **row}} for row in built], SCALE)
 
 
 def heads() -> str:

@@ -88,8 +88,8 @@ TRIED = {
     "fp8": AttentionFormat("fp8", E4M3),
     "fp8 all blocks": AttentionFormat("fp8", E4M3, 1),
     "int8 all blocks": Int8Attention("int8", IntegerGrid(8), 1),
-    "fp8, softmax at scale 1": UnitScale("fp8", E4M3, 1),
 }
+NOISY = {"fp8_db": TRIED["fp8"], "int8_db": TRIED["int8 all blocks"], "unit_scale_db": UnitScale("fp8", E4M3)}
 ACCURACY = (  # format of the linears, of attention
     ("w8a8-dynamic", "fp16"),
     ("w8a8-dynamic", "fp8"),
@@ -173,8 +173,8 @@ def noise() -> Iterator[Row]:
                 exact = outputs(q.double(), k.double(), v.double() + mean)
                 row: Row = {"spread": spread, "keys": keys, "mean": mean}
                 row["largest"] = float((q @ k.T * WIDTH**-0.5).softmax(-1).amax(-1).median())
-                for name in ("fp8 all blocks", "int8 all blocks", "fp8, softmax at scale 1"):
-                    got = outputs(q, k, v + mean, TRIED[name])
+                for name, format in NOISY.items():
+                    got = outputs(q, k, v + mean, format)
                     row[name] = round(decibels(float(exact.square().sum()), float((got - exact).square().sum())), 2)
                 yield row
 

@@ -7,16 +7,12 @@ of file that it applies to. docs/results/gate_faults.json has what was found of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import onnx
 import pytest
 from faults import CAMERA, ENCODER, FAULTS, FRAME, GLOBAL, Broken
-from gate_trial import Finding, findings, remembered
+from gate_trial import examine, examine_broken, remembered, trials
 from good_files import KINDS, Good, write_good
-from onnx import ModelProto
-
-from qvggt.jobs.gate import SEGMENT_FRAMES
 
 EMBEDDED = "camera_head.embed_pose"
 LISTED = (
@@ -54,23 +50,18 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], G
         yield get
 
 
-def examined(good: Good, broken: ModelProto, tmp_path: Path, frames: tuple[int, ...] = SEGMENT_FRAMES) -> list[Finding]:
-    path = tmp_path / "broken.onnx"
-    path.write_bytes(broken.SerializeToString())
-    return findings(good, path, frames)
-
-
 @pytest.mark.parametrize("name", ["w4a4 made up", "w4a4 made up tensorrt"])
-def test_what_issue_13_lists_is_found(name: str, good: Callable[[str], Good], tmp_path: Path) -> None:
+def test_what_issue_13_lists_is_found(name: str, good: Callable[[str], Good]) -> None:
     file = good(name)
     model, missed = onnx.load(file.path), []
-    assert findings(file, file.path, (1, 2)) == []
+    assert examine(file, frames=(1, 2)).findings == []
     for names in LISTED:
         broken, places = model, dict[str, Broken]()
         for fault in (FAULTS[name] for name in names):
             if (made := fault(broken)) is not None:
                 places[fault.name], broken = made, made.model
-        found = examined(file, broken, tmp_path, (1, 2)) if places else []
+        last = list(places.values())[-1:]
+        found = examine_broken(file, *last, frames=(1, 2)) if last else []
         missed += [fault for fault, made in places.items() if not any(made.at(f.path) for f in found)]
         assert [f for f in found if not any(made.at(f.path) for made in places.values())] == []
     assert missed == []
@@ -79,23 +70,17 @@ def test_what_issue_13_lists_is_found(name: str, good: Callable[[str], Good], tm
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_a_good_file_passes(name: str, good: Callable[[str], Good]) -> None:
-    assert findings(good(name), good(name).path) == []
+    assert examine(good(name)).findings == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
-def test_every_fault_is_found(name: str, good: Callable[[str], Good], tmp_path: Path) -> None:
+def test_every_fault_is_found(good: Callable[[str], Good]) -> None:
     """At its place, however little it changes."""
-    file = good(name)
-    model, missed = onnx.load(file.path), []
-    for fault in FAULTS.values():
-        broken = fault(model)
-        if broken is not None and not any(broken.at(f.path) for f in examined(file, broken.model, tmp_path)):
-            missed.append(fault.name)
-    assert missed == []
-
-
-@pytest.mark.slow
-def test_every_fault_applies_to_some_file(good: Callable[[str], Good]) -> None:
-    models = [onnx.load(good(name).path) for name in KINDS]
-    assert [f.name for f in FAULTS.values() if all(f(model) is None for model in models)] == []
+    goods = {name: good(name) for name in KINDS}
+    tried, missed = set[str](), list[tuple[str, str]]()
+    for name, fault, broken in trials(goods):
+        tried.add(fault.name)
+        if not any(broken.at(f.path) for f in examine_broken(goods[name], broken)):
+            missed.append((fault.name, name))
+    assert sorted(FAULTS.keys() - tried) == []
+    assert sorted(missed) == []

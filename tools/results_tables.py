@@ -31,7 +31,7 @@ PAGES: tuple[str, ...] = (
     "qvggt/weights/tiny/README.md",
     "docs/reconstruction.md",
 )
-PAGES += ("docs/tutorial.md", "docs/development.md", "docs/results.md", "docs/storage.md")
+PAGES += ("docs/gate.md", "docs/tutorial.md", "docs/development.md", "docs/results.md", "docs/storage.md")
 FILES = [ROOT / page for page in PAGES]
 MARKER = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -69,6 +69,11 @@ LOADED: Columns = {
 LOADED |= {"of that not files": "onnxruntime.peak_anonymous/1e9 {:.1f}", "our runner: GB": "qvggt.peak_rss/1e9 {:.1f}"}
 LOADED |= {"not files": "qvggt.peak_anonymous/1e9 {:.1f}"}
 
+MARGINS: Columns = {"part": "part", "network": "network", "comparisons": "compared", "largest error": "error {:.1e}"}
+MARGINS |= {"of what is allowed": "share {:.2f}"}
+FAULTS: Columns = {"fault": "fault", "found": lambda row: f"{row['found']} of {row['tried']}"}
+FAULTS |= {"least": "least {:.3g}x or -", "where": "where"}
+
 
 def between(name: str, unit: float) -> Callable[[Row], str]:
     """The range of a plan."""
@@ -88,6 +93,8 @@ SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of i
     "calibration_memory": ("calibration_memory", "rows", CALIBRATION_MEMORY),
     "calibration_frames": ("calibration_frames", "rows", CALIBRATION_FRAMES),
     "load_memory": ("load_memory", "rows", LOADED),
+    "gate_margins": ("gate_margins", "rows", MARGINS),
+    "gate_faults": ("gate_faults", "rows", FAULTS),
     "plan": ("plan", "rows", PLANNED),
     "plan_1b": ("plan_1b", "rows", PLAN_1B),
 }

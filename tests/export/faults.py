@@ -63,6 +63,11 @@ class Fault:
     at: str = ""
     frames: int = 1
 
+    @property
+    def title(self) -> str:
+        """Its name without the place."""
+        return self.name.partition(" @ ")[0]
+
     def __call__(self, good: ModelProto) -> Broken | None:
         """A broken copy of a file; None where the fault does not apply to it."""
         draft = Draft(good)

@@ -31,7 +31,14 @@ PAGES: tuple[str, ...] = (
     "qvggt/weights/tiny/README.md",
     "docs/reconstruction.md",
 )
-PAGES += ("docs/tutorial.md", "docs/development.md", "docs/results.md", "docs/storage.md", "docs/attention.md")
+PAGES += (
+    "docs/tutorial.md",
+    "docs/development.md",
+    "docs/results.md",
+    "docs/storage.md",
+    "docs/attention.md",
+    "docs/gate.md",
+)
 FILES = [ROOT / page for page in PAGES]
 MARKER = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -69,6 +76,11 @@ LOADED: Columns = {
 LOADED |= {"of that not files": "onnxruntime.peak_anonymous/1e9 {:.1f}", "our runner: GB": "qvggt.peak_rss/1e9 {:.1f}"}
 LOADED |= {"not files": "qvggt.peak_anonymous/1e9 {:.1f}"}
 
+MARGINS: Columns = {"part": "part", "network": "network", "comparisons": "compared", "largest error": "error {:.1e}"}
+MARGINS |= {"of what is allowed": "share {:.2f}"}
+FAULTS: Columns = {"fault": "fault", "found": lambda row: f"{row['found']} of {row['tried']}"}
+FAULTS |= {"least": "least {:.3g}x or -", "where": "where"}
+
 
 def between(name: str, unit: float) -> Callable[[Row], str]:
     """The range of a plan."""
@@ -94,6 +106,8 @@ SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of i
     "calibration_frames": ("calibration_frames", "rows", CALIBRATION_FRAMES),
     "load_memory": ("load_memory", "rows", LOADED),
     "mutation": ("mutation", "files", MUTATION),
+    "gate_margins": ("gate_margins", "rows", MARGINS),
+    "gate_faults": ("gate_faults", "rows", FAULTS),
     "plan": ("plan", "rows", PLANNED),
     "attention_noise": ("attention", "noise", ATTENTION_NOISE),
     "plan_1b": ("plan_1b", "rows", PLAN_1B),

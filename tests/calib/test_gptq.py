@@ -89,12 +89,13 @@ def plain(weight: np.ndarray, scale: np.ndarray, matrix: np.ndarray, damping: fl
 
 
 @pytest.mark.parametrize("width", [LAZY - 1, LAZY, 2 * LAZY + 40])
-@pytest.mark.parametrize("damping", [0.01, 0.5])
-def test_blocks_of_channels_change_no_code(width: int, damping: float) -> None:
-    """A quarter of the scale that holds a row, so that codes saturate too; a scale of its own for each weight."""
+@pytest.mark.parametrize(("damping", "size"), [(0.01, 1.0), (0.5, 1.0), (0.01, 1e-3)])
+def test_blocks_of_channels_change_no_code(width: int, damping: float, size: float) -> None:
+    """From a quarter of the scale that holds a row on, so that codes saturate too; a scale for each weight. The size
+    of the inputs is none of its business."""
     generator = torch.Generator().manual_seed(width)
     x = torch.randn(500, 40, generator=generator) @ torch.randn(40, width, generator=generator)
-    x = (x + torch.randn(500, width, generator=generator)) * torch.rand(width, generator=generator)
+    x = (x + torch.randn(500, width, generator=generator)) * torch.rand(width, generator=generator) * size
     weight = torch.randn(9, width, generator=generator)
     scale = ROWS.scale(weight) * (0.25 + torch.rand(9, width, generator=generator))
     moments = moments_of(x)
@@ -111,4 +112,18 @@ def test_moments_of_any_shape_and_the_usual_damping() -> None:
     assert (moments.matrix - moments_of(x.reshape(-1, 6)).matrix).abs().max() < 1e-4
     scale = ROWS.scale(weight) * 3
     expected = plain(weight.double().numpy(), scale.double().expand(-1, 6).numpy(), moments.matrix.numpy(), 0.01)
+    assert np.array_equal(gptq_codes(weight, scale, GRID, moments).numpy(), expected)
+
+
+def test_channels_of_equal_energy_keep_their_order() -> None:
+    """Normalised inputs and dead channels are such: another order is another rounding, so a run would not repeat."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 300, generator=generator, dtype=torch.float64)
+    x[:, 1:] += x[:, :-1]
+    moments, weight = InputMoments(300), torch.randn(4, 300, generator=generator)
+    x /= x.norm(dim=0)
+    moments.matrix = x.T @ x
+    moments.matrix.fill_diagonal_(1.0)
+    scale = ROWS.scale(weight).expand(-1, 300)
+    expected = plain(weight.double().numpy(), scale.double().numpy(), moments.matrix.numpy(), 0.01)
     assert np.array_equal(gptq_codes(weight, scale, GRID, moments).numpy(), expected)

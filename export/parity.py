@@ -216,16 +216,19 @@ def _check_layers(
 
 def _compare_linear(path: str, module: QuantLinear, x: Tensor, cut: Cut, wide: int | None = None) -> LayerParity:
     """On tokens x [rows, K] and on small ones. wide: a half type that the linear is not to be rounded to."""
-    small = small_rows(x)
-    expected, got = _array(module.product(x)), run_cut(cut, _array(x), wide)
-    errors = np.abs(got - expected).max(-1) / max(float(np.abs(expected).max()), 1e-30)
-    result = verdict(path, errors, _array(tie_rows(module, x)), LINEAR_TOLERANCE)
-    # what a small token adds to the bias, of its own largest value: the sum with the bias is rounded like the bias
-    nothing = module.product(torch.zeros_like(small[:1]))
-    expected, got = _array(module.product(small)), run_cut(cut, _array(small), wide)
-    largest = np.abs(expected - _array(nothing)).max(-1)
-    errors = np.abs(got - expected).max(-1) / np.maximum(largest, SMALL_SHARE * float(nothing.abs().max()) + 1e-30)
-    return result.joined(verdict(path, errors, _array(tie_rows(module, small)), LINEAR_TOLERANCE))
+    count, all_tokens = len(x), torch.cat([x, small_rows(x)])
+    expected, got, ties = (
+        _array(module.product(all_tokens)),
+        run_cut(cut, _array(all_tokens), wide),
+        _array(tie_rows(module, all_tokens)),
+    )
+    errors = np.abs(got - expected).max(-1)
+    largest = np.full(len(errors), max(float(np.abs(expected[:count]).max()), 1e-30))
+    # of a small token what it adds to the bias is compared, of its own largest value
+    bias = _array(module.product(torch.zeros_like(x[:1])))
+    floor = SMALL_SHARE * float(np.abs(bias).max()) + 1e-30
+    largest[count:] = np.maximum(np.abs(expected[count:] - bias).max(-1), floor)
+    return verdict(path, errors / largest, ties, LINEAR_TOLERANCE)
 
 
 def small_rows(x: Tensor) -> Tensor:

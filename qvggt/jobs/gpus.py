@@ -40,14 +40,19 @@ def scheme_types(scheme: Scheme) -> set[str]:
 
 
 def check_gpus(wanted: Sequence[str], scheme: Scheme, target: Target, integers: bool = False) -> None:
-    """QvggtError where a GPU of --cc has no kernels for a format, for --cc of a file that is for CPUs, and for such a
-    file in FP4. integers: 4-bit weights are stored as int8."""
+    """QvggtError where a GPU of --cc has no kernels for a format, for --cc of a file that is for CPUs, and for FP4
+    where only TensorRT-RTX is known to take it. integers: 4-bit weights are stored as int8."""
     if wanted and target is Target.CPU:
         raise QvggtError("--cc: is for --target tensorrt; leave it out, or add --target tensorrt")
     types = scheme_types(scheme) - ({"int4"} if integers else set())
     if target is Target.CPU and "fp4" in types:
         raise QvggtError(
             f"{scheme.label}: no CPU runtime reads FP4; export it with --target tensorrt, or take --bits w4a8 for CPUs"
+        )
+    if target is Target.TENSORRT_10 and "fp4" in types:
+        raise QvggtError(
+            f"{scheme.label}: TensorRT documents FP4 inputs for an operator of its own alone; leave --backend out for "
+            "TensorRT-RTX, or take --bits fp8"
         )
     for each in wanted:
         if reason := why_not(target.words[1], capability=each, types=types):

@@ -34,18 +34,24 @@ Break = Callable[["Draft", str], Where]
 
 @dataclass(frozen=True)
 class Broken:
-    """place: the module that computes otherwise, or the one around all that do; "" for the whole network."""
+    """place: the module that computes otherwise, or the one around all that do; "" for the whole network. Several, with
+    "|" between them, where each of them does."""
 
     model: ModelProto
     place: str
 
     def at(self, path: str) -> bool:
-        """Whether a finding about the module, block or node at `path` names the place: the same head, or in the trunk
-        what lies inside of it or around it."""
-        path, place = (ITERATION.sub("", p.partition("/")[0]) for p in (OUTPUTS.get(path, path), self.place))
-        if place.partition(".")[0].endswith("_head"):
-            return path.partition(".")[0] == place.partition(".")[0]
-        return any(not inner or f"{outer}.".startswith(f"{inner}.") for inner, outer in ((place, path), (path, place)))
+        """Whether a finding about the module, block or node at `path` names the place."""
+        path = OUTPUTS.get(path, path)
+        return any(related(one, other) for one in self.place.split("|") for other in path.split("|"))
+
+
+def related(place: str, path: str) -> bool:
+    """Whether both are of one head, or in the trunk one lies inside of the other."""
+    path, place = (ITERATION.sub("", p.partition("/")[0]) for p in (path, place))
+    if place.partition(".")[0].endswith("_head"):
+        return path.partition(".")[0] == place.partition(".")[0]
+    return any(not inner or f"{outer}.".startswith(f"{inner}.") for inner, outer in ((place, path), (path, place)))
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,11 @@ class Fault:
     change: Break = field(repr=False)
     at: str = ""
     frames: int = 1
+
+    @property
+    def title(self) -> str:
+        """Its name without the place."""
+        return self.name.partition(" @ ")[0]
 
     def __call__(self, good: ModelProto) -> Broken | None:
         """A broken copy of a file; None where the fault does not apply to it."""
@@ -224,7 +235,7 @@ def _rope_change(draft: Draft, kinds: str, by: Callable[[Array], Array | None]) 
     for name in names:
         assert name is not None
         draft.change(name, by)
-    return "aggregator"
+    return "aggregator.frame_blocks|aggregator.global_blocks"
 
 
 def _set_row(row: int, column: int, factor: float) -> Callable[[Array], None]:

@@ -6,8 +6,6 @@ last), two rounds, two refinements.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,7 +28,9 @@ from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.quant.transform import InputTransform, TransformSpec
 from qvggt.target import Target
 
-HEIGHT, WIDTH = 42, 56  # three rows of four patches
+SIZE = (42, 56)  # three rows of four patches
+
+Size = tuple[int, int]
 ALL = ("dino", "aggregator", "camera", "dpt", "rest")
 
 
@@ -71,17 +71,16 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Good:
-    """A file, the network it was written from, and its scheme."""
+    """A file and the network it was written from."""
 
     path: Path
     reference: VGGT
-    scheme: Scheme
     kind: Kind
+    size: Size
 
-
-def batches() -> list[torch.Tensor]:
-    """Random images of the files' size: what calibrates them."""
-    return [x[..., :HEIGHT, :] for x in small_batches(2, 3)]
+    def images(self, frames: int, seed: int = 5) -> torch.Tensor:
+        """Random images [frames, 3, H, W] of the file's size."""
+        return small_batches(frames, seed=seed, size=max(self.size))[0][..., : self.size[0], : self.size[1]]
 
 
 def reference_weights(seed: int = 0) -> VGGT:
@@ -91,16 +90,19 @@ def reference_weights(seed: int = 0) -> VGGT:
 
 
 @cache
-def _network(bits: str, activation: str, parts: tuple[str, ...] | None, steps: str) -> tuple[VGGT, Scheme]:
-    network, scheme = reference_weights(), parse_scheme(bits, activation, parts)
+def _network(
+    bits: str, activation: str, parts: tuple[str, ...] | None, steps: str, size: Size, seed: int
+) -> tuple[VGGT, Scheme]:
+    network, scheme = reference_weights(seed), parse_scheme(bits, activation, parts)
+    batches = [x[..., : size[0], : size[1]] for x in small_batches(2, 3, seed=seed, size=max(size))]
     if steps == CALIBRATED:
         recipe = find_recipe("qvggt").replace(epochs=1, center="types", online="fc2", constant_ranges=False)
         with torch.enable_grad():
-            calibrate_(network, scheme, recipe, batches(), progress=False)
+            calibrate_(network, scheme, recipe, batches, seed, progress=False)
     else:
-        quantize_rtn_(network, scheme, batches() if scheme.needs_ranges else None, progress=False)
+        quantize_rtn_(network, scheme, batches if scheme.needs_ranges else None, progress=False)
     if steps == MADE_UP:
-        make_up_(network)
+        make_up_(network, seed)
     return network, scheme
 
 
@@ -125,14 +127,11 @@ def make_up_(network: VGGT, seed: int = 0) -> None:
     tell_centers_(network)
 
 
-def write_good(name: str, folder: Path) -> Good:
+def write_good(name: str, folder: Path, size: Size = SIZE, seed: int = 0) -> Good:
+    """Export one of KINDS as `<name>.onnx`."""
     kind = KINDS[name]
-    network, scheme = _network(kind.bits, kind.activation, kind.parts, kind.steps)
-    config = ExportConfig(HEIGHT, WIDTH, target=kind.target, precision=kind.precision, fused_attention=kind.fused)
+    network, scheme = _network(kind.bits, kind.activation, kind.parts, kind.steps, size, seed)
+    config = ExportConfig(*size, target=kind.target, precision=kind.precision, fused_attention=kind.fused)
     path = folder / f"{name.replace(' ', '_').replace(',', '')}.onnx"
-    export_onnx(copy.deepcopy(network), scheme, config, path)
-    return Good(path, network, scheme, kind)
-
-
-def write_all(folder: Path, names: Iterable[str] = tuple(KINDS)) -> dict[str, Good]:
-    return {name: write_good(name, folder) for name in names}
+    export_onnx(network, scheme, config, path)
+    return Good(path, network, kind, size)

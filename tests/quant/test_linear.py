@@ -180,3 +180,10 @@ def test_what_a_transform_has() -> None:
         parts = InputTransform(16, spec)
         assert (parts.rotation is not None, parts.scale is not None) == (spec.rotation, spec.scale)
         assert (parts.center is not None) == (spec.kinds > 0)
+
+
+def test_says_its_sizes_however_it_was_made() -> None:
+    module, linear, _ = made("w8a8", "static")
+    for each in (module, QuantLinear.from_codes(module.codes, module.weight_scale, linear.bias, module.format)):
+        assert (each.in_features, each.out_features) == (160, 24)
+        assert repr(each) == f"QuantLinear(160, 24, {module.format.name})"

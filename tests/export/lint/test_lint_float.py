@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from float_graphs import BLOCK, FP4, FP8, LEVEL, FloatNet
 from lint_graphs import Dims, K, N
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 from rtx import BuildAll, Lint
 
 from qvggt.onnx_view.graph import Model
@@ -277,3 +278,22 @@ def test_weights_alone_of_one_scale_bear_odd_columns(rules: Lint, build_all: Bui
     ]
     assert [rules(model) for model in models] == [set(), {"QV501"}]
     assert [verdict.fused("FP8") for verdict in build_all(models, ADA)] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("make", "claims", "others"),
+    [
+        (g.fp8_static, ["fp8-static", "w4afp8-static"], ["fp8-dynamic", "w8a8-static", "nvfp4", "w4a16"]),
+        (g.fp8_dynamic, ["fp8-dynamic"], ["fp8-static", "w8a8-dynamic"]),
+        (g.w4afp8, ["w4afp8-static"], ["w4a8-static", "fp8-static", "w4a16"]),
+        (g.nvfp4, ["nvfp4"], ["fp8-static", "w4a4-dynamic", "w4a16"]),
+        (g.nvfp4_trt, ["nvfp4"], ["fp8-dynamic"]),
+    ],
+)
+def test_metadata_is_compared_with_the_graph(make: Make, claims: list[str], others: list[str], rules: Lint) -> None:
+    """Codes of a narrower grid may lie in a wider container, not in one of another sort."""
+    for claim in (*claims, *others):
+        model = make()
+        (product,) = (node for node in model.graph.node if node.op_type == "MatMul")
+        helper.set_model_props(model, {"qvggt.linears": json.dumps({product.name: claim})})
+        assert ("QV505" in rules(model)) == (claim in others), claim

@@ -12,7 +12,7 @@ from qvggt.formats.linear_format import Format, LinearFormat
 
 Propagation = Literal["float", "quantized"]
 Rounding = Literal["rtn", "gptq"]
-Rotation = Literal["none", "folded", "blocks", "linear"]
+Rotation = Literal["none", "folded", "blocks", "balanced", "linear"]
 ScaleInit = Literal["rotated", "released"]
 Online = Literal["none", "fc2", "needed"]
 Center = Literal["none", "types", "needed"]

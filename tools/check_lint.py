@@ -33,10 +33,10 @@ from qvggt.onnx_view.graph_format import computed
 from qvggt.onnx_view.network_facts import CONV, GEMM, Attention, NetworkFacts, network_facts
 from qvggt.onnx_view.product import Product, distant_dq, products, stored_chain
 
-CAPABILITY = "8.9"
+CAPABILITY, BLACKWELL = "8.9", "12.0"  # files with FP4 are for the latter
 LOW = ("Int4", "Int8", "FP4", "FP8")
 # errors on numbers, not on legality: such a file may build, with any kernel
-OTHER_NUMBERS = ("QV103", "QV203", "QV204", "QV301", "QV308")
+OTHER_NUMBERS = ("QV103", "QV203", "QV204", "QV301", "QV308", "QV313")
 NO_PROMISE = ("QV505", "QV701")  # findings that say nothing on kernels or on TensorRT
 PADDED = "QV501"  # of an integer product it says that the weight is padded at every run
 # (file, node) -> why lint and layer table differ there; "" as the node for the file as a whole
@@ -231,7 +231,8 @@ def built_rows(path: Path, facts: NetworkFacts, folder: Path) -> list[Row]:
             low, opt, high = (tuple(count if d is None else d for d in dims) for count in (1, 2, 8))
             profile[name] = low, opt, high
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        engine, config = Path(work) / "engine", BuildConfig(compute_capabilities=(CAPABILITY,))
+        capability = BLACKWELL if "fp4" in facts.types else CAPABILITY
+        engine, config = Path(work) / "engine", BuildConfig(compute_capabilities=(capability,))
         return rows_of_log(build_with_python(path, engine, Path(work), config, [profile], shown=False).table)
 
 

@@ -27,6 +27,7 @@ from attention_graphs import FORMS as ATTENTIONS  # type: ignore  # noqa: E402
 from lint_graphs import MS, K, N, Net  # type: ignore  # noqa: E402
 from small_network import small_images, small_model  # type: ignore  # noqa: E402
 from test_lint_clean import INT8_PRODUCTS  # type: ignore  # noqa: E402
+from test_lint_float import FLOATING, GOOD, REFUSED, bare, fp4, one_scale, product, weight_of_one_scale  # type: ignore  # noqa: E402
 
 SIDE, LITTLE, TALL = 56, 28, 84  # pixels; 84: 41 tokens a frame
 NETWORK: dict[str, Any] = {
@@ -205,6 +206,13 @@ SMALL: dict[str, Callable[[], ModelProto]] = {
     "matmul_nbits": _nbits,
     **{f"split_into_heads{_text}": partial(_split, True, _text) for _text in ("", "_token", "_factor", "_norm")},
     "split": partial(_split, False),
+    **{f"float/{_text}": _case[0] for _text, _case in {**GOOD, **FLOATING, **REFUSED}.items()},
+    "float/fp8 rows inside": bare(lambda net: net.fp8(), lambda net: net.fp8_weight("channel")),
+    "float/fp8 blocks of rank 2": bare(lambda net: net.fp8(), lambda net: net.fp8_weight("block")),
+    "float/fp4 without blocks": product(one_scale, weight_of_one_scale),
+    "float/fp4 in blocks of 32": product(lambda net: net.fp4(size=32), lambda net: net.fp4_weight(size=32)),
+    "float/fp4 of odd columns": bare(fp4, lambda net: net.fp4_weight(n=131)),
+    "float/fp8 alone of odd columns": bare(lambda net: "x", lambda net: net.fp8_weight("tensor", (K, 131))),
 }
 
 ALL: dict[str, Write] = {}

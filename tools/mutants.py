@@ -1,8 +1,8 @@
 """Faults to plant in a Python file: cosmic-ray's operators, and three that it lacks.
 
-A mutant is one small change of the source. cosmic-ray has many for one place (eleven operators that may stand for a
-`+`); a draw takes one for each place, so that arithmetic does not outvote everything else. Changes of annotations and of
-what only type checkers read are no mutants.
+A mutant is one small change of the source. cosmic-ray has many for one place (half a dozen operators that may stand for
+a `+`); a draw takes one for each place, so that arithmetic does not outvote everything else. Changes of annotations and
+of what only type checkers read are no mutants.
 """
 
 from __future__ import annotations

@@ -31,7 +31,14 @@ PAGES: tuple[str, ...] = (
     "qvggt/weights/tiny/README.md",
     "docs/reconstruction.md",
 )
-PAGES += ("docs/tutorial.md", "docs/development.md", "docs/results.md", "docs/storage.md", "docs/attention.md")
+PAGES += (
+    "docs/tutorial.md",
+    "docs/development.md",
+    "docs/results.md",
+    "docs/storage.md",
+    "docs/attention.md",
+    "docs/gate.md",
+)
 FILES = [ROOT / page for page in PAGES]
 MARKER = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -69,6 +76,11 @@ LOADED: Columns = {
 LOADED |= {"of that not files": "onnxruntime.peak_anonymous/1e9 {:.1f}", "our runner: GB": "qvggt.peak_rss/1e9 {:.1f}"}
 LOADED |= {"not files": "qvggt.peak_anonymous/1e9 {:.1f}"}
 
+MARGINS: Columns = {"part": "part", "network": "network", "comparisons": "compared", "largest error": "error {:.1e}"}
+MARGINS |= {"of what is allowed": "share {:.2f}"}
+FAULTS: Columns = {"fault": "fault", "found": lambda row: f"{row['found']} of {row['tried']}"}
+FAULTS |= {"least": "least {:.3g}x or -", "where": "where"}
+
 
 def between(name: str, unit: float) -> Callable[[Row], str]:
     """The range of a plan."""
@@ -80,6 +92,8 @@ PLAN_1B |= {"minutes": lambda row: " to ".join(f"{t:.0f}" for t in row["minutes"
 PLANNED: Columns = {"model": "model", "format": "format", "frames": "frames", "sequences": "sequences"}
 PLANNED |= {"plan: min": between("seconds", 60), "took": "real.seconds/60 {:.2f}", "plan: GB": between("bytes", 1e9)}
 PLANNED |= {"took GB": "real.bytes.anonymous/1e9 {:.2f}", "with mapped files": "real.bytes.with_files/1e9 {:.2f}"}
+MUTATION: Columns = {name: name for name in ("file", "places", "mutants", "killed", "equivalent", "survived")}
+MUTATION |= {"score before": "score_first {:.0f} %", "score": "score {:.0f} %"}
 ATTENTION_NOISE: Columns = {"logits' std": "spread {:.0f}", "keys": "keys", "mean of v": "mean {:.0f}"}
 ATTENTION_NOISE |= {"largest p": "largest {:.4f}", "fp8 dB": "fp8_db {:.1f}"}
 ATTENTION_NOISE |= {"int8 dB": "int8_db {:.1f}", "fp8, p at scale 1": "unit_scale_db {:.1f}"}
@@ -91,6 +105,9 @@ SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of i
     "calibration_memory": ("calibration_memory", "rows", CALIBRATION_MEMORY),
     "calibration_frames": ("calibration_frames", "rows", CALIBRATION_FRAMES),
     "load_memory": ("load_memory", "rows", LOADED),
+    "mutation": ("mutation", "files", MUTATION),
+    "gate_margins": ("gate_margins", "rows", MARGINS),
+    "gate_faults": ("gate_faults", "rows", FAULTS),
     "plan": ("plan", "rows", PLANNED),
     "attention_noise": ("attention", "noise", ATTENTION_NOISE),
     "plan_1b": ("plan_1b", "rows", PLAN_1B),
@@ -249,6 +266,7 @@ SCALE: Columns = {
     "export s": "export.seconds {:.0f} or -",
     "export GB": "export.peak_rss/1e9 {:.1f} or -",
     "parity": parity,
+    "GPU": "build.capability",
     "engine MB": "build.engine_bytes/1e6 {:.0f} or -",
     "build s": "build.seconds {:.0f} or -",
     "build GB": "build.peak_rss_children/1e9 {:.1f} or -",
@@ -258,10 +276,12 @@ SCALE: Columns = {
 
 def scale() -> str:
     """VGGT-1B whole: export, parity and the TensorRT-RTX plan of each form, by tools/bench_scale.py."""
-    forms: dict[str, Row] = {}
-    for row in load("scale")["rows"]:
-        forms.setdefault(row["form"], {"form": row["form"]})[row["step"]] = row
-    return columns(forms.values(), SCALE)
+    rows = load("scale")["rows"]
+    shared: dict[str, Row] = {}
+    for row in rows:
+        shared.setdefault(row["form"], {"form": row["form"]})[row["step"]] = row
+    built = [row for row in rows if row["step"] == "build"]
+    return columns([{**shared[row["form"]], "build": {"capability": "8.9", **row}} for row in built], SCALE)
 
 
 def heads() -> str:

@@ -35,12 +35,12 @@ def emit_quant_conv(
     """
     site, shape, maps = Site(builder, path, path, target, precision), module.shape, module.maps.grid
     inside = precision is FP32 and target is Target.CPU
-    wide, scale = site.cast(x, FP32), np.float32(maps.scale(module.act_amax))
-    if wide == x and maps.container == "FP8":
+    x, scale = site.cast(x, FP32), np.float32(maps.scale(module.act_amax))
+    if maps.container == "FP8":
         # ONNX Runtime 1.32 drops a ReLU in front of an FP8 QuantizeLinear, as if its codes had no sign: keep them apart
         lowest = scalar(np.float32(maps.lowest) * scale)
-        wide = site.op("Max", [wide, builder.constant(exact_name("bound", lowest), lowest)])
-    x, gain = site.rounded(wide, scale, maps, maps.container)
+        x = site.op("Max", [x, builder.constant(exact_name("bound", lowest), lowest)])
+    x, gain = site.rounded(x, scale, maps, maps.container)
     scales = array(module.weight_scale)[:, 0].astype(np.float32)
     grid, codes = module.format.weight.grid, array(module.codes)
     # with a scale per row after the expansion ONNX Runtime 1.32 makes one with a mis-shaped zero point

@@ -40,14 +40,33 @@ def scheme_types(scheme: Scheme) -> set[str]:
 
 
 def check_gpus(wanted: Sequence[str], scheme: Scheme, target: Target, integers: bool = False) -> None:
-    """QvggtError where a GPU of --cc has no kernels for a format, and for --cc of a file that is for CPUs. integers:
-    4-bit weights are stored as int8."""
+    """QvggtError where a GPU of --cc has no kernels for a format, for --cc of a file that is for CPUs, and for FP4
+    where only TensorRT-RTX is known to take it. integers: 4-bit weights are stored as int8."""
     if wanted and target is Target.CPU:
         raise QvggtError("--cc: is for --target tensorrt; leave it out, or add --target tensorrt")
     types = scheme_types(scheme) - ({"int4"} if integers else set())
+    if target is Target.CPU and "fp4" in types:
+        raise QvggtError(
+            f"{scheme.label}: no CPU runtime reads FP4; export it with --target tensorrt, or take --bits w4a8 for CPUs"
+        )
+    if target is Target.TENSORRT_10 and "fp4" in types:
+        raise QvggtError(
+            f"{scheme.label}: TensorRT documents FP4 inputs for an operator of its own alone; leave --backend out for "
+            "TensorRT-RTX, or take --bits fp8"
+        )
     for each in wanted:
         if reason := why_not(target.words[1], capability=each, types=types):
             raise QvggtError(f"--cc {each}: {scheme.label}: {reason}")
+
+
+def emulated(scheme: Scheme, target: Target) -> str:
+    """What a file for CPUs in FP8 is good for, "" for others."""
+    if target is not Target.CPU or "fp8" not in scheme_types(scheme):
+        return ""
+    return (
+        "no CPU runtime has FP8 kernels: ONNX Runtime computes the numbers of this file in floats, slower than fp32; "
+        "--target tensorrt is for GPUs, w8a8 for CPUs"
+    )
 
 
 def runs_on(scheme: Scheme, target: Target) -> str:

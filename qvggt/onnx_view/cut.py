@@ -11,6 +11,7 @@ from qvggt.onnx_view.graph import Model
 from qvggt.onnx_view.product import Product, products
 from qvggt.onnx_view.segment import Dims, segment_model
 
+
 @dataclass(frozen=True)
 class Cut:
     """A linear [1, rows, K] -> [1, rows, N]; rank 3 as in the network, so the same kernels run.

@@ -21,6 +21,8 @@ from qvggt.engines.manifest import (
     read_manifest,
 )
 
+FACTS = [("qvggt.size", "56x56"), ("qvggt.bits", "w8a8")]
+
 
 def manifest(engine: Path, **changes: Any) -> Manifest:
     onnx = FileFact("m.onnx", "a" * 64, 10)
@@ -133,7 +135,8 @@ def test_a_manifest_of_another_form_is_refused(engine: Path, key: str, value: ob
     path.write_text(json.dumps(values))
     with pytest.raises(QvggtError, match=words) as caught:
         check_engine(engine)
-    assert str(caught.value).startswith(str(path))
+    assert str(caught.value).startswith(f"{path}: not a manifest of this version")
+    assert str(caught.value).endswith("; build again")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null", b"[" * 100_000])
@@ -154,6 +157,9 @@ def test_equal_manifests_are_equal_bytes(engine: Path, tmp_path: Path) -> None:
     one = manifest_path(engine).read_bytes()
     manifest_path(engine).write_text(dataclasses.replace(read_manifest(engine)).to_json())
     assert manifest_path(engine).read_bytes() == one
+    backwards = [manifest(engine, metadata=dict(pairs)).to_json() for pairs in (FACTS, FACTS[::-1])]
+    assert backwards[0] == backwards[1]
+    assert backwards[0].endswith("}\n")
 
 
 @settings(max_examples=60, deadline=None)

@@ -30,6 +30,7 @@ from qvggt.models.family import family_of
 from qvggt.models.network import Network
 from qvggt.onnx_view.cut import Cut
 from qvggt.onnx_view.file import open_onnx
+from qvggt.onnx_view.fp4 import has_fp4, without_fp4
 from qvggt.onnx_view.graph import tensor_types
 from qvggt.onnx_view.segment import HALF
 from qvggt.quant.linear import QuantLinear
@@ -212,16 +213,17 @@ def _hold_rounded(module: nn.Module, held: list[Tensor], precision: Precision, l
     return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
 
 
+Run = Callable[[Mapping[str, NDArray[np.float32]]], NDArray[np.float32]]
+
+
 def run_cut(cut: Cut, x: NDArray[np.float32], wide: int | None = None) -> NDArray[np.float32]:
     """One layer of an exported file run by ONNX Runtime: x [rows, K] -> y [rows, N]; of a convolution one map
-    [C, H, W] -> [N, H', W']. wide: of `run_segment`."""
-    return run_segment(cut.model, {cut.input: x[None]}, wide)[0]
+    [C, H, W] -> [N, H', W']. wide: of `open_segment`."""
+    return open_segment(cut.model, wide)({cut.input: x[None]})[0]
 
 
-def run_segment(
-    model: ModelProto, feed: Mapping[str, NDArray[np.float32]], wide: int | None = None
-) -> NDArray[np.float32]:
-    """The output of a piece of an exported file, whose ends are fp32 (`segment_model`), in ONNX Runtime on the CPU.
+def open_segment(model: ModelProto, wide: int | None = None) -> Run:
+    """A piece of an exported file with fp32 ends (`segment_model`), to be run in ONNX Runtime on the CPU.
 
     wide: a half type that is not rounded to, so that the result is what the stored numbers say.
     """
@@ -231,16 +233,21 @@ def run_segment(
     casts = (a.i for node in model.graph.node if node.op_type == "Cast" for a in node.attribute if a.name == "to")
     if wide != bf16 and (bf16 in casts or any(tensor.data_type == bf16 for tensor in model.graph.initializer)):
         model = rounded_copy(model, (bf16,))
-    (result,) = run_model(model, feed)
-    return result
+    session = _session(model)
+    return lambda feed: session.run(None, dict(feed))[0]
 
 
 def run_model(model: ModelProto, feed: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
     """The outputs of a small model in ONNX Runtime on the CPU, in order."""
+    return list(_session(model).run(None, dict(feed)))
+
+
+def _session(model: ModelProto) -> Any:
+    """Of ONNX Runtime on the CPU, which has no FP4."""
     import onnxruntime as ort
 
-    session = ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
-    return list(session.run(None, dict(feed)))
+    model = without_fp4(model) if has_fp4(model) else model
+    return ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
 
 
 def session_options() -> Any:

@@ -37,7 +37,6 @@ from qvggt.device import device_of
 from qvggt.export.emulation import round_output, rounding, run_cut, stored
 from qvggt.export.precision import Precision
 from qvggt.formats.table import find_format
-from qvggt.formats.tensor_format import token_range
 from qvggt.hooks import hooked
 from qvggt.models.family import family_of
 from qvggt.models.network import Network
@@ -146,12 +145,7 @@ def tie_rows(module: QuantLinear, x: Tensor) -> Tensor:
         return torch.zeros(len(x), dtype=torch.bool)
     if module.transform is not None:
         x = module.transform(x)
-    if activation.dynamic:
-        ranges = token_range(x, module.act_clip[0], module.act_clip[1]).double()
-        scaled = x.double() / ranges / activation.grid.unit_scale
-    else:
-        scaled = x.double() / activation.grid.scale(module.act_amax.double())
-    return activation.grid.near_boundary(scaled, TIE_WIDTH).any(-1)
+    return activation.near_boundary(x, module.act_ranges, TIE_WIDTH).any(-1)
 
 
 def check_linears(
@@ -222,16 +216,19 @@ def _check_layers(
 
 def _compare_linear(path: str, module: QuantLinear, x: Tensor, cut: Cut, wide: int | None = None) -> LayerParity:
     """On tokens x [rows, K] and on small ones. wide: a half type that the linear is not to be rounded to."""
-    small = small_rows(x)
-    expected, got = _array(module.product(x)), run_cut(cut, _array(x), wide)
-    errors = np.abs(got - expected).max(-1) / max(float(np.abs(expected).max()), 1e-30)
-    result = verdict(path, errors, _array(tie_rows(module, x)), LINEAR_TOLERANCE)
-    # what a small token adds to the bias, of its own largest value: the sum with the bias is rounded like the bias
-    nothing = module.product(torch.zeros_like(small[:1]))
-    expected, got = _array(module.product(small)), run_cut(cut, _array(small), wide)
-    largest = np.abs(expected - _array(nothing)).max(-1)
-    errors = np.abs(got - expected).max(-1) / np.maximum(largest, SMALL_SHARE * float(nothing.abs().max()) + 1e-30)
-    return result.joined(verdict(path, errors, _array(tie_rows(module, small)), LINEAR_TOLERANCE))
+    count, all_tokens = len(x), torch.cat([x, small_rows(x)])
+    expected, got, ties = (
+        _array(module.product(all_tokens)),
+        run_cut(cut, _array(all_tokens), wide),
+        _array(tie_rows(module, all_tokens)),
+    )
+    errors = np.abs(got - expected).max(-1)
+    largest = np.full(len(errors), max(float(np.abs(expected[:count]).max()), 1e-30))
+    # of a small token what it adds to the bias is compared, of its own largest value
+    bias = _array(module.product(torch.zeros_like(x[:1])))
+    floor = SMALL_SHARE * float(np.abs(bias).max()) + 1e-30
+    largest[count:] = np.maximum(np.abs(expected[count:] - bias).max(-1), floor)
+    return verdict(path, errors / largest, ties, LINEAR_TOLERANCE)
 
 
 def small_rows(x: Tensor) -> Tensor:
@@ -264,10 +261,11 @@ def _compare_conv(file: Model, path: str, _call: int, module: QuantConv2d, x: Te
     cut = cut_linear(file, path, (1, None, None, None))
     if cut.type == TensorProto.FLOAT16:
         x = x.half().float()  # as it arrives in the network
-    if module.format.activation is None:
-        values = _array(module.product(x.float())[0])
+    if not module.rounds_output:
+        values = _array(module.forward(x.float())[0])  # a call would end up here again
         difference = np.abs(run_cut(cut, _array(x[0].float())) - values) / max(float(np.abs(values).max()), 1e-30)
-        return verdict(path, difference, np.zeros(values.shape, bool), LINEAR_TOLERANCE)
+        tolerance = 4 * TYPES[cut.type].epsilon if cut.type in HALF else LINEAR_TOLERANCE
+        return verdict(path, difference, np.zeros(values.shape, bool), tolerance)
     grid, scale = module.maps.grid, module.maps.grid.scale(module.out_amax)
     exact = module.product(x.float()).double() / scale.double()
     if module.shape.shuffle > 1:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from qvggt.device import device_of
 from qvggt.export.boundaries import Boundaries, watched
-from qvggt.export.emulation import EXACT, run_segment, stored
+from qvggt.export.emulation import EXACT, Run, open_segment, stored
 from qvggt.export.precision import Precision
 from qvggt.models.network import Network
 from qvggt.onnx_view.file import open_onnx
@@ -38,6 +38,8 @@ from qvggt.progress import bar
 TOLERANCE = 1e-5  # of a segment's largest output
 ROUNDING = 2.0**-23  # relative, of fp32
 NOISE = 8.0  # times what a rounding of a segment's input moves: that is about what its own roundings do
+
+KEPT = 64 << 20  # bytes of segments that stay open
 
 Values = NDArray[np.float32]
 
@@ -114,9 +116,10 @@ def check_segments(
     counts = sorted({min(count, len(images)) for count in frames})
     passes = [(count, False) for count in counts] + [(counts[:2][-1], True)]
     worst: dict[str, SegmentParity] = {}
+    pieces = _Pieces(file, precision)
     with bar(total=len(mine) * len(passes), desc="parity of segments", unit="segment", shown=progress) as moved:
         for count, probe in passes:
-            for result in _Pass(file, bounds, mine, precision, probe).results(reference, images[:count], moved.update):
+            for result in _Pass(pieces, bounds, mine, probe).results(reference, images[:count], moved.update):
                 known = worst.get(result.target)
                 if known is None or result.error / result.tolerance > known.error / known.tolerance:
                     worst[result.target] = result
@@ -127,15 +130,39 @@ def check_segments(
     )
 
 
+class _Pieces:
+    """Segments of a file in ONNX Runtime. Small ones stay open for the next pass, which costs less than opening."""
+
+    def __init__(self, file: Model, precision: Precision) -> None:
+        self.file, self.precision = file, precision
+        self.wide = None if precision is Precision.FP32 else precision.onnx
+        self._kept: dict[str, Run] = {}
+        self._bytes = 0
+
+    def open(self, segment: Segment, ranks: Mapping[str, int]) -> Run:
+        """ranks: of its feeds."""
+        if (known := self._kept.get(segment.target)) is not None:
+            return known
+        feeds = {name: self._dims(name, rank) for name, rank in ranks.items()}
+        model = segment_model(self.file, segment.nodes, feeds, segment.target)
+        run, size = open_segment(model, self.wide), model.ByteSize()
+        if self._bytes + size <= KEPT:
+            self._kept[segment.target] = run
+            self._bytes += size
+        return run
+
+    def _dims(self, name: str, rank: int) -> list[int | str]:
+        shape = self.file.scopes[0].shape(name) or (None,) * rank
+        return [f"{name}.{axis}" if side is None else side for axis, side in enumerate(shape)]
+
+
 class _Pass:
     """One pass of the reference. A segment is run as soon as all of its tensors have been seen, and a tensor is held
     until the last segment that it belongs to: few are in memory at a time."""
 
-    def __init__(
-        self, file: Model, bounds: Boundaries, segments: list[Segment], precision: Precision, probe: bool
-    ) -> None:
-        self.file, self.bounds, self.precision, self.probe = file, bounds, precision, probe
-        self.wide = None if precision is Precision.FP32 else precision.onnx
+    def __init__(self, pieces: _Pieces, bounds: Boundaries, segments: list[Segment], probe: bool) -> None:
+        self.pieces, self.file, self.precision = pieces, pieces.file, pieces.precision
+        self.bounds, self.probe = bounds, probe
         self.made: dict[str, Values] = {}
         self.passed: dict[str, Values] = {}
         self.pending: dict[str, list[Segment]] = defaultdict(list)  # those that a tensor belongs to
@@ -186,11 +213,11 @@ class _Pass:
                 del self.made[name], self.passed[name]
 
     def _compare(self, segment: Segment, feeds: Mapping[str, Values], expected: Values) -> SegmentParity:
-        model = segment_model(self.file, segment.nodes, {n: v.shape for n, v in feeds.items()}, segment.target)
-        got = run_segment(model, feeds, self.wide)
+        run = self.pieces.open(segment, {name: value.ndim for name, value in feeds.items()})
+        got = run(feeds)
         error, tolerance = relative(got, expected, self._allowed(segment, expected)), TOLERANCE
         if TOLERANCE < error < 1e-3:
-            moved = run_segment(model, {name: nudged(value) for name, value in feeds.items()}, self.wide)
+            moved = run({name: nudged(value) for name, value in feeds.items()})
             tolerance = max(tolerance, NOISE * relative(moved, got))
         frames, _, height, width = self.shape
         place = segment.path, segment.target, len(segment.nodes)
@@ -199,11 +226,12 @@ class _Pass:
     def _allowed(self, segment: Segment, expected: Values) -> Values | float:
         """In a half-precision file, one rounding of the constants that no layer holds: of embeddings, which are passed
         on as they are stored, and of position maps, which are added."""
-        if self.wide is None:
+        if self.precision is Precision.FP32:
             return 0.0
-        scope, epsilon, allowed = self.file.scopes[0], self.precision.epsilon, np.float32(0)
+        constants, epsilon, allowed = self.file.scopes[0].initializers, self.precision.epsilon, np.float32(0)
+        wide = self.pieces.wide
         for node in segment.nodes:
-            halves = [t for name in node.inputs if (t := scope.initializers.get(name)) and t.data_type == self.wide]
+            halves = [t for name in node.inputs if (t := constants.get(name)) and t.data_type == wide]
             if node.index in self.bounds.layers or not halves:
                 continue
             if node.op == "Add":

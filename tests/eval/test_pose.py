@@ -135,6 +135,15 @@ def test_not_a_number_in_the_prediction_is_wrong_at_every_threshold() -> None:
     assert (pairwise_errors(pred, gt).translation_deg > 360).tolist() == [False, True, True]
 
 
+def test_errors_are_numpy_arrays_of_float64_whatever_the_poses_are() -> None:
+    """Also of a prediction on its way through autograd, in half precision."""
+    poses = torch.from_numpy(random_poses(np.random.default_rng(0), 3)).to(torch.bfloat16).requires_grad_()
+    errors = pairwise_errors(poses, poses.detach().double())
+    for values in (errors.rotation_deg, errors.translation_deg, errors.worst_deg):
+        assert type(values) is np.ndarray
+        assert values.dtype == np.float64
+
+
 def test_accuracy_is_strict() -> None:
     assert accuracy(np.array([1.0, 4.9, 5.0, np.nan]), 5) == 0.5
 
@@ -149,7 +158,11 @@ def test_user_mistakes_are_named() -> None:
         pairwise_errors(gt, gt * np.nan)
     with pytest.raises(QvggtError, match="at least one pair"):
         auc(np.array([]), 5)
-    with pytest.raises(QvggtError, match="whole number of degrees"):
-        auc(np.array([1.0]), 0)
+    for threshold in (0, -1, 0.5, 2.5):
+        with pytest.raises(QvggtError, match="whole number of degrees"):
+            auc(np.array([1.0]), threshold)  # type: ignore[arg-type]
+    for shape in ((3, 2, 4), (3, 4, 3), (3, 16), (1, 3, 3, 4)):
+        with pytest.raises(QvggtError, match=r"ground-truth poses: expected shape \[S >= 2, 3 or 4, 4\], got"):
+            pairwise_errors(gt, np.ones(shape))
     with pytest.raises(QvggtError, match="at least one sequence"):
         pose_auc([])

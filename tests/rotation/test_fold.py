@@ -116,6 +116,18 @@ def test_structure_of_the_folded_model() -> None:
             assert torch.equal(norm.bias, torch.zeros_like(norm.bias)), name
 
 
+@pytest.mark.parametrize("stream", ["aggregator.patch_embed", "aggregator"])
+def test_every_token_and_embedding_turns_with_its_stream(stream: str) -> None:
+    """Also the mask token, which only training reads: turned apart from the others, its angles to them would change."""
+    model = small_models.model(small_models.config(64, 4))
+    before, after = (
+        torch.cat([p.flatten(0, -2) for p in m.get_submodule(stream).parameters(recurse=False)])
+        for m in (model, folded(model, FoldConfig()))
+    )
+    assert (after - before).norm(dim=-1).min() > 0.1 * before.norm(dim=-1).min() > 0
+    torch.testing.assert_close(after @ after.T, before @ before.T, atol=BOUND, rtol=0)
+
+
 def test_exported_graph_has_two_more_matmuls_and_no_layer_scale() -> None:
     shallow = {"vit_depth": 1, "aa_depth": 1, "camera_iters": 1, "dpt_layers": (0, 0, 0, 0)}
     model = small_models.model(small_models.config(16, 4, heads=("camera", "depth"), **shallow))

@@ -272,14 +272,13 @@ def told(row: dict[str, Any]) -> str:
 
 
 def tried(mutant: Mutant, subject: Subject, judge: Judge, journal: Journal) -> None:
-    """Its row in the journal: `by` the verdict of the last try, `first` that of the first with all tests."""
+    """Its row in the journal: `by` the verdict of the last try, `first` that of the first."""
     key, known = digest(mutant), journal.values.get(digest(mutant))
     if known is not None and (known["by"] or judge.quick or mutant.name in EQUIVALENT):
         return
     found = judge.verdict(mutant, subject)
     row = {"name": mutant.name, "line": mutant.line, "operator": mutant.operator, "seconds": round(found.seconds, 1)}
-    first = known["first"] if known and known["first"] is not None else found.by or (None if judge.quick else "")
-    journal.add(key, {**row, "first": first, "by": found.by})
+    journal.add(key, {**row, "first": known["first"] if known else found.by, "by": found.by})
     if not found.by:
         print(f"survived: {mutant.file}:{mutant.line}: {mutant.before} -> {mutant.after}", file=sys.stderr, flush=True)
 

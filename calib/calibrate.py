@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from torch import Tensor
 
+from qvggt.calib.basis import stream_bases
 from qvggt.calib.block_journal import BlockJournal
 from qvggt.calib.half import half_attention, half_products
 from qvggt.calib.ranges import static_ranges
@@ -14,24 +15,42 @@ from qvggt.calib.recipe import Recipe
 from qvggt.calib.reconstruct import BlockReport, calibrate_block
 from qvggt.calib.stream import Stream
 from qvggt.device import device_of
+from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.models.family import LINEARS, family_of
 from qvggt.models.fold_config import FoldConfig
 from qvggt.models.network import Network
 from qvggt.progress import bar
+from qvggt.quant.attention import observed
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.model import check_overrides, quantize_, tell_centers_
+from qvggt.quant.model import (
+    check_overrides,
+    quantize_,
+    quantize_attentions_,
+    scheme_attentions,
+    settled,
+    tell_centers_,
+)
 from qvggt.quant.scheme import Scheme
 from qvggt.rotation.fold import fold_
 
 
+ROTATED = 16  # channels under one scale where scales are those of blocks
+
+
 def fold_config(recipe: Recipe, seed: int) -> FoldConfig | None:
     """The folds a recipe asks for; None when it wants none."""
-    if recipe.rotation != "folded" and not recipe.value_rotation:
+    residual = recipe.rotation in ("folded", "blocks", "balanced")
+    if not residual and not recipe.value_rotation:
         return None
-    residual = recipe.rotation == "folded"
-    value = recipe.value_rotation and recipe.value_basis == "hadamard"
-    return FoldConfig(seed=seed, residual=residual, layer_scale=True, value=value)
+    value = recipe.value_rotation and recipe.value_basis != "balanced"
+    return FoldConfig(seed=seed, residual=residual, layer_scale=True, value=value, block=ROTATED if recipe.rotation == "blocks" else None)
+
+
+def group_of(scheme: Scheme) -> int:
+    """Channels of an input that its grid treats alike: those under a scale, one where every value has its exponent."""
+    activation = scheme.base.activation if isinstance(scheme.base, LinearFormat) else None
+    return 1 if activation is None else activation.granularity.size or 1
 
 
 def calibrate_(
@@ -51,16 +70,20 @@ def calibrate_(
     Blocks without a quantized linear are only passed through. `journal`: finished blocks go there and are taken from
     there. `memory`: bytes of tokens held in RAM before they spill to disk. What is quantized outside the stages (in a
     camera head, the convolutions of dense heads) is rounded to nearest at the end; static activations read `batches`
-    again for their ranges.
+    again for their ranges. Attention gets its format when its block is done, so that later blocks see it.
     QvggtError for an override that matches nothing.
     """
     check_overrides(model, scheme)
     folds = fold_config(recipe, seed)
     if folds is not None:
-        fold_(model, folds)
+        bases = None
+        if recipe.rotation == "balanced":
+            bases = stream_bases(model, recipe, batches, group_of(scheme), memory)
+        fold_(model, folds, bases)
     target = Stream.start(model, batches, memory)
     source = target if recipe.propagation == "float" else target.copy()
     reports: dict[str, BlockReport] = {}
+    attentions = [path for path, _, _ in scheme_attentions(model, scheme)]
     plan = family_of(model).stages(model.config)
     for stage in bar(plan, desc=f"calibrate {recipe.name}", unit="block", shown=progress):
         if stage.enters:
@@ -84,6 +107,10 @@ def calibrate_(
                     journal.save(stage.path, *done)
             final, reports[stage.path] = done
             model.set_submodule(stage.path, final)
+            if (path := f"{stage.path}.attn") in attentions:
+                with observed(model, [path]) as seen:
+                    source.visit(stage, final, {})
+                quantize_attentions_(model, scheme, seen)
         if source is target:
             target.tokens.clear()
             source = target = goals
@@ -91,6 +118,7 @@ def calibrate_(
             with half_attention(recipe.bf16):
                 source.advance(stage, final, recipe.frame_shapes)
     tell_centers_(model)
+    scheme = settled(model, scheme)  # what is floating-point attention by now stays so
     quantize_(model, scheme, *static_ranges(model, scheme, batches, progress=progress))
     return reports
 

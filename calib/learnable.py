@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvggt.formats.linear_format import LinearFormat
-from qvggt.formats.tensor_format import EPS, WEIGHT_FLOOR
+from qvggt.formats.tensor_format import EPS, LEAST_BLOCK, WEIGHT_FLOOR
 from qvggt.models.token_types import current_types
 from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.transform import InputTransform, TransformSpec
 
+RATIOS = tuple(0.5 + 0.05 * i for i in range(31))  # of a grid with exponents to the largest weight
 START = 4.0  # logit of the clips at the start: 0.982 of the observed extremes
 
 
@@ -50,7 +51,10 @@ class LearnableLinear(nn.Module):
         self.clip_high = nn.Parameter(weight.new_full((linear.out_features, blocks, 1), START))
         self.act_clip = nn.Parameter(weight.new_full((2,), START))  # negative side, positive side
         self.log_amax = nn.Parameter(weight.new_zeros(()))
+        self.register_buffer("ratio", None)
         self.codes: Tensor | None = None  # weights rounded by other means, once learning is over
+        if format.activation is not None and format.activation.grid.headroom > 1:
+            self.log_amax.requires_grad_(False)
 
     @property
     def types(self) -> int:
@@ -89,14 +93,20 @@ class LearnableLinear(nn.Module):
 
     def clipped_weight(self) -> Tensor:
         """The weight the grid is laid over, [out, in]."""
+        if self.ratio is not None:
+            return self.smoothed_weight()
         smoothed = self.format.weight.granularity.split(self.smoothed_weight())
         low = smoothed.amin(-1, keepdim=True).clamp_max(0) * self.clip_low.sigmoid()
         high = smoothed.amax(-1, keepdim=True).clamp_min(0) * self.clip_high.sigmoid()
         return torch.maximum(torch.minimum(smoothed, high), low).flatten(1)[:, : self.weight.shape[1]]
 
+    def weight_scale(self, weight: Tensor) -> Tensor:
+        """Scales [out, groups] of the clipped weight."""
+        return self.format.weight.scale(weight, self.ratio)
+
     def quantized_weight(self) -> Tensor:
         format, weight = self.format.weight, self.clipped_weight()
-        scale = format.scale(weight)
+        scale = self.weight_scale(weight)
         return format.dequantize(format.round(weight, scale, True) if self.codes is None else self.codes, scale)
 
     @property
@@ -123,12 +133,14 @@ class LearnableLinear(nn.Module):
         return y if self.kind_bias is None else y + F.embedding(current_types(), self.kind_bias)
 
     @torch.no_grad()
-    def start_scale(self, amax_x: Tensor, alpha: float, weight: Tensor | None = None) -> None:
+    def start_scale(self, amax_x: Tensor, alpha: float, weight: Tensor | None = None, rms: bool = False) -> None:
         """s = amax_x^alpha / amax_w^(1-alpha) per input channel, normalised to geometric mean 1.
 
         `amax_x` [in]: largest |rotated input|; `weight`: what amax_w is taken from, by default the rotated weight.
+        rms: the root mean square in place of the largest magnitude, of both.
         """
-        amax_w = (self.weight if weight is None else weight).abs().amax(0)
+        weight = self.weight if weight is None else weight
+        amax_w = weight.square().mean(0).sqrt() if rms else weight.abs().amax(0)
         s = amax_x.clamp_min(EPS).log() * alpha - amax_w.clamp_min(WEIGHT_FLOOR).log() * (1 - alpha)
         self.log_scale.copy_(s - s.mean())
 
@@ -149,9 +161,37 @@ class LearnableLinear(nn.Module):
         self.clip_high.copy_(chosen)
 
     @torch.no_grad()
+    def search_weight_scales(self, energy: Tensor) -> None:
+        """Lay each row's or block's grid where its rounding moves the product least; energy [in]: mean square of each
+        (transformed) input channel. A grid with exponents need not reach the largest weight, nor end at it."""
+        format, weight = self.format.weight, self.smoothed_weight()
+        split, amax = format.granularity.split, format.granularity.amax(weight).clamp_min(WEIGHT_FLOOR)
+        energy = split(energy)
+
+        def search(outer: Tensor | None) -> Tensor:
+            best, chosen = torch.full_like(amax, math.inf), torch.ones_like(amax)
+            for ratio in RATIOS:
+                scale = format.grid.scale(amax * ratio)
+                if outer is not None and format.scale_grid is not None:
+                    scale = format.scale_grid.round(scale, outer).clamp_min(LEAST_BLOCK) * outer
+                error = (split(format.dequantize(format.round(weight, scale), scale) - weight).square() * energy).sum(-1)
+                better = error < best
+                best, chosen = torch.where(better, error, best), torch.where(better, scale, chosen)
+            return chosen
+
+        scale = search(None)
+        if format.scale_grid is not None:
+            largest, outer = scale.max(-1, keepdim=True).indices, format.split_scale(scale)[1]
+            scale = search(outer).scatter(-1, largest, outer * format.scale_grid.highest)
+        self.ratio = scale * format.grid.highest / amax
+
+    @torch.no_grad()
     def search_act_clip(self, x: Tensor) -> None:
         """Start the activation clip or range where the rounding error of inputs x [..., in] is least."""
         if self.format.activation is None:
+            return
+        if self.format.activation.grid.headroom > 1:
+            self._set_act(1 - 1e-7, float(self.transformed(x).abs().max()))
             return
         target = self.transformed(x)
         best, chosen = math.inf, 1.0
@@ -174,7 +214,8 @@ class LearnableLinear(nn.Module):
 
     def _set_act(self, ratio: float, amax: float) -> None:
         self.act_clip.fill_(math.log(ratio / (1 - ratio)))
-        self.log_amax.fill_(math.log(max(ratio * amax, EPS)))
+        activation = self.format.activation
+        self.log_amax.fill_(math.log(EPS if activation is None else activation.constant_range(ratio * amax)))
 
     @torch.no_grad()
     def finish(self, folded: bool = False, row_scale: Tensor | None = None) -> QuantLinear:
@@ -185,7 +226,7 @@ class LearnableLinear(nn.Module):
         `row_scale` [out]: factor of each output row (codes do not change: a row's grid scales with it).
         """
         format, weight = self.format.weight, self.clipped_weight()
-        scale = format.scale(weight)
+        scale = self.weight_scale(weight)
         codes = format.codes(weight, scale) if self.codes is None else self.codes.to(format.grid.dtype)
         bias: Tensor | None = self.bias
         if self.shift is not None and self.format.activation is None and bias is not None:
@@ -202,7 +243,7 @@ class LearnableLinear(nn.Module):
         module = QuantLinear.from_codes(codes, scale, bias, self.format, transform, kind_bias)
         if self.format.mode == "dynamic":
             module.act_clip = self.act_ranges
-        elif self.format.mode == "static":
+        elif self.format.observed:
             module.act_amax = self.act_ranges
         return module
 

@@ -254,7 +254,7 @@ def count_around(outline: Outline) -> dict[str, Work]:
 
     with torch.device("meta"):
         network = family.build(outline.config)
-    static = any(format.mode == "static" for _, _, format in scheme_linears(network, outline.scheme))
+    static = any(format.observed for _, _, format in scheme_linears(network, outline.scheme))
     maps = any(format.activation is not None for _, _, format in scheme_convs(network, outline.scheme))
     count("selection", outline.pool, family.last_tokens)
     count("folds", folds is not None, lambda network, _: fold_(network, folds))

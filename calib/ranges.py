@@ -17,8 +17,9 @@ from qvggt.device import device_of
 from qvggt.errors import QvggtError
 from qvggt.hooks import hooked
 from qvggt.progress import bar
+from qvggt.quant.attention import AttentionRange, observed
 from qvggt.quant.conv import ConvRange
-from qvggt.quant.model import scheme_convs, scheme_linears
+from qvggt.quant.model import scheme_attentions, scheme_convs, scheme_linears
 from qvggt.quant.scheme import Scheme
 
 BEFORE_RELU = ".conv1"  # path ending of convolutions whose negative outputs are never seen
@@ -30,17 +31,20 @@ def static_ranges(
     batches: Iterable[Tensor] | None,
     total: int | None = None,
     progress: bool = True,
-) -> tuple[dict[str, float], dict[str, ConvRange]]:
-    """What `quantize_` takes: ranges of the linears with static inputs and of the convolutions; empty without batches.
+) -> tuple[dict[str, float], dict[str, ConvRange], dict[str, AttentionRange]]:
+    """What `quantize_` takes: ranges of linears with static inputs, of convolutions and of attentions; empty without
+    batches.
 
-    `batches` are read once for each of the two; what a calibration quantized before shows them its own outputs.
+    `batches` are read once for each of them; what a calibration quantized before shows them its own outputs.
     """
-    linears = [path for path, _, format in scheme_linears(model, scheme) if format.mode == "static"]
+    linears = [path for path, _, format in scheme_linears(model, scheme) if format.observed]
     convs = [path for path, _, format in scheme_convs(model, scheme) if format.activation is not None]
+    attentions = [path for path, _, _ in scheme_attentions(model, scheme)]
     if batches is None:
-        return {}, {}
+        return {}, {}, {}
     ranges = observe_ranges(model, batches, linears, total, progress) if linears else {}
-    return ranges, observe_convs(model, batches, convs, total, progress) if convs else {}
+    maps = observe_convs(model, batches, convs, total, progress) if convs else {}
+    return ranges, maps, observe_attentions(model, batches, attentions, total, progress) if attentions else {}
 
 
 def observe_ranges(
@@ -81,6 +85,19 @@ def observe_convs(
         ranges[path] = ConvRange(*(max(amax, _largest(path, z, "a map")) for amax, z in maps))
 
     observe(model, batches, paths, record, desc="observe maps", total=total, progress=progress)
+    return ranges
+
+
+def observe_attentions(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    paths: Sequence[str],
+    total: int | None = None,
+    progress: bool = True,
+) -> dict[str, AttentionRange]:
+    """As `observe_ranges`, of queries, keys and values of the named attentions."""
+    with observed(model, paths) as ranges:
+        observe(model, batches, paths, lambda *_: None, desc="observe attention", total=total, progress=progress)
     return ranges
 
 

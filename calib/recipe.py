@@ -12,7 +12,7 @@ from qvggt.formats.linear_format import Format, LinearFormat
 
 Propagation = Literal["float", "quantized"]
 Rounding = Literal["rtn", "gptq"]
-Rotation = Literal["none", "folded", "linear"]
+Rotation = Literal["none", "folded", "blocks", "balanced", "linear"]
 ScaleInit = Literal["rotated", "released"]
 Online = Literal["none", "fc2", "needed"]
 Center = Literal["none", "types", "needed"]
@@ -44,12 +44,13 @@ class Recipe:
     name: str
     rotation: Rotation = "none"
     value_rotation: bool = False
-    value_basis: Literal["hadamard", "balanced"] = "hadamard"
+    value_basis: Literal["hadamard", "balanced", "blocks"] = "hadamard"
     online: Online = "none"
     center: Center = "none"
     constant_ranges: bool = False
     smooth: bool = False
     alpha: float = 0.5
+    smooth_by: Literal["amax", "rms"] = "amax"
     scale_init: ScaleInit = "rotated"
     learn: bool = False
     learn_all: bool = True

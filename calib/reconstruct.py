@@ -18,6 +18,7 @@ from qvggt.calib.recipe import Recipe
 from qvggt.calib.steps import Steps, attach, choose_steps, foldable, taken_off
 from qvggt.calib.stream import Stream
 from qvggt.device import device_of
+from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.models.family import LINEARS, Stage
@@ -124,33 +125,44 @@ def token_weights(types: Tensor, special: float) -> Tensor:
 @torch.no_grad()
 def _record(
     block: Block, learnables: dict[str, LearnableLinear], stage: Stage, source: Stream, recipe: Recipe
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """For each linear of the float block: (largest |rotated input| per channel [in], sampled inputs [rows, in]).
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """For each linear of the float block: (largest |rotated input| and mean square per channel [in], sampled inputs
+    [rows, in]).
 
     Both are of centered inputs.
     """
     amax: dict[str, Tensor] = {}
+    energy: dict[str, Tensor] = {}
+    count: dict[str, float] = {}
     samples: dict[str, list[Tensor]] = {name: [] for name in learnables}
 
-    def keep(name: str, x: Tensor, _types: Tensor) -> None:
+    def keep(name: str, x: Tensor, types: Tensor) -> None:
         learnable = learnables[name]
         x = learnable.centered(x)
         rotated = x if learnable.rotation is None else learnable.rotation(x)
         largest = rotated.abs().flatten(0, -2).amax(0)
         amax[name] = largest if name not in amax else torch.maximum(amax[name], largest)
+        weight = token_weights(types, recipe.special_weight)
+        energy[name] = energy.get(name, 0) + (rotated.square() * weight[..., None]).flatten(0, -2).double().sum(0)
+        count[name] = count.get(name, 0) + types.numel()
         rows = x.flatten(0, -2)
         samples[name].append(rows[:: max(1, len(rows) // source.share(SAMPLE_ROWS, len(rows)))].clone())
 
     source.visit(stage, block, {name: partial(keep, name) for name in learnables}, recipe.frame_shapes)
-    return {name: (amax[name], torch.cat(samples[name])) for name in learnables}
+    return {n: (amax[n], (energy[n] / count[n]).float(), torch.cat(samples[n])) for n in learnables}
 
 
-def _start(learnable: LearnableLinear, linear: nn.Module, inputs: tuple[Tensor, Tensor], recipe: Recipe) -> None:
-    amax, rows = inputs
+def _start(learnable: LearnableLinear, linear: nn.Module, inputs: tuple[Tensor, Tensor, Tensor], recipe: Recipe) -> None:
+    amax, energy, rows = inputs
     if recipe.smooth:
         assert isinstance(linear, nn.Linear)
-        learnable.start_scale(amax, recipe.alpha, linear.weight if recipe.scale_init == "released" else None)
-    if recipe.search_clips:
+        rms = recipe.smooth_by == "rms"
+        start = linear.weight if recipe.scale_init == "released" else None
+        learnable.start_scale(energy.sqrt() if rms else amax, recipe.alpha, start, rms)
+    if recipe.search_clips and not isinstance(learnable.format.weight.grid, IntegerGrid):
+        learnable.search_weight_scales(energy / learnable.log_scale.exp().square())
+        learnable.search_act_clip(rows)
+    elif recipe.search_clips:
         learnable.search_weight_clips()
         learnable.search_act_clip(rows)
     else:
@@ -225,7 +237,7 @@ def _round(
 
         source.visit(stage, quantized, {name: add}, recipe.frame_shapes)
         format, weight = learnable.format.weight, learnable.clipped_weight()
-        scale = format.granularity.expand(format.scale(weight), weight.shape[1])
+        scale = format.granularity.expand(learnable.weight_scale(weight), weight.shape[1])
         learnable.codes = gptq_codes(weight, scale, format.grid, moments)
 
 

@@ -35,7 +35,7 @@ def quantize_rtn_(
     QvggtError without, with the model untouched.
     """
     check_overrides(model, scheme)
-    ranges, maps = static_ranges(model, scheme, batches, total, progress)
+    ranges, maps, attended = static_ranges(model, scheme, batches, total, progress)
     table: dict[str, dict[str, float]] = {}
 
     @torch.no_grad()
@@ -47,5 +47,5 @@ def quantize_rtn_(
         if path in maps:
             table[path] |= {"input_amax": round(maps[path].input, 6), "output_amax": round(maps[path].output, 6)}
 
-    quantize_(model, scheme, ranges, maps, note)
+    quantize_(model, scheme, ranges, maps, attended, note)
     return table

@@ -109,6 +109,11 @@ def foldable(recipe: Recipe) -> tuple[str, ...]:
     return () if recipe.rotation == "linear" else ("attn.qkv", "attn.proj", "mlp.fc1")
 
 
+def roomy(format: LinearFormat) -> bool:
+    """Whether constant ranges leave room for inputs of any images, at no loss."""
+    return format.activation is not None and format.activation.grid.headroom > 1
+
+
 def taken_off(name: str, steps: Steps, format: LinearFormat, means: Tensor | None, recipe: Recipe) -> Tensor | None:
     """The mean inputs [types, in] a linear has use for: for its centers, or for a constant that folds away.
 
@@ -117,7 +122,7 @@ def taken_off(name: str, steps: Steps, format: LinearFormat, means: Tensor | Non
     """
     if steps.center or format.activation is None:
         return means
-    loose = name not in BOUNDED and steps.format(format).mode == "static"
+    loose = name not in BOUNDED and steps.format(format).observed and not roomy(format)
     return means if name in foldable(recipe) and not loose else None
 
 
@@ -149,7 +154,7 @@ def _options(name: str, format: LinearFormat, recipe: Recipe) -> Iterator[Steps]
     centers: tuple[bool, ...] = (False,)
     if recipe.centers(format):
         centers = (False, True) if recipe.center == "needed" else (True,)
-    if recipe.constant_ranges and name in BOUNDED and format.mode == "dynamic":
+    if recipe.constant_ranges and (name in BOUNDED or roomy(format)) and format.mode == "dynamic":
         yield Steps(constant_range=True, center=centers[0], scale=scales[0], rotation=rotations[0])
     for rotation, center, scale in itertools.product(rotations, centers, scales):
         yield Steps(False, center, scale, rotation)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from qvggt import __version__
 from qvggt.engines.build_config import FRAMES, BuildConfig, check_output
+from qvggt.engines.compatibility import capability_here, least_capability, portable_set, why_not
 from qvggt.engines.layer_report import LayerReport, layer_report
 from qvggt.engines.layer_table import rows_by_profile, rows_of_inspector, rows_of_log
 from qvggt.engines.manifest import FileFact, Manifest, Shapes, manifest_path
@@ -148,6 +149,24 @@ def check_form(source: Source, backend: str) -> None:
         )
 
 
+def check_capabilities(source: Source, config: BuildConfig) -> BuildConfig:
+    """The config with the GPUs an engine of the file is for: those asked for, else of the builder's portable set those
+    with kernels for all types in the file. QvggtError where one that was asked for has none."""
+    types, label = source.facts.types, f"{source.path} is {source.label}"
+    if config.backend != "rtx":  # builds for the GPU it runs on
+        here = capability_here() if types else ""
+        if reason := why_not(config.backend, capability=here, types=types):
+            raise QvggtError(f"--backend {config.backend}: {label}, and {reason}; export another format for this GPU")
+        return config
+    for wanted in config.compute_capabilities:
+        if reason := why_not("rtx", capability=wanted, types=types):
+            raise QvggtError(
+                f"--cc {wanted}: {label}, and {reason}; build for {least_capability('rtx', types)} or newer, or export "
+                "another format (--bits w8a8 runs everywhere)"
+            )
+    return replace(config, compute_capabilities=config.compute_capabilities or portable_set(types))
+
+
 def plan_trtexec(source: Source, output: Path, config: BuildConfig) -> tuple[list[str], Path]:
     """The trtexec command of a build, saved beside `output`; returns it and where it was saved."""
     command = trtexec_command(source.path, output.name, plan_profiles(source, config), config.options)
@@ -165,6 +184,7 @@ def build_engine(source: Source, output: str | Path, config: BuildConfig, shown:
     check_output(output)
     check_precision(source, config.precision)
     check_form(source, config.backend)
+    config = check_capabilities(source, config)
     profiles = plan_profiles(source, config)
     check_timing_cache(config.options)
     hashed = tuple(FileFact.of(file) for file in source.files)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from qvggt.formats.linear_format import Format, LinearFormat
+
 NAMES = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT", "trtexec": "TensorRT"}
 OLDEST = (10, 12)  # of TensorRT: strongly typed networks with INT4 and without the flags version 11 removed
 
@@ -76,10 +78,43 @@ def why_not(backend: str, version: str = "", capability: str = "", types: Iterab
             "TensorRT itself has: --backend tensorrt, on a machine with that GPU"
         )
     smallest = SMALLEST["rtx" if backend == "rtx" else "tensorrt"]
-    for kind in types:
+    for kind in sorted(types, key=lambda kind: numbers(smallest.get(kind, "")), reverse=True):
         if kind in smallest and numbers(capability) < numbers(smallest[kind]):
             return f"{name} has no {kind} kernels for compute capability {capability}, only from {smallest[kind]} on"
     return None
+
+
+def format_types(format: Format) -> set[str]:
+    """The types of a format's numbers that not every GPU has kernels for, as `SMALLEST` names them."""
+    if not isinstance(format, LinearFormat):
+        return {format.bits} & {"bf16"}
+    numbers = [operand for operand in (format.weight, format.activation) if operand is not None]
+    grids = [grid for each in numbers for grid in (each.grid, each.scale_grid) if grid is not None]
+    known = {kind for smallest in SMALLEST.values() for kind in smallest}
+    return {grid.container.lower() for grid in grids} & known
+
+
+def least_capability(backend: str, types: Iterable[str]) -> str:
+    """The compute capability from which on a builder has kernels for all of these types, such as "8.9"; "" where none
+    of them needs a newer GPU than the builder itself."""
+    smallest = SMALLEST["rtx" if backend == "rtx" else "tensorrt"]
+    return max((smallest[kind] for kind in types if kind in smallest), key=numbers, default="")
+
+
+def portable_set(types: Iterable[str]) -> tuple[str, ...]:
+    """What a TensorRT-RTX engine is built for without --cc: the GPUs with kernels for these types of its file, () for
+    the builder's own portable set, all of which have them. The builder takes types that some of its set lack and would
+    make an engine that fails to load there."""
+    least = numbers(least_capability("rtx", types))
+    if least <= numbers(PORTABLE_FROM):
+        return ()
+    return tuple(card.capability for card in CARDS if card.rtx and numbers(card.capability) >= least)
+
+
+def missing_types(capability: str, backend: str) -> tuple[str, ...]:
+    """The types that a builder has kernels for on newer GPUs only."""
+    smallest = SMALLEST["rtx" if backend == "rtx" else "tensorrt"]
+    return tuple(kind for kind in smallest if numbers(capability) < numbers(smallest[kind]))
 
 
 def too_old(backend: str, version: str) -> str | None:
@@ -91,6 +126,13 @@ def too_old(backend: str, version: str) -> str | None:
         f"TensorRT {version}: expected {'.'.join(map(str, OLDEST))} or newer; pip install -U tensorrt (a Jetson needs "
         "JetPack 7, JetPack 6 has 10.3)"
     )
+
+
+def capability_here() -> str:
+    """Compute capability of this machine's GPU, such as "8.9"; "" without one."""
+    import torch
+
+    return ".".join(map(str, torch.cuda.get_device_capability())) if torch.cuda.is_available() else ""
 
 
 def not_portable(capability: str) -> str | None:
@@ -116,7 +158,10 @@ def numbers(version: str) -> tuple[int, ...]:
 def tables() -> str:
     """The two tables of docs/tensorrt.md."""
     cards = [("capability", "GPUs", "`rtx`", "`tensorrt`, `trtexec`")]
-    cards += [(c.capability, f"{c.family}: {c.examples}", "yes" if c.rtx else "no", "yes") for c in CARDS]
+    for card in CARDS:
+        lacking = (missing_types(card.capability, name) for name in ("rtx", "tensorrt"))
+        rtx, own = (", ".join(("yes", *(f"no {kind}" for kind in types))) for types in lacking)
+        cards.append((card.capability, f"{card.family}: {card.examples}", rtx if card.rtx else "no", own))
     jetpacks = [("JetPack", "modules", "TensorRT", "")]
     jetpacks += [(j.version, j.devices, j.tensorrt, j.note) for j in JETPACKS]
     return "\n".join((*_markdown(cards), "", *_markdown(jetpacks)))

@@ -1,8 +1,9 @@
-"""Stored 4-bit weights made int8 one at a time, before ONNX Runtime opens the file.
+"""Stored 4-bit weights in types that ONNX Runtime has kernels for, before it opens the file.
 
 ONNX Runtime computes a file's constants ahead of time, which is how INT4 codes become the int8 its kernels take. It
 does so through floats and keeps those of all weights until it has gone through the whole graph: 9.9 GB for VGGT-1B
 (docs/storage.md). Here each weight goes through the same nodes in a session of its own and waits in a temporary file.
+FP4, which it has no kernels for at all, is written out in float operators (`qvggt.onnx_view.fp4`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from qvggt.onnx_view.file import open_onnx
+from qvggt.onnx_view.fp4 import has_fp4, without_fp4
 from qvggt.onnx_view.graph import Model
 from qvggt.onnxruntime_config import session_options
 
@@ -30,14 +32,23 @@ GIVEN = "qvggt:expanded"  # location of the tensors that a session is given besi
 
 
 class Expanded:
-    """A model whose 4-bit weights are int8 tensors in a temporary file; it must live as long as a session of it.
+    """A model whose 4-bit weights of these chains are int8 tensors in a temporary file; it must live as long as a
+    session of it.
 
-    model: its bytes; other external data stays where it was.
+    model: its bytes; other external data stays where it was. fp4: whether that was written out in it.
     """
 
-    def __init__(self, ort: Any, opened: Model) -> None:
+    def __init__(self, ort: Any, opened: Model, found: list[list[NodeProto]], fp4: bool = False) -> None:
+        self.fp4 = fp4
         stored = {tensor.name: tensor for tensor in opened.proto.graph.initializer}
-        found = list(chains(opened.proto))
+        self._folder = None if opened.path is None else str(opened.path.parent)
+        self._mapped: mmap.mmap | None = None
+        self._names: list[str] = []
+        if found:
+            self._expand(ort, opened, found, stored)
+        self.model = opened.proto.SerializeToString()
+
+    def _expand(self, ort: Any, opened: Model, found: list[list[NodeProto]], stored: dict[str, TensorProto]) -> None:
         shapes: dict[str, tuple[int, ...]] = {}
         with tempfile.TemporaryFile() as file:  # the mapping keeps it
             for nodes in found:
@@ -51,33 +62,34 @@ class Expanded:
         pieces = np.split(np.frombuffer(self._mapped, np.int8), list(ends)[:-1])
         arrays = [piece.reshape(shape) for piece, shape in zip(pieces, shapes.values(), strict=True)]
         self._names, self._values = list(shapes), [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
-        self._folder = None if opened.path is None else str(opened.path.parent)
         replace_(opened.proto, found, shapes)
-        self.model = opened.proto.SerializeToString()
 
     def give(self, options: Any) -> None:
         """To the options of the session that opens `model`."""
-        options.add_external_initializers(self._names, self._values)
+        if self._names:
+            options.add_external_initializers(self._names, self._values)
         if self._folder is not None:
             options.add_session_config_entry(FOLDER, self._folder)
 
     def settle(self) -> None:
         """Once the session is open: it has copied what its kernels want; the rest comes back when it is read."""
         self.model = b""
-        if hasattr(mmap, "MADV_DONTNEED"):
+        if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def expanded(ort: Any, path: Path) -> Expanded | None:
-    """None where a file has too few such weights for it to matter."""
+    """None where a file has no FP4, and too few weights to expand for it to matter."""
     opened = open_onnx(path)
+    if fp4 := has_fp4(opened.proto):
+        opened = Model(without_fp4(opened.proto), opened.path)
     sizes = {tensor.name: prod(tensor.dims) for tensor in opened.proto.graph.initializer}
-    if sum(sizes[nodes[0].input[0]] for nodes in chains(opened.proto)) < MANY:
-        return None
+    found = list(chains(opened.proto))
+    many = sum(sizes[nodes[0].input[0]] for nodes in found) >= MANY
     try:
-        return Expanded(ort, opened)
+        return Expanded(ort, opened, found if many else [], fp4) if fp4 or many else None
     except OSError:  # no room for temporary files: as ONNX Runtime does it
-        return None
+        return Expanded(ort, opened, [], fp4) if fp4 else None
 
 
 def chains(model: ModelProto) -> Iterator[list[NodeProto]]:

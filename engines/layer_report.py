@@ -16,7 +16,7 @@ from math import prod
 from typing import Any
 
 from qvggt.engines.layer_table import Operand, Row
-from qvggt.onnx_view.network_facts import CONV, GEMM, NetworkFacts, QuantizedLinear
+from qvggt.onnx_view.network_facts import CONV, GEMM, Attention, NetworkFacts, QuantizedLinear
 
 VERSION = 1
 SCOPE = (
@@ -25,7 +25,9 @@ SCOPE = (
 )
 BITS = {"Int4": 4, "FP4": 4, "Int8": 8, "FP8": 8, "Half": 16, "BFloat16": 16, "Float": 32}
 FLOATS = ("Half", "BFloat16", "Float")
-CONTAINER_TYPES = {"INT4": "Int4", "INT8": "Int8", "FP8": "FP8"}
+CONTAINER_TYPES = {"INT4": "Int4", "INT8": "Int8", "FP8": "FP8", "FP4": "FP4"}
+SCALES = (*FLOATS, "FP8")  # types of block scales
+SCALE_TILE = (4, 128)  # blocks and rows that the block scales of FP4 are padded to multiples of
 _GENERATED = "kgen shape_call signal wait allocate deallocate runtime_function"
 GENERATED = _GENERATED.split()  # never a matrix product
 FUSION = "runtime_fusion"
@@ -39,12 +41,13 @@ NO_PRODUCT = "the file lists it, and has no product of that name"
 
 @dataclass(frozen=True)
 class LinearVerdict:
-    """One quantized linear: the kernel it was to become and the one it became.
+    """One quantized linear or attention: the kernel it was to become and the one it became.
 
-    found: "INT8 GEMM", "INT4 GEMM", "FP8 GEMM", "INT8 conv", "INT4 weight-only", "not quantized", or "not listed" where
-    the table does not tell: that is no failure. kernel, layer_type: name and kind of the row; activation, weight: the
-    types it reads; stored: the type the plan keeps the weight in, "not listed" where no row of the linear has a
-    constant; bytes_per_weight: of the stored weight with its block scales, None where the table does not show it.
+    found: "INT8 GEMM", "INT4 GEMM", "FP8 GEMM", "FP4 GEMM", "INT8 conv", "FP8 conv", "INT4 weight-only", "FP8
+    attention", "not quantized", or "not listed" where the table does not tell: that is no failure. kernel, layer_type:
+    name and kind of the row; activation, weight: the types it reads; stored: the type the plan keeps the weight in,
+    "not listed" where no row of the linear has a constant; bytes_per_weight: of the stored weight with its block
+    scales, None where the table does not show it.
     """
 
     path: str
@@ -74,15 +77,20 @@ class LayerReport:
     weight_bytes: int | None = None
     activation_bytes: int | None = None
     format: str = ""
+    quantized_attentions: tuple[LinearVerdict, ...] = ()
+
+    @property
+    def verdicts(self) -> tuple[LinearVerdict, ...]:
+        return self.linears + self.quantized_attentions
 
     @property
     def failed(self) -> tuple[LinearVerdict, ...]:
-        return tuple(v for v in self.linears if not v.passed and v.found != NOT_LISTED)
+        return tuple(v for v in self.verdicts if not v.passed and v.found != NOT_LISTED)
 
     @property
     def passed(self) -> bool:
-        """Every linear that should be low-bit is; true as well when there is none."""
-        return self.measured and all(v.passed for v in self.linears)
+        """Every linear and attention that should be low-bit is; true as well when there is none."""
+        return self.measured and all(v.passed for v in self.verdicts)
 
     @property
     def verdict(self) -> bool | None:
@@ -99,7 +107,12 @@ class LayerReport:
             kinds = ", ".join(f"{count} in {kind}" for kind, count in sorted(self.products.items()))
             parts = [f"no quantized linears; matrix products: {kinds or 'none'}"]
         if self.attentions:
-            parts.append(f"attention: {self.fused_attentions}/{self.attentions} fused into one kernel")
+            text = f"attention: {self.fused_attentions}/{self.attentions} fused into one kernel"
+            wanted = Counter(v.wanted for v in self.quantized_attentions)
+            for kind, count in wanted.items():
+                good = sum(v.passed for v in self.quantized_attentions if v.wanted == kind)
+                text += f", {good}/{count} in {kind.split()[0]}"
+            parts.append(text)
         return "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,7 +141,7 @@ class LayerReport:
     def table(self) -> str:
         """The verdicts as text, linears of equal outcome in one line."""
         groups: dict[tuple[str, ...], list[LinearVerdict]] = {}
-        for v in self.linears:
+        for v in self.verdicts:
             size = f" {v.bytes_per_weight:.3f} B" if v.bytes_per_weight is not None else ""
             key = (v.found, v.layer_type, v.activation, v.weight, v.stored + size, v.note)
             groups.setdefault(key, []).append(v)
@@ -155,7 +168,8 @@ def layer_report(
     kernels = Counter(row.kind for row in rows)
     products = Counter(_operand_types(row) for row in rows if row.kind not in GENERATED and row.inputs)
     counts = dict(kernels), dict(products), fused, len(facts.attentions)
-    return LayerReport(verdicts, bool(rows), *counts, weight_bytes, activation_bytes, format)
+    attended = tuple(_attention(a, by_node) for a in facts.attentions if a.wanted) if rows else ()
+    return LayerReport(verdicts, bool(rows), *counts, weight_bytes, activation_bytes, format, attended)
 
 
 def _group(wanted: str, linears: Iterable[LinearVerdict]) -> str:
@@ -179,8 +193,30 @@ def _operand_types(row: Row) -> str:
 
 
 def _is_fused(nodes: tuple[str, ...], by_node: dict[str, list[Row]]) -> bool:
-    names = [{row.name for row in by_node.get(node, ())} for node in nodes]
-    return bool(set.intersection(*names))
+    return bool(_common(nodes, by_node))
+
+
+def _common(nodes: tuple[str, ...], by_node: dict[str, list[Row]]) -> list[Row]:
+    """The rows that stand for all of these nodes."""
+    names = set.intersection(*({row.name for row in by_node.get(node, ())} for node in nodes))
+    return [row for row in by_node.get(nodes[0], ()) if row.name in names]
+
+
+def _attention(attention: Attention, by_node: dict[str, list[Row]]) -> LinearVerdict:
+    """Whether a quantized attention became one kernel that reads codes."""
+    nodes = (attention.scores, attention.softmax, attention.context)
+    path, wanted = attention.softmax.rpartition("/")[0] or attention.softmax, attention.wanted
+    rows = _common(nodes, by_node)
+    if not rows:
+        known = any(node in by_node for node in nodes)
+        found, note = (NOT_QUANTIZED, "the scores are stored") if known else (NOT_LISTED, "")
+        return LinearVerdict(path, wanted, found, False, "", "", "", "", NOT_LISTED, None, note)
+    row = rows[0]
+    types = {operand.dtype for operand in row.inputs if len(operand.dims) >= 3}
+    good = types == {CONTAINER_TYPES.get(wanted.split()[0], "")}
+    read = ", ".join(sorted(types))
+    found, note = (wanted, "") if good else (NOT_QUANTIZED, f"one kernel, which reads {read}")
+    return LinearVerdict(path, wanted, found, good, row.kind, row.name, read, read, NOT_LISTED, None, note)
 
 
 def _verdict(linear: QuantizedLinear, by_node: dict[str, list[Row]]) -> LinearVerdict:
@@ -205,7 +241,8 @@ def _use(linear: QuantizedLinear, node: str, by_node: dict[str, list[Row]]) -> t
         activation = next((o for o in row.inputs if o is not weight), None)
         types = ("" if activation is None else activation.dtype, weight.dtype)
         note = ""
-        if linear.block is not None and linear.activation is not None and linear.inner > linear.block:
+        blocks = linear.block is not None and linear.weight != "FP4"  # a part of that format
+        if blocks and linear.activation is not None and linear.inner > (linear.block or 0):
             note = "block scales with quantized activations: builds, but computes only with the first block's scales"
         found = _kernel(*types, linear.product)
         if found == NOT_QUANTIZED:
@@ -283,7 +320,10 @@ def _stored(linear: QuantizedLinear, by_node: dict[str, list[Row]]) -> tuple[str
     weight = min(weights, key=lambda o: BITS[o.dtype])
     size = BITS[weight.dtype] / 8 * weight.size / count  # padding is stored too
     if linear.block is not None:
-        scales = -(-linear.inner // linear.block) * linear.outer
-        kinds = [o.dtype for o in constants if o.size == scales and o.dtype in FLOATS and len(o.dims) >= 2]
-        size += BITS[kinds[0]] / 8 * scales / count if kinds else 0.0
+        sides = -(-linear.inner // linear.block), linear.outer
+        sizes = {prod(sides)}
+        if weight.dtype == "FP4":
+            sizes.add(prod(_rounded_up(side, tile) for side, tile in zip(sides, SCALE_TILE, strict=True)))
+        scales = [o for o in constants if o.size in sizes and o.dtype in SCALES and len(o.dims) >= 2]
+        size += BITS[scales[0].dtype] / 8 * scales[0].size / count if scales else 0.0
     return weight.dtype, size

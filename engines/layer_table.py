@@ -20,6 +20,7 @@ SECTIONS = ("Inputs", "Constants", "Outputs")
 TENSOR = re.compile(r"Name: (?P<name>.*?), Dimensions: \[(?P<dims>[-\d,\s]*)\].*?Datatype: (?P<type>\w+)", re.DOTALL)
 _TYPES = "Int4 Int8 Int32 Int64 Bool FP8 FP4 BFloat16 Half Float"
 TYPES = {name.lower(): name for name in _TYPES.split()} | {"bf16": "BFloat16", "fp16": "Half", "fp32": "Float"}
+TYPES |= {"fp4e2m1": "FP4", "fp8e4m3": "FP8", "e2m1": "FP4", "e4m3": "FP8"}
 _TACTIC = {"i4": "Int4", "i8": "Int8", "e4m3": "FP8", "e2m1": "FP4", "f16": "Half", "bf16": "BFloat16"}
 _TACTIC |= {"f32": "Float", "tf32": "Float"}
 _WORD = f"({'|'.join(sorted(_TACTIC, key=len, reverse=True))})"
@@ -31,7 +32,8 @@ HEAD = re.compile(r"Name: (?P<name>.*?), LayerType: (?P<kind>[^,]*), ", re.DOTAL
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor a kernel reads or writes; dims hold -1 where dynamic; dtype as printed: Int8, Int4, Half, Float, ..."""
+    """A tensor a kernel reads or writes; dims hold -1 where dynamic; dtype: Int8, Int4, FP8, FP4, Half, Float, ... (one
+    name for what builders print), another one as printed."""
 
     name: str
     dims: tuple[int, ...]
@@ -132,7 +134,7 @@ def _row_of_line(line: str) -> Row | None:
 def _operands(section: str) -> Iterator[Operand]:
     for match in TENSOR.finditer(section):
         dims = tuple(int(d) for d in match["dims"].split(",") if d.strip())
-        yield Operand(match["name"], dims, match["type"])
+        yield Operand(match["name"], dims, _dtype(match["type"]))
 
 
 def _row_of_object(layer: dict[str, Any]) -> Row:

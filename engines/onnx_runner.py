@@ -62,6 +62,8 @@ class OnnxRunner(FileRunner):
             options[TENSORRT[0]] = tensorrt_options(self.network) | options[TENSORRT[0]]
         self.session: Any
         self.expanded = expanded(ort, self.path) if tuple(providers) == CPU else None
+        if self.expanded is not None and self.expanded.fp4:
+            self.notes += ("ONNX Runtime has no FP4: written out in float operators, for the numbers alone",)
         self.session, without = _session(ort, self.path, options, threads, self.expanded)
         if without:
             self.notes += (f"ONNX Runtime {ort.__version__} cannot open it as it is, opened without {without}",)

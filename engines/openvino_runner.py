@@ -51,6 +51,8 @@ class OpenVINORunner(FileRunner):
         super().__init__(source)
         self.precision = precision
         self.label = f"openvino {precision} {self.scheme_label} {self.path.name}"
+        if any("fp8" in name for name in self.network.format.counts):
+            self.notes += ("OpenVINO rounds FP8 through fp16, which moves codes that are near a tie",)
         self.compiled: Any = compile_cpu(openvino, self.path, precision, threads)
         self.request: Any = self.compiled.create_infer_request()
 

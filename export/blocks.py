@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qvggt.export.forms.attention import emit_products
+from qvggt.export.forms.site import Site
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.linear import array, emit_linear
 from qvggt.export.precision import Precision
 from qvggt.export.token_types import TokenTypes
 from qvggt.models.block import Attention, Block, LayerScale, Mlp
+from qvggt.quant.attention import QuantAttention
 from qvggt.target import Target
 
 
@@ -108,7 +111,8 @@ class BlockEmitter:
         # the root of the attention scale on both sides: the pattern TensorRT fuses into one attention kernel
         q = self.turned(f"{path}.q", self.head_norm(f"{path}.q_norm", attn.q_norm, q, f"{parameters}.q_norm"))
         k = self.turned(f"{path}.k", self.head_norm(f"{path}.k_norm", attn.k_norm, k, f"{parameters}.k_norm"))
-        q, k, v = (b.cast(t, self.precision, path) for t in (q, k, v))
+        wide = Precision.FP32 if isinstance(attn, QuantAttention) else self.precision
+        q, k, v = (b.cast(t, wide, path) for t in (q, k, v))
         if b.fused_attention:
             out = self.fused(path, attn, q, k, v)
             return self.linear(f"{path}.proj", attn.proj, out, f"{parameters}.proj")
@@ -117,8 +121,12 @@ class BlockEmitter:
         q = self.scaled(path, attn.head_dim, b.op("Transpose", [q], path, perm=[0, 2, 1, 3]))
         k = self.scaled(path, attn.head_dim, b.op("Transpose", [k], path, perm=[0, 2, 3, 1]))
         v = b.op("Transpose", [v], path, perm=[0, 2, 1, 3])
-        weights = b.op("Softmax", [b.op("MatMul", [q, k], f"{path}.scores")], path, axis=-1)
-        out = b.op("Transpose", [b.op("MatMul", [weights, v], f"{path}.context")], path, perm=[0, 2, 1, 3])
+        if isinstance(attn, QuantAttention):
+            out = emit_products(Site(b, path, parameters, self.target, self.precision), attn, q, k, v)
+        else:
+            weights = b.op("Softmax", [b.op("MatMul", [q, k], f"{path}.scores")], path, axis=-1)
+            out = b.op("MatMul", [weights, v], f"{path}.context")
+        out = b.op("Transpose", [out], path, perm=[0, 2, 1, 3])
         out = b.reshape(out, (*self.batch, attn.num_heads * attn.head_dim), path)
         return self.linear(f"{path}.proj", attn.proj, out, f"{parameters}.proj")
 
@@ -139,7 +147,7 @@ class BlockEmitter:
         if self.rope is not None:
             return x
         value = np.array(head_dim**-0.25, np.float32)
-        root = self.builder.real(f"attention_scale_{head_dim}", value, self.precision)
+        root = self.builder.real(f"attention_scale_{head_dim}", value, self.builder.precision_of(x))
         return self.builder.op("Mul", [x, root], path)
 
     def turned(self, path: str, x: str) -> str:

@@ -19,13 +19,14 @@ from qvggt import __version__
 from qvggt.errors import QvggtError
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.network import dense_heads, emit_network
-from qvggt.export.precision import Precision, check_fused
+from qvggt.export.precision import Precision, check_fused, check_quantized
 from qvggt.export.storage import EXTERNAL_ABOVE, model_files
 from qvggt.models.family import find_family
 from qvggt.models.network import Network
 from qvggt.onnx_view.halves import Half, group_profile, heads_path
 from qvggt.onnx_view.metadata import module_path, written
 from qvggt.predictions import SEMANTICS
+from qvggt.quant.attention import quantized_attentions
 from qvggt.quant.model import quantized_convs, quantized_linears, settled
 from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
@@ -76,6 +77,8 @@ def export_onnx(
         raise QvggtError(f"--bits {scheme.bits}: expected --precision {scheme.bits}, got {config.precision.value}")
     if config.fused_attention:
         check_fused(config.target.words[0], config.precision)
+    if any(quantized_attentions(model)):
+        check_quantized(config.target.words[0], config.precision, config.fused_attention)
     path = Path(path)
     paths: dict[Half | None, Path] = {None: path}
     if config.split_heads:
@@ -121,6 +124,7 @@ def _metadata(model: Network, scheme: Scheme, config: ExportConfig, source: dict
         "family": model.config.family,
         "config": model.config.to_json(),
         "linears": {path: format.name for path, format in formats.items()},
+        "attentions": {path: each.format.name for path, each in quantized_attentions(model)} or None,
         "scheme": settled(model, scheme).to_json(),
         "source": source,
         "size": f"{config.height}x{config.width}",

@@ -14,8 +14,8 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 from qvggt.export.precision import Precision, rounded
 from qvggt.export.storage import Storage
 
-OPSET = 21
-IR_VERSION = 10
+OPSET, IR_VERSION = 21, 10
+FP4_OPSET, FP4_IR_VERSION = 23, 11  # of graphs with FP4 in them, which earlier ones do not know
 
 FLOAT_TYPES = {p.onnx for p in Precision}
 
@@ -23,7 +23,7 @@ Dims = Sequence[int | str]
 
 
 class GraphBuilder:
-    """Collects nodes, initializers, inputs and outputs of one model (opset 21, ai.onnx only).
+    """Collects nodes, initializers, inputs and outputs of one model (opset 21, 23 with FP4 in it).
 
     A node's name is its module path and operator, `<path>/MatMul`, with `_1`, `_2`, ... for repeats; its output
     tensor carries the same name. Constants with one name are stored once. `precision` is the network's float type;
@@ -75,7 +75,7 @@ class GraphBuilder:
             return int(TensorProto.INT64)
         dtypes = [self.types[name] for name in inputs if name]
         if op_type == "QuantizeLinear":
-            return dtypes[2]
+            return dtypes[2] if len(dtypes) > 2 else int(attributes["output_dtype"])
         if op_type == "DequantizeLinear":
             return dtypes[1]
         if len(set(dtypes) & FLOAT_TYPES) > 1:
@@ -101,10 +101,6 @@ class GraphBuilder:
     def constant(self, name: str, array: NDArray[Any]) -> str:
         """An initializer, stored once per name."""
         return name if name in self.initializers else self._keep(self.storage.tensor(name, array))
-
-    def int4_constant(self, name: str, codes: NDArray[np.int8]) -> str:
-        """An INT4 initializer of codes in [-8, 7]."""
-        return name if name in self.initializers else self._keep(self.storage.tensor(name, codes, int4=True))
 
     def _keep(self, tensor: TensorProto) -> str:
         self.proto.graph.initializer.append(tensor)
@@ -137,9 +133,10 @@ class GraphBuilder:
 
     def model(self, name: str, metadata: Mapping[str, str], producer_version: str) -> onnx.ModelProto:
         """The finished model; the builder is spent afterwards."""
-        proto = self.proto
-        proto.ir_version, proto.producer_name, proto.producer_version = IR_VERSION, "qvggt", producer_version
-        proto.opset_import.append(helper.make_opsetid("", OPSET))
+        proto, fp4 = self.proto, TensorProto.FLOAT4E2M1 in self.types.values()
+        proto.producer_name, proto.producer_version = "qvggt", producer_version
+        proto.ir_version = FP4_IR_VERSION if fp4 else IR_VERSION
+        proto.opset_import.append(helper.make_opsetid("", FP4_OPSET if fp4 else OPSET))
         for domain in sorted({node.domain for node in self.nodes} - {""}):
             proto.opset_import.append(helper.make_opsetid(domain, 1))
         proto.graph.name = name

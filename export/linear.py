@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qvggt.export.forms import site as forms
-from qvggt.export.forms.integer_product import int4_product
+from qvggt.export.forms.code_product import int4_product
 from qvggt.export.forms.site import FP32, Site
 from qvggt.export.forms.table import find_form
 from qvggt.export.graph import GraphBuilder

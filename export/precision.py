@@ -104,3 +104,17 @@ def check_fused(target: str, precision: Precision) -> None:
             f"fused attention: is for --target cpu in fp32, got {target} in {precision.value}; "
             "TensorRT fuses the standard operators by itself"
         )
+
+
+def check_quantized(target: str, precision: Precision, fused: bool) -> None:
+    """QvggtError where a file of quantized attention would store every score and gain nothing."""
+    if target == "tensorrt" and precision is Precision.FP32:
+        raise QvggtError(
+            "attention fp8: TensorRT fuses it in fp16 and bf16 networks only, in fp32 it stores all scores; export "
+            "with --precision fp16 or bf16, or calibrate without --attention"
+        )
+    if fused:
+        raise QvggtError(
+            "fused attention: ONNX Runtime's and OpenVINO's operator takes no fp8; leave --fused-attention out, or "
+            "calibrate without --attention"
+        )

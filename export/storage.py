@@ -16,11 +16,11 @@ from onnx import TensorProto
 
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, sibling, sync
-from qvggt.formats.packing import pack
 
 EXTERNAL_ABOVE = 500_000_000  # bytes: a protobuf ends at 2 GiB, and is held four times over while it is checked
 ALIGNMENT = 4096  # so that a runtime can map tensors; Windows wants 64 KiB only for the file's start
 SMALL = 1024  # bytes: shorter tensors stay in the model even when the rest is external
+FOUR_BITS = (TensorProto.INT4, TensorProto.FLOAT4E2M1)
 
 
 class Storage:
@@ -29,15 +29,12 @@ class Storage:
     def __init__(self, data: IO[bytes] | None = None, location: str = "") -> None:
         self.data, self.location, self.offset = data, location, 0
 
-    def tensor(self, name: str, array: NDArray[np.generic], int4: bool = False) -> TensorProto:
-        """A named initializer; `int4` packs int8 codes in [-8, 7] as ONNX INT4."""
-        proto = TensorProto(name=name, dims=list(array.shape))
-        if int4:
-            proto.data_type = TensorProto.INT4
-            payload = pack(array.astype(np.int8), 4).tobytes()
-        else:
-            proto.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-            payload = np.ascontiguousarray(array).tobytes()
+    def tensor(self, name: str, array: NDArray[np.generic]) -> TensorProto:
+        """A named initializer of the array's type, those of ml_dtypes included; of 4-bit types two values a byte."""
+        data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        proto = TensorProto(name=name, dims=list(array.shape), data_type=data_type)
+        array = np.ascontiguousarray(array)
+        payload = (_halves(array.view(np.uint8)) if data_type in FOUR_BITS else array).tobytes()
         if self.data is None or len(payload) < SMALL:
             proto.raw_data = payload
             return proto
@@ -50,6 +47,13 @@ class Storage:
             proto.external_data.add(key=key, value=str(value))
         self.offset += len(payload)
         return proto
+
+
+def _halves(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Codes in the lower halves of bytes, any shape -> two in each byte, the first in the lower half."""
+    flat = codes.reshape(-1) & 15
+    flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
+    return flat[::2] | flat[1::2] << 4
 
 
 @contextmanager

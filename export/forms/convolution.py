@@ -1,4 +1,4 @@
-"""Q/DQ emission of a `QuantConv2d`: constant scales, zero point 0, the output on its own grid."""
+"""Q/DQ emission of a `QuantConv2d`: constant scales, zero point 0, of integers the output on its own grid."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from qvggt.export.forms.site import FP32, Site, array
+from qvggt.export.forms.site import FP32, Site, array, exact_name, scalar
 from qvggt.export.graph import GraphBuilder
 from qvggt.export.precision import Precision
 from qvggt.quant.conv import QuantConv2d
@@ -30,17 +30,24 @@ def emit_quant_conv(
     """Nodes `<path>/...` of one convolution on x [N, C, H, W] of any float type -> `precision`.
 
     cpu in fp32: Q, DQ, Conv with a scale per output row and the bias inside, Q, DQ: what ONNX Runtime turns into one
-    QLinearConv. Otherwise one weight scale inside and the row scales and the bias after the product in fp32, for the
-    reason `Target` gives. The pixels of a transposed convolution are spread by DepthToSpace.
+    QLinearConv of integers. Otherwise one weight scale inside and the row scales and the bias after the product in
+    fp32, for the reason `Target` gives. The pixels of a transposed convolution are spread by DepthToSpace.
     """
     site, shape, maps = Site(builder, path, path, target, precision), module.shape, module.maps.grid
     inside = precision is FP32 and target is Target.CPU
-    x, gain = site.rounded(site.cast(x, FP32), np.float32(maps.scale(module.act_amax)), maps, maps.container)
+    x, scale = site.cast(x, FP32), np.float32(maps.scale(module.act_amax))
+    if maps.container == "FP8":
+        # ONNX Runtime 1.32 drops a ReLU in front of an FP8 QuantizeLinear, as if its codes had no sign: keep them apart
+        lowest = scalar(np.float32(maps.lowest) * scale)
+        x = site.op("Max", [x, builder.constant(exact_name("bound", lowest), lowest)])
+    x, gain = site.rounded(x, scale, maps, maps.container)
     scales = array(module.weight_scale)[:, 0].astype(np.float32)
     grid, codes = module.format.weight.grid, array(module.codes)
     # with a scale per row after the expansion ONNX Runtime 1.32 makes one with a mis-shaped zero point
-    expands = grid.container == "INT4" and not inside
-    stored = site.expanded(codes.reshape(len(codes), -1), codes.shape) if expands else site.stored_codes(codes, "INT8")
+    if grid.container == "INT4" and not inside:
+        stored = site.expanded(codes.reshape(len(codes), -1), maps.container, codes.shape)
+    else:
+        stored = site.stored_codes(codes, maps.container)
     if inside:
         weight = site.op("DequantizeLinear", [stored, site.constant("weight_scale", scales)], axis=0)
     else:
@@ -56,7 +63,8 @@ def emit_quant_conv(
         y = site.op("Mul", [site.cast(y, FP32), site.constant("weight_scale", rows[:, None, None])])
         if bias is not None:
             y = site.op("Add", [y, site.constant("bias", bias[:, None, None])])
-    y, _ = replace(site, precision=FP32).rounded(y, np.float32(maps.scale(module.out_amax)), maps, maps.container)
+    if module.rounds_output:
+        y, _ = replace(site, precision=FP32).rounded(y, np.float32(maps.scale(module.out_amax)), maps, maps.container)
     if shape.shuffle > 1:
         y = site.op("DepthToSpace", [y], blocksize=shape.shuffle, mode="CRD")
     return site.cast(y, precision)

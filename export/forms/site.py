@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,7 +20,12 @@ from qvggt.onnx_view.documented import int4_block
 from qvggt.target import Target
 
 FP32 = Precision.FP32
-ZEROS = {"INT4": "zero_int4", "INT8": "zero_int8"}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "INT4": np.dtype(ml_dtypes.int4),
+    "INT8": np.dtype(np.int8),
+    "FP8": np.dtype(ml_dtypes.float8_e4m3fn),
+    "FP4": np.dtype(ml_dtypes.float4_e2m1fn),
+}
 
 Array = NDArray[np.generic]
 
@@ -61,18 +68,18 @@ class Site:
 
     def zero(self, container: str) -> str:
         """Zero point 0 of a container."""
-        name, value = ZEROS[container], np.zeros((), np.int8)
-        return self.builder.int4_constant(name, value) if container == "INT4" else self.builder.constant(name, value)
+        return self.builder.constant(f"zero_{container.lower()}", np.zeros((), DTYPES[container]))
 
     def stored_codes(self, codes: Array, container: str) -> str:
-        """Weight codes as the initializer `<parameters>.weight_codes`."""
-        name, codes = f"{self.parameters}.weight_codes", np.ascontiguousarray(codes)
-        if container != "INT4":
-            return self.builder.constant(name, codes)
-        return self.builder.int4_constant(name, codes.astype(np.int8, copy=False))
+        """Weight codes as the initializer `<parameters>.weight_codes`; ValueError for codes it does not hold."""
+        stored = codes.astype(DTYPES[container], copy=False)
+        if stored is not codes and (stored.astype(codes.dtype) != codes).any():
+            raise ValueError(f"{self.parameters}: {container} does not hold all of its codes")
+        return self.constant("weight_codes", stored)
 
     def rounded(self, x: str, scale: np.float32, grid: Grid, container: str) -> tuple[str, float]:
-        """Clip (when the container is wider than the grid), QuantizeLinear, DequantizeLinear with constant scales.
+        """Clip (when the container is wider than the grid; QuantizeLinear saturates at the container's own ends, also
+        of FP8), QuantizeLinear, DequantizeLinear with constant scales.
 
         x fp32 -> (codes times an inner scale, in the site's float type; `scale` over the inner one, to be multiplied
         back). The inner scale is `scale` itself in fp32; in a half type `grid.fraction`, so that no product of
@@ -89,9 +96,9 @@ class Site:
             return self.op("DequantizeLinear", [codes, outer, zero]), 1.0
         return self.op("DequantizeLinear", [codes, self.power(grid.fraction), zero]), float(scale) / grid.fraction
 
-    def expanded(self, codes: Array, shape: tuple[int, ...] | None = None) -> str:
-        """Codes [N, K] stored as INT4, as int8 [K, N], or of `shape` where one is given; stored as int8 where the
-        builder is told to, or where TensorRT has no blocks of K.
+    def expanded(self, codes: Array, container: str, shape: tuple[int, ...] | None = None) -> str:
+        """Codes [N, K] stored as INT4, in a wider container [K, N], or of `shape` where one is given; stored in that
+        container where the builder is told to, or where TensorRT has no blocks of K.
 
         The scales, all of them 1, and the operator between the two are both needed: TensorRT-RTX refuses a single scale
         here, TensorRT documents blocks, and ONNX Runtime folds constant DQ -> Q pairs only with an operator between
@@ -104,7 +111,7 @@ class Site:
         rows, inner = codes.shape
         size = int4_block(inner, inner) if self.target is Target.TENSORRT_10 else inner
         if builder.int8_storage or size is None:
-            return self.stored_codes(codes.T if shape is None else codes.reshape(shape), "INT8")
+            return self.stored_codes(codes.T if shape is None else codes.reshape(shape), container)
         stored = self.stored_codes(codes, "INT4")
         if self.target is Target.TENSORRT_10:
             ones = builder.constant(f"ones_{rows}x{inner // size}", np.ones((rows, inner // size), np.float32))
@@ -116,7 +123,7 @@ class Site:
             values = site.op("Transpose", [values], perm=[1, 0])
         else:
             values = builder.reshape(values, shape, site.path)
-        return site.op("QuantizeLinear", [values, builder.constant("one", scalar(1)), self.zero("INT8")])
+        return site.op("QuantizeLinear", [values, builder.constant("one", scalar(1)), self.zero(container)])
 
     def biased(self, y: str, bias: Tensor | None, negative: bool = False) -> str:
         """y plus the initializer `<parameters>.bias`, in y's float type.
@@ -141,4 +148,7 @@ def scalar(value: float | np.float32) -> NDArray[np.float32]:
 
 
 def array(tensor: Tensor) -> Array:
-    return tensor.detach().cpu().numpy()
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.float8_e4m3fn:  # torch itself has no array of these
+        return tensor.view(torch.uint8).numpy().view(DTYPES["FP8"])
+    return tensor.numpy()

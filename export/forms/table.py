@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qvggt.errors import QvggtError
-from qvggt.export.forms import integer_product, weight_only
+from qvggt.export.forms import block_product, code_product, weight_only
 from qvggt.export.forms.site import Site
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.quant.linear import QuantLinear
@@ -16,7 +16,8 @@ Emit = Callable[[Site, QuantLinear, str], str]
 
 FORMS: list[tuple[Takes, Emit]] = [
     (weight_only.takes, weight_only.emit_weight_only),
-    (integer_product.takes, integer_product.emit_integer_product),
+    (code_product.takes, code_product.emit_code_product),
+    (block_product.takes, block_product.emit_block_product),
 ]
 
 

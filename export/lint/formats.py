@@ -65,7 +65,7 @@ def unsigned_codes(quantizer: Quantizer) -> Iterator[str]:
 def code_type(quantizer: Quantizer) -> Iterator[str]:
     """codes of a type that TensorRT has no Q/DQ for.
 
-    Fix: use INT8, INT4 or FLOAT8E4M3FN codes; leave a bias in floating point.
+    Fix: use INT8, INT4, FLOAT8E4M3FN or FLOAT4E2M1 codes; leave a bias in floating point.
     """
     if quantizer.codes not in SUPPORTED and quantizer.codes not in (0, UINT8):
         yield type_name(quantizer.codes)

@@ -16,6 +16,7 @@ EIGHT_BIT = (INT8, FP8)
 FLOAT16_MAX = 65504
 LARGEST: dict[int, int] = {INT8: 128, FP8: 448}
 MOVED = ("Add", "Reshape", "Cast", "Identity")  # that a Split behind a product is moved in front of; a Mul stops it
+FP8_WINDOW = 32  # positions of the largest convolution that has an FP8 kernel
 FOUR_BIT = 7  # largest code of a 4-bit grid; with it sums of VGGT's widths stay far below float16's limit
 
 
@@ -26,7 +27,7 @@ def block_scales(product: Product) -> Iterator[str]:
 
     Fix: use one scale per output channel, or leave the activations in floating point.
     """
-    if product.quantized and not product.data.constant and product.data.codes != FP4:
+    if product.quantized and not product.data.constant and FP4 not in (product.data.codes, product.weight.codes):
         for operand in (product.data, product.weight):
             if operand.dq is not None and operand.dq.blocked:
                 yield f"{operand.name}: {operand.dq.describe()}"
@@ -53,6 +54,8 @@ def mixed_formats(product: Product) -> Iterator[str]:
     data, weight = product.data, product.weight
     if not product.quantized or not {data.codes, weight.codes} <= SUPPORTED or data.codes == weight.codes:
         return
+    if any(o.dq is not None and o.dq.codes == FP4 and o.dq.block_size for o in (data, weight)):
+        return  # that builds, see QV317
     integers = {data.codes, weight.codes} == {INT8, INT4}
     if not integers or product.op == "Conv" or (weight.dq is not None and weight.dq.per_tensor):
         yield f"{type_name(data.codes)} times {type_name(weight.codes)}"
@@ -112,12 +115,17 @@ def convolution_format(product: Product) -> Iterator[str]:
 def convolution_kernel(product: Product) -> Iterator[str]:
     """this convolution runs in floating point, its weight is expanded at every run.
 
-    Fix: quantize both operands of a Conv to INT8, or neither; leave ConvTranspose in floating point.
+    Fix: quantize both operands of a Conv to INT8, or to FP8 where its window has no more than 32 positions, or neither;
+    leave ConvTranspose in floating point.
     """
     if product.is_gemm or product.weight.dq is None:
         return
     if product.node.op == "ConvTranspose" or product.weight_only:
         yield "weight only" if product.weight_only else ""
+    elif product.quantized and product.weight.codes == FP8:
+        window = (product.weight_shape or ())[2:]
+        if prod(window) > FP8_WINDOW:
+            yield f"FP8, a window of {'x'.join(map(str, window))}"
 
 
 @rule("QV310", "split-into-heads", Severity.WARNING, products)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from qvggt.export.lint.rule import Severity, rule
+from qvggt.export.lint.rule import RTX, Severity, rule
 from qvggt.onnx_view.quantizer import FP4, INT4, Quantizer, quantizers
 
 
@@ -63,6 +63,17 @@ def partial_block(quantizer: Quantizer) -> Iterator[str]:
     length, blocks = shape[axis], quantizer.blocks
     if length and blocks and blocks > 1 and length != blocks * quantizer.block_size:
         yield f"{length} in blocks of {quantizer.block_size}"
+
+
+@rule("QV205", "block-axis", Severity.ERROR, quantizers, RTX)
+def block_axis(quantizer: Quantizer) -> Iterator[str]:
+    """blocks along another axis than the last two, as along the channels of a convolution: TensorRT refuses the model.
+
+    Fix: use one scale per channel.
+    """
+    rank, axis = quantizer.scope.rank(quantizer.source), quantizer.positive_axis
+    if quantizer.block_size and rank is not None and axis is not None and axis < rank - 2:
+        yield f"{quantizer.describe()} of {rank}"
 
 
 def _computed(quantizer: Quantizer) -> bool:

@@ -11,7 +11,7 @@ from qvggt.onnx_view.external_data import described
 from qvggt.onnx_view.graph import Model
 from qvggt.onnx_view.graph_format import graph_format
 from qvggt.onnx_view.product import Product, products
-from qvggt.onnx_view.quantizer import FP8, INT4, INT8, Quantizer, quantizers
+from qvggt.onnx_view.quantizer import FP4, FP8, INT4, INT8, Quantizer, quantizers
 
 
 @rule("QV501", "odd-size", Severity.WARNING, products)
@@ -24,7 +24,7 @@ def odd_size(product: Product) -> Iterator[str]:
     if dq is None or not product.is_gemm or not product.weight.constant:
         return
     shape = product.scope.shape(product.weight.name) or ()
-    loses = dq.codes == INT4 or (product.weight_only and dq.codes in (INT8, FP8))
+    loses = dq.codes in (INT4, FP4) or (product.weight_only and dq.codes in (INT8, FP8) and not dq.per_tensor)
     if loses and any(dim is not None and dim % 2 for dim in shape[-2:]):
         yield "x".join(str(dim) for dim in shape[-2:])
 

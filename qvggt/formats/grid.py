@@ -1,7 +1,8 @@
 """Grids: the values a number may take, and how it gets onto them.
 
-All grids are symmetric with zero point 0 (TensorRT accepts nothing else) and round half to even (torch.round and ONNX
-QuantizeLinear agree). Nobody outside counts bits: whoever needs codes, a scale or bytes asks the grid.
+Integer grids are here, floating-point ones in `float_grid`. All are symmetric with zero point 0 (TensorRT accepts
+nothing else) and round half to even (torch.round and ONNX QuantizeLinear agree). Nobody outside counts bits: whoever
+needs codes, a scale or bytes asks the grid.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class Grid(ABC):
     """Codes a value is rounded to, in units of a scale: value ~ code * scale.
 
     name: such as "int8". lowest, highest: the extreme codes. storage_bits: of a code where codes are packed.
-    container_bits, container: the smallest ONNX type that holds the codes, e.g. 4 and "INT4".
+    container_bits, container: the smallest ONNX type that holds the codes, e.g. 4 and "INT4". headroom: what a range
+    observed on data is multiplied with to become a constant one.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Grid(ABC):
     storage_bits: int
     container_bits: int
     container: str
+    headroom: float = 1.0
 
     @property
     @abstractmethod
@@ -57,6 +60,11 @@ class Grid(ABC):
     def scale(self, amax: Tensor) -> Tensor:
         """The scale that lays the grid over [-amax, amax], in amax's dtype."""
         return amax / amax.new_tensor(self.highest)  # CUDA divides by a number on the CPU as times its reciprocal
+
+    @property
+    def packed(self) -> bool:
+        """Whether a checkpoint stores codes by `pack`; else in `dtype`."""
+        return self.storage_bits < 8
 
     @property
     def unit_scale(self) -> float:

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from qvggt.formats.float_grid import E2M1, E4M3
 from qvggt.formats.granularity import ROW, TENSOR, TOKEN, block
-from qvggt.formats.grid import IntegerGrid
+from qvggt.formats.grid import Grid, IntegerGrid
 from qvggt.formats.tensor_format import TensorFormat
 
 Activation = Literal["dynamic", "static"]
 
 SCALE_BYTES = 4
 FLOAT_BITS = 16  # of activations that are not quantized, in a network fast enough to quantize its weights for
+WIDE = "w8a8-dynamic"  # of layers that bear no less
 CONV_BITS = 8  # of the input and the output of a convolution (qvggt/quant/conv.py says why)
 
 
@@ -33,7 +35,7 @@ class Format(ABC):
 
     @property
     def mode(self) -> Activation | None:
-        """Where the ranges of quantized activations come from; None where activations are not quantized."""
+        """Where the ranges of quantized activations come from; None where there is nothing to choose."""
         return None
 
     @property
@@ -72,19 +74,25 @@ class LinearFormat(Format):
 
     learnable: whether learned scales and clips gain more than they lose on images other than the calibration's.
     convolution: what convolutions get under this name, None where they stay floating point; the output of one is in
-    the `activation` format of its input.
+    the `activation` format of its input. wide: name of what the layers that bear no less get.
     """
 
     weight: TensorFormat
     activation: TensorFormat | None
     learnable: bool = True
     convolution: LinearFormat | None = None
+    wide: str = WIDE
 
     @property
     def mode(self) -> Activation | None:
-        if self.activation is None:
+        if self.activation is None or self.activation.scale_grid is not None:
             return None
         return "dynamic" if self.activation.dynamic else "static"
+
+    @property
+    def observed(self) -> bool:
+        """Whether the range of all inputs is a constant, to be observed on data."""
+        return self.activation is not None and not self.activation.dynamic
 
     def with_constant_range(self) -> LinearFormat:
         """The same with one range for all inputs, known beforehand; itself where it is so already."""
@@ -92,8 +100,11 @@ class LinearFormat(Format):
             return self
         return replace(self, activation=replace(self.activation, granularity=TENSOR, dynamic=False))
 
-    def weights_alone(self) -> LinearFormat:
-        """The same weights under floating-point activations."""
+    def weights_alone(self) -> LinearFormat | None:
+        """The same weights under floating-point activations; None for a floating-point grid, whose codes TensorRT would
+        expand at every run."""
+        if not isinstance(self.weight.grid, IntegerGrid):
+            return None
         return replace(self, bits=f"w{self.weight.grid.storage_bits}a{FLOAT_BITS}", activation=None)
 
     @property
@@ -103,7 +114,10 @@ class LinearFormat(Format):
 
     def stored_bytes(self, shape: Sequence[int]) -> int:
         codes = -(-math.prod(shape) * self.weight.grid.container_bits // 8)
-        return codes + SCALE_BYTES * shape[0] * self.weight.granularity.groups(shape[1])
+        groups, grid = shape[0] * self.weight.granularity.groups(shape[1]), self.weight.scale_grid
+        if grid is None:
+            return codes + SCALE_BYTES * groups
+        return codes + groups * grid.container_bits // 8 + SCALE_BYTES * shape[0]
 
 
 def integer_format(
@@ -136,3 +150,42 @@ def weight_only_format(
     weight, name = TensorFormat(IntegerGrid(bits, narrow=True), block(size)), f"w{bits}a{FLOAT_BITS}"
     names = (f"{name}b{size}", name) if variant else (name, None)
     return LinearFormat(names[0], floor_db, ladder, names[1], weight=weight, activation=None)
+
+
+NVFP4_BLOCK = 16  # input channels under one scale in NVFP4
+
+
+def fp8_format(bits: str, weight: Grid, mode: Activation, *, floor_db: float, ladder: tuple[str, ...]) -> LinearFormat:
+    """E4M3 activations, a scale per token (dynamic) or per tensor (static), and a scale per row of the weight."""
+    dynamic = mode == "dynamic"
+    activation = TensorFormat(E4M3, TOKEN if dynamic else TENSOR, dynamic)
+    return LinearFormat(
+        bits,
+        floor_db,
+        ladder,
+        weight=TensorFormat(weight, ROW),
+        activation=activation,
+        learnable=False,
+        convolution=fp8_convolution(),
+        wide=f"fp8-{mode}",
+    )
+
+
+def fp8_convolution() -> LinearFormat:
+    """What convolutions get under the floating-point formats."""
+    return LinearFormat("fp8", 0.0, weight=TensorFormat(E4M3, ROW), activation=TensorFormat(E4M3, TENSOR))
+
+
+def nvfp4_format(*, floor_db: float, ladder: tuple[str, ...]) -> LinearFormat:
+    """E2M1 on both sides, in blocks of 16 input channels with E4M3 scales; those of activations at run time."""
+    numbers = TensorFormat(E2M1, block(NVFP4_BLOCK), scale_grid=E4M3)
+    return LinearFormat(
+        "nvfp4",
+        floor_db,
+        ladder,
+        weight=numbers,
+        activation=numbers,
+        learnable=False,
+        convolution=fp8_convolution(),
+        wide="fp8-static",
+    )

@@ -7,17 +7,20 @@ Nothing here imports torch, so that help texts and wrong names cost nothing.
 from __future__ import annotations
 
 from qvggt.errors import QvggtError
+from qvggt.formats.float_grid import E4M3
+from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import (
     Activation,
     FloatFormat,
     Format,
     LinearFormat,
+    fp8_format,
     integer_format,
+    nvfp4_format,
     weight_only_format,
 )
 
 DEFAULT = "w8a8"  # where nobody named a format
-WIDE = "w8a8-dynamic"  # of layers that bear no less
 BLOCKED = "w4a16"  # the format whose scales are those of blocks
 ACTIVATIONS: tuple[Activation, ...] = ("dynamic", "static")
 FORMATS: dict[str, Format] = {}
@@ -46,7 +49,7 @@ def with_block(bits: str, size: int) -> str:
 
 
 def blocks(bits: str = BLOCKED) -> dict[int, str]:
-    """Block size -> name of the format, of a name and its variants; empty for one without blocks."""
+    """Block size -> name of the format, of a name and its variants; empty for one without blocks to choose."""
     found = {}
     for format in FORMATS.values():
         size = format.weight.granularity.size if isinstance(format, LinearFormat) else None
@@ -92,6 +95,10 @@ register(weight_only_format(4, 128, floor_db=60.0, ladder=("w4a16", "fp32")))
 for _size in (16, 32, 64):
     _name = f"w4a16b{_size}"
     register(weight_only_format(4, _size, floor_db=60.0, ladder=(_name, "fp32"), variant=True))
+for _mode in ACTIVATIONS:
+    register(fp8_format("fp8", E4M3, _mode, floor_db=30.0, ladder=("fp8", "fp32")))
+    register(fp8_format("w4afp8", IntegerGrid(4, narrow=True), _mode, floor_db=30.0, ladder=("w4afp8", "fp8", "fp32")))
+register(nvfp4_format(floor_db=24.0, ladder=("nvfp4", "fp8", "fp32")))
 register(FLOAT32)
 register(FloatFormat("fp16", 60.0, width=16))
 register(FloatFormat("bf16", 45.0, width=16))

@@ -102,7 +102,8 @@ class BuildJob(Job[BuildOutcome]):
     compute_capabilities: Annotated[
         tuple[str, ...],
         Doc(
-            "GPU compute capabilities, comma-separated; rtx only. [the builder's portable set]",
+            "GPU compute capabilities, comma-separated; rtx only. [the builder's portable set, or those of it "
+            "with kernels for all types in the file]",
             ("--cc",),
             comma=True,
             parse=capability,
@@ -147,7 +148,13 @@ class BuildJob(Job[BuildOutcome]):
             check_file_place(Path(self.timing_cache))
 
     def execute(self, console: Console) -> BuildOutcome:
-        from qvggt.engines.builder import check_form, check_precision, plan_trtexec, read_source
+        from qvggt.engines.builder import (
+            check_capabilities,
+            check_form,
+            check_precision,
+            plan_trtexec,
+            read_source,
+        )
         from qvggt.engines.trtexec import find_trtexec
         from qvggt.onnx_view.file import network_files
 
@@ -159,6 +166,10 @@ class BuildJob(Job[BuildOutcome]):
         check_precision(sources[0], self.precision)
         for source in sources:
             check_form(source, self.backend)
+            chosen = check_capabilities(source, config).compute_capabilities
+            if chosen != config.compute_capabilities:
+                types = ", ".join(sorted(source.facts.types))
+                console.result(f"{source.path}: has {types}, so it is built for compute capability {', '.join(chosen)}")
         commands = []
         for source, path in zip(sources, outputs, strict=True):
             if source.format.wrong:

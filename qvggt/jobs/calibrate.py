@@ -15,10 +15,11 @@ from qvggt.data.class_modes import CLASS_MODES, check_mode
 from qvggt.data.registry import Question
 from qvggt.errors import QvggtError
 from qvggt.files import read_object
+from qvggt.formats.attention import FLOAT, SHORTEST
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import FORMATS
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import Block, File, Format, Offline, Overrides, Parts, Revision, Threads, TorchDevice
+from qvggt.jobs.options import Attention, Block, File, Format, Offline, Overrides, Parts, Revision, Threads, TorchDevice
 from qvggt.jobs.places import check_new_folder
 from qvggt.jobs.source import check_source, image_size, load_source, scheme_of
 from qvggt.jobs.words import sides
@@ -145,6 +146,7 @@ class CalibrateJob(Job[Calibrated]):
     parts: Parts = None
     overrides: Overrides = ()
     block: Block = None
+    attention: Attention = "fp16"
     rounding: Annotated[Literal["rtn", "gptq"] | None, Doc("Of the weights. [the recipe's]")] = None
     propagation: Annotated[
         Literal["float", "quantized"] | None, Doc("Inputs a block is calibrated on. [the recipe's]")
@@ -181,6 +183,7 @@ class CalibrateJob(Job[Calibrated]):
             return
         if self.scheme is not None:
             says = {"bits": self.format, "act": self.act, "parts": self.parts, "override": self.overrides or None}
+            says |= {"attention": None if self.attention == FLOAT else self.attention}
             for option, value in (says | {"block": self.block, "budget": self.budget}).items():
                 if value is not None:
                     raise QvggtError(f"--{option}: --scheme {self.scheme} says that already; give one of the two")
@@ -246,7 +249,8 @@ class CalibrateJob(Job[Calibrated]):
         """What the parts are quantized to (with a budget: where the search begins); reads the file of --scheme."""
         if self.scheme is not None:
             return read_scheme(Path(self.scheme))
-        return scheme_of(self.format, self.act, self.parts, self.overrides, block=self.block)
+        scheme = scheme_of(self.format, self.act, self.parts, self.overrides, block=self.block)
+        return replace(scheme, attention=self.attention)
 
     def chosen(self, wanted: Scheme | None = None) -> Recipe:
         """The recipe for this scheme with the steps given beside it; QvggtError for a name that is none."""
@@ -291,10 +295,9 @@ class CalibrateJob(Job[Calibrated]):
 
             return import_released(self, Path(self.import_quantvggt), console)
         wanted = self.wanted()
-        if self.act == "static" and isinstance(wanted.base, LinearFormat) and wanted.base.activation is None:
-            console.warn(
-                f"note: --act static does nothing with {wanted.bits}, whose activations stay in floating point"
-            )
+        if self.act == "static" and isinstance(wanted.base, LinearFormat) and wanted.base.mode is None:
+            why = "stay in floating point" if wanted.base.activation is None else "have one mode"
+            console.warn(f"note: --act static does nothing with {wanted.bits}, whose activations {why}")
         before = self._resident() if self.plan else 0
         source = load_source(self.model, self.revision, self.offline, calibrated=False)
         check_overrides(source.network, wanted)
@@ -349,7 +352,7 @@ class CalibrateJob(Job[Calibrated]):
         from qvggt.device import device_of, label
         from qvggt.jobs.budget import NOTE, BudgetSearch, search_budget
         from qvggt.quant.checkpoint import Provenance
-        from qvggt.quant.model import settled
+        from qvggt.quant.model import scheme_attentions, settled
         from qvggt.versions import versions
 
         network, recipe = source.network, self.chosen(wanted)
@@ -380,7 +383,13 @@ class CalibrateJob(Job[Calibrated]):
                 console.say(f"going on after {store.finished()} finished blocks ({store.folder})")
             reports = calibrate_(network, wanted, recipe, images, self.seed, journal=store, memory=self.token_bytes)
             layers = report_table(reports, network)
-            wanted = settled(network, wanted)
+        short = [path for path, _, _ in scheme_attentions(network, wanted)]
+        wanted = settled(network, wanted)
+        if short:
+            console.warn(
+                f"note: attention stays floating point in {len(short)} blocks (first {short[0]}): their sequences have "
+                f"fewer than {SHORTEST} tokens, and TensorRT fuses no {self.attention} attention of these"
+            )
         drop = None
         if searched is not None:
             drop = searched.metric.drop(network)

@@ -8,9 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from qvggt.engines.compatibility import why_not
+from qvggt.engines.compatibility import capability_here, format_types, why_not
 from qvggt.errors import QvggtError
 from qvggt.files import read_object
+from qvggt.formats.attention import find_attention
 from qvggt.formats.table import DEFAULT, choices, choices_text, find_format
 from qvggt.hub.names import hub_id
 from qvggt.jobs.build import BuildJob
@@ -19,7 +20,7 @@ from qvggt.jobs.chain import Done, Step, run_steps
 from qvggt.jobs.evaluate import EvaluateJob
 from qvggt.jobs.export import ExportJob
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
-from qvggt.jobs.options import DEVICES, File, Offline, Revision, Threads
+from qvggt.jobs.options import DEVICES, Attention, File, Offline, Revision, Threads
 from qvggt.jobs.places import check_place
 from qvggt.jobs.scenes import ScenesJob
 from qvggt.mapping import at_least
@@ -150,6 +151,7 @@ class DeployJob(Job[Deployed]):
     baselines: Annotated[
         Sequence[str], Doc("Recipes to calibrate and evaluate beside it, comma-separated.", comma=True)
     ] = ()
+    attention: Attention = "fp16"
     sequences: Annotated[int, Doc("Sequences to calibrate on."), at_least(1)] = TRAIN_SCENES
     test_sequences: Annotated[int, Doc("Sequences to evaluate on."), at_least(1)] = 48
     frames: Annotated[int, Doc("Frames per sequence."), at_least(2)] = 4
@@ -179,6 +181,7 @@ class DeployJob(Job[Deployed]):
             raise QvggtError("--format: expected one format or more, e.g. w8a8")
         for name in self.formats:
             find_format(name, "dynamic")
+        find_attention(self.attention)
         for recipe in (self.recipe, *self.baselines):
             find_recipe(recipe)
         if self.recipe in self.baselines:
@@ -243,7 +246,10 @@ class Plan:
         self.dataset = "co3d" if job.data is None else _recognised(self.data)
         self.posed = self.dataset != PHOTOS
         installed = [name for name, package in BUILDERS.items() if find_spec(package) is not None]
-        unfit = {name: why_not(name, capability=_capability()) for name in installed} if job.to == "engine" else {}
+        types = {kind for format in job.formats for kind in format_types(find_format(format))}
+        types |= set() if find_attention(job.attention) is None else {"fp8"}
+        found = capability_here() if job.to == "engine" else ""
+        unfit = {name: why_not(name, capability=found, types=types) for name in installed if job.to == "engine"}
         self.backend = next((name for name in installed if not unfit.get(name)), None)
         self.unfit = next((reason for reason in unfit.values() if reason), "")
         self.notes = tuple(self._notes())
@@ -306,6 +312,7 @@ class Plan:
             folder,
             format=format,
             recipe=recipe,
+            attention=self.job.attention,
             data=self.data,
             sequences=self.job.sequences,
             frames=self.job.frames,
@@ -500,10 +507,3 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _capability() -> str:
-    """Compute capability of the GPU, such as "8.9"; "" without one."""
-    import torch
-
-    return ".".join(map(str, torch.cuda.get_device_capability())) if torch.cuda.is_available() else ""

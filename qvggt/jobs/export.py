@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from qvggt.errors import QvggtError
 from qvggt.export.precision import check_fused, float_type
+from qvggt.formats.attention import SHORTEST
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import DEFAULT, choices, choices_text
+from qvggt.jobs.gpus import Capabilities, check_gpus, emulated, runs_on
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
 from qvggt.jobs.lint import LintResult, lint_file
 from qvggt.jobs.options import (
@@ -93,9 +95,9 @@ class ExportJob(Job[ExportResult]):
 
     The file has standard Q/DQ nodes; the proof is that it computes what the PyTorch fake-quant reference computes.
 
-    The file is linted (qvggt lint). The gate runs ONNX Runtime on the CPU: every quantized linear against the
-    reference on the same input, every output end to end, and camera AUC@30 on a set of scenes. Exit code 1 when one of
-    them fails, 2 for a mistake in the call.
+    The file is linted (qvggt lint). The gate runs ONNX Runtime on the CPU: every part of the file alone, on what the
+    reference sees there, to float noise; every output end to end and camera AUC@30 on a set of scenes, within bounds
+    (docs/gate.md). Exit code 1 when one of them fails, 2 for a mistake in the call.
     """
 
     name: ClassVar[str] = "export"
@@ -138,6 +140,7 @@ class ExportJob(Job[ExportResult]):
         Doc("cpu: row scales inside the products. tensorrt: overflow-safe products, fp16 (docs/storage.md)."),
     ] = "cpu"
     backend: Backend = "rtx"
+    compute_capabilities: Capabilities = ()
     storage: Annotated[
         Literal["int4", "int8"] | None,
         Doc("How 4-bit weights of integer products are stored: int4 or int8. [int8 for --backend tensorrt, else int4]"),
@@ -222,9 +225,14 @@ class ExportJob(Job[ExportResult]):
             frame_count("")
         _check_words(self.outputs)
         _check_blocks(self.scheme(), self.made_for)
+        self._check_gpus(self.scheme())
         precision = float_type(self.precision, self.scheme(), self.target)
         if self.fused_attention:
             check_fused(self.target, precision)
+
+    def _check_gpus(self, scheme: Scheme) -> None:
+        integers = self.storage == "int8" or (self.storage is None and self.made_for is Target.TENSORRT_10)
+        check_gpus(self.compute_capabilities, scheme, self.made_for, integers)
 
     def prepare(self) -> None:
         check_new_file(Path(self.output), self.overwrite)
@@ -244,16 +252,16 @@ class ExportJob(Job[ExportResult]):
             )
 
     def execute(self, console: Console) -> ExportResult:
-        from qvggt.device import placed
         from qvggt.engines.torch_runner import check_device
-        from qvggt.export.exporter import ExportConfig, export_onnx
-        from qvggt.jobs.gate import Gate, run_gate
+        from qvggt.export.exporter import ExportConfig
+        from qvggt.quant.attention import floating, quantized_attentions
+        from qvggt.quant.model import settled, short_attentions
 
-        output = Path(self.output)
         device = check_device(self.device)
         source = load_source(self.model, self.revision, self.offline)
         height, width = image_size(self.size, source.network)
         network, scheme = self._quantized(source, height, width, device, console)
+        self._check_gpus(scheme)  # of a calibrated checkpoint, which names its own formats
         heads, able = network.config.heads, find_family(scheme.family).exportable
         outputs = self.outputs or tuple(word for word, head in able.items() if head.name in heads)
         floats = float_type(self.precision, scheme, self.target)
@@ -268,6 +276,37 @@ class ExportJob(Job[ExportResult]):
             self.split_heads,
             storage=self.storage,
         )
+        if note := emulated(scheme, self.made_for):
+            console.warn(f"note: {note}")
+        short = []
+        if self.target == "tensorrt":
+            short = short_attentions(network, (height, width), self.frames[0])
+        elif any(quantized_attentions(network)):
+            console.warn("note: no CPU runtime has fp8 attention: it runs as floats with rounding, slower than without")
+        if short:
+            console.warn(
+                f"note: attention stays floating point in {len(short)} blocks (first {short[0]}): at {height}x{width} "
+                f"and {self.frames[0]} frames or more their sequences may have fewer than {SHORTEST} tokens, which "
+                "TensorRT does not fuse in fp8; larger images or more frames (--frames) have them"
+            )
+        with floating(network, short):
+            return self._proven(source, network, settled(network, scheme), config, device, console)
+
+    def _proven(
+        self,
+        source: Model,
+        network: Network,
+        scheme: Scheme,
+        config: ExportConfig,
+        device: torch.device,
+        console: Console,
+    ) -> ExportResult:
+        """The files, linted and compared with the network."""
+        from qvggt.device import placed
+        from qvggt.export.exporter import export_onnx
+        from qvggt.jobs.gate import Gate, run_gate
+
+        output, (height, width), floats = Path(self.output), (config.height, config.width), config.precision
         fit = self._fit(network, (height, width), console) if self.parity else None
         about = {"name": source.name, "sha256": source.sha256}
         written = export_onnx(network, scheme, config, output, about)
@@ -279,7 +318,9 @@ class ExportJob(Job[ExportResult]):
             f"{height}x{width}, "
             f"{written.bytes / 1e6:.2f} MB"
         )
-        lint = lint_file(output, self.made_for)
+        if needs := runs_on(scheme, self.made_for):
+            console.result(f"runs on GPUs of {needs} (docs/tensorrt.md)")
+        lint = lint_file(output, self.made_for, self.compute_capabilities)
         lint.tell(console.warn, console)
         console.result(f"lint: {lint.summary} for {self.made_for.label}")
         parity = None
@@ -350,7 +391,8 @@ class ExportJob(Job[ExportResult]):
 
 def _check_blocks(scheme: Scheme, target: Target) -> None:
     """QvggtError for a weight-only format in blocks that the target does not take."""
-    size = scheme.base.weight.granularity.size if isinstance(scheme.base, LinearFormat) else None
+    base = scheme.base
+    size = base.weight.granularity.size if isinstance(base, LinearFormat) and base.activation is None else None
     if target is Target.TENSORRT_10 and size is not None and all(size % block for block in INT4_BLOCKS):
         raise QvggtError(
             f"blocks of {size}: TensorRT takes INT4 weights in blocks of 64 or 128; give --block 128 or 64, or leave "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from qvggt.errors import QvggtError
 from qvggt.files import check_file
+from qvggt.jobs.gpus import Capabilities, unfit
 from qvggt.jobs.job import Doc, Job, Place, Result
 from qvggt.jobs.options import Backend
 from qvggt.progress import Console
@@ -84,24 +86,34 @@ class LintJob(Job[LintResult]):
         Doc("tensorrt: all rules. cpu: those on the file itself (bytes, external data)."),
     ] = "tensorrt"
     backend: Backend = "rtx"
+    compute_capabilities: Capabilities = ()
 
     def check(self) -> None:
-        Target.of(self.target, self.backend)
+        target = Target.of(self.target, self.backend)
+        if self.compute_capabilities and target is Target.CPU:
+            raise QvggtError("--cc: is for --target tensorrt; leave one of them out")
 
     def prepare(self) -> None:
         check_file(Path(self.model), "an ONNX file")
 
     def execute(self, console: Console) -> LintResult:
-        result = lint_file(Path(self.model), Target.of(self.target, self.backend))
+        result = lint_file(Path(self.model), Target.of(self.target, self.backend), self.compute_capabilities)
         result.tell(console.result, console)
         console.result(f"{self.model}: {result.summary} for {result.target.label}")
         return result
 
 
-def lint_file(model: Path, target: Target) -> LintResult:
-    """Of a trunk, its heads too. QvggtError for a file that cannot be read, and for heads that are not a trunk's."""
+def lint_file(model: Path, target: Target, capabilities: Sequence[str] = ()) -> LintResult:
+    """Of a trunk, its heads too; for GPUs of these compute capabilities. QvggtError for a file that cannot be read, and
+    for heads that are not a trunk's."""
     from qvggt.export.lint import lint_model
-    from qvggt.onnx_view.file import network_files
+    from qvggt.onnx_view.file import network_files, open_onnx
+    from qvggt.onnx_view.network_facts import network_facts
 
-    findings = (finding for file in network_files(model) for finding in lint_model(file, target))
+    findings: list[Finding] = []
+    for file in network_files(model):
+        if capabilities:
+            types = network_facts(open_onnx(file, strict=False)).types
+            findings += unfit(Path(file), types, capabilities, target)
+        findings += lint_model(file, target)
     return LintResult(model, target, tuple(findings))

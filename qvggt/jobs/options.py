@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from qvggt.formats.table import BLOCKED, DEFAULT, blocks, choices, choices_text
+from qvggt.engines.compatibility import SMALLEST
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.formats.table import BLOCKED, DEFAULT, FORMATS, blocks, choices, choices_text
 from qvggt.jobs.job import Doc, Place, Source
 from qvggt.jobs.words import override
 from qvggt.mapping import Check, at_least
@@ -15,9 +17,22 @@ from qvggt.models.family import find_family
 FAMILY = find_family()  # whose words help texts name
 PATCH = FAMILY.patch_size
 
+
+def on_newer_gpus() -> str:
+    """Which formats TensorRT has kernels for on some GPUs only, for help texts."""
+    needs: dict[str, list[str]] = {}
+    for format in FORMATS.values():
+        if isinstance(format, LinearFormat) and format.activation is not None:
+            rtx, own = (SMALLEST[name].get(format.activation.grid.container.lower()) for name in ("rtx", "tensorrt"))
+            if rtx is not None and own is not None:
+                but = "" if own == rtx else f" ({own} with TensorRT itself)"
+                needs.setdefault(f"compute capability {rtx} or newer{but}", []).append(format.bits)
+    return "; ".join(f"{', '.join(dict.fromkeys(names))}: {what}" for what, names in needs.items()) + "."
+
+
 Format = Annotated[
     str | None,
-    Doc(f"{choices_text()}. [{DEFAULT}]", ("--bits", "--format"), words=lambda: tuple(choices())),
+    Doc(f"{choices_text()}. {on_newer_gpus()} [{DEFAULT}]", ("--bits", "--format"), words=lambda: tuple(choices())),
 ]
 Parts = Annotated[
     tuple[str, ...] | None,
@@ -38,6 +53,10 @@ Overrides = Annotated[
 Block = Annotated[
     int | None,
     Doc(f"Input channels of a row that share a scale, with --bits {BLOCKED}: {', '.join(map(str, blocks()))}. [128]"),
+]
+Attention = Annotated[
+    Literal["fp16", "fp8", "int8"],
+    Doc("Of attention's products: fp16 (the network's float type) or fp8, for Ada and later GPUs (docs/attention.md)."),
 ]
 Models = Annotated[
     Sequence[Source],

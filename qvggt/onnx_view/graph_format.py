@@ -15,28 +15,32 @@ from qvggt.formats.table import FORMATS, find_format, is_format
 from qvggt.onnx_view.graph import Model, Node, OfNode, once
 from qvggt.onnx_view.metadata import Metadata
 from qvggt.onnx_view.product import MOVES, Operand, Product, products, quantized_input, stored_chain
-from qvggt.onnx_view.quantizer import FLOAT_TYPES, FP4, FP8, INT4, UINT4, as_quantizer, type_name
+from qvggt.onnx_view.quantizer import CONTAINERS, FLOAT_TYPES, FP4, FP8, INT4, UINT4, as_quantizer, type_name
 
-BITS: dict[int, int] = {INT4: 4, UINT4: 4}  # of codes; 8 for others
+BITS: dict[int, int] = {INT4: 4, UINT4: 4, FP4: 4}  # of codes; 8 for others
 FLOAT_CODES: dict[int, str] = {FP8: "fp8", FP4: "nvfp4"}
+FLOAT_CONTAINERS = [CONTAINERS[codes] for codes in FLOAT_CODES]
 _PRODUCTS = "MatMulInteger ConvInteger QLinearMatMul QLinearConv QGemm MatMulIntegerToFloat DynamicQuantizeMatMul"
 INTEGER_PRODUCTS = frozenset(_PRODUCTS.split())
 DYNAMIC = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")  # of integer products, those with ranges at run time
 NBITS = "MatMulNBits"
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 MARK = " (graph)"
+ENDS = ("scores", "context")  # of the names of an attention's products
 
 
 @dataclass(frozen=True)
 class Computed(OfNode):
     """A product with a weight, or of two low-bit operands: the name of its format, such as "w8a8-static" or "fp32".
 
-    bits, mode: of a stored low-bit weight, and where the range of the activation comes from; None for floats.
+    bits, mode: of a stored low-bit weight, and where the range of the activation comes from; None for floats. floats:
+    containers of float grids among the two, such as {"FP8"}; empty for integers.
     """
 
     format: str
     bits: int | None = None
     mode: str | None = None
+    floats: frozenset[str] = frozenset()
 
     @property
     def quantized(self) -> bool:
@@ -103,10 +107,24 @@ def _of_product(product: Product) -> Computed:
         kind = product.scope.dtype(weight.name)
         return Computed(product.node, FLOAT_TYPES.get(kind, type_name(kind)))
     mode = None if data.dq is None else _mode(data)
-    if stored in FLOAT_CODES and mode is not None:
-        return Computed(product.node, f"{FLOAT_CODES[stored]}-{mode}", 4 if stored == FP4 else 8, mode)
+    if {stored, data.codes} & FLOAT_CODES.keys():
+        return Computed(product.node, *_float_format(stored, data.codes, mode))
     activation = None if mode is None else _activation_bits(data)
     return _named(product.node, BITS.get(stored, 8), activation, mode)
+
+
+def _float_format(stored: int, read: int, mode: str | None) -> tuple[str, int, str | None, frozenset[str]]:
+    """Name, bits, mode and float grids of a product with codes of floats: "fp8-static", "nvfp4", "w4afp8-dynamic"."""
+    bits = BITS.get(stored, 8)
+    floats = frozenset(CONTAINERS[codes] for codes in (stored, read) if codes in FLOAT_CODES)
+    if mode is None:
+        return f"w{bits}a16-{FLOAT_CODES[stored]}", bits, None, floats
+    if stored in FLOAT_CODES:
+        name = FLOAT_CODES[stored]
+    else:
+        name = f"w{bits}a{FLOAT_CODES[read].removeprefix('nv')}"
+    # the ranges of NVFP4's blocks are always taken at run time
+    return name if (stored, mode) == (FP4, "dynamic") else f"{name}-{mode}", bits, mode, floats
 
 
 def _stored_codes(weight: Operand) -> int | None:
@@ -151,6 +169,8 @@ def _contradiction(metadata: Metadata, found: tuple[Computed, ...]) -> str:
     formats = dict.fromkeys(found, "")
     if listed is not None:
         modules = {product: metadata.module_of(product.label) for product in found}
+        attended = (metadata.attentions or {}).items()
+        listed = listed | {f"{path}.{end}": f"{name}-static" for path, name in attended for end in ENDS}
         formats = {product: listed.get(module, "") for product, module in modules.items()}
         # a quantized linear may have float products beside its own: the online transform of its input
         right = {modules[product] for product, name in formats.items() if product.quantized and _agrees(product, name)}
@@ -182,6 +202,9 @@ def _agrees(product: Computed, claimed: str) -> bool:
     format = FORMATS.get(claimed)
     if not isinstance(format, LinearFormat):  # a float; or a format this program does not know
         return not product.quantized or claimed != ""
-    if product.bits is None or product.mode != format.mode:
+    grids = [operand.grid.container for operand in (format.weight, format.activation) if operand is not None]
+    if product.bits is None or product.floats != set(grids) & set(FLOAT_CONTAINERS):
+        return False
+    if product.mode != format.mode and "FP4" not in product.floats:
         return False
     return product.bits >= format.weight.grid.storage_bits

@@ -8,7 +8,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 from qvggt.onnx_view.values import OUTLINE
 
 INLINE_LIMIT = 1024  # bytes: shape inference reads small constants, larger ones are replaced by their outline
-TYPE_WORDS = {"FP8": TensorProto.FLOAT8E4M3FN, "INT4": TensorProto.INT4}  # in names such as TRT_FP8QuantizeLinear
+TYPE_WORDS = {  # in names such as TRT_FP8QuantizeLinear
+    "FP8": TensorProto.FLOAT8E4M3FN, "INT4": TensorProto.INT4, "FP4": TensorProto.FLOAT4E2M1,
+}  # fmt: skip
+FOREIGN = ("uantizeLinear", "FP4DynamicQuantize")  # ends of names
 
 
 def outline(proto: ModelProto) -> ModelProto:
@@ -55,11 +58,14 @@ def inferred(light: ModelProto) -> ModelProto:
 
 
 def _as_cast(node: NodeProto, kinds: dict[str, int]) -> NodeProto | None:
-    """What has the types and shapes of a Q or DQ outside of ai.onnx, of which shape inference knows nothing.
+    """What has the types and shapes of an operator outside of ai.onnx, of which shape inference knows nothing: of a Q
+    or DQ (of NVFP4's the codes; its scales stay unknown), or of attention, whose result is as its queries.
 
     kinds: types of the initializers.
     """
-    if not node.op_type.endswith("uantizeLinear") or node.domain in ("", "ai.onnx") or not 2 <= len(node.input) <= 3:
+    if (node.domain, node.op_type) == ("com.microsoft", "MultiHeadAttention"):
+        return helper.make_node("Cast", node.input[:1], node.output[:1], to=TensorProto.FLOAT)
+    if not node.op_type.endswith(FOREIGN) or node.domain in ("", "ai.onnx") or not 2 <= len(node.input) <= 3:
         return None
     word = next((kind for word, kind in TYPE_WORDS.items() if word in node.op_type), TensorProto.UINT8)
     if "Deq" in node.op_type:

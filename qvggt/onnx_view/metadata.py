@@ -23,11 +23,11 @@ from qvggt.onnx_view.halves import Half
 PREFIX = "qvggt."
 _KEYS = (
     "version family config linears scheme source size frames outputs target backend precision attention semantics half "
-    "pair"
+    "pair attentions"
 )
 KEYS = frozenset(_KEYS.split())
 FRAMES = re.compile(r"([0-9]{1,9}):([0-9]{1,9}):([0-9]{1,9})")
-ITERATION = re.compile(r"\.iter\.\d+(?=\.)")
+ITERATION = re.compile(r"\.iter\.(\d+)(?=\.)")
 
 
 def written(**values: Any) -> dict[str, str]:
@@ -68,7 +68,7 @@ class Metadata:
 
     def check(self) -> None:
         """QvggtError for damaged entries, whoever will need them."""
-        _ = self.source, self.config, self.linears, self.half
+        _ = self.source, self.config, self.linears, self.attentions, self.half
 
     def damaged(self, key: str, why: str) -> QvggtError:
         return QvggtError(f"{self.path or 'model'}: metadata {PREFIX}{key}{why}; export again")
@@ -96,9 +96,17 @@ class Metadata:
     @cached_property
     def linears(self) -> dict[str, str] | None:
         """Module path -> name of the number format of every quantized linear and convolution in the file."""
-        formats = self._object("linears")
+        return self._formats("linears")
+
+    @cached_property
+    def attentions(self) -> dict[str, str] | None:
+        """Module path -> name of the number format of every quantized attention in the file."""
+        return self._formats("attentions")
+
+    def _formats(self, key: str) -> dict[str, str] | None:
+        formats = self._object(key)
         if not all(isinstance(name, str) for name in (formats or {}).values()):
-            raise self.damaged("linears", ": expected the name of a format for every module path")
+            raise self.damaged(key, ": expected the name of a format for every module path")
         return formats
 
     @property
@@ -128,3 +136,8 @@ class Metadata:
     def module_of(self, node: str) -> str:
         """The module path a node is named after; the node's name itself in a file of another exporter."""
         return module_path(node) if self.entries else node
+
+    def call_of(self, node: str) -> int:
+        """Which call of that module a node belongs to: 2 of "camera_head.iter.2.trunk.0.attn.qkv/MatMul"."""
+        found = ITERATION.search(node)
+        return 0 if found is None else int(found[1])

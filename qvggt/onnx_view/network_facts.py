@@ -12,10 +12,11 @@ from math import prod
 
 from qvggt.onnx_view.graph import Model, Node, dims
 from qvggt.onnx_view.product import MOVES, Product, products, stored_chain
-from qvggt.onnx_view.quantizer import FLOAT_TYPES, type_name
+from qvggt.onnx_view.quantizer import DEQUANTIZE, FLOAT_TYPES, FP4, FP8, INT4, QUANTIZE, quantizers, type_name
 
-SCORES_TO_CONTEXT = (*MOVES, "Cast", "Mul", "Div", "Add", "Where", "Clip")
-GEMM, CONV = "GEMM", "conv"
+SCORES_TO_CONTEXT = (*MOVES, "Cast", "Mul", "Div", "Add", "Where", "Clip", QUANTIZE, DEQUANTIZE)
+GEMM, CONV, ATTENTION = "GEMM", "conv", "attention"
+CODE_TYPES: dict[int, str] = {INT4: "int4", FP8: "fp8", FP4: "fp4"}
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,33 @@ class QuantizedLinear:
 
 @dataclass(frozen=True)
 class Attention:
-    """The three nodes of one softmax attention."""
+    """The three nodes of one softmax attention. containers: of q, k, the softmax output and v, None where floats.
+    listed: the file says that it is quantized."""
 
     scores: str
     softmax: str
     context: str
+    containers: tuple[str | None, ...] = (None,) * 4
+    listed: bool = False
+
+    @property
+    def wanted(self) -> str:
+        """Such as "FP8 attention", the kernel it should become; "" of a floating-point one."""
+        codes = [each for each in self.containers if each is not None]
+        return f"{codes[0]} {ATTENTION}" if codes else f"quantized {ATTENTION}" if self.listed else ""
 
 
 @dataclass(frozen=True)
 class NetworkFacts:
     """inputs: name -> dimensions, None where symbolic. products: float type -> weights of matrix products and
-    convolutions computed in it (a quantized one counts by the type it is dequantized to)."""
+    convolutions computed in it (a quantized one counts by the type it is dequantized to). types: those of its tensors
+    that not every GPU has kernels for, of "int4", "fp8", "fp4" and "bf16"."""
 
     inputs: dict[str, tuple[int | None, ...]]
     linears: tuple[QuantizedLinear, ...]
     attentions: tuple[Attention, ...]
     products: dict[str, int]
+    types: frozenset[str] = frozenset()
 
     @property
     def float_type(self) -> str:
@@ -72,10 +84,11 @@ class NetworkFacts:
 
 
 def wanted_kernel(weight: str, activation: str | None, product: str = GEMM) -> str:
-    """Such as "INT8 GEMM", "INT4 GEMM", "FP8 GEMM", "INT8 conv" or "INT4 weight-only"."""
+    """Such as "INT8 GEMM", "FP8 GEMM", "FP4 GEMM", "INT8 conv" or "INT4 weight-only"."""
     if activation is None:
         return f"{weight} weight-only"
-    return f"{weight if weight == activation else 'INT8'} {product}"
+    integers = {weight, activation} <= {"INT4", "INT8"}
+    return f"{weight if weight == activation else 'INT8' if integers else activation} {product}"
 
 
 def network_facts(model: Model) -> NetworkFacts:
@@ -99,7 +112,8 @@ def network_facts(model: Model) -> NetworkFacts:
     missing = [path for path in listed if path not in uses and path not in stems]
     found += [QuantizedLinear(path, (), (), 0, 0, "?", None, None, "") for path in missing]
     inputs = {value.name: dims(value) for value in model.inputs}
-    return NetworkFacts(inputs, tuple(_wanted(found, listed)), tuple(_attentions(model)), dict(types))
+    codes = {CODE_TYPES[q.codes] for q in quantizers(model) if q.codes in CODE_TYPES} | {"bf16"} & set(types)
+    return NetworkFacts(inputs, tuple(_wanted(found, listed)), tuple(_attentions(model)), dict(types), frozenset(codes))
 
 
 def _float_type(product: Product) -> str:
@@ -138,9 +152,19 @@ def _wanted(linears: list[QuantizedLinear], formats: Mapping[str, str]) -> Itera
 
 def _attentions(model: Model) -> Iterator[Attention]:
     """Every Softmax between two products."""
+    for scores, softmax, context in attention_products(model):
+        factors = (scores.data, scores.weight, context.data, context.weight)
+        listed = model.metadata.module_of(softmax.label) in (model.metadata.attentions or {})
+        containers = tuple(each.container for each in factors)
+        yield Attention(scores.label, softmax.label, context.label, containers, listed)
+
+
+def attention_products(model: Model) -> Iterator[tuple[Product, Node, Product]]:
+    """The product of queries and keys, the Softmax, and its product with the values, of every attention."""
+    known = {product.label: product for product in products(model)}
     for node in model.nodes:
         if node.is_op("Softmax") and (scores := _scores(node)) is not None and (context := _context(node)) is not None:
-            yield Attention(scores.label, node.label, context.label)
+            yield known[scores.label], node, known[context.label]
 
 
 def _scores(softmax: Node) -> Node | None:

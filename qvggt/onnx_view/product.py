@@ -171,6 +171,26 @@ def _moved_axis(dq: Quantizer, moves: list[Node]) -> int | None:
     return axis
 
 
+def scale_codes(quantizer: Quantizer) -> Quantizer | None:
+    """The DQ that the scales of a Q or DQ are read from, as NVFP4's block scales are codes themselves; None for others.
+
+    Through casts and factors that are one stored number: TensorRT takes those into the second scale.
+    """
+    scope, name = quantizer.scope, quantizer.scale
+    while (node := scope.producer(name)) is not None:
+        if (found := as_quantizer(node)) is not None:
+            return None if found.quantizes else found
+        read: str | None = node.input(0)
+        if node.is_op("Mul", "Div"):
+            read = _scaled_input(node) if prod(dim or 0 for dim in factor_shape(node)) == 1 else None
+        elif not node.is_op("Cast", "Identity"):
+            return None
+        if read is None:
+            return None
+        name, scope = read, node.scope
+    return None
+
+
 def quantized_input(dq: Quantizer) -> Quantizer | None:
     """The Q in front of a DQ, through nodes that only move data; None for stored codes."""
     scope, name = dq.scope, dq.source

@@ -19,7 +19,7 @@ FP8, FP4 = TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT4E2M1
 TRT_CODES: dict[str, int] = {  # TensorRT's own names, as NVIDIA's ModelOpt writes them: what their names say of codes
     f"TRT_{word}{kind}": codes for word, codes in (("INT4", INT4), ("FP8", FP8)) for kind in (QUANTIZE, DEQUANTIZE)
 }
-CONTAINERS: dict[int, str] = {INT4: "INT4", UINT4: "UINT4", INT8: "INT8", UINT8: "UINT8", FP8: "FP8"}
+CONTAINERS: dict[int, str] = {INT4: "INT4", UINT4: "UINT4", INT8: "INT8", UINT8: "UINT8", FP8: "FP8", FP4: "FP4"}
 SUPPORTED = frozenset({INT8, INT4, FP8, FP4})
 
 FLOAT_TYPES: dict[int, str] = {

@@ -5,8 +5,9 @@ clips or range, and bias. `quant.json` holds what they mean: format version, sch
 calibration list, tool versions, per-layer errors, and the hash of the tensor file. The codes are stored rather than
 float weights to be rounded again: that is 4x to 8x smaller, and right for every way of rounding.
 
-Since format version 2 codes are packed where their grid has less than 8 bits (`Grid.pack`, a vector of bytes), and an
-fp32 tensor is stored in the half type that holds every one of its values, where there is one. Version 1 is read too.
+Since format version 2 codes are packed where their grid has less than 8 bits or is a floating-point one (`Grid.pack`, a
+vector of bytes), and an fp32 tensor is stored in the half type that holds every one of its values, where there is one.
+Version 1 is read too.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ def packed_grids(model: nn.Module) -> dict[str, Grid]:
     """State-dict key -> grid of the codes that are stored packed."""
     layers: list[tuple[str, QuantLinear | QuantConv2d]] = [*quantized_linears(model), *quantized_convs(model)]
     grids = {f"{path}.codes": layer.format.weight.grid for path, layer in layers}
-    return {key: grid for key, grid in grids.items() if grid.storage_bits < 8}
+    return {key: grid for key, grid in grids.items() if grid.packed}
 
 
 def _stored(model: nn.Module) -> dict[str, Tensor]:

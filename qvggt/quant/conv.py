@@ -1,11 +1,12 @@
-"""A convolution of the dense heads on integer grids: the fake-quant reference of the exported Q/DQ convolution.
+"""A convolution of the dense heads on low-bit grids: the fake-quant reference of the exported Q/DQ convolution.
 
 Per-token ranges have no meaning here (an input value is read by many outputs), so there is one constant range per
 tensor, observed on data; a range per image was 4 dB closer at 8 bits, moved no depth error, and has no integer kernel
 in ONNX Runtime. Activations have 8 bits whatever the scheme: no runtime has a 4-bit convolution, so fewer would cost
-accuracy (depth abs-rel 0.072 -> 0.091 on the tiny model) and buy nothing. The output is on an 8-bit grid too: ONNX
-Runtime turns DQ -> Conv -> Q into an integer kernel, without the Q it multiplies floats, and TensorRT stores the map
-between two kernels in one byte.
+accuracy (depth abs-rel 0.072 -> 0.091 on the tiny model) and buy nothing. Of integers the output is on an 8-bit grid
+too: ONNX Runtime turns DQ -> Conv -> Q into an integer kernel, without the Q it multiplies floats. TensorRT plans the
+same kernels and writes the same bytes with and without it, so the output of an FP8 convolution, which ONNX Runtime has
+no kernel for, is left as it is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.tensor_format import EPS, TensorFormat
 
@@ -59,12 +61,12 @@ class ConvRange:
 
 
 class QuantConv2d(nn.Module):
-    """x [N, in, H, W] -> conv(codes_x * scale_x, codes_w * scale_w) + b, on the grid of the output's range; conv(x,
-    codes_w * scale_w) + b as it is where the format leaves activations floating point.
+    """x [N, in, H, W] -> conv(codes_x * scale_x, codes_w * scale_w) + b, of integers on the grid of the output's range;
+    conv(x, codes_w * scale_w) + b where the format leaves activations floating point.
 
-    Buffers: `codes` [rows, in, k, k] in the grid's dtype; `weight_scale` fp32 [rows, 1]; `bias` fp32 [rows], whole
-    multiples of scale_x * scale_w as an integer kernel adds it; `act_amax`, `out_amax` fp32 [] = ranges of input and
-    output, where those are quantized.
+    Buffers: `codes` [rows, in, k, k] in the grid's dtype; `weight_scale` fp32 [rows, 1]; `bias` fp32 [rows], on integer
+    grids whole multiples of scale_x * scale_w as an integer kernel adds it; `act_amax`, `out_amax` fp32 [] = ranges of
+    input and output, where those are quantized.
     """
 
     codes: Tensor
@@ -82,6 +84,7 @@ class QuantConv2d(nn.Module):
         self.register_buffer("bias", torch.zeros(shape.rows) if bias else None)
         if format.activation is not None:
             self.register_buffer("act_amax", torch.ones(()))
+        if self.rounds_output:
             self.register_buffer("out_amax", torch.ones(()))
 
     @classmethod
@@ -101,14 +104,15 @@ class QuantConv2d(nn.Module):
         if ranges is None:
             module.bias = None if conv.bias is None else conv.bias.detach().float().clone()
             return module
-        module.act_amax, module.out_amax = (
-            torch.tensor(max(value, EPS), dtype=torch.float32, device=weight.device)
-            for value in (ranges.input, ranges.output)
-        )
+        room = module.maps.grid.headroom
+        amax = {"act_amax": ranges.input} | ({"out_amax": ranges.output} if module.rounds_output else {})
+        for name, value in amax.items():
+            setattr(module, name, torch.tensor(max(value * room, EPS), dtype=torch.float32, device=weight.device))
         if conv.bias is not None:
+            module.bias = conv.bias.detach().float().repeat_interleave(module.shape.shuffle**2)
+        if module.bias is not None and module.rounds_output:
             unit = (module.maps.grid.scale(module.act_amax) * scale).squeeze(1)
-            bias = conv.bias.detach().float().repeat_interleave(module.shape.shuffle**2)
-            module.bias = (bias / unit).round() * unit
+            module.bias = (module.bias / unit).round() * unit
         return module
 
     def weight_dequantized(self) -> Tensor:
@@ -117,9 +121,13 @@ class QuantConv2d(nn.Module):
 
     @property
     def maps(self) -> TensorFormat:
-        """Format of the input and of the output."""
+        """Format of the input, and of the output where that is rounded."""
         assert self.format.activation is not None
         return self.format.activation
+
+    @property
+    def rounds_output(self) -> bool:
+        return self.format.activation is not None and isinstance(self.maps.grid, IntegerGrid)
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input on its grid, if it has one."""
@@ -133,9 +141,8 @@ class QuantConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.product(x)
-        if self.format.activation is None:
-            return y
-        y = self.maps.quantize_tensor(y, self.out_amax)
+        if self.rounds_output:
+            y = self.maps.quantize_tensor(y, self.out_amax)
         return y if self.shape.shuffle == 1 else F.pixel_shuffle(y, self.shape.shuffle)
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""A linear layer on integer grids: the fake-quant reference of what the exported Q/DQ nodes compute (DESIGN 3.5)."""
+"""A linear layer on low-bit grids: the fake-quant reference of what the exported Q/DQ nodes compute (DESIGN 3.5)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import LinearFormat
-from qvggt.formats.tensor_format import EPS
 from qvggt.models.token_types import current_types
 from qvggt.quant.transform import InputTransform, TransformSpec
 
@@ -50,19 +49,21 @@ class QuantLinear(nn.Module):
         self.transform = InputTransform(in_features, transform) if transform else None
         if format.mode == "dynamic":
             self.register_buffer("act_clip", torch.ones(2))
-        elif format.mode == "static":
+        elif format.observed:
             self.register_buffer("act_amax", torch.ones(()))
 
     @classmethod
     def from_float(cls, linear: nn.Linear, format: LinearFormat, amax: float | None = None) -> QuantLinear:
         """Round-to-nearest weights; `amax` is the observed activation range a static format needs."""
-        if format.mode == "static" and amax is None:
+        if format.observed and amax is None:
             raise QvggtError("static activations need calibration data: none was given for this linear")
         weight = linear.weight.detach().float()
         scale = format.weight.scale(weight)
         module = cls.from_codes(format.weight.codes(weight, scale), scale, linear.bias, format)
-        if amax is not None and format.mode == "static":
-            module.act_amax = torch.tensor(max(amax, EPS), dtype=torch.float32, device=weight.device)
+        if amax is not None and format.observed:
+            assert format.activation is not None
+            amax = format.activation.constant_range(amax)
+            module.act_amax = torch.tensor(amax, dtype=torch.float32, device=weight.device)
         return module
 
     @classmethod

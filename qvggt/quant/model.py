@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 from qvggt.errors import QvggtError
+from qvggt.formats.attention import FLOAT, AttentionFormat
 from qvggt.formats.linear_format import LinearFormat
+from qvggt.models.block import Attention
 from qvggt.models.family import LINEARS, family_of, find_family
 from qvggt.models.network import Network
 from qvggt.models.token_types import tell_token_types_
+from qvggt.quant.attention import AttentionRange, QuantAttention, quantized_attentions
 from qvggt.quant.conv import ConvRange, ConvShape, QuantConv2d
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import Scheme
@@ -46,6 +49,15 @@ def scheme_convs(model: nn.Module, scheme: Scheme) -> Iterator[tuple[str, Conv, 
             yield path, conv, format
 
 
+def scheme_attentions(model: nn.Module, scheme: Scheme) -> Iterator[tuple[str, Attention, AttentionFormat]]:
+    """As `scheme_linears`, for the floating-point attentions of the stages; heads see too few tokens."""
+    for stage in family_of(model).stages(model.config) if isinstance(model, Network) else ():
+        path = f"{stage.path}.attn"
+        format, attention = scheme.attention_format(path), model.get_submodule(path)
+        if format is not None and isinstance(attention, Attention) and not isinstance(attention, QuantAttention):
+            yield path, attention, format
+
+
 def check_overrides(model: nn.Module, scheme: Scheme) -> None:
     """QvggtError for an override that names no linear and no convolution of the model that can be quantized."""
     convs = find_family(scheme.family).convs
@@ -74,13 +86,31 @@ def quantized_linears(model: nn.Module) -> Iterator[tuple[str, QuantLinear]]:
 
 
 def settled(model: nn.Module, scheme: Scheme) -> Scheme:
-    """The scheme with the constant ranges that the linears of a calibrated model were given."""
+    """The scheme with the constant ranges that the linears of a quantized model were given, and with the attentions it
+    left floating point; without a format of attention where it left all."""
     constant = []
     for path, linear in quantized_linears(model):
         format = scheme.format(path)
         if format is not None and linear.format != format and linear.format == format.with_constant_range():
             constant.append(path)
-    return replace(scheme, constant_ranges=(*scheme.constant_ranges, *constant))
+    if scheme.attention != FLOAT and not any(quantized_attentions(model)):
+        scheme = replace(scheme, attention=FLOAT, float_attentions=())
+    short = (path for path, _, _ in scheme_attentions(model, scheme))
+    return replace(
+        scheme,
+        constant_ranges=(*scheme.constant_ranges, *constant),
+        float_attentions=(*scheme.float_attentions, *short),
+    )
+
+
+def short_attentions(model: Network, size: tuple[int, int], frames: int) -> list[str]:
+    """Paths of quantized attentions whose sequences of images of this size (pixels), `frames` at least, are too short
+    for a kernel."""
+    family, config = family_of(model), model.config
+    tokens = family.tokens(config, *size)
+    shortest = {path: attention.format.shortest for path, attention in quantized_attentions(model)}
+    lengths = {f"{s.path}.attn": tokens * (frames if s.view == "global" else 1) for s in family.stages(config)}
+    return [path for path, length in lengths.items() if length < shortest.get(path, 0)]
 
 
 def transform_specs(model: nn.Module) -> dict[str, TransformSpec]:
@@ -93,24 +123,28 @@ def quantize_(
     scheme: Scheme,
     ranges: Mapping[str, float] | None = None,
     conv_ranges: Mapping[str, ConvRange] | None = None,
+    attention_ranges: Mapping[str, AttentionRange] | None = None,
     visit: Callable[[str, nn.Linear | Conv, QuantLinear | QuantConv2d], None] | None = None,
 ) -> None:
     """Replace the scheme's linears and convolutions in place, one at a time, by round-to-nearest quantized ones.
 
     `visit` gets the path, the float module and the quantized one of each, before the float one is let go.
     `ranges` maps a path to the observed max |x| of its input; static schemes need one for every linear; `conv_ranges`
-    those of the convolutions: QvggtError names the first that lacks it, with the model untouched. QvggtError for an
-    override that matches nothing.
+    those of the convolutions, `attention_ranges` those of the attentions, of which short ones stay floating point:
+    QvggtError names the first that lacks it, with the model untouched. QvggtError for an override that matches nothing.
     """
-    ranges, conv_ranges = ranges or {}, conv_ranges or {}
+    ranges, conv_ranges, attention_ranges = ranges or {}, conv_ranges or {}, attention_ranges or {}
     visit = visit or (lambda *_: None)
     check_overrides(model, scheme)
     for path, _, format in scheme_linears(model, scheme):
-        if format.mode == "static" and path not in ranges:
+        if format.observed and path not in ranges:
             raise QvggtError(f"{path}: static activations need an observed range; calibrate with data first")
     for path, _, format in scheme_convs(model, scheme):
         if format.activation is not None and path not in conv_ranges:
             raise QvggtError(f"{path}: a quantized convolution needs observed ranges; calibrate with data first")
+    for path, _, _ in scheme_attentions(model, scheme):
+        if path not in attention_ranges:
+            raise QvggtError(f"{path}: quantized attention needs observed ranges; calibrate with data first")
     for path, linear, format in scheme_linears(model, scheme):
         quantized = QuantLinear.from_float(linear, format, ranges.get(path))
         visit(path, linear, quantized)
@@ -119,6 +153,14 @@ def quantize_(
         kernel = QuantConv2d.from_float(conv, format, conv_ranges.get(path))
         visit(path, conv, kernel)
         model.set_submodule(path, kernel)
+    quantize_attentions_(model, scheme, attention_ranges)
+
+
+def quantize_attentions_(model: nn.Module, scheme: Scheme, ranges: Mapping[str, AttentionRange]) -> None:
+    """Give the scheme's attentions their formats where ranges of theirs are, whose sequences are long enough."""
+    for path, attention, format in scheme_attentions(model, scheme):
+        if path in ranges and ranges[path].tokens >= format.shortest:
+            model.set_submodule(path, QuantAttention(attention, format, ranges[path]))
 
 
 def prepare_(model: nn.Module, scheme: Scheme, transforms: Mapping[str, TransformSpec] | None = None) -> None:
@@ -137,6 +179,8 @@ def prepare_(model: nn.Module, scheme: Scheme, transforms: Mapping[str, Transfor
     for path, conv, format in scheme_convs(model, scheme):
         with torch.device(conv.weight.device):
             model.set_submodule(path, QuantConv2d(ConvShape.of(conv), format, conv.bias is not None))
+    for path, attention, attended in scheme_attentions(model, scheme):
+        model.set_submodule(path, QuantAttention(attention, attended))
     if isinstance(model, Network):
         tell_centers_(model)
 

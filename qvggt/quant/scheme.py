@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from qvggt.errors import QvggtError
+from qvggt.formats.attention import FLOAT, AttentionFormat, find_attention
 from qvggt.formats.linear_format import Activation, Format, LinearFormat
-from qvggt.formats.table import ACTIVATIONS, WIDE, find_format, is_format
+from qvggt.formats.table import ACTIVATIONS, find_format, is_format
 from qvggt.mapping import from_mapping
 from qvggt.models.family import DEFAULT, find_family
 
@@ -28,7 +29,9 @@ class Scheme:
     module paths the fnmatch pattern matches, the last match winning, and may also name layers outside `parts`. A name
     that does not say its activation mode ("w8a8", not "w8a8-static") takes the scheme's `activation`. Convolutions get
     what goes with the format (`LinearFormat.convolution`). constant_ranges: paths of linears that have one range for
-    all tokens though their format has one per token: a calibration found that they need no more.
+    all tokens though their format has one per token: a calibration found that they need no more. attention: format of
+    the attention products of those blocks whose qkv is quantized; float_attentions: paths of those among them that stay
+    floating point, as their sequences are too short for a kernel.
     """
 
     bits: str
@@ -38,6 +41,8 @@ class Scheme:
     constant_ranges: tuple[str, ...] = ()
     version: int = VERSION
     family: str = DEFAULT
+    attention: str = FLOAT
+    float_attentions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = (self.bits, *(bits for _, bits in self.overrides))
@@ -49,6 +54,8 @@ class Scheme:
         unknown = [p for p in self.parts if p not in known]
         if unknown:
             raise QvggtError(f"unknown part {unknown[0]!r}: expected a subset of {', '.join(known)}")
+        if find_attention(self.attention) is not None and not self.quantizes:
+            raise QvggtError(f"--attention {self.attention}: --bits {self.bits} quantizes no linear; leave it out")
         if self.version != VERSION:
             raise QvggtError(f"scheme version {self.version} is not readable here, expected {VERSION}: update qvggt")
 
@@ -65,7 +72,8 @@ class Scheme:
     @property
     def label(self) -> str:
         """Short name for tables and files: "w4a4-static", with parts other than the default ones
-        "w8a8-dynamic+camera+dpt" or "w8a8-dynamic@aggregator", with overrides "w4a4-dynamic-mixed"."""
+        "w8a8-dynamic+camera+dpt" or "w8a8-dynamic@aggregator", with overrides "w4a4-dynamic-mixed", with quantized
+        attention "w8a8-dynamic+fp8-attention"."""
         name = self.base.name
         usual = find_family(self.family).default_parts
         if self.quantizes and set(self.parts) != set(usual):
@@ -73,13 +81,18 @@ class Scheme:
             more = [part for part in ordered if part not in usual]
             whole = set(usual) <= set(ordered)
             name += "".join(f"+{part}" for part in more) if whole else f"@{'+'.join(ordered)}"
-        return f"{name}-mixed" if self.overrides else name
+        name += "-mixed" if self.overrides else ""
+        return name if self.attention == FLOAT else f"{name}+{self.attention}-attention"
 
     @property
     def needs_ranges(self) -> bool:
-        """Whether some layer has static activations, whose ranges must be observed on data."""
+        """Whether some layer or attention has constant ranges, which must be observed on data."""
         formats = [self.base, *(find_format(bits, self.activation) for _, bits in self.overrides)]
-        static = bool(self.constant_ranges) or any(format.mode == "static" for format in formats)
+        static = (
+            bool(self.constant_ranges)
+            or self.attention != FLOAT
+            or any(isinstance(format, LinearFormat) and format.observed for format in formats)
+        )
         convs = (self.format(path) for path in find_family(self.family).convs)
         return static or any(format is not None and format.activation is not None for format in convs)
 
@@ -92,7 +105,8 @@ class Scheme:
         """Format of the linear or convolution at a module path, None where it stays floating point."""
         family = find_family(self.family)
         parts = [part for name in self.parts if (part := family.part(name)).pattern.fullmatch(path)]
-        bits = (WIDE if parts[0].single and self.quantizes else self.bits) if parts else None
+        wide = isinstance(self.base, LinearFormat) and self.base.wide
+        bits = (wide if wide and parts[0].single else self.bits) if parts else None
         for pattern, override in self.overrides:
             if fnmatch.fnmatchcase(path, pattern):
                 bits = override
@@ -104,8 +118,16 @@ class Scheme:
             return inner.weights_alone() if inner is not None and path in family.stems else inner
         return format.with_constant_range() if path in self.constant_ranges else format
 
+    def attention_format(self, path: str) -> AttentionFormat | None:
+        """Format of the products of the attention at a module path, None where they stay floating point."""
+        if path in self.float_attentions or self.format(f"{path}.qkv") is None:
+            return None
+        return find_attention(self.attention)
+
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Without what is floating-point attention, as files had it that know no other."""
+        values = dataclasses.asdict(self)
+        return values if self.attention != FLOAT else {k: v for k, v in values.items() if "attention" not in k}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), sort_keys=True)

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from qvggt.models.block import Attention
-from qvggt.quant.hadamard import head_rotation, named_seed
+from qvggt.quant.hadamard import blockwise_hadamard, head_rotation, named_seed
 
 
-def head_rotations(attention: Attention, seed: int) -> Tensor:
-    """One seeded orthogonal matrix per head, [heads, head_dim, head_dim]."""
+def head_rotations(attention: Attention, seed: int, block: int | None = None) -> Tensor:
+    """One seeded orthogonal matrix per head, or one for all that mixes `block` channels, [heads, head_dim, head_dim]."""
+    if block is not None:
+        return blockwise_hadamard(attention.head_dim, block).expand(attention.num_heads, -1, -1)
     return torch.stack(
         [head_rotation(attention.head_dim, named_seed(seed, f"head{i}")) for i in range(attention.num_heads)]
     )

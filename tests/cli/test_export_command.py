@@ -15,8 +15,9 @@ import onnxruntime as ort
 import pytest
 import torch
 from calling import call, interrupted, mistake
-from small_network import small_scenes
+from small_network import small_pixels, small_scenes
 
+import qvggt
 from qvggt.quant.checkpoint import load_calibrated
 
 Files = Callable[[], set[Path]]
@@ -78,6 +79,38 @@ def test_a_file_for_tensorrt_itself(inputs: Path, tmp_path: Path, capsys: pytest
         tensors = onnx.load(tmp_path / f"{name}.onnx").graph.initializer
         codes[name] = {tensor.data_type for tensor in tensors if tensor.name.endswith("weight_codes")}
     assert codes == {"m": {onnx.TensorProto.INT8}, "s": {onnx.TensorProto.INT4}}
+
+
+def test_nvfp4_from_calibration_to_a_runner(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Proven on floats that compute what the file's own codes and scales say; no CPU and no other TensorRT takes it."""
+    folder, out = tmp_path / "nvfp4", tmp_path / "m.onnx"
+    scenes = ("--data", inputs / "scenes", "--sequences", 1, "--frames", 2)
+    model = (inputs / "float.safetensors", "--bits", "nvfp4")
+    assert call("calibrate", *RTN, *model, *scenes, "-o", folder) == 0
+    capsys.readouterr()
+    quick = ("--parity-sequences", 0, "--parity-frames", "1,3", "--outputs", "pose,depth")
+    assert call("export", folder, "--target", "tensorrt", "--cc", "12.0", "-o", out, *quick) == 0
+    printed = capsys.readouterr().out
+    assert "36/36 quantized linears agree" in printed
+    assert "lint: 0 errors and 0 warnings" in printed
+    assert "parity passed" in printed
+    assert json.loads({p.key: p.value for p in onnx.load(out).metadata_props}["qvggt.scheme"])["bits"] == "nvfp4"
+    with qvggt.open_runner(out, threads=1) as runner:
+        assert runner.notes == ("ONNX Runtime has no FP4: written out in float operators, for the numbers alone",)
+        assert np.isfinite(runner.run_named(small_pixels(3))["depth"]).all()
+    err = mistake(capsys, "export", folder, "-o", tmp_path / "c.onnx")
+    assert "nvfp4: no CPU runtime reads FP4; export it with --target tensorrt, or take --bits w4a8 for CPUs" in err
+    err = mistake(capsys, "export", *model, "--target", "tensorrt", "--backend", "tensorrt", "-o", tmp_path / "c.onnx")
+    assert "leave --backend out for TensorRT-RTX, or take --bits fp8" in err
+    assert not (tmp_path / "c.onnx").exists()
+
+
+def test_fp8_for_cpus_says_what_it_is(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = (inputs / "float.safetensors", "--bits", "fp8", "--no-check", "--outputs", "pose")
+    assert call("export", *line, "-o", tmp_path / "m.onnx") == 0
+    assert "note: no CPU runtime has FP8 kernels" in "".join(capsys.readouterr())
+    assert call("export", *line, "--target", "tensorrt", "-o", tmp_path / "t.onnx") == 0
+    assert "no CPU runtime" not in "".join(capsys.readouterr())
 
 
 def test_fused_attention_is_checked_like_any_file(

@@ -52,7 +52,8 @@ def initializer(path: Path, name: str) -> TensorProto:
 @pytest.mark.parametrize(
     ("bits", "act", "target"),
     [*((*form, target) for form in FORMS for target in (Target.CPU, Target.TENSORRT))]
-    + [(*form, Target.TENSORRT_10) for form in (("w4a4", "static"), ("w4a16", "dynamic"))],
+    + [(*form, Target.TENSORRT_10) for form in (("w4a4", "static"), ("w4a16", "dynamic"))]
+    + [("fp8", "static", Target.CPU), ("w4afp8", "dynamic", Target.TENSORRT_10), ("nvfp4", "static", Target.TENSORRT)],
 )
 def test_every_linear_equals_the_reference(
     bits: str, act: str, target: Target, images: torch.Tensor, tmp_path: Path

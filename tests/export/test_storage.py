@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper
@@ -34,9 +35,19 @@ def test_inline_tensors_carry_their_bytes() -> None:
 
 def test_int4_tensors_are_packed() -> None:
     codes = np.array([[-8, 7, 0]], np.int8)
-    tensor = Storage().tensor("x", codes, int4=True)
+    tensor = Storage().tensor("x", codes.astype(ml_dtypes.int4))
     assert (tensor.data_type, list(tensor.dims), len(tensor.raw_data)) == (TensorProto.INT4, [1, 3], 2)
     np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.int8), codes)
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_fp4_and_fp8_tensors(count: int) -> None:
+    codes = np.array([-6, 0.5, -0.0, 3, 1.5], np.float32)[:count]
+    for dtype, size in ((ml_dtypes.float4_e2m1fn, -(-count // 2)), (ml_dtypes.float8_e4m3fn, count)):
+        tensor = Storage().tensor("x", codes.astype(dtype))
+        assert (len(tensor.raw_data), list(tensor.dims)) == (size, [count])
+        np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.float32), codes)
+    assert tensor.data_type == TensorProto.FLOAT8E4M3FN
 
 
 def test_external_tensors_lie_aligned_in_one_file_beside_the_model(tmp_path: Path) -> None:

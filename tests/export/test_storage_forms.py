@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -85,21 +86,21 @@ def container(b: GraphBuilder) -> str:
 
 
 def plain(b: GraphBuilder) -> str:
-    return final(b, b.int4_constant("codes", codes()))
+    return final(b, b.constant("codes", codes().astype(ml_dtypes.int4)))
 
 
 def cast(b: GraphBuilder) -> str:
-    return final(b, b.op("Cast", [b.int4_constant("codes", codes())], "w", to=TensorProto.INT8))
+    return final(b, b.op("Cast", [b.constant("codes", codes().astype(ml_dtypes.int4))], "w", to=TensorProto.INT8))
 
 
 def requantized(b: GraphBuilder) -> str:
-    values = b.op("DequantizeLinear", [b.int4_constant("codes", codes()), one(b)], "w")
+    values = b.op("DequantizeLinear", [b.constant("codes", codes().astype(ml_dtypes.int4)), one(b)], "w")
     return final(b, b.op("QuantizeLinear", [values, one(b), zero(b)], "w"))
 
 
 def turned(b: GraphBuilder) -> str:
     ones = b.constant("ones", scales(1))
-    values = b.op("DequantizeLinear", [b.int4_constant("codes", codes(False)), ones], "w", axis=0)
+    values = b.op("DequantizeLinear", [b.constant("codes", codes(False).astype(ml_dtypes.int4)), ones], "w", axis=0)
     values = b.op("Transpose", [values], "w", perm=[1, 0])
     return final(b, b.op("QuantizeLinear", [values, one(b), zero(b)], "w"))
 
@@ -107,7 +108,7 @@ def turned(b: GraphBuilder) -> str:
 def blocks(b: GraphBuilder) -> str:
     """As `turned`, with a scale for every block of 64: the form for TensorRT itself."""
     ones = b.constant("ones", np.ones((N, K // 64), np.float32))
-    stored = b.int4_constant("codes", codes(False))
+    stored = b.constant("codes", codes(False).astype(ml_dtypes.int4))
     values = b.op("DequantizeLinear", [stored, ones], "w", axis=1, block_size=64)
     values = b.op("Transpose", [values], "w", perm=[1, 0])
     return final(b, b.op("QuantizeLinear", [values, one(b), zero(b)], "w"))

@@ -70,8 +70,8 @@ def test_a_name_without_a_mode_takes_the_one_asked_for() -> None:
     assert find_format("w4a4") is find_format("w4a4-dynamic") is FORMATS["w4a4-dynamic"]
     assert find_format("w4a4", "static") is find_format("w4a4-static", "dynamic")
     assert find_format("fp16", "static") is FORMATS["fp16"]
-    assert choices() == ["w8a8", "w4a8", "w6a6", "w4a4", "w4a16", "fp32", "fp16", "bf16"]
-    assert choices_text() == "w8a8, w4a8, w6a6, w4a4, w4a16, fp32, fp16 or bf16"
+    assert choices() == ["w8a8", "w4a8", "w6a6", "w4a4", "w4a16", "fp8", "w4afp8", "nvfp4", "fp32", "fp16", "bf16"]
+    assert choices_text() == "w8a8, w4a8, w6a6, w4a4, w4a16, fp8, w4afp8, nvfp4, fp32, fp16 or bf16"
     assert not is_format("w4")
     with pytest.raises(QvggtError, match="unknown bits 'w4': expected one of w8a8, w4a8"):
         find_format("w4")

@@ -103,7 +103,7 @@ def test_the_builder_and_its_files_fit_the_gpu(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("qvggt.jobs.deploy._capability", lambda: capability)
+    monkeypatch.setattr("qvggt.jobs.deploy.capability_here", lambda: capability)
     monkeypatch.setattr("qvggt.jobs.deploy.find_spec", lambda name: name if name in installed else None)
     made = plan(DeployJob("tiny", tmp_path, to="engine", formats=("w4a4",)))
     jobs = [step.job for step in made.steps()]

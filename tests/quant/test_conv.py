@@ -41,6 +41,20 @@ FORMS = [
 ]
 
 
+def test_the_output_of_an_fp8_convolution_is_not_rounded() -> None:
+    format = find_format("fp8", "static").convolution
+    assert format is not None
+    x = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(1))
+    for conv in FORMS:
+        module = QuantConv2d.from_float(seeded(conv), format, ConvRange(4.0, 1.0))
+        assert not hasattr(module, "out_amax")
+        assert module.act_amax == 4.0 * module.maps.grid.headroom
+        truth, got = conv(x), module(x)
+        assert 0.005 < (got - truth).norm() / truth.norm() < 0.06
+        if module.bias is not None:
+            assert torch.equal(module.bias[:: module.shape.shuffle**2], conv.bias)
+
+
 @pytest.mark.parametrize("conv", FORMS, ids=str)
 def test_close_to_the_float_convolution_and_on_the_output_grid(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
     seeded(conv)

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 from lint_graphs import K, N, Net
 from onnx import ModelProto, TensorProto
-from rtx import Build, BuildAll, Lint
-
-T = TensorProto
-FP8 = T.FLOAT8E4M3FN
+from rtx import Build, Lint
 
 
 def w8a8() -> ModelProto:
@@ -167,36 +164,6 @@ def test_int4_products(rules: Lint, build: Build) -> None:
     model = net.model(net.op("MatMul", net.quantized(kind=TensorProto.INT4), net.weight(4)))
     assert rules(model) == set()
     assert build(model).gemms("Int4") == 1
-
-
-def test_float8_products(rules: Lint, build: Build) -> None:
-    net = Net()
-    values = np.zeros(K * N, np.uint8).tobytes()
-    net.tensors.append(TensorProto(name="w", dims=[K, N], data_type=FP8, raw_data=values))
-    weight = net.op("DequantizeLinear", "w", net.real(0.01))
-    model = net.model(net.op("MatMul", net.quantized(kind=FP8), weight))
-    assert rules(model) == set()
-    assert build(model).gemms("FP8") == 1
-
-
-def test_nvfp4_products(rules: Lint, build_all: BuildAll) -> None:
-    """Block scales on both sides, computed at run time for the activation: part of the format, not a fault."""
-    net = Net(opset=23)
-    kinds = [(T.FLOAT4E2M1, (N, K), K * N // 2), (FP8, (N, K // 16), K * N // 16)]
-    for name, (kind, dims, size) in zip(("codes", "scales"), kinds, strict=True):
-        net.tensors.append(TensorProto(name=name, dims=dims, data_type=kind, raw_data=bytes([56]) * size))
-    one, block = net.store(1.0, np.float32), {"axis": -1, "block_size": 16, "output_dtype": T.FLOAT16}
-    quantize = {"axis": -1, "block_size": 16, "scale_type": FP8}
-    codes = net.op("TRT_FP4DynamicQuantize", "x", one, outputs=2, domain="trt", **quantize)
-    scales = net.op("DequantizeLinear", f"{codes}1", one, output_dtype=T.FLOAT16)
-    x = net.op("DequantizeLinear", codes, scales, **block)
-    scales = net.op("DequantizeLinear", "scales", one, output_dtype=T.FLOAT16)
-    weight = net.op("Transpose", net.op("DequantizeLinear", "codes", scales, **block), perm=[1, 0])
-    model = net.model(net.op("MatMul", x, weight))
-    assert rules(model) == set()
-    (product,) = (k for k in build_all([model], "SM120")[0].kernels if k.kind == "gemm")
-    assert product.inputs == ("FP4E2M1", "FP8")
-    assert product.constants[0] == "FP4E2M1"
 
 
 @pytest.mark.parametrize(

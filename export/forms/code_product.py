@@ -1,4 +1,5 @@
-"""Integer product: codes of both sides multiplied, scales after it (DESIGN 3.5, spec/tensorrt.md section 1)."""
+"""Product of codes, integers or FP8: those of both sides multiplied, scales after it (DESIGN 3.5, spec/tensorrt.md
+section 1)."""
 
 from __future__ import annotations
 
@@ -6,26 +7,27 @@ import numpy as np
 
 from qvggt.export.forms.site import FP32, Site, array, exact_name, scalar
 from qvggt.formats.granularity import ROW, TENSOR, TOKEN
-from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.tensor_format import EPS
 from qvggt.quant.linear import QuantLinear
 from qvggt.target import Target
 
+EXPANDED = {"INT8": ("INT4", "INT8"), "FP8": ("INT4", "FP8")}  # what may be stored for a product of these
+
 
 def takes(format: LinearFormat) -> bool:
-    """Integers on both sides: a scale per row of the weight, per token or per tensor of the input."""
+    """A scale per row of the weight, per token or per tensor of the input, and codes that fit one container."""
     activation, weight = format.activation, format.weight
     if activation is None or weight.granularity != ROW or activation.granularity not in (TOKEN, TENSOR):
         return False
-    return isinstance(weight.grid, IntegerGrid) and isinstance(activation.grid, IntegerGrid)
+    return weight.grid.container in EXPANDED.get(_container(format), ())
 
 
-def emit_integer_product(site: Site, module: QuantLinear, x: str) -> str:
+def emit_code_product(site: Site, module: QuantLinear, x: str) -> str:
     """y fp32, as the scales after the product are."""
     activation = module.format.activation
     assert activation is not None
-    container = "INT4" if int4_product(module.format, site.target) else "INT8"
+    container = "INT4" if int4_product(module.format, site.target) else _container(module.format)
     x = site.cast(x, FP32)
     scale_after: list[str] = []
     if activation.dynamic:
@@ -42,6 +44,13 @@ def emit_integer_product(site: Site, module: QuantLinear, x: str) -> str:
     for factor in scale_after:
         y = site.op("Mul", [y, factor])
     return y
+
+
+def _container(format: LinearFormat) -> str:
+    """Of both sides of the product, unless it is one of INT4: the input's, or INT8."""
+    assert format.activation is not None
+    container = format.activation.grid.container
+    return "INT8" if container == "INT4" else container
 
 
 def int4_product(format: LinearFormat, target: Target) -> bool:
@@ -69,7 +78,7 @@ def _normalised(site: Site, module: QuantLinear, x: str) -> tuple[str, str]:
 def _weight(site: Site, module: QuantLinear, container: str, gain: float) -> tuple[str, str | None]:
     """Weight [K, N] inside the product, and the fp32 [N] scale to apply after it, if any, `gain` included.
 
-    Codes stored as INT4 are INT4 in an INT4 product and expanded in an INT8 one.
+    Codes stored as INT4 are INT4 in an INT4 product and expanded in any other.
     """
     grid = module.format.weight.grid
     stored = grid.container
@@ -84,10 +93,10 @@ def _weight(site: Site, module: QuantLinear, container: str, gain: float) -> tup
         # one value, but a vector: INT4 with a single scale does not build
         int4, scale = site.stored_codes(codes.T, "INT4"), site.power(grid.fraction, len(scales))
         return site.op("DequantizeLinear", [int4, scale], axis=1), after
-    int8 = site.expanded(codes) if stored == "INT4" else site.stored_codes(codes.T, stored)
+    wide = site.expanded(codes, container) if stored == "INT4" else site.stored_codes(codes.T, container)
     if inside:
-        return site.op("DequantizeLinear", [int8, site.constant("weight_scale", scales)], axis=1), None
-    return site.op("DequantizeLinear", [int8, site.power(grid.fraction)]), after
+        return site.op("DequantizeLinear", [wide, site.constant("weight_scale", scales)], axis=1), None
+    return site.op("DequantizeLinear", [wide, site.power(grid.fraction)]), after
 
 
 def _scaled(site: Site, x: str, factor: float) -> str:

@@ -57,7 +57,7 @@ class Subject:
 
 
 QUANT = tuple(f"tests/quant/test_{name}.py" for name in ("linear", "kronecker", "conv", "linear_onnx"))
-FORMATS = tuple(f"tests/formats/test_{name}.py" for name in ("packing", "tensor_format"))
+FORMATS = tuple(f"tests/formats/test_{name}.py" for name in ("packing", "tensor_format", "float_grid"))
 NETWORK = tuple(f"tests/export/test_{name}.py" for name in ("network", "exporter", "reference_onnx"))
 FORMS = tuple(f"tests/export/test_{name}.py" for name in ("qdq", "conv_export", "weight_blocks", "storage_forms"))
 HALVES = tuple(f"tests/export/test_{name}.py" for name in ("precision", "split_heads", "half_range", "fused_attention"))
@@ -73,7 +73,7 @@ def under(folder: str, *names: str) -> tuple[str, ...]:
 
 SUBJECTS = {
     "formats": Subject(
-        under("qvggt/formats", "grid", "granularity", "tensor_format", "packing"),
+        under("qvggt/formats", "grid", "float_grid", "granularity", "tensor_format", "packing"),
         (*FORMATS, *QUANT),
         (
             "tests/formats/test_table.py",
@@ -99,8 +99,8 @@ SUBJECTS = {
         ("tests/quant", "tests/models/test_folded.py", "tests/models/test_fold_config.py", "tests/calib/test_rtn.py"),
     ),
     "forms": Subject(
-        under("export/forms", "convolution", "integer_product", "site", "weight_only", "table"),
-        (*FORMS, "tests/export/test_export_faults.py"),
+        under("export/forms", "convolution", "code_product", "block_product", "site", "weight_only", "table"),
+        (*FORMS, "tests/export/forms", "tests/export/test_export_faults.py"),
         (*HALVES, "tests/export/test_storage.py"),
     ),
     "export": Subject(
@@ -108,7 +108,11 @@ SUBJECTS = {
         ("tests/export/test_graph.py", *NETWORK, "tests/export/test_fused_attention.py"),
         ("tests/export/test_qdq.py", *HALVES, "tests/export/test_conv_export.py", "tests/export/test_emulation.py"),
     ),
-    "parity": Subject(("export/parity.py",), GATE, ("tests/export/test_qdq.py", "tests/jobs/test_gate_cameras.py")),
+    "parity": Subject(
+        ("export/parity.py", "export/segments.py"),
+        GATE,
+        ("tests/export/test_gate_faults.py", "tests/export/test_qdq.py", "tests/jobs/test_gate_cameras.py"),
+    ),
     "gptq": Subject(("calib/gptq.py",), ("tests/calib/test_gptq.py",), ("tests/calib/test_on_a_device.py",)),
     "pose": Subject(("eval/pose.py",), ("tests/eval/test_pose.py",), ("tests/eval/test_metrics.py", *EVAL)),
     "metrics": Subject(("eval/metrics.py",), ("tests/eval/test_metrics.py",), EVAL),

@@ -3,12 +3,12 @@
     python tools/mutation.py -o docs/results/mutation.json      # an hour or two on one core; goes on where it stopped
     python tools/mutation.py --only manifest --sample 0         # every place of one file
 
-Per file, a few places (or `--sample`) are drawn by `--seed`, one fault each (`tools/mutants.py`). A fault is planted in a
-process forked from one that has PyTorch loaded already; nothing on the disk is touched. The tests that mirror the file judge
-it, then, where they let it pass, wider ones (`--quick`: not yet). A test that starts another process does not see it.
-What survives stands in the JSON by its text. A survivor that nobody could tell from the original is listed in
-`tools/equivalent_mutants.py` with the reason and not counted. What was killed stays killed in the journal; survivors
-are tried again by the next run, so that "before" in the JSON is the score by the tests of the first run.
+Per file, a few places (or `--sample`) are drawn by `--seed`, one fault each (`tools/mutants.py`). A fault is planted in
+a process forked from one that has PyTorch loaded already; nothing on the disk is touched. The tests that mirror the
+file judge it, then, where they let it pass, wider ones (`--quick`: not yet). A test that starts another process does
+not see it. What survives stands in the JSON by its text. A survivor that nobody could tell from the original is listed
+in `tools/equivalent_mutants.py` with the reason and not counted. What was killed stays killed in the journal;
+survivors are tried again by the next run, so that "before" in the JSON is the score of the first.
 """
 
 from __future__ import annotations

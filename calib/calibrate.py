@@ -34,7 +34,6 @@ from qvggt.quant.model import (
 from qvggt.quant.scheme import Scheme
 from qvggt.rotation.fold import fold_
 
-
 ROTATED = 16  # channels under one scale where scales are those of blocks
 
 
@@ -43,8 +42,14 @@ def fold_config(recipe: Recipe, seed: int) -> FoldConfig | None:
     residual = recipe.rotation in ("folded", "blocks", "balanced")
     if not residual and not recipe.value_rotation:
         return None
-    value = recipe.value_rotation and recipe.value_basis != "balanced"
-    return FoldConfig(seed=seed, residual=residual, layer_scale=True, value=value, block=ROTATED if recipe.rotation == "blocks" else None)
+    value = recipe.value_rotation and recipe.value_basis == "hadamard"
+    return FoldConfig(
+        seed=seed,
+        residual=residual,
+        layer_scale=True,
+        value=value,
+        block=ROTATED if recipe.rotation == "blocks" else None,
+    )
 
 
 def group_of(scheme: Scheme) -> int:

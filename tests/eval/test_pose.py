@@ -99,6 +99,14 @@ def test_equal_trajectories_have_no_error(seed: int) -> None:
     assert pose_auc([errors]) == {30: 1.0, 15: 1.0, 5: 1.0, 3: 1.0}
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e6])
+def test_equal_directions_are_no_failures_in_any_unit(unit: float) -> None:
+    """The cosine of equal directions may come out a rounding above 1, whose arccos is not a number: a failed pair."""
+    gt = random_poses(np.random.default_rng(0), 60)
+    gt[:, :3, 3] *= unit
+    assert pairwise_errors(gt, gt).worst_deg.max() < 1e-4
+
+
 def test_rotation_error_is_the_angle_and_pairs_are_ordered() -> None:
     gt = np.tile(np.eye(4), (3, 1, 1))
     gt[:, 0, 3] = [0, 1, 3]

@@ -6,6 +6,8 @@ import torch
 from qvggt.calib.gptq import InputMoments, gptq_codes
 from qvggt.formats.granularity import ROW
 from qvggt.formats.grid import IntegerGrid
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.formats.table import find_format
 from qvggt.formats.tensor_format import TensorFormat
 
 GRID = IntegerGrid(4, narrow=True)
@@ -72,3 +74,16 @@ def test_dead_channels_do_no_harm(case: tuple[torch.Tensor, torch.Tensor]) -> No
     x[:, 3:9] = 0
     assert gptq_codes(weight, ROWS.scale(weight), GRID, moments_of(x)).isfinite().all()
     assert gptq_codes(weight, ROWS.scale(weight), GRID, moments_of(torch.zeros_like(x))).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "fp8"])
+def test_beats_nearest_on_a_floating_point_grid(name: str, case: tuple[torch.Tensor, torch.Tensor]) -> None:
+    format = find_format(name)
+    assert isinstance(format, LinearFormat)
+    (weight, x), numbers = case, format.weight
+    scale = numbers.granularity.expand(numbers.scale(weight), 32)
+    codes = gptq_codes(weight, scale, numbers.grid, moments_of(x)).float()
+    assert torch.equal(codes, codes.to(numbers.grid.dtype).float())
+    assert float(codes.abs().max()) <= numbers.grid.highest
+    nearest = numbers.codes(weight, numbers.scale(weight))
+    assert output_error(x, weight, codes, scale) < 0.6 * output_error(x, weight, nearest, scale)

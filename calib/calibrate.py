@@ -39,13 +39,12 @@ ROTATED = 16  # channels under one scale where scales are those of blocks
 
 def fold_config(recipe: Recipe, seed: int) -> FoldConfig | None:
     """The folds a recipe asks for; None when it wants none."""
-    residual = recipe.rotation in ("folded", "blocks", "balanced")
-    if not residual and not recipe.value_rotation:
+    if not recipe.folds and not recipe.value_rotation:
         return None
     value = recipe.value_rotation and recipe.value_basis == "hadamard"
     return FoldConfig(
         seed=seed,
-        residual=residual,
+        residual=recipe.folds,
         layer_scale=True,
         value=value,
         block=ROTATED if recipe.rotation == "blocks" else None,

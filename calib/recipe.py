@@ -74,6 +74,11 @@ class Recipe:
     def replace(self, **changes: Any) -> Recipe:
         return dataclasses.replace(self, **changes)
 
+    @property
+    def folds(self) -> bool:
+        """Whether the residual streams get another basis, in the weights."""
+        return self.rotation in ("folded", "blocks", "balanced")
+
     def learns(self, formats: Iterable[LinearFormat]) -> bool:
         """Whether a block with linears of these formats learns."""
         return self.learn and any(self.learn_all or f.learnable for f in formats)

@@ -155,16 +155,24 @@ def stored(model: Network, precision: Precision) -> Iterator[None]:
         for path, module in model.named_modules() if precision is not Precision.FP32 else ():
             if wide.match(path):
                 continue
-            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, LayerScale)):
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
                 handles += _hold_rounded(module, list(module.parameters(recurse=False)), precision)
             elif isinstance(module, QuantLinear):
                 handles += _hold_stored(module, precision)
             elif isinstance(module, Block):
                 handles.append(module.register_forward_pre_hook(partial(_stored_scale, precision)))
+                for linear, scale in ((module.attn.proj, module.ls1), (module.mlp.fc2, module.ls2)):
+                    if isinstance(scale, LayerScale) and not _returns_fp32(linear):
+                        handles += _hold_rounded(scale, [scale.gamma], precision)
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _returns_fp32(linear: nn.Module) -> bool:
+    """Whatever the float type of the network: scales after a product of codes, and what follows, are fp32."""
+    return isinstance(linear, QuantLinear) and linear.format.activation is not None
 
 
 def _hold_stored(module: QuantLinear, precision: Precision) -> list[Any]:
@@ -172,7 +180,7 @@ def _hold_stored(module: QuantLinear, precision: Precision) -> list[Any]:
     handles, rotation = list[Any](), None if module.transform is None else module.transform.rotation
     if rotation is not None:
         handles += _hold_rounded(rotation, [rotation.left, rotation.right], precision)
-    if module.format.activation is None:
+    if not _returns_fp32(module):
         lift = lift_of(module.weight_scale.cpu().numpy(), precision)
         handles += _hold_rounded(module, [module.weight_scale], precision, lift)
         handles += _hold_rounded(module, [] if module.bias is None else [module.bias], precision)

@@ -155,12 +155,17 @@ def stored(model: Network, precision: Precision) -> Iterator[None]:
         for path, module in model.named_modules() if precision is not Precision.FP32 else ():
             if wide.match(path):
                 continue
-            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, LayerScale)):
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
                 handles += _hold_rounded(module, list(module.parameters(recurse=False)), precision)
             elif isinstance(module, QuantLinear):
                 handles += _hold_stored(module, precision)
             elif isinstance(module, Block):
                 handles.append(module.register_forward_pre_hook(partial(_stored_scale, precision)))
+                for scale, linear in ((module.ls1, module.attn.proj), (module.ls2, module.mlp.fc2)):
+                    # a gain has the type of what it scales, and products of codes end in fp32
+                    codes = isinstance(linear, QuantLinear) and linear.format.activation is not None
+                    held = [] if codes else list(scale.parameters(recurse=False))
+                    handles += _hold_rounded(scale, held, precision)
         yield
     finally:
         for handle in handles:

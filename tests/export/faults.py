@@ -1766,3 +1766,78 @@ def _(draft: Draft, at: str) -> Where:
     del draft.graph.node[:]
     draft.graph.node.extend(nodes)
     return "point_head"
+
+
+# formats of floats, and attention on codes
+
+
+@fault("block scales: each its neighbour's", ANY)
+def _(draft: Draft, at: str) -> Where:
+    return _stored(draft, f"{parameters(at)}.block_scale", lambda a: np.roll(a, 1, 0), at)
+
+
+@fault("a block scale one code up", ANY)
+def _(draft: Draft, at: str) -> Where:
+    """E4M3 has eight steps from one power of two to the next."""
+    return _stored(draft, f"{parameters(at)}.block_scale", one_entry(0.875), at)
+
+
+@fault("scales of all rows x1.01", ANY)
+def _(draft: Draft, at: str) -> Where:
+    return _stored(draft, f"{parameters(at)}.weight_scale", scaled(1.01), at)
+
+
+@fault("activation headroom: the range twice as wide", ANY)
+def _(draft: Draft, at: str) -> Where:
+    """On both sides of the codes of blocks' scales, or of the codes themselves."""
+    nodes = [
+        node
+        for node in draft.nodes(re.escape(at) + r"/(Quantize|Dequantize)Linear(_\d)?")
+        if node.input[1].startswith("step_")
+    ]
+    for node in nodes:
+        draft.change(draft.own(node, 1), scaled(2))
+    return at if nodes else NOWHERE
+
+
+@fault("unit of the blocks' scales x1.01", ANY)
+def _(draft: Draft, at: str) -> Where:
+    node = next((n for n in draft.nodes(re.escape(at) + r"/Mul(_\d)?") if n.input[1].startswith("unit_")), None)
+    if node is None:
+        return NOWHERE
+    draft.change(draft.own(node, 1), scaled(1.01))
+    return at
+
+
+@fault("attention codes: scale x1.01", (f"{FRAME}:0", f"{GLOBAL}:1", f"{GLOBAL}:2"))
+def _(draft: Draft, at: str) -> Where:
+    """Of queries, keys or values, on both sides of the codes."""
+    block, _, which = at.partition(":")
+    suffix = "" if which == "0" else f"_{which}"
+    nodes = [draft.node(f"{block}.attn/{op}{suffix}") for op in ("QuantizeLinear", "DequantizeLinear")]
+    for node in nodes:
+        if node is None:
+            return NOWHERE
+        draft.change(draft.own(node, 1), scaled(1.01))
+    return f"{block}.attn"
+
+
+@fault("attention codes: probabilities to twice the range", (FRAME, GLOBAL))
+def _(draft: Draft, at: str) -> Where:
+    nodes = [draft.node(f"{at}.attn/{op}_3") for op in ("QuantizeLinear", "DequantizeLinear")]
+    for node in nodes:
+        if node is None:
+            return NOWHERE
+        draft.change(draft.own(node, 1), scaled(2))
+    return f"{at}.attn"
+
+
+@fault("attention codes left out for values", (GLOBAL,))
+def _(draft: Draft, at: str) -> Where:
+    quantize, dequantize = (draft.node(f"{at}.attn/{op}_2") for op in ("QuantizeLinear", "DequantizeLinear"))
+    if quantize is None or dequantize is None:
+        return NOWHERE
+    dequantize.op_type = "Cast"
+    dequantize.input[:] = [quantize.input[0]]
+    attribute(dequantize, "to", TensorProto.FLOAT16)
+    return f"{at}.attn"

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from qvggt.export import emulation, segments
-from qvggt.export.emulation import run_segment
+from qvggt.export.emulation import Run, open_segment
 from qvggt.export.parity import MAX_TIES, LayerParity, check_convs, check_linears
 from qvggt.export.segments import SegmentReport, check_segments
 from qvggt.jobs.gate import SEGMENT_FRAMES
@@ -86,14 +85,19 @@ def remembered() -> Iterator[None]:
     """Inside, a piece of a file with the same nodes, weights and input is run once."""
     known: dict[bytes, NDArray[np.float32]] = {}
 
-    def once(model: ModelProto, feed: Mapping[str, NDArray[np.float32]], wide: int | None = None) -> Any:
-        digest = hashlib.sha256(repr(wide).encode() + model.SerializeToString(deterministic=True))
-        for name, value in sorted(feed.items()):
-            digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
-        key = digest.digest()
-        if key not in known:
-            known[key] = run_segment(model, feed, wide)
-        return known[key]
+    def opened(model: ModelProto, wide: int | None = None) -> Run:
+        piece = hashlib.sha256(repr(wide).encode() + model.SerializeToString(deterministic=True))
 
-    with mock.patch.object(segments, "run_segment", once), mock.patch.object(emulation, "run_segment", once):
+        def run(feed: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+            digest = piece.copy()
+            for name, value in sorted(feed.items()):
+                digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+            key = digest.digest()
+            if key not in known:
+                known[key] = open_segment(model, wide)(feed)
+            return known[key]
+
+        return run
+
+    with mock.patch.object(segments, "open_segment", opened), mock.patch.object(emulation, "open_segment", opened):
         yield

@@ -1776,7 +1776,7 @@ def _(draft: Draft, at: str) -> Where:
     return _stored(draft, f"{parameters(at)}.block_scale", lambda a: np.roll(a, 1, 0), at)
 
 
-@fault("a block scale one code up", ANY)
+@fault("a block scale one code down", ANY)
 def _(draft: Draft, at: str) -> Where:
     """E4M3 has eight steps from one power of two to the next."""
     return _stored(draft, f"{parameters(at)}.block_scale", one_entry(0.875), at)
@@ -1787,7 +1787,7 @@ def _(draft: Draft, at: str) -> Where:
     return _stored(draft, f"{parameters(at)}.weight_scale", scaled(1.01), at)
 
 
-@fault("activation headroom: the range twice as wide", ANY)
+@fault("activation headroom: scales twice as wide", ANY)
 def _(draft: Draft, at: str) -> Where:
     """On both sides of the codes of blocks' scales, or of the codes themselves."""
     nodes = [

@@ -66,9 +66,8 @@ KINDS = {
     "w4a4 calibrated tensorrt": Kind("w4a4", parts=ALL, target=Target.TENSORRT, precision=FP16, steps=CALIBRATED),
     "w4a4 static tensorrt": Kind("w4a4", "static", ALL, Target.TENSORRT, FP16, CALIBRATED),
     "fp8": Kind("fp8"),
-    "fp8 static tensorrt, attention": Kind(
-        "fp8", "static", None, Target.TENSORRT, FP16, CALIBRATED, attention="fp8", size=(84, 70)
-    ),
+    "fp8 static tensorrt": Kind("fp8", "static", None, Target.TENSORRT, FP16, CALIBRATED),
+    "w8a8 fp8 attention": Kind("w8a8", target=Target.TENSORRT, precision=FP16, attention="fp8", size=(84, 70)),
     "nvfp4 tensorrt": Kind("nvfp4", "static", None, Target.TENSORRT, FP16),
     "w4a4 made up": Kind("w4a4", parts=ALL, steps=MADE_UP),
     "w4a4 made up tensorrt": Kind("w4a4", "static", ALL, Target.TENSORRT, FP16, MADE_UP),

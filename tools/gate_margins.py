@@ -88,7 +88,8 @@ def faults(thorough: bool) -> dict[str, Any]:
         for name, fault, broken in bar(trials(goods, thorough), desc="broken files", unit="file", total=total):
             there = [f for f in examine_broken(goods[name], broken) if broken.at(f.path)]
             row = rows.setdefault(
-                fault.title, {"tried": 0, "found": 0, "least": None, "where": "", "frames": fault.frames, "missed": []}
+                fault.title,
+                {"tried": 0, "found": 0, "least": None, "where": fault.unseen, "frames": fault.frames, "missed": []},
             )
             row["tried"] += 1
             if not there:

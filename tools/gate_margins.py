@@ -30,7 +30,8 @@ from qvggt.progress import bar
 from qvggt.versions import versions
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = ((70, 70), (140, 140), (42, 56))
+SIZES = ((70, 70), (140, 140))
+MOST = 1e6  # times what is allowed: stands for a piece that is missing or cannot be run, too
 PARTS = {
     r"aggregator\.patch_embed\.blocks\b": "blocks of the encoder",
     r"aggregator\.frame_blocks\b": "frame blocks",
@@ -96,8 +97,9 @@ def faults(thorough: bool) -> dict[str, Any]:
                 row["missed"].append(f"{fault.at or 'the file'} in {name}")
                 continue
             row["found"] += 1
-            if row["least"] is None or there[0].times < row["least"]:
-                row |= {"least": there[0].times, "where": f"{there[0].path} in {name}"}
+            exceeds = min(there[0].times, MOST)
+            if row["least"] is None or exceeds < row["least"]:
+                row |= {"least": exceeds, "where": f"{there[0].path} in {name}"}
     listed = [{"fault": title, **row} for title, row in rows.items()]
     return {"tried": sum(r["tried"] for r in listed), "found": sum(r["found"] for r in listed), "rows": listed}
 

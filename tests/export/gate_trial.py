@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -73,11 +73,13 @@ def examine_broken(good: Good, broken: Broken, frames: tuple[int, ...] = SEGMENT
         return [Finding("", f"{type(error).__name__}: {error}", math.inf)]
 
 
-def trials(goods: Mapping[str, Good], thorough: bool = False) -> Iterator[tuple[str, Fault, Broken]]:
+def trials(
+    goods: Mapping[str, Good], faults: Iterable[Fault] = tuple(FAULTS.values()), thorough: bool = False
+) -> Iterator[tuple[str, Fault, Broken]]:
     """(name of a good file, fault, its broken copy): every fault in one of the files that it applies to, each file in
     its turn; or `thorough`, in all of them."""
     models = {name: onnx.load(good.path) for name, good in goods.items()}
-    for turn, fault in enumerate(FAULTS.values()):
+    for turn, fault in enumerate(faults):
         names = list(models)[turn % len(models) :] + list(models)[: turn % len(models)]
         made = ((name, fault, broken) for name in names if (broken := fault(models[name])) is not None)
         yield from made if thorough else islice(made, 1)

@@ -1530,16 +1530,19 @@ def _first_for_all(draft: Draft, tensor: str, path: str) -> Where:
     return path
 
 
-@fault("a linear gives all frames the first's", (f"{FRAME}.attn.proj", f"{GLOBAL}.mlp.fc1"), frames=2)
+LAYERS_ALONE = "quantized layers are run on tokens of no frame, convolutions on one frame"
+
+
+@fault("a linear gives all frames the first's", (f"{FRAME}.attn.proj", f"{GLOBAL}.mlp.fc1"), 2, LAYERS_ALONE)
 def _(draft: Draft, at: str) -> Where:
-    """By nodes under the linear's own name."""
-    node = draft.node(f"{at}/MatMul")
+    """By nodes under the quantized linear's own name."""
+    node = draft.node(f"{at}/MatMul") if f"{at}.weight_codes" in draft.tensors else None
     return NOWHERE if node is None else _first_for_all(draft, node.output[0], at)
 
 
-@fault("a convolution gives all frames the first's", CONVS[1:4:2], frames=2)
+@fault("a convolution gives all frames the first's", CONVS[1:4:2], 2, LAYERS_ALONE)
 def _(draft: Draft, at: str) -> Where:
-    node = draft.node(f"{at}/Conv")
+    node = draft.node(f"{at}/Conv") if f"{at}.weight_codes" in draft.tensors else None
     return NOWHERE if node is None else _first_for_all(draft, node.output[0], at)
 
 
@@ -1671,7 +1674,11 @@ def _(draft: Draft, at: str) -> Where:
     return at
 
 
-@fault("weight scales along the other side", (f"{FRAME}.attn.proj", "aggregator.patch_rotation"))
+@fault(
+    "weight scales along the other side",
+    (f"{FRAME}.attn.proj", "aggregator.patch_rotation"),
+    unseen="the fused product of ONNX Runtime does not read the axis",
+)
 def _(draft: Draft, at: str) -> Where:
     """Of a square weight."""
     node = draft.node(f"{at}/DequantizeLinear_1")
@@ -1747,7 +1754,7 @@ def _(draft: Draft, at: str) -> Where:
     return at
 
 
-@fault("an output left out")
+@fault("an output left out", unseen="what a file does not give is not asked for")
 def _(draft: Draft, at: str) -> Where:
     """With the nodes that nothing else needs."""
     last = draft.node("world_points_conf/Identity")
@@ -1766,3 +1773,78 @@ def _(draft: Draft, at: str) -> Where:
     del draft.graph.node[:]
     draft.graph.node.extend(nodes)
     return "point_head"
+
+
+# formats of floats, and attention on codes
+
+
+@fault("block scales: each its neighbour's", ANY)
+def _(draft: Draft, at: str) -> Where:
+    return _stored(draft, f"{parameters(at)}.block_scale", lambda a: np.roll(a, 1, 0), at)
+
+
+@fault("a block scale one code down", ANY)
+def _(draft: Draft, at: str) -> Where:
+    """E4M3 has eight steps from one power of two to the next."""
+    return _stored(draft, f"{parameters(at)}.block_scale", one_entry(0.875), at)
+
+
+@fault("scales of all rows x1.01", ANY)
+def _(draft: Draft, at: str) -> Where:
+    return _stored(draft, f"{parameters(at)}.weight_scale", scaled(1.01), at)
+
+
+@fault("activation headroom: scales twice as wide", ANY)
+def _(draft: Draft, at: str) -> Where:
+    """On both sides of the codes of blocks' scales, or of the codes themselves."""
+    nodes = [
+        node
+        for node in draft.nodes(re.escape(at) + r"/(Quantize|Dequantize)Linear(_\d)?")
+        if node.input[1].startswith("step_")
+    ]
+    for node in nodes:
+        draft.change(draft.own(node, 1), scaled(2))
+    return at if nodes else NOWHERE
+
+
+@fault("unit of the blocks' scales x1.01", ANY)
+def _(draft: Draft, at: str) -> Where:
+    node = next((n for n in draft.nodes(re.escape(at) + r"/Mul(_\d)?") if n.input[1].startswith("unit_")), None)
+    if node is None:
+        return NOWHERE
+    draft.change(draft.own(node, 1), scaled(1.01))
+    return at
+
+
+@fault("attention codes: scale x1.01", (f"{FRAME}:0", f"{GLOBAL}:1", f"{GLOBAL}:2"))
+def _(draft: Draft, at: str) -> Where:
+    """Of queries, keys or values, on both sides of the codes."""
+    block, _, which = at.partition(":")
+    suffix = "" if which == "0" else f"_{which}"
+    nodes = [draft.node(f"{block}.attn/{op}{suffix}") for op in ("QuantizeLinear", "DequantizeLinear")]
+    for node in nodes:
+        if node is None:
+            return NOWHERE
+        draft.change(draft.own(node, 1), scaled(1.01))
+    return f"{block}.attn"
+
+
+@fault("attention codes: probabilities to twice the range", (FRAME, GLOBAL))
+def _(draft: Draft, at: str) -> Where:
+    nodes = [draft.node(f"{at}.attn/{op}_3") for op in ("QuantizeLinear", "DequantizeLinear")]
+    for node in nodes:
+        if node is None:
+            return NOWHERE
+        draft.change(draft.own(node, 1), scaled(2))
+    return f"{at}.attn"
+
+
+@fault("attention codes left out for values", (GLOBAL,))
+def _(draft: Draft, at: str) -> Where:
+    quantize, dequantize = (draft.node(f"{at}.attn/{op}_2") for op in ("QuantizeLinear", "DequantizeLinear"))
+    if quantize is None or dequantize is None:
+        return NOWHERE
+    dequantize.op_type = "Cast"
+    dequantize.input[:] = [quantize.input[0]]
+    attribute(dequantize, "to", TensorProto.FLOAT16)
+    return f"{at}.attn"

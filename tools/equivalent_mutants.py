@@ -21,4 +21,5 @@ EQUIVALENT: dict[str, str] = {
     "qvggt/onnx_view/external_data.py: outside = status.st_nlink - self._names_inside(real, status) if status.st_nlink > 1 else 0 -> outside = status.st_nlink - self._names_inside(real, status) if status.st_nlink > 0 else 0": "a file of one name has that name in its own folder: it only lists the folder for nothing",
     "calib/gptq.py: for i, (row, s) in enumerate(zip(block, scales[start : start + LAZY], strict=True)): -> for i, (row, s) in enumerate(zip(block, scales[start : start + LAZY], strict=False)):": "both are the same rows of two tensors of one shape",
     "calib/gptq.py: rest, scales = (t.double().expand_as(weight).T[order].contiguous() for t in (weight, scale)) -> rest, scales = (t.double().expand_as(weight).T[order] for t in (weight, scale))": "the same values in another layout; indexing has made a copy already",
+    "qvggt/quant/hadamard.py: while width > 1 and width % base == 0: -> while width > 0 and width % base == 0:": "1 is divided by no base, so the loop ends there in either case",
 }

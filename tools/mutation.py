@@ -94,9 +94,9 @@ SUBJECTS = {
         ("tests/quant", "tests/calib/test_rtn.py", "tests/export/test_qdq.py", "tests/export/test_conv_export.py"),
     ),
     "hadamard": Subject(
-        ("qvggt/quant/hadamard.py",), ("tests/quant/test_hadamard.py",), ("tests/quant", "tests/rotation"), 24
+        ("qvggt/quant/hadamard.py",), ("tests/quant/test_hadamard.py",), ("tests/quant", "tests/rotation"), 12
     ),
-    "cost": Subject(("qvggt/rotation/cost.py",), ("tests/rotation/test_fold_cost.py",), ("tests/rotation",), 24),
+    "cost": Subject(("qvggt/rotation/cost.py",), ("tests/rotation/test_fold_cost.py",), ("tests/rotation",), 12),
     "rotation": Subject(
         under("qvggt/rotation", "fold", "residual", "smoothing", "value", "precision"),
         FOLD,

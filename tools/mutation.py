@@ -115,7 +115,12 @@ SUBJECTS = {
     "parity": Subject(
         ("export/parity.py", "export/segments.py"),
         GATE,
-        ("tests/export/test_gate_faults.py", "tests/export/test_qdq.py", "tests/jobs/test_gate_cameras.py"),
+        (
+            "tests/export/test_gate_faults.py",
+            "tests/export/test_qdq.py",
+            "tests/export/test_conv_export.py",
+            "tests/jobs/test_gate_cameras.py",
+        ),
     ),
     "gptq": Subject(("calib/gptq.py",), ("tests/calib/test_gptq.py",), ("tests/calib/test_on_a_device.py",), 24),
     "pose": Subject(("eval/pose.py",), ("tests/eval/test_pose.py",), ("tests/eval/test_metrics.py", *EVAL), 24),

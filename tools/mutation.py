@@ -94,9 +94,9 @@ SUBJECTS = {
         ("tests/quant", "tests/calib/test_rtn.py", "tests/export/test_qdq.py", "tests/export/test_conv_export.py"),
     ),
     "hadamard": Subject(
-        ("qvggt/quant/hadamard.py",), ("tests/quant/test_hadamard.py",), ("tests/quant", "tests/rotation"), 24
+        ("qvggt/quant/hadamard.py",), ("tests/quant/test_hadamard.py",), ("tests/quant", "tests/rotation"), 12
     ),
-    "cost": Subject(("qvggt/rotation/cost.py",), ("tests/rotation/test_fold_cost.py",), ("tests/rotation",), 24),
+    "cost": Subject(("qvggt/rotation/cost.py",), ("tests/rotation/test_fold_cost.py",), ("tests/rotation",), 12),
     "rotation": Subject(
         under("qvggt/rotation", "fold", "residual", "smoothing", "value", "precision"),
         FOLD,
@@ -115,7 +115,12 @@ SUBJECTS = {
     "parity": Subject(
         ("export/parity.py", "export/segments.py"),
         GATE,
-        ("tests/export/test_gate_faults.py", "tests/export/test_qdq.py", "tests/jobs/test_gate_cameras.py"),
+        (
+            "tests/export/test_gate_faults.py",
+            "tests/export/test_qdq.py",
+            "tests/export/test_conv_export.py",
+            "tests/jobs/test_gate_cameras.py",
+        ),
     ),
     "gptq": Subject(("calib/gptq.py",), ("tests/calib/test_gptq.py",), ("tests/calib/test_on_a_device.py",), 24),
     "pose": Subject(("eval/pose.py",), ("tests/eval/test_pose.py",), ("tests/eval/test_metrics.py", *EVAL), 24),

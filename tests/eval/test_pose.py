@@ -144,9 +144,12 @@ def test_not_a_number_in_the_prediction_is_wrong_at_every_threshold() -> None:
 
 
 def test_errors_are_numpy_arrays_of_float64_whatever_the_poses_are() -> None:
-    """Also of a prediction on its way through autograd, in half precision."""
+    """Also of a prediction on its way through autograd, in half precision: all that follows is float64."""
     poses = torch.from_numpy(random_poses(np.random.default_rng(0), 3)).to(torch.bfloat16).requires_grad_()
-    errors = pairwise_errors(poses, poses.detach().double())
+    gt = random_poses(np.random.default_rng(1), 3)
+    errors, exact = pairwise_errors(poses, gt), pairwise_errors(poses.detach().double(), gt)
+    assert np.array_equal(errors.rotation_deg, exact.rotation_deg)
+    assert np.array_equal(errors.translation_deg, exact.translation_deg)
     for values in (errors.rotation_deg, errors.translation_deg, errors.worst_deg):
         assert type(values) is np.ndarray
         assert values.dtype == np.float64

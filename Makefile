@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 ROOMS := qvggt export engines calib eval tests tools
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-gpu gpu-proof gpu-bundle lint check-lint format docs picture stress demo clean
+.PHONY: help setup test test-slow test-gpu gpu-proof gpu-bundle lint check-lint format docs picture stress mutation demo clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,6 +66,10 @@ stress: export OMP_NUM_THREADS = 1
 stress: $(STAMP)  ## Robustness: kills, full disks (docs/results/stress.json), then damaged inputs of every kind
 	@$(BIN)/python tools/stress.py
 	@$(BIN)/python -m pytest -m slow tests/robustness --hypothesis-seed=0
+
+mutation: $(STAMP)  ## Do the tests bite: faults are planted, some test has to see each (hours; resumes)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt cosmic-ray
+	@nice -n 10 $(BIN)/python tools/mutation.py -o docs/results/mutation.json
 
 demo: $(STAMP)  ## Scenes -> w8a8 and w4a4 ONNX -> ONNX Runtime -> table, page with pictures, JSON in outputs/demo
 	@$(BIN)/qvggt deploy tiny --format w8a8,w4a4 --baselines rtn -o outputs/demo

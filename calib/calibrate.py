@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from torch import Tensor
 
+from qvggt.calib.basis import stream_bases
 from qvggt.calib.block_journal import BlockJournal
 from qvggt.calib.half import half_attention, half_products
 from qvggt.calib.ranges import static_ranges
@@ -14,6 +15,7 @@ from qvggt.calib.recipe import Recipe
 from qvggt.calib.reconstruct import BlockReport, calibrate_block
 from qvggt.calib.stream import Stream
 from qvggt.device import device_of
+from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.models.family import LINEARS, family_of
 from qvggt.models.fold_config import FoldConfig
@@ -32,17 +34,27 @@ from qvggt.quant.model import (
 from qvggt.quant.scheme import Scheme
 from qvggt.rotation.fold import fold_
 
-
 ROTATED = 16  # channels under one scale where scales are those of blocks
 
 
 def fold_config(recipe: Recipe, seed: int) -> FoldConfig | None:
     """The folds a recipe asks for; None when it wants none."""
-    residual = recipe.rotation in ("folded", "blocks")
-    if not residual and not recipe.value_rotation:
+    if not recipe.folds and not recipe.value_rotation:
         return None
-    value = recipe.value_rotation and recipe.value_basis != "balanced"
-    return FoldConfig(seed=seed, residual=residual, layer_scale=True, value=value, block=ROTATED if recipe.rotation == "blocks" else None)
+    value = recipe.value_rotation and recipe.value_basis == "hadamard"
+    return FoldConfig(
+        seed=seed,
+        residual=recipe.folds,
+        layer_scale=True,
+        value=value,
+        block=ROTATED if recipe.rotation == "blocks" else None,
+    )
+
+
+def group_of(scheme: Scheme) -> int:
+    """Channels of an input that its grid treats alike: those under a scale, one where every value has its exponent."""
+    activation = scheme.base.activation if isinstance(scheme.base, LinearFormat) else None
+    return 1 if activation is None else activation.granularity.size or 1
 
 
 def calibrate_(
@@ -68,7 +80,10 @@ def calibrate_(
     check_overrides(model, scheme)
     folds = fold_config(recipe, seed)
     if folds is not None:
-        fold_(model, folds)
+        bases = None
+        if recipe.rotation == "balanced":
+            bases = stream_bases(model, recipe, batches, group_of(scheme), memory)
+        fold_(model, folds, bases)
     target = Stream.start(model, batches, memory)
     source = target if recipe.propagation == "float" else target.copy()
     reports: dict[str, BlockReport] = {}

@@ -111,10 +111,10 @@ def portable_set(types: Iterable[str]) -> tuple[str, ...]:
     return tuple(card.capability for card in CARDS if card.rtx and numbers(card.capability) >= least)
 
 
-def types_of(capability: str, backend: str) -> tuple[str, ...]:
-    """The low-bit and half types that a builder has kernels for on some GPUs only, and on this one too."""
+def missing_types(capability: str, backend: str) -> tuple[str, ...]:
+    """The types that a builder has kernels for on newer GPUs only."""
     smallest = SMALLEST["rtx" if backend == "rtx" else "tensorrt"]
-    return tuple(kind for kind in smallest if numbers(capability) >= numbers(smallest[kind]))
+    return tuple(kind for kind in smallest if numbers(capability) < numbers(smallest[kind]))
 
 
 def too_old(backend: str, version: str) -> str | None:
@@ -159,9 +159,9 @@ def tables() -> str:
     """The two tables of docs/tensorrt.md."""
     cards = [("capability", "GPUs", "`rtx`", "`tensorrt`, `trtexec`")]
     for card in CARDS:
-        rtx, own = (", ".join(types_of(card.capability, name)) or "-" for name in ("rtx", "tensorrt"))
-        name = f"{card.family}: {card.examples}"
-        cards.append((card.capability, name, f"yes: {rtx}" if card.rtx else "no", f"yes: {own}"))
+        lacking = (missing_types(card.capability, name) for name in ("rtx", "tensorrt"))
+        rtx, own = (", ".join(("yes", *(f"no {kind}" for kind in types))) for types in lacking)
+        cards.append((card.capability, f"{card.family}: {card.examples}", rtx if card.rtx else "no", own))
     jetpacks = [("JetPack", "modules", "TensorRT", "")]
     jetpacks += [(j.version, j.devices, j.tensorrt, j.note) for j in JETPACKS]
     return "\n".join((*_markdown(cards), "", *_markdown(jetpacks)))

@@ -111,8 +111,8 @@ class BlockEmitter:
         # the root of the attention scale on both sides: the pattern TensorRT fuses into one attention kernel
         q = self.turned(f"{path}.q", self.head_norm(f"{path}.q_norm", attn.q_norm, q, f"{parameters}.q_norm"))
         k = self.turned(f"{path}.k", self.head_norm(f"{path}.k_norm", attn.k_norm, k, f"{parameters}.k_norm"))
-        quantized = isinstance(attn, QuantAttention)
-        q, k, v = (b.cast(t, Precision.FP32 if quantized else self.precision, path) for t in (q, k, v))
+        wide = Precision.FP32 if isinstance(attn, QuantAttention) else self.precision
+        q, k, v = (b.cast(t, wide, path) for t in (q, k, v))
         if b.fused_attention:
             out = self.fused(path, attn, q, k, v)
             return self.linear(f"{path}.proj", attn.proj, out, f"{parameters}.proj")
@@ -121,7 +121,7 @@ class BlockEmitter:
         q = self.scaled(path, attn.head_dim, b.op("Transpose", [q], path, perm=[0, 2, 1, 3]))
         k = self.scaled(path, attn.head_dim, b.op("Transpose", [k], path, perm=[0, 2, 3, 1]))
         v = b.op("Transpose", [v], path, perm=[0, 2, 1, 3])
-        if quantized:
+        if isinstance(attn, QuantAttention):
             out = emit_products(Site(b, path, parameters, self.target, self.precision), attn, q, k, v)
         else:
             weights = b.op("Softmax", [b.op("MatMul", [q, k], f"{path}.scores")], path, axis=-1)

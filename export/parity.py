@@ -1,15 +1,18 @@
-"""The parity gate: what ONNX Runtime computes from the file against the PyTorch fake-quant reference.
+"""The parity gate's checks of layers and of outputs: what ONNX Runtime computes from the file against the PyTorch
+fake-quant reference. What lies between the layers is proven by `qvggt.export.segments`.
 
-(a) Every quantized linear and convolution alone, fed what it sees in the reference, must agree to float rounding. The
-one exception is a value that sits on a rounding tie, where one ulp of difference moves a code by one: tokens that
-differ and hold such a value are counted apart. (b) The whole network, per output, as SQNR and largest error: float
-noise between the two implementations flips the odd rounding, and one flipped code moves every later value of its
-token, so that a few flips end at the level of the quantization noise itself. (b) therefore passes at a floor in dB, or
-when the file differs from the reference no more than the reference differs from itself after a relative change of 1e-5
-in its input, which is 400 times less than one grey level of an 8-bit image.
+(a) Every quantized linear and convolution alone, fed what it sees in the reference in each of its calls, must agree to
+float rounding; a linear on tokens of small sizes too, where the floor of a token's range shows. The one exception is a
+value that sits on a rounding tie, where one ulp of difference moves a code by one: tokens that differ and hold such a
+value are counted apart. (b) The whole network, per output, as SQNR and largest error: float noise between the two
+implementations flips the odd rounding, and one flipped code moves every later value of its token, so that a few flips
+end at the level of the quantization noise itself. (b) therefore passes at a floor in dB, or when the file differs from
+the reference by up to 6 dB more than the reference differs from itself after a relative change of 1e-5 in its input,
+which is 400 times less than one grey level of an 8-bit image.
 
-A half-precision file is held to the fp32 reference too. (a) allows two roundings of the product; an online rotation
-rounds values before they are quantized, so such a linear is compared with the reference that rounds at the same place.
+A half-precision file is held to the fp32 reference too. (a) is done twice: as the file rounds, where two roundings of
+the product are allowed (an online rotation rounds values before they are quantized, so such a linear is compared with
+the reference that rounds at the same place), and without rounding anything but the constants, to 1e-5.
 (b) takes as the reference's own noise what rounding its weights and module outputs to the half type does. The camera
 accuracy (`qvggt.jobs.gate`) may move by chance: it fails when the paired-bootstrap interval of the change excludes 0.
 """
@@ -17,8 +20,9 @@ accuracy (`qvggt.jobs.gate`) may move by chance: it fails when the paired-bootst
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +34,16 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from qvggt.device import device_of
-from qvggt.export.emulation import round_output, rounding, run_cut
+from qvggt.export.emulation import round_output, rounding, run_cut, stored
 from qvggt.export.precision import Precision
 from qvggt.formats.table import find_format
 from qvggt.hooks import hooked
 from qvggt.models.family import family_of
 from qvggt.models.network import Network
-from qvggt.onnx_view.cut import HALF, cut_linear, expected_in
+from qvggt.onnx_view.cut import Cut, calls_in, cut_linear, expected_in
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.segment import HALF
 from qvggt.progress import bar
 from qvggt.quant.conv import QuantConv2d
 from qvggt.quant.linear import QuantLinear
@@ -50,6 +55,10 @@ LINEAR_TOLERANCE = 1e-5  # of the largest output
 TIE_WIDTH = 1e-4  # distance from where a code changes, in units of the scale, that float rounding may cross
 MAX_TIES = 0.05  # of the tokens: more than that is no accident
 MAX_ROWS = 4096  # tokens per linear: enough to see every failure, bounded at 1B scale
+SMALL_TOKENS = 8  # of a linear's, which are also tried at small sizes
+SMALL_SHARE = (
+    0.1  # of the largest bias, below which what a token adds to it is lost: eight fp32 roundings are 1e-5 of it
+)
 HALF_OUTPUT = 0.07  # steps that fp16 may move the value of the largest code of a convolution
 HALF_TIE_WIDTH = 0.25  # of its output steps: 2^-11 of a sum that fills its 8-bit grid, four times over
 NUDGE = 1e-5  # relative change of the input that stands for float noise
@@ -69,6 +78,11 @@ class LayerParity:
 
     def __bool__(self) -> bool:
         return self.error <= self.tolerance and self.ties <= MAX_TIES * self.tokens
+
+    def joined(self, other: LayerParity) -> LayerParity:
+        """Two comparisons of one layer as one: the worse error, all tokens."""
+        worse = max(self, other, key=lambda p: p.error / p.tolerance)
+        return replace(worse, tokens=self.tokens + other.tokens, ties=self.ties + other.ties)
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,14 @@ class OutputParity:
 
     def __bool__(self) -> bool:
         return self.sqnr_db >= self.needed_db
+
+    @property
+    def rule(self) -> str:
+        """By which rule it passed, or what it missed."""
+        if self.sqnr_db >= self.floor_db:
+            return f"reaches the floor of {self.floor_db:.0f} dB"
+        own = f"{SELF_MARGIN_DB:.0f} dB of the reference's own noise"
+        return f"below the floor of {self.floor_db:.0f} dB, " + (f"within {own}" if self else f"not within {own}")
 
 
 def failures(layers: Iterable[LayerParity], outputs: Iterable[OutputParity]) -> list[str]:
@@ -139,13 +161,17 @@ def check_linears(
     """
     island = None if precision is Precision.FP32 else family_of(reference).island(precision.value)
 
-    def compare(file: Model, path: str, module: QuantLinear, x: Tensor) -> LayerParity:
-        cut = cut_linear(file, path)
+    def compare(file: Model, path: str, call: int, module: QuantLinear, x: Tensor) -> LayerParity:
+        cut = cut_linear(file, path, call=call)
         rows = spread_rows(module.centered(x)).to(TYPES[cut.type].torch).float()
+        if precision is Precision.FP32:
+            return _compare_linear(path, module, rows, cut)
         own = Precision.FP32 if island is not None and island.match(path) else precision
-        return _compare_linear(path, module, rows, run_cut(cut, _array(rows)), own)
+        native = _compare_native(path, module, rows, run_cut(cut, _array(rows)), own)
+        return native.joined(_compare_linear(path, module, rows, cut, precision.onnx))
 
-    return _check_layers(onnx_path, reference, images, quantized_linears(reference), compare, progress)
+    with stored(reference, precision):
+        return _check_layers(onnx_path, reference, images, quantized_linears(reference), compare, progress)
 
 
 def check_convs(onnx_path: Path, reference: Network, images: Tensor, progress: bool = True) -> tuple[LayerParity, ...]:
@@ -163,19 +189,24 @@ def _check_layers(
     reference: Network,
     images: Tensor,
     layers: Iterable[tuple[str, Any]],
-    compare: Callable[[Model, str, Any, Tensor], LayerParity],
+    compare: Callable[[Model, str, int, Any, Tensor], LayerParity],
     progress: bool,
 ) -> tuple[LayerParity, ...]:
-    """Each layer that the file has, on what it sees in one pass of the reference (the last time, where it is used
-    several times); one input is in memory at a time."""
+    """Each layer that the file has, in each of its calls there, on what that sees in one pass of the reference; one
+    input is in memory at a time."""
     file = open_onnx(onnx_path)
-    expected = [path for path, _ in layers if expected_in(file, path)]
+    expected = {path: calls_in(file, path) or {0} for path, _ in layers if expected_in(file, path)}
+    calls: Counter[str] = Counter()
     results: dict[str, LayerParity] = {}
     with bar(total=len(expected), desc="parity of layers", unit="layer", shown=progress) as moved:
 
         def check(path: str, module: nn.Module, x: Tensor) -> None:
-            moved.update(path not in results)
-            results[path] = compare(file, path, module, x)
+            call, known = calls[path], results.get(path)
+            calls[path] += 1
+            if call in expected[path]:
+                moved.update(known is None)
+                result = compare(file, path, call, module, x)
+                results[path] = result if known is None else known.joined(result)
 
         with torch.no_grad(), hooked(reference, expected, check):
             if expected:
@@ -183,25 +214,49 @@ def _check_layers(
     return tuple(results[path] for path in expected)
 
 
-def _compare_linear(
+def _compare_linear(path: str, module: QuantLinear, x: Tensor, cut: Cut, wide: int | None = None) -> LayerParity:
+    """On tokens x [rows, K] and on small ones. wide: a half type that the linear is not to be rounded to."""
+    count, all_tokens = len(x), torch.cat([x, small_rows(x)])
+    expected, got, ties = (
+        _array(module.product(all_tokens)),
+        run_cut(cut, _array(all_tokens), wide),
+        _array(tie_rows(module, all_tokens)),
+    )
+    errors = np.abs(got - expected).max(-1)
+    largest = np.full(len(errors), max(float(np.abs(expected[:count]).max()), 1e-30))
+    # of a small token what it adds to the bias is compared, of its own largest value
+    bias = _array(module.product(torch.zeros_like(x[:1])))
+    floor = SMALL_SHARE * float(np.abs(bias).max()) + 1e-30
+    largest[count:] = np.maximum(np.abs(expected[count:] - bias).max(-1), floor)
+    return verdict(path, errors / largest, ties, LINEAR_TOLERANCE)
+
+
+def small_rows(x: Tensor) -> Tensor:
+    """A few of the tokens x [rows, K] brought to largest values of 0.1 to 1e-6, which is about the floor of a token's
+    range, and one of zeros."""
+    few = x[:: -(-len(x) // SMALL_TOKENS)]
+    few = few / few.abs().amax(-1, keepdim=True).clamp_min(1e-30)
+    return torch.cat([*(few * 10.0**-power for power in range(1, 7)), torch.zeros_like(few[:1])])
+
+
+def _compare_native(
     path: str, module: QuantLinear, x: Tensor, got: NDArray[np.float32], precision: Precision
 ) -> LayerParity:
-    """precision: of the network around the linear."""
+    """As a half-precision file rounds. precision: of the network around the linear."""
     expected = _array(module.product(x))
-    half = precision is not Precision.FP32
-    if half and module.transform is not None and module.transform.rotation is not None:
+    if module.transform is not None and module.transform.rotation is not None and precision is not Precision.FP32:
         # the rotated values are rounded before they are quantized: the energy of that, not the largest error
         energy = max(float(np.square(expected, dtype=np.float64).sum()), 1e-30)
         own = _array(_rotated_half(module, module.transform.rotation, x, precision)) - expected
         error, noise = (float(np.square(e, dtype=np.float64).sum()) for e in (got - expected, own))
         tolerance = 2 * math.sqrt(noise / energy) + 4 * precision.epsilon
         return LayerParity(path, math.sqrt(error / energy) if math.isfinite(error) else math.inf, len(x), 0, tolerance)
-    tolerance = 4 * precision.epsilon if half else LINEAR_TOLERANCE
+    tolerance = LINEAR_TOLERANCE if precision is Precision.FP32 else 4 * precision.epsilon
     errors = np.abs(got - expected).max(-1) / max(float(np.abs(expected).max()), 1e-30)
     return verdict(path, errors, _array(tie_rows(module, x)), tolerance)
 
 
-def _compare_conv(file: Model, path: str, module: QuantConv2d, x: Tensor) -> LayerParity:
+def _compare_conv(file: Model, path: str, _call: int, module: QuantConv2d, x: Tensor) -> LayerParity:
     """x [1, C, H, W]."""
     cut = cut_linear(file, path, (1, None, None, None))
     if cut.type == TensorProto.FLOAT16:
@@ -253,7 +308,7 @@ def check_outputs(
     One result per output and frame count; batches of one frame count are pooled (energies added up). `precision` is
     the float type of the network in the file.
     """
-    floor = min(scheme.base.floor_db, find_format(precision.value).floor_db) if floor_db is None else floor_db
+    floor = min(scheme.floor_db, find_format(precision.value).floor_db) if floor_db is None else floor_db
     pools: dict[tuple[str, int], _Pool] = {}
     own: dict[tuple[str, int], _Pool] = {}
     for images in batches:

@@ -16,19 +16,22 @@ The passes are of different numbers of frames, and one of them is a probe in whi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from qvggt.device import device_of
 from qvggt.export.boundaries import Boundaries, watched
-from qvggt.export.emulation import run_model
+from qvggt.export.emulation import EXACT, Run, open_segment, stored
+from qvggt.export.precision import Precision
+from qvggt.files import line
 from qvggt.models.network import Network
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model
@@ -39,6 +42,8 @@ TOLERANCE = 1e-5  # of a segment's largest output
 ROUNDING = 2.0**-23  # relative, of fp32
 NOISE = 8.0  # times what a rounding of a segment's input moves: that is about what its own roundings do
 
+KEPT = 64 << 20  # bytes of segments that stay open
+
 Values = NDArray[np.float32]
 
 
@@ -47,7 +52,7 @@ class SegmentParity:
     """One segment in its worst pass.
 
     path: of the modules its nodes belong to. target: the tensor it ends in. error: largest difference, of the largest
-    value the reference has there. frames, probe: of that pass.
+    value the reference has there. frames, size (H, W), probe: of that pass. trouble: why it could not be run.
     """
 
     path: str
@@ -55,65 +60,128 @@ class SegmentParity:
     nodes: int
     error: float
     frames: int
+    size: tuple[int, int]
     probe: bool = False
     tolerance: float = TOLERANCE
+    trouble: str = ""
 
     def __bool__(self) -> bool:
         return self.error <= self.tolerance
 
     def __str__(self) -> str:
         place = f"{self.path} (its {self.nodes} nodes up to {self.target})"
-        passed = f"{self.frames} frames" + (" of small tokens" if self.probe else "")
-        return f"{place}: relative error {self.error:.2e} > {self.tolerance:.0e} with {passed}"
+        images = f"{self.frames} frames of {self.size[0]}x{self.size[1]}" + (", small tokens" if self.probe else "")
+        found = self.trouble or f"relative error {self.error:.2e} > {self.tolerance:.0e}"
+        return f"{place}: {found} ({images})"
 
 
 @dataclass(frozen=True)
 class SegmentReport:
-    """segments: those of a file. linears: segments that are one quantized layer. left: nodes in no segment at all.
-    frames: of the passes."""
+    """segments: of all files. layers: segments that are one quantized layer and left to the check of those. nodes: of
+    the files. left: those in no segment, or in one that the reference has no values for. frames: of the passes.
+    epsilons: where that of a norm is not the reference's, a line each."""
 
     segments: tuple[SegmentParity, ...] = ()
-    linears: int = 0
+    layers: int = 0
+    nodes: int = 0
     left: tuple[str, ...] = ()
     frames: tuple[int, ...] = ()
+    epsilons: tuple[str, ...] = ()
+
+    def __add__(self, other: SegmentReport) -> SegmentReport:
+        """Of two files of one network."""
+        counts = self.layers + other.layers, self.nodes + other.nodes
+        frames = tuple(sorted({*self.frames, *other.frames}))
+        found = self.segments + other.segments, *counts, self.left + other.left
+        return SegmentReport(*found, frames, self.epsilons + other.epsilons)
+
+    @property
+    def worst(self) -> SegmentParity | None:
+        return max(self.segments, key=lambda s: s.error / s.tolerance, default=None)
 
     @property
     def failures(self) -> list[str]:
         """One line per segment that differs, worst first, and per node that is in none."""
         failed = sorted((s for s in self.segments if not s), key=lambda s: -s.error / s.tolerance)
-        return [*map(str, failed), *(f"{name}: a node that no segment proves" for name in self.left)]
+        return [*map(str, failed), *self.epsilons, *(f"{name}: a node that no segment proves" for name in self.left)]
 
 
 def check_segments(
-    onnx_path: Path, reference: Network, images: Tensor, frames: Iterable[int], progress: bool = True
+    onnx_path: Path,
+    reference: Network,
+    images: Tensor,
+    frames: Iterable[int],
+    progress: bool = True,
+    precision: Precision = Precision.FP32,
 ) -> SegmentReport:
     """Every segment of a file on so many of the images [S, 3, H, W], which have the file's size, and on a probe of the
-    second number of them."""
+    second number of them. precision: the float type of the network in the file."""
     file = open_onnx(onnx_path)
     bounds = Boundaries.of(file, reference)
     segments = cut_segments(file, bounds.tensors)
     alone = {(use.output, (use.input,)) for use in bounds.cores.values()}
     mine = [segment for segment in segments if (segment.target, segment.feeds) not in alone]
-    left = uncovered(file, (node for segment in segments for node in segment.nodes))
     counts = sorted({min(count, len(images)) for count in frames})
     passes = [(count, False) for count in counts] + [(counts[:2][-1], True)]
     worst: dict[str, SegmentParity] = {}
+    pieces = _Pieces(file, precision)
     with bar(total=len(mine) * len(passes), desc="parity of segments", unit="segment", shown=progress) as moved:
         for count, probe in passes:
-            for result in _Pass(file, bounds, mine, probe).results(reference, images[:count], moved.update):
+            for result in _Pass(pieces, bounds, mine, probe).results(reference, images[:count], moved.update):
                 known = worst.get(result.target)
                 if known is None or result.error / result.tolerance > known.error / known.tolerance:
                     worst[result.target] = result
-    missed = tuple(segment.target for segment in mine if segment.target not in worst)
-    return SegmentReport(tuple(worst.values()), len(segments) - len(mine), left + missed, tuple(counts))
+    proven = (node for s in segments if s.target in worst or s not in mine for node in s.nodes)
+    nodes = sum(1 for _ in file.nodes)
+    found = tuple(worst.values()), len(segments) - len(mine), nodes, uncovered(file, proven)
+    return SegmentReport(*found, tuple(counts), tuple(_other_epsilons(file, reference)))
+
+
+def _other_epsilons(file: Model, reference: Network) -> Iterator[str]:
+    """Of a norm after a norm, no token shows it."""
+    norms = {path: module.eps for path, module in reference.named_modules() if isinstance(module, nn.LayerNorm)}
+    for node in file.scopes[0].nodes:
+        expected = norms.get(file.metadata.module_of(node.label))
+        if expected is None or not node.is_op("LayerNormalization"):
+            continue
+        found = node.real("epsilon", 1e-5)
+        if abs(found - expected) > ROUNDING * expected:
+            yield f"{node.label}: epsilon {found:.3g}, the reference has {expected:.3g}"
+
+
+class _Pieces:
+    """Segments of a file in ONNX Runtime. Small ones stay open for the next pass, which costs less than opening."""
+
+    def __init__(self, file: Model, precision: Precision) -> None:
+        self.file, self.precision = file, precision
+        self.wide = None if precision is Precision.FP32 else precision.onnx
+        self._kept: dict[str, Run] = {}
+        self._bytes = 0
+
+    def open(self, segment: Segment, ranks: Mapping[str, int]) -> Run:
+        """ranks: of its feeds."""
+        if (known := self._kept.get(segment.target)) is not None:
+            return known
+        feeds = {name: self._dims(name, rank) for name, rank in ranks.items()}
+        model = segment_model(self.file, segment.nodes, feeds, segment.target)
+        run, size = open_segment(model, self.wide), model.ByteSize()
+        if self._bytes + size <= KEPT:
+            self._kept[segment.target] = run
+            self._bytes += size
+        return run
+
+    def _dims(self, name: str, rank: int) -> list[int | str]:
+        shape = self.file.scopes[0].shape(name) or (None,) * rank
+        return [f"{name}.{axis}" if side is None else side for axis, side in enumerate(shape)]
 
 
 class _Pass:
     """One pass of the reference. A segment is run as soon as all of its tensors have been seen, and a tensor is held
     until the last segment that it belongs to: few are in memory at a time."""
 
-    def __init__(self, file: Model, bounds: Boundaries, segments: list[Segment], probe: bool) -> None:
-        self.file, self.bounds, self.probe = file, bounds, probe
+    def __init__(self, pieces: _Pieces, bounds: Boundaries, segments: list[Segment], probe: bool) -> None:
+        self.pieces, self.file, self.precision = pieces, pieces.file, pieces.precision
+        self.bounds, self.probe = bounds, probe
         self.made: dict[str, Values] = {}
         self.passed: dict[str, Values] = {}
         self.pending: dict[str, list[Segment]] = defaultdict(list)  # those that a tensor belongs to
@@ -123,14 +191,15 @@ class _Pass:
             for name in self.waits[segment.target]:
                 self.pending[name].append(segment)
         self.found: list[SegmentParity] = []
-        self.frames = 0
-        self.tell: Any = None
+        self.shape: tuple[int, ...] = ()
+        self.tell: Callable[[int], object] = lambda _: None
 
-    def results(self, reference: Network, images: Tensor, tell: Any) -> list[SegmentParity]:
-        self.frames, self.tell = len(images), tell
+    def results(self, reference: Network, images: Tensor, tell: Callable[[int], object]) -> list[SegmentParity]:
+        self.shape, self.tell = tuple(images.shape), tell
         images = images.to(device_of(reference))
         self.see("images", images, images)
-        with torch.no_grad(), watched(self.bounds, reference, self.see, self.probe):
+        alike = stored(reference, self.precision)
+        with torch.no_grad(), alike, watched(self.bounds, reference, self.see, self.probe):
             outputs = reference(images)
         for name, value in outputs.items():
             self.see(name, value, value)
@@ -151,6 +220,9 @@ class _Pass:
         shape, array = self.file.scopes[0].shape(name), value.detach().float().cpu().numpy()
         if shape is None or shape.count(None) > 1:
             return array
+        known = prod(side for side in shape if side is not None)
+        if array.size % max(known, 1) or (None not in shape and array.size != known):
+            return array  # not what the file has there: the segment will say so
         return np.ascontiguousarray(array.reshape([-1 if side is None else side for side in shape]))
 
     def _run(self, segment: Segment) -> None:
@@ -163,22 +235,44 @@ class _Pass:
                 del self.made[name], self.passed[name]
 
     def _compare(self, segment: Segment, feeds: Mapping[str, Values], expected: Values) -> SegmentParity:
-        model = segment_model(self.file, segment.nodes, {n: v.shape for n, v in feeds.items()}, segment.target)
-        (got,) = run_model(model, feeds)
-        error, tolerance = relative(got, expected), TOLERANCE
-        if TOLERANCE < error < 1e-3:
-            (moved,) = run_model(model, {name: nudged(value) for name, value in feeds.items()})
+        frames, _, height, width = self.shape
+        parity = partial(SegmentParity, segment.path, segment.target, len(segment.nodes))
+        try:
+            run = self.pieces.open(segment, {name: value.ndim for name, value in feeds.items()})
+            got = run(feeds)
+        except Exception as trouble:  # whatever ONNX Runtime throws at a piece that makes no sense
+            return parity(float("inf"), frames, (height, width), self.probe, trouble=line(trouble))
+        error, tolerance = relative(got, expected, self._allowed(segment, expected)), TOLERANCE
+        if TOLERANCE < error < 1e-3:  # what float noise can be
+            moved = run({name: nudged(value) for name, value in feeds.items()})
             tolerance = max(tolerance, NOISE * relative(moved, got))
-        return SegmentParity(
-            segment.path, segment.target, len(segment.nodes), error, self.frames, self.probe, tolerance
-        )
+        return parity(error, frames, (height, width), self.probe, tolerance)
+
+    def _allowed(self, segment: Segment, expected: Values) -> Values | float:
+        """In a half-precision file, one rounding of the constants that no layer holds: of embeddings, which are passed
+        on as they are stored, and of position maps, which are added."""
+        if self.precision is Precision.FP32:
+            return 0.0
+        constants, epsilon, allowed = self.file.scopes[0].initializers, self.precision.epsilon, np.float32(0)
+        wide = self.pieces.wide
+        for node in segment.nodes:
+            halves = [t for name in node.inputs if (t := constants.get(name)) and t.data_type == wide]
+            if node.index in self.bounds.layers or not halves:
+                continue
+            if node.op == "Add":
+                values = [self.file.values.array(tensor) for tensor in halves]
+                allowed = allowed + sum(float(np.abs(v).max()) for v in values if v is not None) * epsilon
+            elif node.op in EXACT:
+                allowed = allowed + np.abs(expected) * epsilon
+        return allowed
 
 
-def relative(got: Values, expected: Values) -> float:
-    """Largest difference, of the largest expected value; inf where a value or the shape is none."""
+def relative(got: Values, expected: Values, allowed: Values | float = 0.0) -> float:
+    """Largest difference, of the largest expected value; inf where a value or the shape is none. allowed: what is taken
+    off each difference before."""
     if got.size != expected.size:
         return float("inf")
-    error = float(np.abs(got.reshape(expected.shape) - expected).max(initial=0.0))
+    error = float((np.abs(got.reshape(expected.shape) - expected) - allowed).max(initial=0.0))
     return error / max(float(np.abs(expected).max(initial=0.0)), 1e-30) if np.isfinite(error) else float("inf")
 
 

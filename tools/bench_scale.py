@@ -2,11 +2,12 @@
 
     python tools/bench_scale.py                                   # everything, about ten minutes on a quiet machine
     python tools/bench_scale.py --only w4a4 --steps export,build
+    python tools/bench_scale.py --only fp8,nvfp4 --steps export,build --cc 8.9,12.0 --add -o docs/results/scale.json
     python tools/bench_scale.py --model vggt-1b                   # real weights instead of random ones
 
 Seconds, CPU seconds and peak memory are those of the step's process (a builder's own process for `build`). Random
 weights have the sizes and the number of values of real ones; parity with them compares a file with its own reference.
-Nothing is run on a GPU.
+Constant ranges (fp8 static, nvfp4) are those of one small image. Nothing is run on a GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import multiprocessing
 import os
 import resource
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,16 +28,20 @@ from cpu_candidates import load_float, peak_rss
 from reporting import start, write_json
 
 from qvggt.calib.rtn import quantize_rtn_
+from qvggt.engines.compatibility import why_not
 from qvggt.errors import QvggtError
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.precision import Precision
+from qvggt.jobs.gpus import scheme_types
 from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
 from qvggt.versions import versions
 
 # form -> format of the large linears of the camera head, None for the form's own: its 216 M parameters are a third of a
 # 4-bit file if they stay fp32, see docs/storage.md
-FORMS = {"w8a8": None, "w4a4": "w4a16", "w4a16": "w4a16", "fp16": None}
+FORMS = {"w8a8": None, "w4a4": "w4a16", "w4a16": "w4a16", "fp16": None, "fp8": None, "fp8-dynamic": None, "nvfp4": None}
+GENERATIONS = "8.9"  # built where --cc does not say otherwise
+OBSERVED = 70  # pixels of the image that constant ranges are taken from
 CAMERA = ("camera_head.trunk.*", "camera_head.poseLN_modulation.*")
 PARTS = (
     "aggregator.patch_embed.blocks",
@@ -49,8 +56,19 @@ Size = tuple[int, int]
 
 
 def scheme_of(form: str) -> Scheme:
-    camera = FORMS[form]
-    return Scheme(form, overrides=tuple((path, camera) for path in CAMERA if camera))
+    camera, mode = FORMS[form], "static" if form == "fp8" else "dynamic"
+    bits = form.removesuffix("-dynamic")
+    return Scheme(bits, mode, overrides=tuple((path, camera) for path in CAMERA if camera))  # type: ignore[arg-type]
+
+
+def rounded(network: Any, form: str) -> Scheme:
+    """Its linears in the form's format, in place; returns the scheme."""
+    import torch
+
+    scheme = scheme_of(form)
+    images = torch.rand(1, 3, OBSERVED, OBSERVED, generator=torch.Generator().manual_seed(0))
+    quantize_rtn_(network, scheme, [images] if scheme.needs_ranges else None, progress=False)
+    return scheme
 
 
 def export(model: str, form: str, path: Path, size: Size) -> dict[str, Any]:
@@ -58,10 +76,10 @@ def export(model: str, form: str, path: Path, size: Size) -> dict[str, Any]:
     times = [time.perf_counter()]
     network = load_float(model)
     times.append(time.perf_counter())
-    quantize_rtn_(network, scheme_of(form), progress=False)
+    scheme = rounded(network, form)
     times.append(time.perf_counter())
     config = ExportConfig(*size, target=Target.TENSORRT, precision=Precision.FP16)
-    written = export_onnx(network, scheme_of(form), config, path, {"name": model, "sha256": ""})
+    written = export_onnx(network, scheme, config, path, {"name": model, "sha256": ""})
     times.append(time.perf_counter())
     phases = {name: round(b - a, 1) for name, a, b in zip(("load", "round", "write"), times, times[1:], strict=False)}
     return {"file_bytes": written.bytes, "phases": phases, "bytes": census(path)}
@@ -88,8 +106,8 @@ def parity(model: str, form: str, path: Path, size: Size) -> dict[str, Any]:
     from qvggt.engines.onnx_runner import OnnxRunner
     from qvggt.export.parity import check_linears, check_outputs
 
-    network, scheme = load_float(model), scheme_of(form)
-    quantize_rtn_(network, scheme, progress=False)
+    network = load_float(model)
+    scheme = rounded(network, form)
     small = path.with_name(f"small-{path.name}")
     config = ExportConfig(*size, target=Target.TENSORRT, precision=Precision.FP16)
     export_onnx(network, scheme, config, small)
@@ -108,14 +126,15 @@ def parity(model: str, form: str, path: Path, size: Size) -> dict[str, Any]:
     }
 
 
-def build(_model: str, _form: str, path: Path, _size: Size) -> dict[str, Any]:
+def build(_model: str, _form: str, path: Path, _size: Size, capability: str) -> dict[str, Any]:
     """TensorRT-RTX engine of the whole network for one GPU generation."""
     from qvggt.engines.build_config import BuildConfig
     from qvggt.engines.builder import build_engine, read_source
 
     engine = path.with_suffix(".engine")
-    result = build_engine(read_source(path), engine, BuildConfig(compute_capabilities=("8.9",)), shown=False)
+    result = build_engine(read_source(path), engine, BuildConfig(compute_capabilities=(capability,)), shown=False)
     return {
+        "capability": capability,
         "engine_bytes": engine.stat().st_size,
         "builder": {**result.manifest.build, "warnings": len(result.manifest.build["warnings"])},
         "passed": result.report.passed,
@@ -124,17 +143,19 @@ def build(_model: str, _form: str, path: Path, _size: Size) -> dict[str, Any]:
     }
 
 
-WORK = {"export": export, "parity": parity, "build": build}
+WORK: dict[str, Callable[..., dict[str, Any]]] = {"export": export, "parity": parity, "build": build}
 
 
-def run_step(step: str, model: str, form: str, path: Path, size: Size) -> dict[str, Any]:
-    """What the child process does: the step, its time and its memory."""
+def run_step(step: str, model: str, form: str, path: Path, size: Size, capability: str) -> dict[str, Any]:
+    """What the child process does: the step, its time and its memory. capability: of the GPU that is built for."""
     import torch
+
+    work = partial(build, capability=capability) if step == "build" else WORK[step]
 
     torch.set_num_threads(1)
     start = time.perf_counter()
     with torch.no_grad():
-        facts = WORK[step](model, form, path, size)
+        facts = work(model, form, path, size)
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {
         "step": step,
@@ -150,12 +171,14 @@ def run_step(step: str, model: str, form: str, path: Path, size: Size) -> dict[s
 
 def main(
     model: Annotated[str, typer.Option(help="random-1b, or a float checkpoint.")] = "random-1b",
-    only: Annotated[str | None, typer.Option(help="Formats, of w8a8, w4a4, w4a16, fp16. [all]")] = None,
+    only: Annotated[str | None, typer.Option(help=f"Of {', '.join(FORMS)}. [all]")] = None,
     steps: Annotated[str, typer.Option(help="Of export, parity, build.")] = ",".join(WORK),
     size: Annotated[str, typer.Option(help="HxW of the exported network.")] = "518x518",
+    cc: Annotated[str, typer.Option(help="Compute capabilities, an engine for each that has kernels.")] = GENERATIONS,
     parity_size: Annotated[str, typer.Option(help="HxW of the network that is compared.")] = "56x56",
     folder: Annotated[Path, typer.Option(help="For the files, up to 6 GB.")] = Path("outputs/scale"),
     keep: Annotated[bool, typer.Option(help="Keep the files.")] = False,
+    add: Annotated[bool, typer.Option(help="Keep what OUTPUT has of other formats.")] = False,
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write.")] = Path("outputs/scale.json"),
 ) -> None:
     """Run the steps one after the other and write their figures."""
@@ -164,13 +187,16 @@ def main(
         if word not in known:
             raise QvggtError(f"{word!r}: expected some of {', '.join(known)}")
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
+    held = json.loads(output.read_text())["rows"] if add and output.is_file() else []
+    rows = [row for row in held if row["form"] not in names or row["step"] not in chosen]
     for name in names:
-        for step in chosen:
+        types = scheme_types(scheme_of(name))
+        able = [each for each in cc.split(",") if not why_not("rtx", capability=each, types=types)]
+        for step, capability in [(s, c) for s in chosen for c in (able if s == "build" else [""])]:
             height, width = (int(n) for n in (parity_size if step == "parity" else size).split("x"))
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                 try:
-                    call = (step, model, name, folder / f"{name}.onnx", (height, width))
+                    call = (step, model, name, folder / f"{name}.onnx", (height, width), capability)
                     row: dict[str, Any] = pool.submit(run_step, *call).result()
                 except Exception as error:  # a killed process too: the other steps go on
                     row = {"step": step, "form": name, "failed": [f"error: {error}".splitlines()[0]]}

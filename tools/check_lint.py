@@ -30,13 +30,13 @@ from qvggt.export.lint import Finding, Severity, lint_model
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model
 from qvggt.onnx_view.graph_format import computed
-from qvggt.onnx_view.network_facts import CONV, GEMM, NetworkFacts, network_facts
+from qvggt.onnx_view.network_facts import CONV, GEMM, Attention, NetworkFacts, network_facts
 from qvggt.onnx_view.product import Product, distant_dq, products, stored_chain
 
-CAPABILITY = "8.9"
+CAPABILITY, BLACKWELL = "8.9", "12.0"  # files with FP4 are for the latter
 LOW = ("Int4", "Int8", "FP4", "FP8")
 # errors on numbers, not on legality: such a file may build, with any kernel
-OTHER_NUMBERS = ("QV103", "QV203", "QV204", "QV301", "QV308")
+OTHER_NUMBERS = ("QV103", "QV203", "QV204", "QV301", "QV308", "QV313", "QV321")
 NO_PROMISE = ("QV505", "QV701", "QV702")  # findings that say nothing on kernels or on TensorRT
 PADDED = "QV501"  # of an integer product it says that the weight is padded at every run
 # (file, node) -> why lint and layer table differ there; "" as the node for the file as a whole
@@ -139,6 +139,7 @@ def promises(model: Model, facts: NetworkFacts, findings: Sequence[Finding]) -> 
     around = {product.label: tuple(_around(product)) for product in products(model)}
     integer = {product.label: _asks_for_integers(product) for product in products(model)}
     owner = {node: linear.nodes for linear in facts.linears for node in linear.nodes}
+    owner |= {node: _products(a) for a in facts.attentions if a.wanted for node in _products(a)}
     found: dict[tuple[str, ...], Promise] = {}
     for label in dict.fromkeys([*around, *formats]):
         said = {rule for name in (label, *around.get(label, ())) for rule in rules.get(name, ())}
@@ -169,8 +170,13 @@ def _asks_for_integers(product: Product) -> bool:
 def kernels(promised: Sequence[Promise], report: LayerReport, facts: NetworkFacts, rows: Sequence[Row]) -> list[Kernel]:
     """The layer report's word on what it counts as a linear; of other products what their rows read."""
     verdicts = {linear.nodes: v for linear, v in zip(facts.linears, report.linears, strict=True)}
+    wanted = [attention for attention in facts.attentions if attention.wanted]
+    attended = {_products(a): v for a, v in zip(wanted, report.quantized_attentions, strict=True)}
     found = []
     for promise in promised:
+        if (fused := attended.get(promise.nodes)) is not None:
+            found.append(Kernel(f"{fused.found}: {fused.note}", fused.passed, fused.passed))
+            continue
         verdict, mine = verdicts.get(promise.nodes), [row for row in rows if {*promise.nodes} & {*row.onnx}]
         if verdict is None:
             found.append(_by_rows(mine))
@@ -180,6 +186,11 @@ def kernels(promised: Sequence[Promise], report: LayerReport, facts: NetworkFact
         padded = any(row.kind in GENERATED and not row.inputs and len(row.constants) > 1 for row in mine)
         found.append(Kernel(text, verdict.passed, integer, padded))
     return found
+
+
+def _products(attention: Attention) -> tuple[str, ...]:
+    """Nodes of both products, which are one kernel or none."""
+    return attention.scores, attention.context
 
 
 def _by_rows(rows: Sequence[Row]) -> Kernel:
@@ -220,7 +231,8 @@ def built_rows(path: Path, facts: NetworkFacts, folder: Path) -> list[Row]:
             low, opt, high = (tuple(count if d is None else d for d in dims) for count in (1, 2, 8))
             profile[name] = low, opt, high
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        engine, config = Path(work) / "engine", BuildConfig(compute_capabilities=(CAPABILITY,))
+        capability = BLACKWELL if "fp4" in facts.types else CAPABILITY
+        engine, config = Path(work) / "engine", BuildConfig(compute_capabilities=(capability,))
         return rows_of_log(build_with_python(path, engine, Path(work), config, [profile], shown=False).table)
 
 

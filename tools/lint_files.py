@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,24 @@ from qvggt.formats.table import FORMATS
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "export" / "lint")]
 
+from attention_graphs import FORMS as ATTENTIONS  # type: ignore  # noqa: E402
 from lint_graphs import MS, K, N, Net  # type: ignore  # noqa: E402
 from small_network import small_images, small_model  # type: ignore  # noqa: E402
 from test_lint_clean import INT8_PRODUCTS  # type: ignore  # noqa: E402
+from test_lint_float import (  # type: ignore  # noqa: E402
+    FLOATING,
+    GOOD,
+    REFUSED,
+    bare,
+    fp4,
+    int8_scales,
+    one_scale,
+    product,
+    weight_of_one_scale,
+    weight_under,
+)
 
-SIDE, LITTLE = 56, 28  # pixels
+SIDE, LITTLE, TALL = 56, 28, 84  # pixels; 84: 41 tokens a frame
 NETWORK: dict[str, Any] = {
     "embed_dim": 128, "aa_depth": 1, "dpt_layers": (0,) * 4, "camera_iters": 2, "heads": ("camera", "depth"),
 }  # fmt: skip
@@ -34,7 +48,15 @@ OUTPUTS = ("pose", "depth")
 Write = Callable[[Path], None]
 
 
-def export(path: Path, format: str, target: str, precision: str, side: int = SIDE, storage: str | None = None) -> None:
+def export(
+    path: Path,
+    format: str,
+    target: str,
+    precision: str,
+    side: int = SIDE,
+    storage: str | None = None,
+    attention: str = "fp16",
+) -> None:
     """The small network with every part quantized, rounded to nearest."""
     import torch
 
@@ -47,6 +69,7 @@ def export(path: Path, format: str, target: str, precision: str, side: int = SID
 
     chosen = FORMATS[format]
     scheme = parse_scheme(chosen.bits, chosen.mode or "dynamic", find_family().part_names)
+    scheme = replace(scheme, attention=attention)
     with torch.no_grad():
         model = small_model(
             3, embed_dim=128, aa_depth=1, dpt_layers=(0,) * 4, camera_iters=2, heads=("camera", "depth")
@@ -194,6 +217,14 @@ SMALL: dict[str, Callable[[], ModelProto]] = {
     "matmul_nbits": _nbits,
     **{f"split_into_heads{_text}": partial(_split, True, _text) for _text in ("", "_token", "_factor", "_norm")},
     "split": partial(_split, False),
+    **{f"float/{_text}": _case[0] for _text, _case in {**GOOD, **FLOATING, **REFUSED}.items()},
+    "float/fp8 rows inside": bare(lambda net: net.fp8(), lambda net: net.fp8_weight("channel")),
+    "float/fp8 blocks of rank 2": bare(lambda net: net.fp8(), lambda net: net.fp8_weight("block")),
+    "float/fp4 without blocks": product(one_scale, weight_of_one_scale),
+    "float/fp4 in blocks of 32": product(lambda net: net.fp4(size=32), lambda net: net.fp4_weight(size=32)),
+    "float/fp4 under int8 scales": product(fp4, weight_under(int8_scales)),
+    "float/fp4 of odd columns": bare(fp4, lambda net: net.fp4_weight(n=131)),
+    "float/fp8 alone of odd columns": bare(lambda net: "x", lambda net: net.fp8_weight("tensor", (K, 131))),
 }
 
 ALL: dict[str, Write] = {}
@@ -210,6 +241,11 @@ for _name, _format in FORMATS.items():
         ALL[f"ours/{_name}/tensorrt-10"] = partial(
             export, format=_name, target="tensorrt-10", precision="fp16", storage="int4"
         )
+for _name in ("w8a8-dynamic", "w8a8-static", "w4a16"):
+    for _precision in ("fp16", "bf16"):
+        ALL[f"attention/{_name}/{_precision}"] = partial(
+            export, format=_name, target="tensorrt", precision=_precision, side=TALL, attention="fp8"
+        )
 ALL["little frames/w4a4-static"] = partial(
     export, format="w4a4-static", target="tensorrt", precision="fp16", side=LITTLE
 )
@@ -217,3 +253,5 @@ for _kind in ("static", "static symmetric", "static products", "dynamic"):
     ALL[f"onnxruntime/{_kind}"] = partial(by_onnx_runtime, kind=_kind)
 for _name, _make in SMALL.items():
     ALL[f"small/{_name}"] = partial(small, make=_make)
+for _name, _attention in ATTENTIONS.items():
+    ALL[f"small/attention_{_name}"] = partial(small, make=_attention.model)

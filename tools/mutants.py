@@ -1,8 +1,8 @@
 """Faults to plant in a Python file: cosmic-ray's operators, and three that it lacks.
 
-A mutant is one small change of the source. cosmic-ray has many for one place (eleven operators that may stand for a
-`+`); a draw takes one for each place, so that arithmetic does not outvote everything else. Changes of annotations and of
-what only type checkers read are no mutants.
+A mutant is one small change of the source. cosmic-ray has many for one place (half a dozen operators that may stand for
+a `+`); a draw takes one for each place, so that arithmetic does not outvote everything else. Changes of annotations and
+of what only type checkers read are no mutants.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from qvggt.errors import QvggtError
 
 MODULES = {"torch", "np", "math", "os", "re", "json", "dataclasses", "helper", "onnx", "nn", "F", "builder"}
 # operators that need arguments; numbers do not shift and have no bits, so such a fault could only crash
-SKIPPED = re.compile(r"Variable|ReplaceBinary.*_(Add|Sub|Mul|Div|FloorDiv|Mod|Pow)_(.Shift|Bit)|.*_(.Shift|Bit\w+)_[^B]")
+SKIPPED = re.compile(
+    r"Variable|ReplaceBinary.*_(Add|Sub|Mul|Div|FloorDiv|Mod|Pow)_(.Shift|Bit)|.*_(.Shift|Bit\w+)_[^B]"
+)
 Position = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -77,7 +79,11 @@ class DropArgument:
         if node.type not in ("arglist", "trailer"):
             return []
         found = [child.type == "argument" and child.children[1] == "=" for child in node.children]
-        return [] if node.type == "trailer" and node.children[0] != "(" else [i for i, is_one in enumerate(found) if is_one]
+        return (
+            []
+            if node.type == "trailer" and node.children[0] != "("
+            else [i for i, is_one in enumerate(found) if is_one]
+        )
 
 
 class DropStatement:

@@ -31,7 +31,14 @@ PAGES: tuple[str, ...] = (
     "qvggt/weights/tiny/README.md",
     "docs/reconstruction.md",
 )
-PAGES += ("docs/tutorial.md", "docs/development.md", "docs/results.md", "docs/storage.md")
+PAGES += (
+    "docs/tutorial.md",
+    "docs/development.md",
+    "docs/results.md",
+    "docs/storage.md",
+    "docs/attention.md",
+    "docs/gate.md",
+)
 FILES = [ROOT / page for page in PAGES]
 MARKER = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -69,6 +76,11 @@ LOADED: Columns = {
 LOADED |= {"of that not files": "onnxruntime.peak_anonymous/1e9 {:.1f}", "our runner: GB": "qvggt.peak_rss/1e9 {:.1f}"}
 LOADED |= {"not files": "qvggt.peak_anonymous/1e9 {:.1f}"}
 
+MARGINS: Columns = {"part": "part", "network": "network", "comparisons": "compared", "largest error": "error {:.1e}"}
+MARGINS |= {"of what is allowed": "share {:.2f}"}
+FAULTS: Columns = {"fault": "fault", "found": lambda row: f"{row['found']} of {row['tried']}"}
+FAULTS |= {"least": "least {:.3g}x or -", "where": "where"}
+
 
 def between(name: str, unit: float) -> Callable[[Row], str]:
     """The range of a plan."""
@@ -80,6 +92,11 @@ PLAN_1B |= {"minutes": lambda row: " to ".join(f"{t:.0f}" for t in row["minutes"
 PLANNED: Columns = {"model": "model", "format": "format", "frames": "frames", "sequences": "sequences"}
 PLANNED |= {"plan: min": between("seconds", 60), "took": "real.seconds/60 {:.2f}", "plan: GB": between("bytes", 1e9)}
 PLANNED |= {"took GB": "real.bytes.anonymous/1e9 {:.2f}", "with mapped files": "real.bytes.with_files/1e9 {:.2f}"}
+MUTATION: Columns = {name: name for name in ("file", "places", "mutants", "killed", "equivalent", "survived")}
+MUTATION |= {"score before": "score_first {:.0f} %", "score": "score {:.0f} %"}
+ATTENTION_NOISE: Columns = {"logits' std": "spread {:.0f}", "keys": "keys", "mean of v": "mean {:.0f}"}
+ATTENTION_NOISE |= {"largest p": "largest {:.4f}", "fp8 dB": "fp8_db {:.1f}"}
+ATTENTION_NOISE |= {"int8 dB": "int8_db {:.1f}", "fp8, p at scale 1": "unit_scale_db {:.1f}"}
 SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of its rows, columns; one line a row
     "bench_tiny": ("bench_cpu_tiny", "rows", WALL),
     "tiny": ("tiny_metrics", "held_out", TINY),
@@ -88,7 +105,11 @@ SIMPLE: dict[str, tuple[str, str, Columns]] = {  # table -> JSON file, name of i
     "calibration_memory": ("calibration_memory", "rows", CALIBRATION_MEMORY),
     "calibration_frames": ("calibration_frames", "rows", CALIBRATION_FRAMES),
     "load_memory": ("load_memory", "rows", LOADED),
+    "mutation": ("mutation", "files", MUTATION),
+    "gate_margins": ("gate_margins", "rows", MARGINS),
+    "gate_faults": ("gate_faults", "rows", FAULTS),
     "plan": ("plan", "rows", PLANNED),
+    "attention_noise": ("attention", "noise", ATTENTION_NOISE),
     "plan_1b": ("plan_1b", "rows", PLAN_1B),
 }
 
@@ -242,11 +263,12 @@ def parity(row: Row) -> str:
 SCALE: Columns = {
     "form": "form",
     "ONNX MB": "export.file_bytes/1e6 {:.0f} or -",
-    "export s": "export.seconds {:.0f} or -",
+    "export s": "export.cpu_seconds {:.0f} or -",
     "export GB": "export.peak_rss/1e9 {:.1f} or -",
     "parity": parity,
+    "GPU": "build.capability",
     "engine MB": "build.engine_bytes/1e6 {:.0f} or -",
-    "build s": "build.seconds {:.0f} or -",
+    "build s": "build.cpu_seconds {:.0f} or -",
     "build GB": "build.peak_rss_children/1e9 {:.1f} or -",
     "layer report": "build.summary or -",
 }
@@ -254,10 +276,12 @@ SCALE: Columns = {
 
 def scale() -> str:
     """VGGT-1B whole: export, parity and the TensorRT-RTX plan of each form, by tools/bench_scale.py."""
-    forms: dict[str, Row] = {}
-    for row in load("scale")["rows"]:
-        forms.setdefault(row["form"], {"form": row["form"]})[row["step"]] = row
-    return columns(forms.values(), SCALE)
+    rows = load("scale")["rows"]
+    shared: dict[str, Row] = {}
+    for row in rows:
+        shared.setdefault(row["form"], {"form": row["form"]})[row["step"]] = row
+    built = [row for row in rows if row["step"] == "build"]
+    return columns([{**shared[row["form"]], "build": {"capability": "8.9", **row}} for row in built], SCALE)
 
 
 def heads() -> str:
@@ -284,6 +308,40 @@ def heads_memory() -> str:
     """ONNX Runtime's peak memory with one file and with two, by tools/bench_heads.py."""
     spec: Columns = {"network": "model", "size": "size", "frames": "frames", "one file MB": "one_bytes/1e6 {:.0f}"}
     return columns(load("heads")["memory"], spec | {"two files MB": "pair_bytes/1e6 {:.0f}"})
+
+
+def attention_forms() -> str:
+    """What the builder makes of small graphs, by tools/bench_attention.py."""
+    spec: Columns = {"form": "form", "lint": lambda row: ", ".join(row["lint"]) or "silent"}
+    spec["TensorRT-RTX"] = lambda row: "one kernel" if row["fused"] else "two products, all scores stored"
+    return columns(load("attention")["forms"], spec, aligned=False)
+
+
+def attention_builds() -> str:
+    """One line a frame count and GPU generation, attention in fp16 beside FP8, by tools/bench_attention.py."""
+    rows: dict[tuple[int, str], Row] = {}
+    for row in load("attention")["builds"]:
+        rows.setdefault((row["frames"], row["capability"]), {})[row["attention"]] = row
+    spec: Columns = {"frames": "fp8.frames", "SM": lambda row: row["fp8"]["capability"].replace(".", "")}
+    for name in ("fp16", "fp8"):
+        spec |= {f"{name}: scratch MB": f"{name}.scratch_bytes/1e6 {{:.0f}}"}
+        spec |= {f"{name}: engine MB": f"{name}.engine_bytes/1e6 {{:.1f}}"}
+        spec |= {f"{name}: build s": f"{name}.build_seconds {{:.0f}}"}
+    spec["attention"] = lambda row: row["fp8"]["summary"].partition("attention: ")[2]
+    return columns(rows.values(), spec)
+
+
+def attention_accuracy() -> str:
+    """Cameras of the tiny model and of its copy with outlier channels, by tools/bench_attention.py."""
+    spec: Columns = {"model": "model", "linears": "linears", "attention": "attention", "AUC@30": AUC["AUC@30"]}
+    spec |= {"AUC@5": AUC["AUC@5"], "change @30 (95 %)": change_text}
+    spec["@5"] = lambda row: (
+        f"{row['auc5_change']:+.2f} [{row['auc5_interval'][0]:+.2f}, {row['auc5_interval'][1]:+.2f}]"
+    )
+    spec |= NOISE
+    order = ["plain", "channels"]
+    rows = [row for row in load("attention")["accuracy"] if row["linears"] != "fp32"]
+    return columns(sorted(rows, key=lambda row: order.index(row["model"])), spec)
 
 
 def threads() -> str:
@@ -387,6 +445,9 @@ TABLES |= {
     for made in (
         accuracy,
         ablation,
+        attention_accuracy,
+        attention_builds,
+        attention_forms,
         calibration,
         scale,
         heads,

@@ -34,9 +34,7 @@ def emit_weight_only(site: Site, module: QuantLinear, x: str) -> str:
             f"{site.path}: {length} inputs in blocks of {min(asked, length)}, TensorRT takes INT4 weights in blocks of "
             f"64 or 128; choose another --block, give it another format with --override, or export with --backend rtx"
         )
-    lift = 1.0
-    if site.precision is Precision.FP16 and scales.min() < SMALLEST_NORMAL:
-        lift = 2.0 ** -math.ceil(math.log2(scales.max()))  # a power of two: moves the exponents, changes no digit
+    lift = lift_of(scales, site.precision)
     scale = site.real("weight_scale", scales * np.float32(lift))
     if site.parameters != site.path:  # a name per use: TensorRT merges equal DQs, and expands a weight with many users
         scale = site.op("Identity", [scale])
@@ -47,6 +45,14 @@ def emit_weight_only(site: Site, module: QuantLinear, x: str) -> str:
         down = site.builder.real(f"lift_{int(math.log2(lift))}", scalar(1 / lift), site.precision)
         y = site.op("Mul", [y, down])
     return y
+
+
+def lift_of(scales: Array, precision: Precision) -> float:
+    """What scales are stored times, and the product is divided by: 1, or in fp16 a power of two, which moves exponents
+    and changes no digit."""
+    if precision is Precision.FP16 and scales.min() < SMALLEST_NORMAL:
+        return float(2.0 ** -math.ceil(math.log2(scales.max())))
+    return 1.0
 
 
 def whole_blocks(scales: Array, block: int, length: int, documented: bool = False) -> tuple[Array, int | None]:

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import onnx
 
-from qvggt.export.lint import documented, formats, fp4, granularity, onnx_runtime, operators, placement, scales, stored
+from qvggt.export.lint import (
+    attention,
+    documented,
+    formats,
+    fp4,
+    granularity,
+    onnx_runtime,
+    operators,
+    placement,
+    scales,
+    stored,
+)
 from qvggt.export.lint.rule import RULES, Finding, Rule, Severity
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model
@@ -15,7 +26,7 @@ from qvggt.target import Target
 __all__ = ["RULES", "Finding", "Rule", "Severity", "errors", "lint_model"]
 
 # imported for their rules
-_MODULES = (formats, scales, granularity, fp4, placement, stored, operators, onnx_runtime, documented)
+_MODULES = (attention, formats, scales, granularity, fp4, placement, stored, operators, onnx_runtime, documented)
 
 
 def lint_model(model: onnx.ModelProto | str | Path, target: Target = Target.TENSORRT) -> list[Finding]:

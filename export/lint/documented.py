@@ -1,4 +1,4 @@
-"""Rules on INT4 as NVIDIA documents it for TensorRT itself, where TensorRT-RTX builds more.
+"""Rules on INT4 and FP4 as NVIDIA documents them for TensorRT itself, where TensorRT-RTX builds more.
 
 docs/tensorrt.md has the addresses. TensorRT itself was not run.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from qvggt.export.lint.rule import PROPER, Severity, rule
 from qvggt.onnx_view.documented import activation, other_scales
 from qvggt.onnx_view.product import Product, products, stored_chain
-from qvggt.onnx_view.quantizer import FLOAT_TYPES, INT4, Quantizer, as_quantizer, quantizers
+from qvggt.onnx_view.quantizer import FLOAT_TYPES, FP4, INT4, Quantizer, as_quantizer, quantizers
 
 
 @rule("QV801", "int4-blocks", Severity.ERROR, quantizers, PROPER, documented=True)
@@ -38,10 +38,10 @@ def int4_activations(quantizer: Quantizer) -> Iterator[str]:
 
 @rule("QV803", "int4-requantized", Severity.WARNING, products, PROPER)
 def int4_requantized(product: Product) -> Iterator[str]:
-    """INT4 weights that become INT8 codes for a product of INT8: TensorRT-RTX builds it, NVIDIA documents INT4 weights
-    under floating-point activations only.
+    """INT4 weights that become INT8 or FP8 codes for their product: TensorRT-RTX builds it, NVIDIA documents INT4
+    weights under floating-point activations only.
 
-    Fix: if TensorRT refuses it, store int8 codes (qvggt export --storage int8).
+    Fix: if TensorRT refuses it, store codes of the product (qvggt export --storage int8, or --bits fp8).
     """
     chain = [found for node in stored_chain(product.weight) if (found := as_quantizer(node)) is not None]
     if product.weight.constant and len(chain) > 1 and chain[-1].codes == INT4:
@@ -75,3 +75,14 @@ def scale_not_positive(quantizer: Quantizer) -> Iterator[str]:
         wrong = value.astype(np.float32)[~(value.astype(np.float32) > 0)]
         if wrong.size:
             yield f"{wrong.size} of {value.size}, first {wrong[0]:g}"
+
+
+@rule("QV806", "fp4-standard-operators", Severity.WARNING, quantizers, PROPER, documented=True)
+def fp4_standard(quantizer: Quantizer) -> Iterator[str]:
+    """FP4 activations whose block scales are computed by standard operators: NVIDIA documents TRT_FP4DynamicQuantize
+    for them, and constant scales for QuantizeLinear.
+
+    Fix: if TensorRT refuses it, use FP8 (qvggt export --bits fp8), or TensorRT-RTX, which builds it.
+    """
+    if quantizer.codes == FP4 and quantizer.quantizes and not quantizer.scope.is_constant(quantizer.scale):
+        yield ""

@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 
 from qvggt.errors import QvggtError
-from qvggt.formats.float_grid import E4M3, FloatGrid
+from qvggt.formats.float_grid import E4M3
+from qvggt.formats.grid import Grid
 
 FLOAT = "fp16"  # floating point, in the network's own type
 SHORTEST = 32  # tokens; fewer, also in the smallest shape of a profile, and TensorRT stores a matrix of scores
@@ -26,11 +27,14 @@ WORDS = (FLOAT, "fp8", *REFUSED)
 class AttentionFormat:
     """Numbers of q, k, v, each with one constant scale, and of the softmax output, whose scale is the same everywhere.
 
-    name: as --attention has it.
+    name: as --attention has it. shortest: tokens of a sequence that has a kernel. floor_db: SQNR an exported network
+    has to reach against its reference, as of `Format`.
     """
 
     name: str
-    grid: FloatGrid
+    grid: Grid
+    shortest: int = SHORTEST
+    floor_db: float = 36.0
 
     @property
     def probability_scale(self) -> float:

@@ -37,7 +37,9 @@ class Granularity:
 
     def expand(self, scale: Tensor, columns: int) -> Tensor:
         """Block scales [..., groups] repeated over their channels [..., columns]; others broadcast as they are."""
-        return scale if self.size is None else scale.repeat_interleave(self.size, dim=-1)[..., :columns]
+        if self.size is None:
+            return scale
+        return scale[..., None].expand(*scale.shape, self.size).flatten(-2)[..., :columns]
 
 
 TENSOR, ROW, TOKEN = Granularity("tensor"), Granularity("row"), Granularity("token")

@@ -1,9 +1,9 @@
-"""The parity gate of an export: linear by linear, end to end, and in camera accuracy."""
+"""The parity gate of an export: layer by layer, in segments between them, end to end, and in camera accuracy."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import starmap
@@ -20,6 +20,7 @@ from qvggt.device import device_of, label
 from qvggt.export.half_range import WORRY, ModuleRange, half_ranges
 from qvggt.export.parity import LayerParity, OutputParity, check_convs, check_linears, check_outputs, failures
 from qvggt.export.precision import Precision
+from qvggt.export.segments import SegmentReport, check_segments
 from qvggt.export.twin import Twin, compare_twins
 from qvggt.json_file import write_json
 from qvggt.models.network import Network
@@ -39,6 +40,7 @@ SHOWN = 10  # failures; the report has them all, and so has -v
 SHOWN_RANGES = 20  # of the fp16 ranges, in the report
 AUC_TOLERANCE = 0.5  # points of AUC@30
 AUC_FRAMES = 4
+SEGMENT_FRAMES = (1, 2, 4)  # as far as the comparison of outputs goes
 POOLED_SEQUENCES = 8  # of the end-to-end comparison, as far as there are so many
 
 
@@ -48,6 +50,7 @@ class Gate:
 
     precision: float type of the network in the file. twin: the same network at the size of the images, height x width,
     where that is not the file's; then end to end it is run in the file's place, and must be like it but for the size.
+    The file's own segments are proven at one frame of its own size then.
     """
 
     onnx: Path
@@ -85,6 +88,7 @@ class Parity:
     device: str
     size: tuple[int, int]
     unlike: tuple[str, ...] = field(default=(), repr=False)
+    segments: SegmentReport = field(default=SegmentReport(), repr=False)
 
     @property
     def passed(self) -> bool:
@@ -95,6 +99,7 @@ class Parity:
         """One line per failed check."""
         lines = [f"{r}: overflows fp16; export with --precision bf16" for r in self.fp16_ranges if r.headroom < 1]
         lines += self.unlike
+        lines += self.segments.failures
         lines += failures(self.linears + self.convolutions, self.outputs)
         auc = self.auc30 or {}
         if "low" in auc and not auc["low"] <= 0 <= auc["high"]:
@@ -110,8 +115,10 @@ class Parity:
             "fp16_ranges": [{**asdict(r), "headroom": r.headroom} for r in self.fp16_ranges[:SHOWN_RANGES]],
             "linears": [asdict(p) for p in self.linears],
             "convolutions": [asdict(p) for p in self.convolutions],
-            "outputs": [asdict(p) for p in self.outputs],
+            "segments": asdict(self.segments),
+            "outputs": [{**asdict(p), "rule": p.rule} for p in self.outputs],
             "auc30": self.auc30,
+            "auc30_rule": None if self.auc30 is None else _camera_rule(self.auc30),
             "threads": self.threads,
             "device": self.device,
             "size": list(self.size),
@@ -141,9 +148,11 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme, console: Console) -
         few = first[: min(4, longest)]
         linears = tuple(p for file in files for p in check_linears(file, reference, few, precision=precision))
         convs = tuple(p for file in files for p in check_convs(file, reference, first))
+        segments = _segments(gate, files, run, reference, few)
         batches = (batch[:n] for n in gate.frames for batch in pooled)
         outputs = check_outputs(runner.run_named, reference, batches, scheme, precision=precision)
         _say_layers(linears, convs, console)
+        _say_segments(segments, console)
         _say_outputs(outputs, precision, console)
         auc = None
         if gate.sequences and CAMERAS in runner.outputs:
@@ -152,12 +161,25 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme, console: Console) -
             console.say("AUC@30: not measured (no pose output or --parity-sequences 0)")
     reached = threads, label(device_of(reference)), (gate.height, gate.width)
     unlike = tuple(line for each in alike for line in each.differences)
-    parity = Parity(gate.report, scheme, precision, linears, convs, outputs, auc, ranges, *reached, unlike)
+    parity = Parity(gate.report, scheme, precision, linears, convs, outputs, auc, ranges, *reached, unlike, segments)
     write_json(gate.report, parity.to_dict())
     for index, line in enumerate(parity.failures):
         (console.warn if index < SHOWN else console.detail)(f"parity FAILED: {line}")
     console.result(f"parity {'passed' if parity.passed else 'FAILED'}, report in {gate.report}")
     return parity
+
+
+def _segments(
+    gate: Gate, files: tuple[Path, ...], run: tuple[Path, ...], reference: Network, images: torch.Tensor
+) -> SegmentReport:
+    """Of the files that are run end to end; where those are of another size, of the files themselves too."""
+    from qvggt.engines.network_file import read_network
+
+    reports = [check_segments(file, reference, images, SEGMENT_FRAMES, precision=gate.precision) for file in run]
+    if gate.twin is not None:
+        one = torch.nn.functional.interpolate(images[:1], read_network(files[0]).size)
+        reports += [check_segments(file, reference, one, (1,), precision=gate.precision) for file in files]
+    return sum(reports[1:], reports[0])
 
 
 @contextmanager
@@ -212,7 +234,16 @@ def _camera_accuracy(images: ImageSet[Posed], reference: Network, runner: Runner
     if abs(auc["delta"]) > AUC_TOLERANCE:  # a flipped rounding moves poses at random: by chance or by fault?
         auc["low"], auc["high"] = _delta_interval(*results) or (auc["delta"], auc["delta"])
         console.say(filled("99.9 % interval of the change: {:+.2f} to {:+.2f} points", auc["low"], auc["high"]))
+    console.say(f"AUC@30: {_camera_rule(auc)}")
     return auc
+
+
+def _camera_rule(auc: Mapping[str, float]) -> str:
+    """By which rule the change of `Parity.auc30` passed, or what it missed."""
+    if "low" not in auc:
+        return f"changes by no more than {AUC_TOLERANCE} points"
+    chance = "holds 0: it may be chance" if auc["low"] <= 0 <= auc["high"] else "excludes 0"
+    return f"changes by more than {AUC_TOLERANCE} points, and the interval of the change {chance}"
 
 
 def _delta_interval(first: CandidateResult, second: CandidateResult) -> tuple[float, float] | None:
@@ -263,12 +294,26 @@ def _say_layers(linears: Sequence[LayerParity], convs: Sequence[LayerParity], co
         )
 
 
+def _say_segments(report: SegmentReport, console: Console) -> None:
+    for p in report.segments:
+        console.detail(f"segment {p.path} up to {p.target}: relative error {p.error:.1e}, tolerance {p.tolerance:.0e}")
+    if (worst := report.worst) is not None:
+        console.say(
+            f"{sum(map(bool, report.segments))}/{len(report.segments)} segments between them agree (worst "
+            f"{worst.error:.1e} at {worst.path}, tolerance {worst.tolerance:.0e}), at "
+            f"{', '.join(map(str, report.frames))} frames and on small tokens; "
+            f"{report.nodes - len(report.left)} of {report.nodes} nodes are proven"
+        )
+
+
 def _say_outputs(outputs: Sequence[OutputParity], precision: Precision, console: Console) -> None:
     for name in dict.fromkeys(p.name for p in outputs):
         mine = [p for p in outputs if p.name == name]
         figures = ", ".join(f"{p.frames}: {p.sqnr_db:.1f} ({p.self_db:.1f})" for p in mine)
         error = max(p.max_error for p in mine)
-        console.say(f"{name}: SQNR dB by frames {figures}; floor {mine[0].floor_db:.0f}; max error {error:.2e}")
+        rules = {rule: [str(p.frames) for p in mine if p.rule == rule] for rule in dict.fromkeys(p.rule for p in mine)}
+        said = "; ".join(rule if len(rules) == 1 else f"{rule} at {', '.join(at)}" for rule, at in rules.items())
+        console.say(f"{name}: SQNR dB by frames {figures}; {said}; max error {error:.2e}")
     noise = (
         "on an input changed by 1e-5, its own float noise"
         if precision is Precision.FP32

@@ -58,11 +58,13 @@ def inferred(light: ModelProto) -> ModelProto:
 
 
 def _as_cast(node: NodeProto, kinds: dict[str, int]) -> NodeProto | None:
-    """What has the types and shapes of a Q or DQ outside of ai.onnx, of which shape inference knows nothing (of NVFP4's
-    the codes; its scales stay unknown).
+    """What has the types and shapes of an operator outside of ai.onnx, of which shape inference knows nothing: of a Q
+    or DQ (of NVFP4's the codes; its scales stay unknown), or of attention, whose result is as its queries.
 
     kinds: types of the initializers.
     """
+    if (node.domain, node.op_type) == ("com.microsoft", "MultiHeadAttention"):
+        return helper.make_node("Cast", node.input[:1], node.output[:1], to=TensorProto.FLOAT)
     if not node.op_type.endswith(FOREIGN) or node.domain in ("", "ai.onnx") or not 2 <= len(node.input) <= 3:
         return None
     word = next((kind for word, kind in TYPE_WORDS.items() if word in node.op_type), TensorProto.UINT8)

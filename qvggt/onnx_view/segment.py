@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from qvggt.onnx_view.graph import Model, Node, Scope, Shape
+from qvggt.onnx_view.graph import Model, Node, Scope
 
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+Dims = Sequence["int | str | None"]
+
+HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+FLOATS = (TensorProto.FLOAT, *HALF)
 FOLLOWS = ("Reshape", "Transpose", "Relu")  # a convolution under its name
 
 
@@ -124,19 +127,31 @@ def uncovered(model: Model, covered: Iterable[Node]) -> tuple[str, ...]:
     return tuple(node.label for node in model.nodes if id(node) not in seen)
 
 
-def segment_model(model: Model, nodes: Iterable[Node], feeds: Mapping[str, Shape | None], target: str) -> ModelProto:
-    """A model of its own with the initializers that the nodes read. feeds: its inputs and their dimensions, None for a
-    symbolic one."""
+def segment_model(model: Model, nodes: Iterable[Node], feeds: Mapping[str, Dims], target: str) -> ModelProto:
+    """Nodes as a model of its own, with the initializers they read. Its inputs `feeds` are fp32 of these dimensions,
+    and so is its output: a half type is cast at both ends."""
     scope = model.scopes[0]
-    protos: list[NodeProto] = [node.proto for node in nodes]
+    protos = [node.proto for node in nodes]
     read = {name for node in protos for name in node.input} - set(feeds)
-    stored = [model.values.whole(scope.initializers[name]) for name in sorted(read & scope.initializers.keys())]
-    inputs = [_described(scope, name, shape) for name, shape in feeds.items()]
-    output = helper.make_tensor_value_info(target, scope.dtype(target), None)
-    graph = helper.make_graph(protos, "segment", inputs, [output], [tensor for tensor in stored if tensor is not None])
+    weights = [model.values.whole(scope.initializers[name]) for name in sorted(read & scope.initializers.keys())]
+    halves = {name: f"{name}/half" for name in (*feeds, target) if scope.dtype(name) in HALF}
+    if halves:
+        protos = [_renamed(node, halves) for node in protos]
+    casts = [helper.make_node("Cast", [n], [h], name=h, to=scope.dtype(n)) for n, h in halves.items() if n != target]
+    if target in halves:
+        end = f"{target}/fp32"
+        protos.append(helper.make_node("Cast", [halves[target]], [target], name=end, to=TensorProto.FLOAT))
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(dims)) for name, dims in feeds.items()]
+    output = helper.make_tensor_value_info(target, TensorProto.FLOAT, None)
+    stored = [tensor for tensor in weights if tensor is not None]
+    graph = helper.make_graph([*casts, *protos], "segment", inputs, [output], stored)
     return helper.make_model(graph, opset_imports=list(model.proto.opset_import), ir_version=model.proto.ir_version)
 
 
-def _described(scope: Scope, name: str, shape: Shape | None) -> object:
-    dims = None if shape is None else [f"d{i}" if dim is None else dim for i, dim in enumerate(shape)]
-    return helper.make_tensor_value_info(name, scope.dtype(name), dims)
+def _renamed(node: NodeProto, names: Mapping[str, str]) -> NodeProto:
+    """A copy that reads and makes tensors of other names."""
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = [names.get(name, name) for name in node.input]
+    copy.output[:] = [names.get(name, name) for name in node.output]
+    return copy

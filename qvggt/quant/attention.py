@@ -108,10 +108,10 @@ def observed(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, Atten
         attend, root = module.attend, module.head_dim**-0.25
 
         def seen(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            new = [_largest(path, x) * factor for x, factor in ((q, root), (k, root), (v, 1.0))]
-            old = ranges.get(path, AttentionRange(0.0, 0.0, 0.0, k.shape[2]))
-            largest = [max(pair) for pair in zip(new, (old.q, old.k, old.v), strict=True)]
-            ranges[path] = AttentionRange(*largest, min(old.tokens, k.shape[2]))
+            new = AttentionRange(_largest(path, q) * root, _largest(path, k) * root, _largest(path, v), k.shape[2])
+            old = ranges.get(path, new)
+            largest = max(old.q, new.q), max(old.k, new.k), max(old.v, new.v)
+            ranges[path] = AttentionRange(*largest, min(old.tokens, new.tokens))
             return attend(q, k, v)
 
         module.attend = seen  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qvggt.errors import QvggtError
-from qvggt.formats.attention import FLOAT, SHORTEST, AttentionFormat
+from qvggt.formats.attention import FLOAT, AttentionFormat
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Attention
 from qvggt.models.family import LINEARS, family_of, find_family
@@ -86,8 +86,8 @@ def quantized_linears(model: nn.Module) -> Iterator[tuple[str, QuantLinear]]:
 
 
 def settled(model: nn.Module, scheme: Scheme) -> Scheme:
-    """The scheme with the constant ranges that the linears of a quantized model were given, and with the attentions that
-    it left floating point; without a format of attention where it left all."""
+    """The scheme with the constant ranges that the linears of a quantized model were given, and with the attentions it
+    left floating point; without a format of attention where it left all."""
     constant = []
     for path, linear in quantized_linears(model):
         format = scheme.format(path)
@@ -108,9 +108,9 @@ def short_attentions(model: Network, size: tuple[int, int], frames: int) -> list
     for a kernel."""
     family, config = family_of(model), model.config
     tokens = family.tokens(config, *size)
-    known = {path for path, _ in quantized_attentions(model)}
+    shortest = {path: attention.format.shortest for path, attention in quantized_attentions(model)}
     lengths = {f"{s.path}.attn": tokens * (frames if s.view == "global" else 1) for s in family.stages(config)}
-    return [path for path, length in lengths.items() if path in known and length < SHORTEST]
+    return [path for path, length in lengths.items() if length < shortest.get(path, 0)]
 
 
 def transform_specs(model: nn.Module) -> dict[str, TransformSpec]:
@@ -159,7 +159,7 @@ def quantize_(
 def quantize_attentions_(model: nn.Module, scheme: Scheme, ranges: Mapping[str, AttentionRange]) -> None:
     """Give the scheme's attentions their formats where ranges of theirs are, whose sequences are long enough."""
     for path, attention, format in scheme_attentions(model, scheme):
-        if path in ranges and ranges[path].tokens >= SHORTEST:
+        if path in ranges and ranges[path].tokens >= format.shortest:
             model.set_submodule(path, QuantAttention(attention, format, ranges[path]))
 
 

@@ -16,7 +16,7 @@ from qvggt.rotation.residual import fold_layer_scale_, rotate_block_, rotate_end
 from qvggt.rotation.value import head_rotations, rotate_values_
 
 
-def fold_(model: Network, config: FoldConfig | None = None) -> None:
+def fold_(model: Network, config: FoldConfig | None = None, rotations: Sequence[Tensor] | None = None) -> None:
     """Fold rotations and LayerScales in place; every output stays the same up to rounding.
 
     Each tensor is computed in float64 and rounded once to its own type. One block is held in float64 at a time
@@ -24,11 +24,13 @@ def fold_(model: Network, config: FoldConfig | None = None) -> None:
     on a rotated stream has weight 1 and bias 0, and the model has the family's `added` linears.
     Raises QvggtError for a model that is folded or quantized already; a fold cannot be undone. A model whose streams
     `rotate_streams_` moved counts as unfolded, and keeps those linears.
+    rotations: of the residual streams, as `rotate_streams_` takes them; without, those of the seed.
     """
     config = config or FoldConfig()
     check_foldable(model)
-    rotations = None
-    if config.residual:
+    for q in rotations or ():
+        check_residual_rotation(q)
+    if config.residual and rotations is None:
         streams = family_of(model).streams(model.config)
         rotations = [stream_rotation(model.config.embed_dim, config, s.name) for s in streams]
     fold_given_(model, config, rotations)

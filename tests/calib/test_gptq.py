@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from qvggt.calib.gptq import InputMoments, gptq_codes
+from qvggt.calib.gptq import LAZY, InputMoments, gptq_codes
 from qvggt.formats.granularity import ROW
 from qvggt.formats.grid import IntegerGrid
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.formats.table import find_format
 from qvggt.formats.tensor_format import TensorFormat
 
 GRID = IntegerGrid(4, narrow=True)
@@ -72,3 +75,70 @@ def test_dead_channels_do_no_harm(case: tuple[torch.Tensor, torch.Tensor]) -> No
     x[:, 3:9] = 0
     assert gptq_codes(weight, ROWS.scale(weight), GRID, moments_of(x)).isfinite().all()
     assert gptq_codes(weight, ROWS.scale(weight), GRID, moments_of(torch.zeros_like(x))).isfinite().all()
+
+
+def plain(weight: np.ndarray, scale: np.ndarray, matrix: np.ndarray, damping: float) -> np.ndarray:
+    """The published algorithm as it is explained: column by column, no blocks of columns."""
+    order = np.argsort(-matrix.diagonal(), kind="stable")
+    hessian = matrix[order][:, order] + damping * matrix.diagonal().mean() * np.eye(len(matrix))
+    upper = np.linalg.cholesky(np.linalg.inv(hessian)).T
+    rest, codes = weight[:, order].copy(), np.empty_like(weight)
+    for i, column in enumerate(order):
+        codes[:, column] = np.clip(np.round(rest[:, i] / scale[:, column]), GRID.lowest, GRID.highest)
+        error = (rest[:, i] - codes[:, column] * scale[:, column]) / upper[i, i]
+        rest[:, i + 1 :] -= np.outer(error, upper[i, i + 1 :])
+    return codes
+
+
+@pytest.mark.parametrize("width", [LAZY - 1, LAZY, 2 * LAZY + 40])
+@pytest.mark.parametrize(("damping", "size"), [(0.01, 1.0), (0.5, 1.0), (0.01, 1e-3)])
+def test_blocks_of_channels_change_no_code(width: int, damping: float, size: float) -> None:
+    """From a quarter of the scale that holds a row on, so that codes saturate too; a scale for each weight. The size
+    of the inputs is none of its business."""
+    generator = torch.Generator().manual_seed(width)
+    x = torch.randn(500, 40, generator=generator) @ torch.randn(40, width, generator=generator)
+    x = (x + torch.randn(500, width, generator=generator)) * torch.rand(width, generator=generator) * size
+    weight = torch.randn(9, width, generator=generator)
+    scale = ROWS.scale(weight) * (0.25 + torch.rand(9, width, generator=generator))
+    moments = moments_of(x)
+    expected = plain(weight.double().numpy(), scale.double().numpy(), moments.matrix.numpy(), damping)
+    assert np.array_equal(gptq_codes(weight, scale, GRID, moments, damping).numpy(), expected)
+    assert (np.abs(expected) == GRID.highest).mean() > 0.02
+
+
+def test_moments_of_any_shape_and_the_usual_damping() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(3, 4, 20, 6, generator=generator), torch.randn(5, 6, generator=generator)
+    moments = InputMoments(6)
+    moments.update(x)
+    assert (moments.matrix - moments_of(x.reshape(-1, 6)).matrix).abs().max() < 1e-4
+    scale = ROWS.scale(weight) * 3
+    expected = plain(weight.double().numpy(), scale.double().expand(-1, 6).numpy(), moments.matrix.numpy(), 0.01)
+    assert np.array_equal(gptq_codes(weight, scale, GRID, moments).numpy(), expected)
+
+
+def test_channels_of_equal_energy_keep_their_order() -> None:
+    """Normalised inputs and dead channels are such: another order is another rounding, so a run would not repeat."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 300, generator=generator, dtype=torch.float64)
+    x[:, 1:] += x[:, :-1]
+    moments, weight = InputMoments(300), torch.randn(4, 300, generator=generator)
+    x /= x.norm(dim=0)
+    moments.matrix = x.T @ x
+    moments.matrix.fill_diagonal_(1.0)
+    scale = ROWS.scale(weight).expand(-1, 300)
+    expected = plain(weight.double().numpy(), scale.double().numpy(), moments.matrix.numpy(), 0.01)
+    assert np.array_equal(gptq_codes(weight, scale, GRID, moments).numpy(), expected)
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "fp8"])
+def test_beats_nearest_on_a_floating_point_grid(name: str, case: tuple[torch.Tensor, torch.Tensor]) -> None:
+    format = find_format(name)
+    assert isinstance(format, LinearFormat)
+    (weight, x), numbers = case, format.weight
+    scale = numbers.granularity.expand(numbers.scale(weight), 32)
+    codes = gptq_codes(weight, scale, numbers.grid, moments_of(x)).float()
+    assert torch.equal(codes, codes.to(numbers.grid.dtype).float())
+    assert float(codes.abs().max()) <= numbers.grid.highest
+    nearest = numbers.codes(weight, numbers.scale(weight))
+    assert output_error(x, weight, codes, scale) < 0.6 * output_error(x, weight, nearest, scale)

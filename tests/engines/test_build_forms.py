@@ -12,8 +12,9 @@ import pytest
 from rtx_forms import LINEAR, SHARED, run_onnx, write_network
 
 from qvggt.engines.build_config import BuildConfig
-from qvggt.engines.builder import build_engine, read_source
+from qvggt.engines.builder import build_engine, check_capabilities, read_source
 from qvggt.engines.layer_report import LayerReport
+from qvggt.errors import QvggtError
 from qvggt.target import Target
 
 pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install '.[rtx]' in the clone")
@@ -27,6 +28,12 @@ FORMS = [  # bits, activations, kernel, type the weight is stored in, its bytes 
     ("w4a4", "static", "INT4 GEMM", "Int4", 0.5),
     ("w4a16", "dynamic", "INT4 weight-only", "Int4", 0.5 + 2 / 128),
 ]
+FLOATS = [  # and the generation from which on it builds
+    ("fp8", "static", "FP8 GEMM", "FP8", 1.0, "8.9"),
+    ("fp8", "dynamic", "FP8 GEMM", "FP8", 1.0, "8.9"),
+    ("w4afp8", "dynamic", "FP8 GEMM", "Int4", 0.5, "8.9"),
+    ("nvfp4", "static", "FP4 GEMM", "FP4", 0.5 + 1 / 16, "12.0"),
+]
 
 
 def report_of(onnx: Path, *capabilities: str) -> LayerReport:
@@ -34,8 +41,10 @@ def report_of(onnx: Path, *capabilities: str) -> LayerReport:
     return build_engine(read_source(onnx), onnx.with_suffix(".engine"), config, shown=False).report
 
 
-@pytest.mark.parametrize("capability", GENERATIONS)
-@pytest.mark.parametrize(("bits", "act", "kernel", "stored", "size"), FORMS)
+@pytest.mark.parametrize(
+    ("bits", "act", "kernel", "stored", "size", "capability"),
+    [(*form, capability) for form in FORMS for capability in GENERATIONS] + FLOATS,
+)
 def test_form(bits: str, act: str, kernel: str, stored: str, size: float, capability: str, tmp_path: Path) -> None:
     report = report_of(write_network(tmp_path / "m.onnx", bits, act), capability)
     (verdict,) = report.linears
@@ -46,6 +55,34 @@ def test_form(bits: str, act: str, kernel: str, stored: str, size: float, capabi
     weights = 256 * 384
     assert report.weight_bytes is not None
     assert size * weights <= report.weight_bytes < size * weights + 40 * 384  # scales, bias and norm
+
+
+def test_float_formats_choose_their_gpus(tmp_path: Path) -> None:
+    """Without --cc, and refused before anything is built."""
+    for bits, least, chosen in (("fp8", "8.9", ("8.9", "12.0", "12.1")), ("nvfp4", "12.0", ("12.0", "12.1"))):
+        source = read_source(write_network(tmp_path / "m.onnx", bits, "static"))
+        assert check_capabilities(source, BuildConfig()).compute_capabilities == chosen
+        asked = BuildConfig(compute_capabilities=(chosen[0],))
+        assert check_capabilities(source, asked) == asked
+        with pytest.raises(QvggtError, match=rf"^--cc 8\.6: .* from {least} on; build for {least} or newer") as error:
+            build_engine(source, tmp_path / "m.engine", BuildConfig(compute_capabilities=("8.6",)), shown=False)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "m.engine").exists()
+
+
+@pytest.mark.parametrize(("capability", "refused"), [("8.6", True), ("9.0", False), ("", False)])
+def test_tensorrt_itself_builds_for_the_gpu_here(
+    capability: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not run on a GPU: what PyTorch says of one is put in its place."""
+    monkeypatch.setattr("qvggt.engines.builder.capability_here", lambda: capability)
+    source = read_source(write_network(tmp_path / "m.onnx", "fp8", "static"))
+    config = BuildConfig("tensorrt")
+    if not refused:
+        assert check_capabilities(source, config) == config
+        return
+    with pytest.raises(QvggtError, match=r"^--backend tensorrt: .* no fp8 kernels for compute capability 8\.6"):
+        check_capabilities(source, config)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])

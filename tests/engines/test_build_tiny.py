@@ -51,7 +51,8 @@ def build(
     quantize_rtn_(model, scheme, [images[0]] if scheme.needs_ranges else None, 1 if scheme.needs_ranges else None)
     config = ExportConfig(size, size, outputs, FRAMES, Target.TENSORRT, Precision.FP16)
     export_onnx(model, scheme, config, folder / "m.onnx")
-    capabilities = BuildConfig(compute_capabilities=("8.6", "8.9", "12.0"), precision="fp16")
+    generations = {"fp8": ("8.9", "12.0"), "nvfp4": ("12.0",)}.get(bits, ("8.6", "8.9", "12.0"))
+    capabilities = BuildConfig(compute_capabilities=generations, precision="fp16")
     return build_engine(read_source(folder / "m.onnx"), folder / "m.engine", capabilities, shown=False)
 
 
@@ -62,15 +63,16 @@ def build(
         pytest.param("w8a8", ("pose", "depth", "points"), marks=pytest.mark.slow),
         pytest.param("w4a4", ("pose", "depth", "points"), marks=pytest.mark.slow),
         pytest.param("w4a16", ("pose",), marks=pytest.mark.slow),
+        pytest.param("fp8", ("pose", "depth", "points"), marks=pytest.mark.slow),
+        pytest.param("nvfp4", ("pose", "depth", "points"), marks=pytest.mark.slow),
     ],
 )
 def test_tiny_model(bits: str, outputs: tuple[str, ...], tmp_path: Path) -> None:
     result = build(load_model("tiny"), bits, "dynamic", outputs, tmp_path)
     report = result.report
-    kernel = "INT4 weight-only" if bits == "w4a16" else "INT8 GEMM"
-    assert report.summary.startswith(
-        f"40/40 linears {kernel}, weights stored as {'Int8' if bits == 'w8a8' else 'Int4'}"
-    )
+    kernel = {"w4a16": "INT4 weight-only", "fp8": "FP8 GEMM", "nvfp4": "FP4 GEMM"}.get(bits, "INT8 GEMM")
+    stored = {"w8a8": "Int8", "fp8": "FP8", "nvfp4": "FP4"}.get(bits, "Int4")
+    assert report.summary.startswith(f"40/40 linears {kernel}, weights stored as {stored}")
     assert report.fused_attentions == 10  # all but those of the camera head, which is fp32
     assert report.attentions == (18 if "pose" in outputs else 10)
     assert [shape[1] for shape in result.manifest.profile["images"]] == list(FRAMES)
@@ -78,12 +80,25 @@ def test_tiny_model(bits: str, outputs: tuple[str, ...], tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_every_part_of_the_tiny_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("bits", "linears", "convolutions"),
+    [
+        (
+            "w4a4",
+            "48/48 linears INT8 GEMM, weights stored as Int4 (0.50 bytes each)",
+            "30/30 convolutions INT8 conv, weights stored as Int4 (0.50 bytes each)",
+        ),
+        (
+            "fp8",
+            "48/48 linears FP8 GEMM, weights stored as FP8 (1.00 bytes each)",
+            "30/30 convolutions FP8 conv, weights stored as FP8 (1.00 bytes each)",
+        ),
+    ],
+)
+def test_every_part_of_the_tiny_model(bits: str, linears: str, convolutions: str, tmp_path: Path) -> None:
     """The camera head's linears, used four times, and the convolutions of the dense heads too."""
     parts = ("dino", "aggregator", "camera", "dpt")
-    result = build(load_model("tiny"), "w4a4", "dynamic", ("pose", "depth"), tmp_path, parts=parts)
-    linears = "48/48 linears INT8 GEMM, weights stored as Int4 (0.50 bytes each)"
-    convolutions = "30/30 convolutions INT8 conv, weights stored as Int4 (0.50 bytes each)"
+    result = build(load_model("tiny"), bits, "dynamic", ("pose", "depth"), tmp_path, parts=parts)
     assert result.report.summary.startswith(f"{linears}; {convolutions}; ")
 
 

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from qvggt.engines.compatibility import CARDS, same_version, tables, too_old, why_not
+from qvggt.engines.compatibility import (
+    CARDS,
+    format_types,
+    least_capability,
+    portable_set,
+    same_version,
+    tables,
+    too_old,
+    why_not,
+)
+from qvggt.formats.table import find_format
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,6 +65,29 @@ def test_types_need_their_generation() -> None:
     )
     assert why_not("rtx", capability="8.6", types=("int4", "bf16")) is None
     assert why_not("tensorrt", capability="8.6", types=("fp8",)) is not None
+
+
+@pytest.mark.parametrize(
+    ("format", "types", "rtx", "own", "chosen"),
+    [
+        ("w8a8", set(), "", "", ()),
+        ("w4a4", {"int4"}, "8.0", "", ()),
+        ("bf16", {"bf16"}, "8.0", "8.0", ()),
+        ("fp8", {"fp8"}, "8.9", "8.9", ("8.9", "12.0", "12.1")),
+        ("w4afp8", {"int4", "fp8"}, "8.9", "8.9", ("8.9", "12.0", "12.1")),
+        ("nvfp4", {"fp4", "fp8"}, "12.0", "10.0", ("12.0", "12.1")),
+    ],
+)
+def test_formats_run_on(format: str, types: set[str], rtx: str, own: str, chosen: tuple[str, ...]) -> None:
+    assert format_types(find_format(format)) == types
+    assert (least_capability("rtx", types), least_capability("tensorrt", types)) == (rtx, own)
+    assert portable_set(types) == chosen
+
+
+def test_the_type_that_needs_most_is_named() -> None:
+    """Whatever the order."""
+    for types in (["fp8", "fp4", "int4"], ["int4", "fp4", "fp8"]):
+        assert "no fp4 kernels for compute capability 8.6" in (why_not("rtx", capability="8.6", types=types) or "")
 
 
 def test_an_old_rtx_is_not_known() -> None:

@@ -20,6 +20,9 @@ ALPHA = operand("alpha", (1,))
 W16, EXPANDED = operand("c", (256, 512), "Half"), operand("c", (1, 256, 512), "Int8")
 CAST = gemm("m", [], [W4], [EXPANDED], kind="kgen")
 X_FP8, W_FP8 = operand("x", (4, 256), "FP8"), operand("w", (512, 256), "FP8")
+X_FP4, W_FP4 = operand("x", (-1, 256), "FP4E2M1"), operand("w", (256, 512), "FP4E2M1")
+X_SCALES, W_SCALES = operand("s", (-1, 4, 32, 4, 4), "FP8"), operand("s", (4, 4, 4, 4, 32), "FP8")
+IMAGE_FP8 = operand("x", (1, 32, 20, 20), "FP8")
 
 
 def wanted(kernel: str, weight: str = "INT8", activation: str | None = "INT8", **changes: object) -> QuantizedLinear:
@@ -45,6 +48,12 @@ def report(linear: QuantizedLinear, *lines: str):  # type: ignore[no-untyped-def
         ),
         (wanted("INT8 weight-only", "INT8", None), [gemm("m", [FLOAT_X], [W8], kind="runtime_fusion")], "Int8", 1.0),
         (wanted("FP8 GEMM", "FP8", "FP8"), [gemm("m", [X_FP8], [W_FP8])], "FP8", 1.0),
+        (
+            wanted("FP4 GEMM", "FP4", "FP4", block=16),
+            [gemm("m", [X_FP4, X_SCALES], [W_FP4, ALPHA, W_SCALES])],
+            "FP4",
+            0.5 + 1 / 16,
+        ),
     ],
 )
 def test_what_is_as_wanted(linear: QuantizedLinear, lines: list[str], stored: str, size: float) -> None:
@@ -64,6 +73,8 @@ def test_what_is_as_wanted(linear: QuantizedLinear, lines: list[str], stored: st
         (wanted("INT8 GEMM"), [CAST], "only generated kernels"),
         (wanted("INT4 weight-only", "INT4", None), [CAST, gemm("m", [FLOAT_X, W16], [])], "expanded"),
         (wanted("INT8 GEMM", block=128), [gemm("m", [X], [W8])], "block scales with quantized activations"),
+        (wanted("FP4 GEMM", "FP4", "FP4", block=16), [gemm("m", [FLOAT_X, W16], [])], "expanded"),
+        (wanted("FP4 GEMM", "FP4", "FP4", block=16), [gemm("m", [X_FP8], [W_FP8])], ""),
     ],
 )
 def test_what_is_not(linear: QuantizedLinear, lines: list[str], note: str) -> None:
@@ -72,6 +83,25 @@ def test_what_is_not(linear: QuantizedLinear, lines: list[str], note: str) -> No
     assert note in verdict.note
     assert not found.passed
     assert found.summary.startswith("0/1 linears")
+
+
+def test_block_scales_of_fp4_are_stored_padded() -> None:
+    """240 inputs are 15 blocks of 16, stored as 16; 130 columns as 256."""
+    linear = wanted("FP4 GEMM", "FP4", "FP4", block=16, inner=240, outer=130)
+    weight, scales = operand("w", (240, 130), "FP4E2M1"), operand("s", (4, 4, 2, 4, 32), "FP8")
+    (verdict,) = report(linear, gemm("m", [operand("x", (-1, 240), "FP4E2M1")], [weight, scales])).linears
+    assert verdict.passed
+    assert verdict.bytes_per_weight == 0.5 + 16 * 256 / (240 * 130)
+
+
+def test_a_convolution_in_fp8() -> None:
+    linear = wanted("FP8 conv", "FP8", "FP8", inner=32 * 9, outer=64, product="conv", window=9)
+    row = gemm("m", [IMAGE_FP8], [operand("w", (64, 32, 3, 3), "FP8"), ALPHA], kind="correlation")
+    found = report(linear, row)
+    assert found.passed
+    assert found.summary == "1/1 convolutions FP8 conv, weights stored as FP8 (1.00 bytes each)"
+    halves = [operand("x", (1, 32, 20, 20), "Half"), operand("w", (64, 32, 3, 3), "Half")]
+    assert not report(linear, gemm("m", halves, [], kind="correlation")).passed
 
 
 def test_fake_quantization_in_floats_is_not_int8() -> None:
@@ -170,6 +200,8 @@ def test_report_as_json_and_text() -> None:
 
 
 IMMA = "sm80_xmma_gemm_i8f32_i8i32_f32_tn_n_tilesize64x64x64_stage4_warpsize2x2x1_tensor16x8x32"
+# as cuBLAS names one on Hopper (NVIDIA/TransformerEngine issue 1391): operands in E4M3, result in BF16
+QMMA = "sm90_xmma_gemm_e4m3bf16_e4m3f32_f32_tn_n_tilesize128x128x128_warpgroupsize1x1x1_execute_segment_k_off_kernel"
 HMMA = "sm80_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize32x32x64_stage6_warpsize2x2x1_tensor16x8x16"
 
 
@@ -218,6 +250,15 @@ W4A16 = wanted("INT4 weight-only", "INT4", None, block=128)
             inspected("CaskConvolution", [((1, 32, 20, 20), "Int8")], Weights={"Type": "Int8", "Count": 64 * 32 * 9}),
             "INT8 conv",
             "Int8",
+        ),
+        (wanted("FP8 GEMM", "FP8", "FP8"), inspected("gemm", [((1, 40, 256), "FP8")]), "FP8 GEMM", "not listed"),
+        (wanted("FP8 GEMM", "FP8", "FP8"), inspected("gemm", [((1, 40, 256), "FP8")], QMMA), "FP8 GEMM", "not listed"),
+        (wanted("FP8 GEMM", "FP8", "FP8"), inspected("gemm", [READS_HALF], HMMA), "not quantized", "not listed"),
+        (
+            wanted("FP4 GEMM", "FP4", "FP4", block=16),
+            inspected("gemm", [((1, 40, 256), "FP4"), ((1, 40, 16), "FP8")]),
+            "FP4 GEMM",
+            "not listed",
         ),
     ],
 )

@@ -19,7 +19,10 @@ from qvggt.engines.manifest import (
     check_onnx,
     manifest_path,
     read_manifest,
+    runtime_of,
 )
+
+FACTS = [("qvggt.size", "56x56"), ("qvggt.bits", "w8a8")]
 
 
 def manifest(engine: Path, **changes: Any) -> Manifest:
@@ -64,12 +67,37 @@ def test_an_engine_without_manifest_is_refused(engine: Path) -> None:
         check_engine(engine.parent)
 
 
-@pytest.mark.parametrize("content", [b"engine bytez", b"engine byte", b"engine bytes+", b""])
-def test_a_changed_engine_is_refused(engine: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"engine bytez", r"sha256 \w{12}\.\.\., its manifest says \w{12}\.\.\.: changed or replaced .*build again"),
+        (b"engine byte", r"has 11 bytes, its manifest says 12: truncated or replaced; build again"),
+        (b"engine bytes+", r"has 13 bytes, its manifest says 12: truncated or replaced; build again"),
+        (b"", r"has 0 bytes, its manifest says 12: truncated or replaced; build again"),
+    ],
+)
+def test_a_changed_engine_is_refused(engine: Path, content: bytes, words: str) -> None:
+    """Another size without reading gigabytes, longer files too."""
     engine.write_bytes(content)
-    with pytest.raises(QvggtError, match=r"its manifest says .*build again") as caught:
+    with pytest.raises(QvggtError, match=words) as caught:
         check_engine(engine)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("digit", [0, 7, 8, 11, 12, 62, 63])
+def test_every_digit_of_a_hash_counts(engine: Path, digit: int) -> None:
+    """A mix-up that shares the digits an error shows, or those git shows, is a mix-up all the same."""
+    right = read_manifest(engine)
+
+    def other(fact: FileFact) -> FileFact:
+        flipped = "0" if fact.sha256[digit] != "0" else "1"
+        return dataclasses.replace(fact, sha256=fact.sha256[:digit] + flipped + fact.sha256[digit + 1 :])
+
+    manifest_path(engine).write_text(dataclasses.replace(right, engine=other(right.engine)).to_json())
+    with pytest.raises(QvggtError, match="changed or replaced since it was built"):
+        check_engine(engine)
+    with pytest.raises(QvggtError, match="was built from"):
+        check_onnx(right, other(right.onnx[0]))
 
 
 def test_an_engine_of_another_model_is_refused(engine: Path) -> None:
@@ -85,6 +113,12 @@ def test_an_engine_of_another_model_is_refused(engine: Path) -> None:
         ("engine", {"name": "m", "sha256": "xyz", "bytes": 3}, "64 hex digits"),
         ("engine", {"name": "m", "sha256": "a" * 64, "bytes": "3"}, "an integer"),
         ("engine", {"name": "m", "sha256": "a" * 64, "bytes": True}, "an integer"),
+        ("engine", {"name": "m", "sha256": "a" * 64, "bytes": -1}, r"engine\.bytes: expected a count, got int '-1'"),
+        ("engine", {"name": "m", "sha256": "a" * 65, "bytes": 3}, "64 hex digits"),
+        ("engine", {"name": "m", "sha256": "a" * 64 + "\n", "bytes": 3}, "64 hex digits"),
+        ("engine", {"name": "m", "sha256": "A" * 64, "bytes": 3}, "64 hex digits"),
+        ("engine", {"name": "m", "sha256": "a" * 64, "bytes": 3, "more": 1}, r"unknown key 'engine\.more'"),
+        ("onnx", [{"name": "m", "sha256": "a" * 64, "bytes": 3, "more": 1}], r"unknown key 'onnx\[0\]\.more'"),
         ("engine", [], "engine: expected an object"),
         ("onnx", [], "a list of files"),
         ("backend", "cuda", "one of rtx, tensorrt, trtexec"),
@@ -102,7 +136,8 @@ def test_a_manifest_of_another_form_is_refused(engine: Path, key: str, value: ob
     path.write_text(json.dumps(values))
     with pytest.raises(QvggtError, match=words) as caught:
         check_engine(engine)
-    assert str(caught.value).startswith(str(path))
+    assert str(caught.value).startswith(f"{path}: not a manifest of this version")
+    assert str(caught.value).endswith("; build again")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null", b"[" * 100_000])
@@ -123,6 +158,16 @@ def test_equal_manifests_are_equal_bytes(engine: Path, tmp_path: Path) -> None:
     one = manifest_path(engine).read_bytes()
     manifest_path(engine).write_text(dataclasses.replace(read_manifest(engine)).to_json())
     assert manifest_path(engine).read_bytes() == one
+    backwards = [manifest(engine, metadata=dict(pairs)).to_json() for pairs in (FACTS, FACTS[::-1])]
+    assert backwards[0] == backwards[1]
+    assert backwards[0] == json.dumps(json.loads(backwards[0]), indent=2, sort_keys=True) + "\n"
+
+
+@pytest.mark.parametrize(("backend", "runtime"), [("rtx", "rtx"), ("tensorrt", "tensorrt"), ("trtexec", "tensorrt")])
+def test_the_runtime_of_an_engine_is_that_of_its_builder(engine: Path, backend: str, runtime: str) -> None:
+    manifest_path(engine).write_text(manifest(engine, backend=backend).to_json())
+    assert runtime_of(engine) == runtime
+    assert runtime_of(str(engine)) == runtime
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from qvggt.errors import QvggtError
 from qvggt.eval.depth import DepthErrors
-from qvggt.eval.metrics import METRICS, column, pose_auc
+from qvggt.eval.metrics import METRICS, Column, MetricWords, column, pose_auc
+from qvggt.eval.metrics import figure as overall
 from qvggt.eval.points import PointErrors
 from qvggt.eval.pose import PoseErrors, pairwise_errors
 from qvggt.eval.result import CandidateResult, SequenceRecord
+from qvggt.mapping import from_mapping
 
 GOLDEN = Path(__file__).parents[1] / "data" / "geometry_reference.safetensors"
 BY_NAME = {metric.name: metric for metric in METRICS}
@@ -84,3 +87,29 @@ def test_names_are_unique_and_directions_known():
     lower = {name for name, metric in BY_NAME.items() if metric.better == "lower"}
     assert lower == {n for n in BY_NAME if any(word in n for word in ("_acc", "_comp", "_overall"))} | {"abs_rel"}
     assert json.dumps([metric.describe() for metric in METRICS])
+
+
+def test_what_a_report_of_another_version_may_say_of_a_metric():
+    words = {"name": "x", "title": "X", "unit": "m", "better": "lower", "digits": 3, "pooling": "sequences"}
+    for digits in (0, 12):
+        assert from_mapping(MetricWords, words | {"digits": digits}, "w").digits == digits
+    for digits in (-1, 13):
+        with pytest.raises(QvggtError, match="digits: expected a count of digits"):
+            from_mapping(MetricWords, words | {"digits": digits}, "w")
+
+
+def test_absent_records_and_groups_count_nowhere():
+    """Neither as zeros nor in the weights: a figure is that of the records which have it."""
+    pose = PoseErrors(np.array([0.0]), np.array([0.0]))
+    some = [record("b", "1", pose, depth=DepthErrors(0.4, 0.4, 1.0, 5), points={"head": points(6.0)})]
+    absent = [record("a", "1", pose), record("b", "2", pose), record("c", "1", pose)]
+    for name in ("abs_rel", "delta1", "head_acc", "head_nc_median"):
+        alone = figure(name, some)
+        assert figure(name, absent[:1] + some + absent[1:]) == alone
+        assert column(BY_NAME[name], absent) is None
+        assert overall(name, absent) is None
+        assert overall(name, some + absent) == alone
+    two = Column(np.array([1.0, 3.0, 8.0]), np.array([1.0, 1.0, 2.0]), np.array([0, 0, 1]))
+    counts = np.array([[1, 1, 1], [1, 1, 0], [0, 0, 1], [2, 0, 0]], float)
+    assert two.resampled(counts).tolist() == [5, 2, 8, 1]
+    assert Column.of([1.0, 2.0, 6.0]).figure() == 3

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from qvggt.models.family import find_family
 from qvggt.onnx_view.metadata import ITERATION
 
 ENCODER, FRAME, GLOBAL = "aggregator.patch_embed.blocks.0", "aggregator.frame_blocks.1", "aggregator.global_blocks.1"
@@ -22,6 +23,7 @@ CAMERA = "camera_head.iter.1.trunk.0"
 BLOCKS = (ENCODER, FRAME, GLOBAL, CAMERA)
 HEADS = ("depth_head", "point_head")
 LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+OUTPUTS = {output: head.path for head in find_family().heads for output in head.outputs}
 INTEGERS = (TensorProto.INT4, TensorProto.INT8, TensorProto.INT64)
 NOWHERE = None  # the fault does not apply to this file
 
@@ -32,27 +34,40 @@ Break = Callable[["Draft", str], Where]
 
 @dataclass(frozen=True)
 class Broken:
-    """place: the module that computes otherwise, or the one around all that do; "" for the whole network."""
+    """place: the module that computes otherwise, or the one around all that do; "" for the whole network. Several, with
+    "|" between them, where each of them does."""
 
     model: ModelProto
     place: str
 
     def at(self, path: str) -> bool:
         """Whether a finding about the module, block or node at `path` names the place."""
-        path, place = (ITERATION.sub("", p.partition("/")[0]) for p in (path, self.place))
-        return any(not inner or f"{outer}.".startswith(f"{inner}.") for inner, outer in ((place, path), (path, place)))
+        path = OUTPUTS.get(path, path)
+        return any(related(one, other) for one in self.place.split("|") for other in path.split("|"))
+
+
+def related(place: str, path: str) -> bool:
+    """Whether both are of one head, or in the trunk one lies inside of the other."""
+    path, place = (ITERATION.sub("", p.partition("/")[0]) for p in (path, place))
+    if place.partition(".")[0].endswith("_head"):
+        return path.partition(".")[0] == place.partition(".")[0]
+    return any(not inner or f"{outer}.".startswith(f"{inner}.") for inner, outer in ((place, path), (path, place)))
 
 
 @dataclass(frozen=True)
 class Fault:
-    """frames: how many a sequence must have for the fault to change a number. always: whether any ordinary image shows
-    it; else what it changes is out of their reach."""
+    """frames: how many a sequence must have for the fault to change a number. unseen: why the gate does not find it."""
 
     name: str
     change: Break = field(repr=False)
     at: str = ""
     frames: int = 1
-    always: bool = True
+    unseen: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its name without the place."""
+        return self.name.partition(" @ ")[0]
 
     def __call__(self, good: ModelProto) -> Broken | None:
         """A broken copy of a file; None where the fault does not apply to it."""
@@ -66,7 +81,7 @@ class Fault:
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(name: str, at: Iterable[str] = ("",), frames: int = 1, always: bool = True) -> Callable[[Break], Break]:
+def fault(name: str, at: Iterable[str] = ("",), frames: int = 1, unseen: str = "") -> Callable[[Break], Break]:
     """Register a way to break a file, once for each of the places `at`."""
 
     def register(change: Break) -> Break:
@@ -75,7 +90,7 @@ def fault(name: str, at: Iterable[str] = ("",), frames: int = 1, always: bool = 
             assert full not in FAULTS, full
             # a softmax over one token is 1, whatever the scores of cameras
             needed = max(frames, 2) if place.startswith(CAMERA) else frames
-            FAULTS[full] = Fault(full, change, place, needed, always)
+            FAULTS[full] = Fault(full, change, place, needed, unseen)
         return change
 
     return register
@@ -141,7 +156,7 @@ class Draft:
         return name
 
     def after(self, tensor: str, *made: NodeProto) -> None:
-        """Put nodes behind a tensor: whatever reads it reads what the last of them gives."""
+        """Put nodes behind a tensor: whatever else reads it reads what the last of them gives."""
         producer = next(i for i, node in enumerate(self.graph.node) if tensor in node.output)
         for node in self.graph.node:
             for i, name in enumerate(node.input):
@@ -155,7 +170,7 @@ class Draft:
     def multiply(self, tensor: str, factor: float) -> None:
         name = f"{tensor}:factor"
         self.constant(name, np.array(factor, self.dtype(tensor)))
-        self.after(tensor, helper.make_node("Mul", [tensor, name], [f"{tensor}:scaled"], name=f"{tensor}:scaled"))
+        self.after(tensor, make("Mul", [tensor, name], f"{tensor}:scaled"))
 
     def dtype(self, tensor: str) -> np.dtype[np.generic]:
         from qvggt.onnx_view.graph import tensor_types
@@ -165,6 +180,11 @@ class Draft:
 
     def reader(self, tensor: str, op: str) -> NodeProto | None:
         return next((n for n in self.graph.node if n.op_type == op and tensor in n.input), None)
+
+
+def make(op: str, inputs: Sequence[str], name: str, **attributes: object) -> NodeProto:
+    """A node and what it makes, under one name as in every file of ours."""
+    return helper.make_node(op, list(inputs), [name], name=name, **attributes)
 
 
 def parameters(path: str) -> str:
@@ -216,7 +236,7 @@ def _rope_change(draft: Draft, kinds: str, by: Callable[[Array], Array | None]) 
     for name in names:
         assert name is not None
         draft.change(name, by)
-    return "aggregator"
+    return "aggregator.frame_blocks|aggregator.global_blocks"
 
 
 def _set_row(row: int, column: int, factor: float) -> Callable[[Array], None]:
@@ -435,26 +455,17 @@ def _rows_of_frames(draft: Draft, last: int) -> Where:
     node = draft.node("aggregator/Slice")
     if node is None:
         return NOWHERE
-    frames, width = node.input[2], draft.value("aggregator.special_tokens.0")
-    assert width is not None
-    first, rest = draft.by_name["aggregator/Concat_1"].input[0], draft.by_name["aggregator/Expand"].output[0]
-    draft.constant("late:last", np.array([last], np.int64))
+    late = "aggregator/late_"
+    zero, one, end = (draft.constant(f"{late}{value}", np.array(value, np.int64)) for value in (0, 1, last))
     made = [
-        helper.make_node("Concat", [node.output[0], first], ["late:rows"], name="late/rows", axis=0),
-        helper.make_node("Constant", [], ["late:zero"], name="late/zero", value_int=0),
-        helper.make_node("Constant", [], ["late:one"], name="late/one", value_int=1),
-        helper.make_node("Constant", [], ["late:end"], name="late/end", value_int=last),
-        helper.make_node("Squeeze", [frames], ["late:count"], name="late/count"),
-        helper.make_node("Range", ["late:zero", "late:count", "late:one"], ["late:range"], name="late/range"),
-        helper.make_node("Less", ["late:range", "late:end"], ["late:early"], name="late/early"),
-        helper.make_node("Where", ["late:early", "late:range", "late:count"], ["late:which"], name="late/which"),
-        helper.make_node("Gather", ["late:rows", "late:which"], ["late:tokens"], name="late/tokens", axis=0),
+        make("Concat", [node.output[0], draft.by_name["aggregator/Concat_1"].input[0]], f"{late}rows", axis=0),
+        make("Squeeze", [node.input[2]], f"{late}frames"),
+        make("Range", [zero, f"{late}frames", one], f"{late}range"),
+        make("Less", [f"{late}range", end], f"{late}early"),
+        make("Where", [f"{late}early", f"{late}range", f"{late}frames"], f"{late}which"),
+        make("Gather", [f"{late}rows", f"{late}which"], f"{late}tokens", axis=0),
     ]
-    assert rest
-    output = node.output[0]
-    draft.after(output, *made)
-    made_rows = draft.by_name["late/rows"]
-    made_rows.input[0] = output
+    draft.after(node.output[0], *made)
     return "aggregator"
 
 
@@ -463,7 +474,7 @@ def _(draft: Draft, at: str) -> Where:
     return _rows_of_frames(draft, 2)
 
 
-@fault("tokens of the first frame from frame 6 on", frames=6)
+@fault("tokens of the first frame from frame 6 on", frames=6, unseen="parts are proven at up to 4 frames")
 def _(draft: Draft, at: str) -> Where:
     return _rows_of_frames(draft, 5)
 
@@ -499,7 +510,7 @@ NORMS = (
     f"{PATCHES}.norm",
     "camera_head.token_norm",
     "camera_head.iter.0.adaln_norm",
-    "camera_head.iter.2.trunk_norm",
+    "camera_head.iter.1.trunk_norm",
     "depth_head.norm",
     "point_head.norm",
 )
@@ -622,7 +633,7 @@ def _(draft: Draft, at: str) -> Where:
     heads = _heads(draft, at)
     order = draft.constant(f"{at}:order", swapped(np.arange(heads), 1, 2))
     out = node.output[0]
-    draft.after(out, helper.make_node("Gather", [out, order], [f"{out}:swapped"], name=f"{out}:swapped", axis=1))
+    draft.after(out, make("Gather", [out, order], f"{out}:swapped", axis=1))
     return f"{at}.attn"
 
 
@@ -649,7 +660,7 @@ def _(draft: Draft, at: str) -> Where:
     node = draft.node(f"{at}/Add")
     if node is None:
         return NOWHERE
-    double = helper.make_node("Add", [node.input[0], node.input[0]], [f"{at}:twice"], name=f"{at}:twice")
+    double = make("Add", [node.input[0], node.input[0]], f"{at}:twice")
     before = next(i for i, other in enumerate(draft.graph.node) if other.name == node.name)
     draft.graph.node.insert(before, double)
     draft.graph.node[before + 1].input[0] = double.output[0]
@@ -670,8 +681,8 @@ def _cast(draft: Draft, tensor: str, to: int, back: int) -> None:
     there, again = f"{tensor}:narrow", f"{tensor}:wide"
     draft.after(
         tensor,
-        helper.make_node("Cast", [tensor], [there], name=there, to=to),
-        helper.make_node("Cast", [there], [again], name=again, to=back),
+        make("Cast", [tensor], there, to=to),
+        make("Cast", [there], again, to=back),
     )
 
 
@@ -741,7 +752,7 @@ def _(draft: Draft, at: str) -> Where:
     for i in (0, 1, 2):
         transpose = draft.by_name[f"{FRAME}.attn/Transpose{f'_{i}' if i else ''}"]
         name = f"{FRAME}:together{i}"
-        made = helper.make_node("Reshape", [transpose.input[0], other.input[1]], [name], name=name)
+        made = make("Reshape", [transpose.input[0], other.input[1]], name)
         before = next(k for k, node in enumerate(draft.graph.node) if node.name == transpose.name)
         draft.graph.node.insert(before, made)
         draft.graph.node[before + 1].input[0] = name
@@ -755,15 +766,14 @@ def _(draft: Draft, at: str) -> Where:
     node = draft.node(f"{GLOBAL}.attn.k/Add")
     if node is None:
         return NOWHERE
-    out = node.output[0]
-    zero = draft.constant("first:frame", np.array([0], np.int64))
+    out, first = node.output[0], f"{GLOBAL}.attn/first_"
+    zero = draft.constant(f"{first}frame", np.array([0], np.int64))
     made = [
-        helper.make_node("Gather", [out, zero], ["first:keys"], name="first:keys", axis=0),
-        helper.make_node("Shape", [out], ["first:shape"], name="first:shape"),
-        helper.make_node("Expand", ["first:keys", "first:shape"], ["first:spread"], name="first:spread"),
+        make("Gather", [out, zero], f"{first}keys", axis=0),
+        make("Shape", [out], f"{first}shape"),
+        make("Expand", [f"{first}keys", f"{first}shape"], f"{first}spread"),
     ]
     draft.after(out, *made)
-    draft.by_name["first:keys"].input[0] = draft.by_name["first:shape"].input[0] = out
     return f"{GLOBAL}.attn"
 
 
@@ -949,13 +959,13 @@ def _(draft: Draft, at: str) -> Where:
     return NOWHERE
 
 
-@fault("token-range floor 1e-2", always=False)
+@fault("token-range floor 1e-2")
 def _(draft: Draft, at: str) -> Where:
     """Only a token whose largest value is below sees it."""
     return _stored(draft, "token_range_floor", lambda a: np.full_like(a, 1e-2), "")
 
 
-@fault("token-range floor of one linear left out", (f"{GLOBAL}.attn.proj", f"{FRAME}.mlp.fc1"), always=False)
+@fault("token-range floor of one linear left out", (f"{GLOBAL}.attn.proj", f"{FRAME}.mlp.fc1"))
 def _(draft: Draft, at: str) -> Where:
     """A token of zeros is then divided by zero."""
     node = next((n for n in draft.nodes(re.escape(at) + r"/Max(_1)?") if "token_range_floor" in n.input), None)
@@ -1104,7 +1114,7 @@ def _(draft: Draft, at: str) -> Where:
     return _stored(draft, at, one_entry(1.01), "camera_head")
 
 
-@fault("modulation: scale without 1 +", ("camera_head.iter.2",))
+@fault("modulation: scale without 1 +", ("camera_head.iter.1",))
 def _(draft: Draft, at: str) -> Where:
     node = draft.node(f"{at}/Add")
     if node is None or "one" not in node.input:
@@ -1119,7 +1129,7 @@ def _(draft: Draft, at: str) -> Where:
     return _swap_outputs(draft.node(f"{at}/Split"), 0, 2, at)
 
 
-@fault("modulation: the gate left out", ("camera_head.iter.3",))
+@fault("modulation: the gate left out", ("camera_head.iter.1",))
 def _(draft: Draft, at: str) -> Where:
     node = draft.node(f"{at}/Mul_1")
     if node is None:
@@ -1129,7 +1139,7 @@ def _(draft: Draft, at: str) -> Where:
     return at
 
 
-@fault("SiLU by ReLU", ("camera_head.iter.2.silu",))
+@fault("SiLU by ReLU", ("camera_head.iter.1.silu",))
 def _(draft: Draft, at: str) -> Where:
     node = draft.node(f"{at}/Mul")
     if node is None:
@@ -1152,12 +1162,11 @@ def _(draft: Draft, at: str) -> Where:
 
 @fault("refinement: one iteration less")
 def _(draft: Draft, at: str) -> Where:
-    last = draft.nodes(r"camera_head\.iter\.3/Add(_\d)?")
-    before = draft.nodes(r"camera_head\.iter\.2/Add(_\d)?")
-    if not last or not before:
+    first, sums = draft.node("camera_head.iter.0.pose_branch.fc2/Add"), draft.nodes(r"camera_head\.iter\.1/Add(_\d)?")
+    if first is None or not sums:
         return NOWHERE
     for node in draft.nodes(r"camera_head/Slice(_\d)?"):
-        node.input[:] = [before[-1].output[0] if name == last[-1].output[0] else name for name in node.input]
+        node.input[:] = [first.output[0] if name == sums[-1].output[0] else name for name in node.input]
     return "camera_head"
 
 
@@ -1177,11 +1186,14 @@ def _pose(draft: Draft, tensor_of: str, factors: Sequence[float] | None, order: 
         return NOWHERE
     out = node.output[0]
     if factors is not None:
-        draft.constant("pose:factors", np.array(factors, np.float32))
-        draft.after(out, helper.make_node("Mul", [out, "pose:factors"], ["pose:changed"], name="pose:changed"))
+        draft.constant("camera_head/pose_factors", np.array(factors, np.float32))
+        draft.after(
+            out,
+            make("Mul", [out, "camera_head/pose_factors"], "camera_head/pose_changed"),
+        )
     else:
-        draft.constant("pose:order", np.array(order, np.int64))
-        made = helper.make_node("Gather", [out, "pose:order"], ["pose:changed"], name="pose:changed", axis=-1)
+        draft.constant("camera_head/pose_order", np.array(order, np.int64))
+        made = make("Gather", [out, "camera_head/pose_order"], "camera_head/pose_changed", axis=-1)
         draft.after(out, made)
     return "camera_head"
 
@@ -1211,21 +1223,24 @@ def _(draft: Draft, at: str) -> Where:
     return _pose(draft, "camera_head/Concat", [1.001, 1, 1, 1, 1, 1, 1, 1, 1], None)
 
 
-@fault("field of view without ReLU", always=False)
+@fault("field of view without ReLU")
 def _(draft: Draft, at: str) -> Where:
     """Seen where one is negative."""
     return "camera_head" if _bypassed(draft, "camera_head/Relu") else NOWHERE
 
 
-@fault("feedback of the activated pose", always=False)
+@fault("feedback of the activated pose")
 def _(draft: Draft, at: str) -> Where:
     """The next refinement reads fields of view after their ReLU."""
     node = draft.node("camera_head.iter.0.pose_branch.fc2/Add")
     if node is None:
         return NOWHERE
     out = node.output[0]
-    draft.constant("pose:floor", np.array([-1e9] * 7 + [0, 0], np.float32))
-    draft.after(out, helper.make_node("Max", [out, "pose:floor"], ["pose:floored"], name="pose:floored"))
+    draft.constant("camera_head/pose_floor", np.array([-1e9] * 7 + [0, 0], np.float32))
+    draft.after(
+        out,
+        make("Max", [out, "camera_head/pose_floor"], "camera_head/pose_floored"),
+    )
     return "camera_head"
 
 
@@ -1326,8 +1341,11 @@ def _(draft: Draft, at: str) -> Where:
     if node is None:
         return NOWHERE
     out = node.output[0]
-    draft.constant("xyz:order", np.array([1, 0, 2], np.int64))
-    draft.after(out, helper.make_node("Gather", [out, "xyz:order"], ["xyz:swapped"], name="xyz:swapped", axis=-1))
+    draft.constant("point_head/xyz_order", np.array([1, 0, 2], np.int64))
+    draft.after(
+        out,
+        make("Gather", [out, "point_head/xyz_order"], "point_head/xyz_swapped", axis=-1),
+    )
     return "point_head"
 
 
@@ -1453,9 +1471,7 @@ def _(draft: Draft, at: str) -> Where:
     places = np.arange(count).reshape(shape[3], shape[2]).T.reshape(-1)
     transpose = draft.by_name[f"{at}.norm/Transpose"]
     draft.constant(f"{at}:places", places.astype(np.int64))
-    made = helper.make_node(
-        "Gather", [transpose.output[0], f"{at}:places"], [f"{at}:turned"], name=f"{at}:turned", axis=2
-    )
+    made = make("Gather", [transpose.output[0], f"{at}:places"], f"{at}:turned", axis=2)
     draft.after(transpose.output[0], made)
     assert out
     return at
@@ -1468,3 +1484,367 @@ def _(draft: Draft, at: str) -> Where:
         return NOWHERE
     first.input[0], second.input[0] = second.input[0], first.input[0]
     return ""
+
+
+# subtle ones: seen only at several frames, in one use of a module, at one end of a grid, or not at all
+
+
+def _reversed(draft: Draft, name: str, place: str) -> Where:
+    """What a node makes [S, ...], its frames in reverse."""
+    node = draft.node(name)
+    if node is None:
+        return NOWHERE
+    out = node.output[0]
+    path = name.rpartition("/")[0]
+    ends = [
+        draft.constant(f"{path}/{end}", np.array([value], np.int64))
+        for end, value in (("last", -1), ("before", -(1 << 40)), ("frames", 0), ("back", -1))
+    ]
+    draft.after(out, make("Slice", [out, *ends], f"{path}/reversed"))
+    return place
+
+
+@fault("frames reversed for the cameras", frames=2)
+def _(draft: Draft, at: str) -> Where:
+    return _reversed(draft, "camera_head/Slice", "camera_head")
+
+
+@fault("frames reversed in a dense head", HEADS, frames=2)
+def _(draft: Draft, at: str) -> Where:
+    return _reversed(draft, f"{at}.scratch.output_conv2.2/Conv", at)
+
+
+@fault("keys of another frame", (FRAME, GLOBAL), frames=2)
+def _(draft: Draft, at: str) -> Where:
+    return _reversed(draft, f"{at}.attn.k/Add", f"{at}.attn")
+
+
+def _first_for_all(draft: Draft, tensor: str, path: str) -> Where:
+    zero = draft.constant(f"{path}/zero", np.array([0], np.int64))
+    made = [
+        make("Gather", [tensor, zero], f"{path}/first", axis=0),
+        make("Shape", [tensor], f"{path}/shape"),
+        make("Expand", [f"{path}/first", f"{path}/shape"], f"{path}/spread"),
+    ]
+    draft.after(tensor, *made)
+    return path
+
+
+LAYERS_ALONE = "quantized layers are run on tokens of no frame, convolutions on one frame"
+
+
+@fault("a linear gives all frames the first's", (f"{FRAME}.attn.proj", f"{GLOBAL}.mlp.fc1"), 2, LAYERS_ALONE)
+def _(draft: Draft, at: str) -> Where:
+    """By nodes under the quantized linear's own name."""
+    node = draft.node(f"{at}/MatMul") if f"{at}.weight_codes" in draft.tensors else None
+    return NOWHERE if node is None else _first_for_all(draft, node.output[0], at)
+
+
+@fault("a convolution gives all frames the first's", CONVS[1:4:2], 2, LAYERS_ALONE)
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/Conv") if f"{at}.weight_codes" in draft.tensors else None
+    return NOWHERE if node is None else _first_for_all(draft, node.output[0], at)
+
+
+@fault("special tokens one frame late", frames=2)
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node("aggregator/Concat_1")
+    if node is None:
+        return NOWHERE
+    node.input.insert(1, node.input[0])
+    return "aggregator"
+
+
+@fault("types one frame late", frames=2)
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node("aggregator.kinds/Min")
+    if node is None or "int_1" not in node.input:
+        return NOWHERE
+    rows, late = node.input[0], "aggregator.kinds/late"
+    less = make("Sub", [rows, "int_1"], late)
+    made = make("Max", [late, "int_0"], f"{late}_0")
+    before = next(i for i, other in enumerate(draft.graph.node) if other.name == node.name)
+    draft.graph.node.insert(before, made)
+    draft.graph.node.insert(before, less)
+    draft.graph.node[before + 2].input[0] = made.name
+    return "aggregator"
+
+
+@fault("made for two frames alone", (f"{FRAME}.attn", "camera_head"), frames=3)
+def _(draft: Draft, at: str) -> Where:
+    """A Reshape with their number in it."""
+    node = draft.node(f"{at}/Reshape")
+    shape = None if node is None else draft.value(node.input[1])
+    if node is None or shape is None:
+        return NOWHERE
+    draft.change(draft.own(node, 1), lambda a: np.where(a == -1, 2, a))
+    return at
+
+
+@fault("positional embedding one row late")
+def _(draft: Draft, at: str) -> Where:
+    return _stored(draft, f"{PATCHES}.pos_embed", lambda a: np.roll(a, 4, 0))
+
+
+@fault("weights of two blocks exchanged")
+def _(draft: Draft, at: str) -> Where:
+    done = False
+    for name in ("weight", "weight_codes", "weight_scale"):
+        first, second = (f"{block}.mlp.fc1.{name}" for block in (FRAME, GLOBAL))
+        values = draft.value(first), draft.value(second)
+        if values[0] is not None and values[1] is not None:
+            draft.store(first, values[1])
+            draft.store(second, values[0])
+            done = True
+    return f"{FRAME}.mlp|{GLOBAL}.mlp" if done else NOWHERE
+
+
+@fault("norms of queries and keys exchanged", (FRAME, GLOBAL))
+def _(draft: Draft, at: str) -> Where:
+    first, second = (
+        draft.node(f"{at}.attn.q_norm/LayerNormalization"),
+        draft.node(f"{at}.attn.k_norm/LayerNormalization"),
+    )
+    if first is None or second is None:
+        return NOWHERE
+    for i in (1, 2):
+        first.input[i], second.input[i] = second.input[i], first.input[i]
+    return f"{at}.attn"
+
+
+@fault("depth and confidence exchanged")
+def _(draft: Draft, at: str) -> Where:
+    first, second = draft.node("depth_head.activate/Slice"), draft.node("depth_head.activate/Slice_1")
+    if first is None or second is None:
+        return NOWHERE
+    for i in (1, 2):
+        first.input[i], second.input[i] = second.input[i], first.input[i]
+    return "depth_head"
+
+
+@fault("the last token not attended", BLOCKS)
+def _(draft: Draft, at: str) -> Where:
+    keys, values = draft.node(f"{at}.attn.scores/MatMul"), draft.node(f"{at}.attn.context/MatMul")
+    if keys is None or values is None:
+        return NOWHERE
+    zero, last = (draft.constant(f"{at}.attn/{n}", np.array([v], np.int64)) for n, v in (("zero", 0), ("last", -1)))
+    for node, axis in ((keys, 3), (values, 2)):
+        place = draft.constant(f"{at}.attn/axis{axis}", np.array([axis], np.int64))
+        tensor = node.input[1]
+        draft.after(tensor, make("Slice", [tensor, zero, last, place], f"{at}.attn/shorter{axis}"))
+    return f"{at}.attn"
+
+
+@fault("GELU twice", (ENCODER, FRAME))
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}.mlp/Gelu")
+    if node is None:
+        return NOWHERE
+    draft.after(node.output[0], make("Gelu", [node.output[0]], f"{at}.mlp/Gelu_1", approximate="none"))
+    return f"{at}.mlp"
+
+
+@fault("activation step x1.001 before the rounding only", ANY)
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/QuantizeLinear")
+    if node is None or not node.input[1].startswith("step_"):
+        return NOWHERE
+    draft.change(draft.own(node, 1), scaled(1.001))
+    return at
+
+
+@fault("zero point 1", ANY)
+def _(draft: Draft, at: str) -> Where:
+    """On both sides of the integers: only the largest code is lost."""
+    quantize = draft.node(f"{at}/QuantizeLinear")
+    dequantize = None if quantize is None else draft.reader(quantize.output[0], "DequantizeLinear")
+    if quantize is None or dequantize is None or draft.node(f"{at}/Clip") is not None:
+        return NOWHERE
+    for node in (quantize, dequantize):
+        draft.change(draft.own(node, 2), lambda a: a + 1)
+    return at
+
+
+@fault("activation grid a code too low", ANY[:4])
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/Clip")
+    if node is None:
+        return NOWHERE
+    draft.change(draft.own(node, 1), scaled(8 / 7))
+    return at
+
+
+@fault(
+    "weight scales along the other side",
+    (f"{FRAME}.attn.proj", "aggregator.patch_rotation"),
+    unseen="the fused product of ONNX Runtime does not read the axis",
+)
+def _(draft: Draft, at: str) -> Where:
+    """Of a square weight."""
+    node = draft.node(f"{at}/DequantizeLinear_1")
+    if node is None or not draft.tensors[node.input[1]].dims or node.input[1].startswith("power"):
+        return NOWHERE
+    attribute(node, "axis", 1 - int(get(node, "axis")))  # type: ignore[call-overload]
+    return at
+
+
+@fault("ranges over all tokens", (f"{FRAME}.attn.qkv", f"{GLOBAL}.mlp.fc1"))
+def _(draft: Draft, at: str) -> Where:
+    nodes = draft.nodes(re.escape(at) + "/Reduce(Max|Min)")
+    for node in nodes:
+        axes = draft.constant(f"{node.name}:axes", np.array([-2, -1], np.int64))
+        node.input[1] = axes
+    return at if nodes else NOWHERE
+
+
+@fault("bias not negated where it is subtracted", (f"{CAMERA}.mlp.fc1", f"{GLOBAL}.mlp.fc1"))
+def _(draft: Draft, at: str) -> Where:
+    return _stored(draft, f"{parameters(at)}.bias_negative", scaled(-1), at)
+
+
+@fault("a weight of one refinement alone x1.01", ("camera_head.iter.1.pose_branch.fc1",))
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/MatMul")
+    if node is None:
+        return NOWHERE
+    draft.change(draft.own(node, 1), one_entry(1.01))
+    return at
+
+
+@fault("a weight code of one refinement alone", (f"{CAMERA}.attn.proj", f"{CAMERA}.mlp.fc2"))
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/MatMul")
+    dequantize = None if node is None else next((n for n in draft.graph.node if n.output[0] == node.input[1]), None)
+    if node is None or dequantize is None or not dequantize.input[0].endswith(".weight_codes"):
+        return NOWHERE
+
+    def change(a: Array) -> None:
+        a.flat[7] += 1 if a.flat[7] < 7 else -1
+
+    draft.change(draft.own(dequantize, 0), change)
+    return at
+
+
+@fault("residual x1.00003", BLOCKS)
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/Add")
+    if node is None or draft.dtype(node.output[0]) != np.float32:
+        return NOWHERE
+    draft.multiply(node.output[0], 1.00003)
+    return at
+
+
+@fault("residual x1.000003", (FRAME,), unseen="3e-6 of an output")
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/Add")
+    if node is None or draft.dtype(node.output[0]) != np.float32:
+        return NOWHERE
+    draft.multiply(node.output[0], 1.000003)
+    return at
+
+
+@fault("residual clipped at 1e4", (GLOBAL,), unseen="no token reaches it")
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/Add")
+    if node is None or draft.dtype(node.output[0]) != np.float32:
+        return NOWHERE
+    out = node.output[0]
+    ends = [draft.constant(f"{at}/{name}", np.array(v, np.float32)) for name, v in (("low", -1e4), ("high", 1e4))]
+    draft.after(out, make("Clip", [out, *ends], f"{at}/clipped"))
+    return at
+
+
+@fault("an output left out", unseen="what a file does not give is not asked for")
+def _(draft: Draft, at: str) -> Where:
+    """With the nodes that nothing else needs."""
+    last = draft.node("world_points_conf/Identity")
+    if last is None:
+        return NOWHERE
+    kept = [value for value in draft.graph.output if value.name != "world_points_conf"]
+    del draft.graph.output[:]
+    draft.graph.output.extend(kept)
+    nodes = [node for node in draft.graph.node if node.name != last.name]
+    while True:
+        read = {name for node in nodes for name in node.input} | {value.name for value in kept}
+        alive = [node for node in nodes if read.intersection(node.output)]
+        if len(alive) == len(nodes):
+            break
+        nodes = alive
+    del draft.graph.node[:]
+    draft.graph.node.extend(nodes)
+    return "point_head"
+
+
+# formats of floats, and attention on codes
+
+
+@fault("block scales: each its neighbour's", ANY)
+def _(draft: Draft, at: str) -> Where:
+    return _stored(draft, f"{parameters(at)}.block_scale", lambda a: np.roll(a, 1, 0), at)
+
+
+@fault("a block scale one code down", ANY)
+def _(draft: Draft, at: str) -> Where:
+    """E4M3 has eight steps from one power of two to the next."""
+    return _stored(draft, f"{parameters(at)}.block_scale", one_entry(0.875), at)
+
+
+@fault("scales of all rows x1.01", ANY)
+def _(draft: Draft, at: str) -> Where:
+    return _stored(draft, f"{parameters(at)}.weight_scale", scaled(1.01), at)
+
+
+@fault("activation headroom: scales twice as wide", ANY)
+def _(draft: Draft, at: str) -> Where:
+    """On both sides of the codes of blocks' scales, or of the codes themselves."""
+    nodes = [
+        node
+        for node in draft.nodes(re.escape(at) + r"/(Quantize|Dequantize)Linear(_\d)?")
+        if node.input[1].startswith("step_")
+    ]
+    for node in nodes:
+        draft.change(draft.own(node, 1), scaled(2))
+    return at if nodes else NOWHERE
+
+
+@fault("unit of the blocks' scales x1.01", ANY)
+def _(draft: Draft, at: str) -> Where:
+    node = next((n for n in draft.nodes(re.escape(at) + r"/Mul(_\d)?") if n.input[1].startswith("unit_")), None)
+    if node is None:
+        return NOWHERE
+    draft.change(draft.own(node, 1), scaled(1.01))
+    return at
+
+
+@fault("attention codes: scale x1.01", (f"{FRAME}:0", f"{GLOBAL}:1", f"{GLOBAL}:2"))
+def _(draft: Draft, at: str) -> Where:
+    """Of queries, keys or values, on both sides of the codes."""
+    block, _, which = at.partition(":")
+    suffix = "" if which == "0" else f"_{which}"
+    nodes = [draft.node(f"{block}.attn/{op}{suffix}") for op in ("QuantizeLinear", "DequantizeLinear")]
+    for node in nodes:
+        if node is None:
+            return NOWHERE
+        draft.change(draft.own(node, 1), scaled(1.01))
+    return f"{block}.attn"
+
+
+@fault("attention codes: probabilities to twice the range", (FRAME, GLOBAL))
+def _(draft: Draft, at: str) -> Where:
+    nodes = [draft.node(f"{at}.attn/{op}_3") for op in ("QuantizeLinear", "DequantizeLinear")]
+    for node in nodes:
+        if node is None:
+            return NOWHERE
+        draft.change(draft.own(node, 1), scaled(2))
+    return f"{at}.attn"
+
+
+@fault("attention codes left out for values", (GLOBAL,))
+def _(draft: Draft, at: str) -> Where:
+    quantize, dequantize = (draft.node(f"{at}.attn/{op}_2") for op in ("QuantizeLinear", "DequantizeLinear"))
+    if quantize is None or dequantize is None:
+        return NOWHERE
+    dequantize.op_type = "Cast"
+    dequantize.input[:] = [quantize.input[0]]
+    attribute(dequantize, "to", TensorProto.FLOAT16)
+    return f"{at}.attn"

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from qvggt.calib.import_quantvggt import clip_weight
 from qvggt.formats.granularity import ROW, TENSOR, TOKEN, block
-from qvggt.formats.grid import IntegerGrid
+from qvggt.formats.grid import Grid, IntegerGrid
 from qvggt.formats.tensor_format import EPS, WEIGHT_FLOOR, TensorFormat, token_range
 
 GOLDEN = Path(__file__).parent.parent / "data" / "quantvggt_linear_reference.safetensors"
@@ -304,3 +304,65 @@ def test_straight_through_gives_the_same_codes(bits: int) -> None:
         format.quantize_tensor(x, torch.tensor(4.0), straight_through=True),
         format.quantize_tensor(x, torch.tensor(4.0)),
     )
+
+
+@quick
+@given(
+    hnp.arrays(np.float32, st.tuples(*[st.integers(1, 4)] * 2, st.integers(1, 9)), elements=values), st.integers(1, 5)
+)
+def test_granularities_are_numpy_reductions(array: np.ndarray, size: int) -> None:
+    """Of tensors with more than two dimensions too: only the last one is cut into blocks."""
+    x, magnitude = torch.tensor(array), np.abs(array)
+    columns = array.shape[-1]
+    assert TENSOR.amax(x).shape == ()
+    assert TENSOR.amax(x).item() == magnitude.max()
+    for granularity in (ROW, TOKEN):
+        assert np.array_equal(granularity.amax(x)[..., 0], magnitude.max(-1))
+        assert granularity.groups(columns) == 1
+    starts = range(0, columns, size)
+    expected = np.stack([magnitude[..., start : start + size].max(-1) for start in starts], -1)
+    assert np.array_equal(block(size).amax(x), expected)
+    assert block(size).groups(columns) == len(starts)
+    assert np.array_equal(block(size).expand(torch.tensor(expected), columns), expected.repeat(size, -1)[..., :columns])
+    pieces = block(size).split(x)
+    assert torch.equal(pieces.flatten(-2)[..., :columns], x)
+    assert pieces.flatten(-2)[..., columns:].abs().sum() == 0
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_rounding_passes_no_gradient_unless_asked(dynamic: bool) -> None:
+    format = TensorFormat(IntegerGrid(4), TOKEN if dynamic else TENSOR, dynamic)
+    x = torch.tensor([[0.3, 1.0, -0.5]], requires_grad=True)
+    if dynamic:
+        codes, _ = format.quantize_tokens(x)
+        assert torch.autograd.grad(codes.sum(), x)[0].abs().sum() == 0
+        y, _ = format.quantize(x, torch.ones(2))
+    else:
+        assert torch.autograd.grad(format.quantize_tensor(x, torch.tensor(1.0)).sum(), x)[0].abs().sum() == 0
+        y, _ = format.quantize(x, torch.tensor(1.0))
+    assert torch.autograd.grad(y.sum(), x)[0].abs().sum() == 0
+    weight = TensorFormat(IntegerGrid(4, narrow=True), ROW).round(x, torch.ones(1, 1))
+    assert torch.autograd.grad(weight.sum(), x)[0].abs().sum() == 0
+
+
+class Elsewhere:
+    """A tensor on another device, as far as packing can tell."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def cpu(self) -> torch.Tensor:
+        return self.tensor
+
+
+def test_a_grid_packs_what_lies_on_another_device() -> None:
+    codes = torch.tensor([[-8, 7, 3]], dtype=torch.int8)
+    grid = IntegerGrid(4)
+    data = grid.pack(codes)
+    assert torch.equal(grid.pack(Elsewhere(codes)), data)
+    assert torch.equal(grid.unpack(Elsewhere(data), (1, 3)), codes)
+
+
+def test_what_a_grid_has_to_say() -> None:
+    """A grid from outside that forgets one of these cannot be made, rather than fail in the middle of a calibration."""
+    assert Grid.__abstractmethods__ == {"dtype", "round", "near_boundary", "pack", "unpack"}

@@ -158,10 +158,16 @@ def test_a_number_that_readers_may_take_differently_is_refused(folder, number, k
         open_onnx(write(folder / "m.onnx", [external("a", "m.data", **{key: number})]))
 
 
-def test_a_key_given_twice_is_refused(folder):
-    tensor = external("a", "m.data")
-    tensor.external_data.add(key="location", value="other")
-    with pytest.raises(QvggtError, match="location is given twice"):
+@pytest.mark.parametrize(("key", "other"), [("location", "other"), ("offset", "16"), ("length", "16")])
+def test_a_key_given_twice_is_refused(folder, key, other):
+    tensor = external("a", "m.data", offset=0)
+    tensor.external_data.add(key=key, value=other)
+    with pytest.raises(QvggtError, match=f"{key} is given twice"):
+        open_onnx(write(folder / "m.onnx", [tensor]))
+    del tensor.external_data[:-1]  # the second alone, in front of the others: the place does not matter
+    for rest in external("a", "m.data", offset=0).external_data:
+        tensor.external_data.add(key=rest.key, value=rest.value)
+    with pytest.raises(QvggtError, match=f"{key} is given twice"):
         open_onnx(write(folder / "m.onnx", [tensor]))
 
 
@@ -215,6 +221,24 @@ def test_the_layout_of_the_hub_cache_is_allowed(tmp_path):
     (snapshot / "m.onnx.data").symlink_to("../../secret")
     with pytest.raises(QvggtError, match="symbolic link leads out"):
         open_onnx(snapshot / "m.onnx")
+
+
+@pytest.mark.parametrize("part", ["values", "indices"])
+@pytest.mark.parametrize("place", ["initializer", "attribute"])
+def test_sparse_tensors_are_checked(folder, place, part):
+    """onnx.checker looks at their shapes, and no runtime at the files of both parts."""
+    indices = numpy_helper.from_array(np.arange(4), "i")
+    parts = {"values": numpy_helper.from_array(np.ones(4, np.float32), "v"), "indices": indices}
+    parts[part] = external("a", "../secret")
+    sparse = helper.make_sparse_tensor(parts["values"], parts["indices"], [8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    node, initializers = helper.make_node("Identity", ["v"], ["y"]), [sparse]
+    if place == "attribute":
+        node, initializers = helper.make_node("Constant", [], ["y"], sparse_value=sparse), []
+    graph = helper.make_graph([node], "g", [], [y], sparse_initializer=initializers)
+    (folder / "m.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    with pytest.raises(QvggtError, match=r"tensor a: external data '\.\./secret'"):
+        open_onnx(folder / "m.onnx")
 
 
 @pytest.mark.parametrize("place", ["constant", "subgraph", "function"])

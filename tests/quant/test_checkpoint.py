@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -216,10 +217,18 @@ def test_figures_that_are_not_finite_are_null(images: torch.Tensor, tmp_path: Pa
     }
 
 
+@pytest.fixture(scope="module")
+def written(images: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scheme, folder = parse_scheme("w8a8"), tmp_path_factory.mktemp("written") / "c"
+    with torch.no_grad():
+        save_calibrated(folder, made(images, scheme), scheme, PROVENANCE)
+    return folder
+
+
 @pytest.fixture
-def saved(images: torch.Tensor, tmp_path: Path) -> Path:
-    scheme = parse_scheme("w8a8")
-    save_calibrated(tmp_path / "c", made(images, scheme), scheme, PROVENANCE)
+def saved(written: Path, tmp_path: Path) -> Path:
+    """A copy of its own."""
+    shutil.copytree(written, tmp_path / "c")
     assert is_calibrated(tmp_path / "c")
     return tmp_path / "c"
 
@@ -266,12 +275,13 @@ def edit(folder: Path, **changes: object) -> None:
         ({"transforms": {FC2: {"colour": 1}}}, f"unknown key 'transforms.{FC2}.colour'"),
         ({"transforms": {FC2: 3}}, "transforms: expected an object of objects"),
         ({"transforms": {FC2: {"scale": True}}}, f"{FC2}.transform.scale expected [256], got absent"),
+        ({"transforms": {FC2: {"kinds": 2**80}}}, "describes no model that can be built"),
         ({"layers": []}, "layers: expected an object"),
     ],
 )
 def test_descriptions_that_do_not_fit(changes: dict[str, object], words: str, saved: Path) -> None:
     edit(saved, **changes)
-    check_refused(saved, str(saved), words)
+    check_refused(saved, str(saved), words, "" if "scheme" in changes or "config" in changes else "calibrate again")
 
 
 @pytest.mark.parametrize(
@@ -377,3 +387,28 @@ def test_a_model_stays_usable_when_its_checkpoint_is_replaced(images: torch.Tens
     save_calibrated(saved, made(images, other), other, Provenance(), replace=True)
     assert torch.equal(loaded.model(images)["pose_enc"], expected)
     assert load_calibrated(saved).scheme == other
+
+
+@pytest.mark.parametrize("digit", [0, 8, 12, 63])
+def test_every_digit_of_the_hash_counts(digit: int, saved: Path) -> None:
+    right = file_sha256(saved / "model.safetensors")
+    wrong = right[:digit] + ("0" if right[digit] != "0" else "1") + right[digit + 1 :]
+    edit(saved, weights_sha256=wrong)
+    shown = f"sha256 {right[:12]} does not match quant.json ({wrong[:12]}); the directory was changed: calibrate again"
+    check_refused(saved, str(saved / "model.safetensors"), shown)
+
+
+def test_notes_lie_beside_it_and_are_not_read(saved: Path, tmp_path: Path) -> None:
+    loaded = load_calibrated(saved)
+    notes = {"log.txt": "h\u00e4lt\n", "plan.json": "{"}
+    save_calibrated(tmp_path / "n", loaded.model, loaded.scheme, loaded.provenance, notes=notes)
+    assert {p.name for p in (tmp_path / "n").iterdir()} == {"model.safetensors", "quant.json", *notes}
+    assert {name: (tmp_path / "n" / name).read_text(encoding="utf-8") for name in notes} == notes
+    assert load_calibrated(tmp_path / "n").provenance == PROVENANCE
+
+
+def test_a_provenance_in_one_line() -> None:
+    assert repr(Provenance()) == "Provenance()"
+    assert repr(PROVENANCE) == "Provenance(source x; calibration frames, list, sha256; 1 layers)"
+    assert repr(Provenance(calibration={"frames": 4})) == "Provenance(calibration frames)"
+    assert repr(Provenance(source={"sha256": "1"}, layers={"a": {}, "b": {}})) == "Provenance(2 layers)"

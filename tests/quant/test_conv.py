@@ -154,3 +154,11 @@ def test_ranges_need_data() -> None:
     with pytest.raises(QvggtError, match="needs observed ranges"):
         quantize_(model, scheme)
     assert not list(quantized_convs(model))
+
+
+def test_holds_no_gradient_of_the_convolution_it_comes_from() -> None:
+    for ranges in (None, ConvRange(1.0, 1.0)):
+        format = FORMAT if ranges is not None else find_format("w4a16", "static").convolution
+        if format is not None:
+            module = QuantConv2d.from_float(nn.Conv2d(3, 4, 1), format, ranges)
+            assert not any(buffer.requires_grad for buffer in module.buffers())

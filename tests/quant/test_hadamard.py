@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,9 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qvggt.quant.hadamard import (
+    check_residual_rotation,
     check_rotation,
+    complement_of_ones,
+    flat_rotation,
     head_rotation,
     named_seed,
+    random_orthogonal,
     regular_hadamard,
     residual_rotation,
     sylvester_hadamard,
@@ -96,3 +101,21 @@ def test_the_check_sees_a_skewed_matrix() -> None:
     q[0, 0] += 1e-9
     with pytest.raises(AssertionError, match="not orthogonal"):
         check_rotation(q)
+
+
+def test_all_are_found_on_the_cpu_in_float64_whatever_the_default_device() -> None:
+    """Where models are made, the default device is often another: `meta` holds no numbers at all."""
+    rng = np.random.default_rng(0)
+    with torch.device("meta"):
+        made = [regular_hadamard(16), sylvester_hadamard(8), complement_of_ones(5), flat_rotation(3, rng)]
+        made += [flat_rotation(1, rng), random_orthogonal(4, rng), residual_rotation(12, 0)]
+        made += [head_rotation(12, 0), head_rotation(8, 0)]
+    assert {(q.device.type, q.dtype) for q in made} == {("cpu", torch.float64)}
+
+
+def test_a_rotation_that_moves_the_ones_is_refused() -> None:
+    check_residual_rotation(regular_hadamard(16))
+    with pytest.raises(AssertionError, match="width 16: Q 1 is not 1"):
+        check_residual_rotation(sylvester_hadamard(16))
+    with pytest.raises(AssertionError, match="width 4 is not orthogonal"):
+        check_residual_rotation(torch.eye(4).double() * 1.001)

@@ -10,6 +10,7 @@ from qvggt.errors import QvggtError
 from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.table import find_format
 from qvggt.formats.tensor_format import EPS
+from qvggt.models.token_types import token_types
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.transform import InputTransform, TransformSpec
 
@@ -149,3 +150,40 @@ def test_static_needs_a_range() -> None:
     format = find_format("w8a8", "static")
     with pytest.raises(QvggtError, match="calibration data"):
         QuantLinear.from_float(nn.Linear(4, 4), format)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(("bits", "activation"), FORMS)
+def test_keeps_the_float_type_of_its_input(bits: str, activation: str, dtype: torch.dtype) -> None:
+    """Whatever its buffers are: a bias that lifted half precision to fp32 would lift the network behind it."""
+    module, _, x = made(bits, activation)
+    assert module(x.to(dtype)).dtype == dtype
+    transform = InputTransform(160, TransformSpec(kinds=2))
+    centered = QuantLinear.from_codes(
+        module.codes, module.weight_scale, None, module.format, transform, torch.zeros(2, 24)
+    )
+    with token_types(torch.tensor([0, 1, 1, 1, 1, 1, 1, 1, 1])):
+        assert centered(x.to(dtype)).dtype == dtype
+
+
+def test_holds_no_gradient_of_the_linear_it_comes_from() -> None:
+    module, linear, _ = made("w8a8", "static")
+    assert linear.weight.requires_grad
+    assert not any(buffer.requires_grad for buffer in module.buffers())
+
+
+def test_what_a_transform_has() -> None:
+    assert TransformSpec() == TransformSpec(rotation=False, scale=False, kinds=0)
+    assert not TransformSpec()
+    for spec in (TransformSpec(rotation=True), TransformSpec(scale=True), TransformSpec(kinds=1)):
+        assert spec
+        parts = InputTransform(16, spec)
+        assert (parts.rotation is not None, parts.scale is not None) == (spec.rotation, spec.scale)
+        assert (parts.center is not None) == (spec.kinds > 0)
+
+
+def test_says_its_sizes_however_it_was_made() -> None:
+    module, linear, _ = made("w8a8", "static")
+    for each in (module, QuantLinear.from_codes(module.codes, module.weight_scale, linear.bias, module.format)):
+        assert (each.in_features, each.out_features) == (160, 24)
+        assert repr(each) == f"QuantLinear(160, 24, {module.format.name})"

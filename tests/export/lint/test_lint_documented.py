@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import float_graphs
 import numpy as np
 import pytest
 from lint_graphs import K, N, Net
@@ -73,6 +74,9 @@ CASES: list[tuple[str, Callable[[], ModelProto], set[str]]] = [
     ("INT4 activations", int4_activations, {"QV801", "QV802"}),
     ("float32 activations", lambda: weight_only(kind="f32"), {"QV804"}),
     ("a scale of zero", zero_scale, {"QV805"}),
+    ("FP8", float_graphs.fp8_static, set()),
+    ("FP4 in standard operators", float_graphs.nvfp4, {"QV806"}),
+    ("FP4 by TensorRT's operator", float_graphs.nvfp4_trt, set()),
 ]
 
 

@@ -20,7 +20,7 @@ from qvggt.models.dpt import DPTHead
 from qvggt.models.family import family_of
 from qvggt.models.network import Network
 from qvggt.models.token_types import current_types
-from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.graph import Model, Scope
 from qvggt.onnx_view.halves import level_name
 from qvggt.onnx_view.segment import Use, find_uses, unfollowed
 from qvggt.quant.conv import QuantConv2d
@@ -36,13 +36,17 @@ See = Callable[[str, Tensor, Tensor], None]
 
 @dataclass(frozen=True)
 class Boundaries:
-    """Tensors of a file by the call that is given or returns them. cores: uses of quantized linears and convolutions
-    without what centers their input. layers: indices of the nodes of all linears and convolutions."""
+    """Tensors of a file by the call that is given or returns them.
+
+    cores: uses of quantized linears and convolutions without what centers their input. layers: indices of the nodes of
+    all linears and convolutions. entries: calls of blocks whose input no layer or block returns and nobody else reads.
+    """
 
     inputs: Mapping[Call, str]
     outputs: Mapping[Call, str]
     cores: Mapping[Call, Use]
     layers: frozenset[int]
+    entries: frozenset[Call]
 
     @classmethod
     def of(cls, file: Model, reference: Network) -> Boundaries:
@@ -65,15 +69,24 @@ class Boundaries:
         for use in find_uses(file, _paths(reference, LINEARS)):
             layers |= {node.index for node in use.nodes}
             keep(use, use.output)
-        for use in find_uses(file, _paths(reference, (Block,))):
+        blocks = list(find_uses(file, _paths(reference, (Block,))))
+        for use in blocks:
             keep(use, use.output)
         quantized = find_uses(file, _paths(reference, (QuantLinear, QuantConv2d)), deep=False)
-        return cls(inputs, outputs, {(use.path, use.call): use for use in quantized}, frozenset(layers))
+        cores = {(use.path, use.call): use for use in quantized}
+        returned = set(outputs.values())
+        entries = (use for use in blocks if use.input not in {None, *returned} and _only_reader(scope, use))
+        return cls(inputs, outputs, cores, frozenset(layers), frozenset((use.path, use.call) for use in entries))
 
     @property
     def tensors(self) -> set[str]:
         ends = {end for use in self.cores.values() for end in (use.input, use.output) if end is not None}
         return {*self.inputs.values(), *self.outputs.values(), *ends}
+
+
+def _only_reader(scope: Scope, use: Use) -> bool:
+    mine = {node.index for node in use.nodes}
+    return all(node.index in mine for node in scope.consumers(use.input or ""))
 
 
 def _paths(network: Network, kinds: tuple[type[nn.Module], ...]) -> list[str]:
@@ -85,23 +98,28 @@ def watched(bounds: Boundaries, reference: Network, see: See, probe: bool = Fals
     """During a pass of the reference, see(tensor of the file, what is made, what is passed on) for every boundary.
 
     The two differ in a probe alone, where each layer and block passes on what it made with every token brought to a
-    largest value between 1 and 1e-4: what normal tokens hide shows on small ones.
+    largest value between 1 and 1e-4, and the first blocks get such tokens: what normal tokens hide shows on small ones.
     """
     calls: Counter[str] = Counter()
+    blocks = 0
 
-    def before(path: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def before(path: str, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         call = path, calls[path]
+        passed = _shrunk(inputs[0], blocks) if probe and call in bounds.entries else inputs[0]
         if call in bounds.inputs:
-            see(bounds.inputs[call], inputs[0], inputs[0])
+            see(bounds.inputs[call], inputs[0], passed)
         if call in bounds.cores and isinstance(module, QuantLinear) and module.types:
             _see_core(see, bounds.cores[call].input, module.centered(inputs[0]))
+        return passed, *inputs[1:]
 
     def after(path: str, module: nn.Module, _inputs: Any, made: Tensor) -> Tensor:
+        nonlocal blocks
         call = path, calls[path]
         calls[path] += 1
+        blocks += isinstance(module, Block)
         if call not in bounds.outputs:
             return made
-        passed = _shrunk(made, sum(calls.values())) if probe else made
+        passed = _shrunk(made, blocks) if probe else made
         if call in bounds.cores and isinstance(module, QuantLinear) and module.kind_bias is not None:
             _see_core(see, bounds.cores[call].output, made - module.kind_bias[current_types()].to(made.dtype))
         see(bounds.outputs[call], made, passed)
@@ -131,9 +149,10 @@ def _see_core(see: See, tensor: str | None, value: Tensor) -> None:
         see(tensor, value, value)
 
 
-def _shrunk(made: Tensor, count: int) -> Tensor:
-    """Every token of [..., L, C], or every pixel of a map [N, C, H, W], with another largest value."""
+def _shrunk(made: Tensor, first: int) -> Tensor:
+    """Every token of [..., L, C], or every pixel of a map [N, C, H, W], with another largest value: the same for the
+    input and the branches of a block, whose sum is as small then, and others in the next."""
     tokens = made.movedim(1, -1) if made.dim() == 4 else made
-    powers = (torch.arange(tokens.shape[-2], device=made.device) + count) % DECADES
+    powers = (torch.arange(tokens.shape[-2], device=made.device) + first) % DECADES
     small = tokens / tokens.abs().amax(-1, keepdim=True).clamp_min(1e-20) * 10.0 ** -powers.to(made.dtype)[:, None]
     return small.movedim(-1, 1).contiguous() if made.dim() == 4 else small

@@ -30,7 +30,6 @@ from qvggt.models.family import family_of
 from qvggt.models.network import Network
 from qvggt.onnx_view.cut import Cut
 from qvggt.onnx_view.file import open_onnx
-from qvggt.onnx_view.fp4 import has_fp4, without_fp4
 from qvggt.onnx_view.graph import tensor_types
 from qvggt.onnx_view.segment import HALF
 from qvggt.quant.linear import QuantLinear
@@ -155,16 +154,24 @@ def stored(model: Network, precision: Precision) -> Iterator[None]:
         for path, module in model.named_modules() if precision is not Precision.FP32 else ():
             if wide.match(path):
                 continue
-            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, LayerScale)):
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
                 handles += _hold_rounded(module, list(module.parameters(recurse=False)), precision)
             elif isinstance(module, QuantLinear):
                 handles += _hold_stored(module, precision)
             elif isinstance(module, Block):
                 handles.append(module.register_forward_pre_hook(partial(_stored_scale, precision)))
+                for linear, scale in ((module.attn.proj, module.ls1), (module.mlp.fc2, module.ls2)):
+                    if isinstance(scale, LayerScale) and not _returns_fp32(linear):
+                        handles += _hold_rounded(scale, [scale.gamma], precision)
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _returns_fp32(linear: nn.Module) -> bool:
+    """Whatever the float type of the network: scales after a product of codes, and what follows, are fp32."""
+    return isinstance(linear, QuantLinear) and linear.format.activation is not None
 
 
 def _hold_stored(module: QuantLinear, precision: Precision) -> list[Any]:
@@ -172,7 +179,7 @@ def _hold_stored(module: QuantLinear, precision: Precision) -> list[Any]:
     handles, rotation = list[Any](), None if module.transform is None else module.transform.rotation
     if rotation is not None:
         handles += _hold_rounded(rotation, [rotation.left, rotation.right], precision)
-    if module.format.activation is None:
+    if not _returns_fp32(module):
         lift = lift_of(module.weight_scale.cpu().numpy(), precision)
         handles += _hold_rounded(module, [module.weight_scale], precision, lift)
         handles += _hold_rounded(module, [] if module.bias is None else [module.bias], precision)
@@ -243,10 +250,8 @@ def run_model(model: ModelProto, feed: Mapping[str, NDArray[np.float32]]) -> lis
 
 
 def _session(model: ModelProto) -> Any:
-    """Of ONNX Runtime on the CPU, which has no FP4."""
     import onnxruntime as ort
 
-    model = without_fp4(model) if has_fp4(model) else model
     return ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
 
 

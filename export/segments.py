@@ -16,19 +16,22 @@ The passes are of different numbers of frames, and one of them is a probe in whi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from qvggt.device import device_of
 from qvggt.export.boundaries import Boundaries, watched
 from qvggt.export.emulation import EXACT, Run, open_segment, stored
 from qvggt.export.precision import Precision
+from qvggt.files import line
 from qvggt.models.network import Network
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model
@@ -49,7 +52,7 @@ class SegmentParity:
     """One segment in its worst pass.
 
     path: of the modules its nodes belong to. target: the tensor it ends in. error: largest difference, of the largest
-    value the reference has there. frames, size (H, W), probe: of that pass.
+    value the reference has there. frames, size (H, W), probe: of that pass. trouble: why it could not be run.
     """
 
     path: str
@@ -60,6 +63,7 @@ class SegmentParity:
     size: tuple[int, int]
     probe: bool = False
     tolerance: float = TOLERANCE
+    trouble: str = ""
 
     def __bool__(self) -> bool:
         return self.error <= self.tolerance
@@ -67,25 +71,29 @@ class SegmentParity:
     def __str__(self) -> str:
         place = f"{self.path} (its {self.nodes} nodes up to {self.target})"
         images = f"{self.frames} frames of {self.size[0]}x{self.size[1]}" + (", small tokens" if self.probe else "")
-        return f"{place}: relative error {self.error:.2e} > {self.tolerance:.0e} ({images})"
+        found = self.trouble or f"relative error {self.error:.2e} > {self.tolerance:.0e}"
+        return f"{place}: {found} ({images})"
 
 
 @dataclass(frozen=True)
 class SegmentReport:
     """segments: of all files. layers: segments that are one quantized layer and left to the check of those. nodes: of
-    the files. left: those in no segment, or in one that the reference has no values for. frames: of the passes."""
+    the files. left: those in no segment, or in one that the reference has no values for. frames: of the passes.
+    epsilons: where that of a norm is not the reference's, a line each."""
 
     segments: tuple[SegmentParity, ...] = ()
     layers: int = 0
     nodes: int = 0
     left: tuple[str, ...] = ()
     frames: tuple[int, ...] = ()
+    epsilons: tuple[str, ...] = ()
 
     def __add__(self, other: SegmentReport) -> SegmentReport:
         """Of two files of one network."""
         counts = self.layers + other.layers, self.nodes + other.nodes
         frames = tuple(sorted({*self.frames, *other.frames}))
-        return SegmentReport(self.segments + other.segments, *counts, self.left + other.left, frames)
+        found = self.segments + other.segments, *counts, self.left + other.left
+        return SegmentReport(*found, frames, self.epsilons + other.epsilons)
 
     @property
     def worst(self) -> SegmentParity | None:
@@ -95,7 +103,7 @@ class SegmentReport:
     def failures(self) -> list[str]:
         """One line per segment that differs, worst first, and per node that is in none."""
         failed = sorted((s for s in self.segments if not s), key=lambda s: -s.error / s.tolerance)
-        return [*map(str, failed), *(f"{name}: a node that no segment proves" for name in self.left)]
+        return [*map(str, failed), *self.epsilons, *(f"{name}: a node that no segment proves" for name in self.left)]
 
 
 def check_segments(
@@ -125,9 +133,20 @@ def check_segments(
                     worst[result.target] = result
     proven = (node for s in segments if s.target in worst or s not in mine for node in s.nodes)
     nodes = sum(1 for _ in file.nodes)
-    return SegmentReport(
-        tuple(worst.values()), len(segments) - len(mine), nodes, uncovered(file, proven), tuple(counts)
-    )
+    found = tuple(worst.values()), len(segments) - len(mine), nodes, uncovered(file, proven)
+    return SegmentReport(*found, tuple(counts), tuple(_other_epsilons(file, reference)))
+
+
+def _other_epsilons(file: Model, reference: Network) -> Iterator[str]:
+    """Of a norm after a norm, no token shows it."""
+    norms = {path: module.eps for path, module in reference.named_modules() if isinstance(module, nn.LayerNorm)}
+    for node in file.scopes[0].nodes:
+        expected = norms.get(file.metadata.module_of(node.label))
+        if expected is None or not node.is_op("LayerNormalization"):
+            continue
+        found = node.real("epsilon", 1e-5)
+        if abs(found - expected) > ROUNDING * expected:
+            yield f"{node.label}: epsilon {found:.3g}, the reference has {expected:.3g}"
 
 
 class _Pieces:
@@ -201,6 +220,9 @@ class _Pass:
         shape, array = self.file.scopes[0].shape(name), value.detach().float().cpu().numpy()
         if shape is None or shape.count(None) > 1:
             return array
+        known = prod(side for side in shape if side is not None)
+        if array.size % max(known, 1) or (None not in shape and array.size != known):
+            return array  # not what the file has there: the segment will say so
         return np.ascontiguousarray(array.reshape([-1 if side is None else side for side in shape]))
 
     def _run(self, segment: Segment) -> None:
@@ -213,15 +235,18 @@ class _Pass:
                 del self.made[name], self.passed[name]
 
     def _compare(self, segment: Segment, feeds: Mapping[str, Values], expected: Values) -> SegmentParity:
-        run = self.pieces.open(segment, {name: value.ndim for name, value in feeds.items()})
-        got = run(feeds)
+        frames, _, height, width = self.shape
+        parity = partial(SegmentParity, segment.path, segment.target, len(segment.nodes))
+        try:
+            run = self.pieces.open(segment, {name: value.ndim for name, value in feeds.items()})
+            got = run(feeds)
+        except Exception as trouble:  # whatever ONNX Runtime throws at a piece that makes no sense
+            return parity(float("inf"), frames, (height, width), self.probe, trouble=line(trouble))
         error, tolerance = relative(got, expected, self._allowed(segment, expected)), TOLERANCE
-        if TOLERANCE < error < 1e-3:
+        if TOLERANCE < error < 1e-3:  # what float noise can be
             moved = run({name: nudged(value) for name, value in feeds.items()})
             tolerance = max(tolerance, NOISE * relative(moved, got))
-        frames, _, height, width = self.shape
-        place = segment.path, segment.target, len(segment.nodes)
-        return SegmentParity(*place, error, frames, (height, width), self.probe, tolerance)
+        return parity(error, frames, (height, width), self.probe, tolerance)
 
     def _allowed(self, segment: Segment, expected: Values) -> Values | float:
         """In a half-precision file, one rounding of the constants that no layer holds: of embeddings, which are passed

@@ -70,6 +70,9 @@ class Node:
     def integer(self, name: str, default: int = 0) -> int:
         return int(self._attribute(name, AttributeProto.INT, default))
 
+    def real(self, name: str, default: float) -> float:
+        return float(self._attribute(name, AttributeProto.FLOAT, default))
+
     def integers(self, name: str) -> list[int]:
         """Empty where there are none."""
         return list(self._attribute(name, AttributeProto.INTS, ()))

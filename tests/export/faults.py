@@ -56,12 +56,13 @@ def related(place: str, path: str) -> bool:
 
 @dataclass(frozen=True)
 class Fault:
-    """frames: how many a sequence must have for the fault to change a number."""
+    """frames: how many a sequence must have for the fault to change a number. unseen: why the gate does not find it."""
 
     name: str
     change: Break = field(repr=False)
     at: str = ""
     frames: int = 1
+    unseen: str = ""
 
     @property
     def title(self) -> str:
@@ -80,7 +81,7 @@ class Fault:
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(name: str, at: Iterable[str] = ("",), frames: int = 1) -> Callable[[Break], Break]:
+def fault(name: str, at: Iterable[str] = ("",), frames: int = 1, unseen: str = "") -> Callable[[Break], Break]:
     """Register a way to break a file, once for each of the places `at`."""
 
     def register(change: Break) -> Break:
@@ -89,7 +90,7 @@ def fault(name: str, at: Iterable[str] = ("",), frames: int = 1) -> Callable[[Br
             assert full not in FAULTS, full
             # a softmax over one token is 1, whatever the scores of cameras
             needed = max(frames, 2) if place.startswith(CAMERA) else frames
-            FAULTS[full] = Fault(full, change, place, needed)
+            FAULTS[full] = Fault(full, change, place, needed, unseen)
         return change
 
     return register
@@ -473,7 +474,7 @@ def _(draft: Draft, at: str) -> Where:
     return _rows_of_frames(draft, 2)
 
 
-@fault("tokens of the first frame from frame 6 on", frames=6)
+@fault("tokens of the first frame from frame 6 on", frames=6, unseen="parts are proven at up to 4 frames")
 def _(draft: Draft, at: str) -> Where:
     return _rows_of_frames(draft, 5)
 
@@ -1483,3 +1484,367 @@ def _(draft: Draft, at: str) -> Where:
         return NOWHERE
     first.input[0], second.input[0] = second.input[0], first.input[0]
     return ""
+
+
+# subtle ones: seen only at several frames, in one use of a module, at one end of a grid, or not at all
+
+
+def _reversed(draft: Draft, name: str, place: str) -> Where:
+    """What a node makes [S, ...], its frames in reverse."""
+    node = draft.node(name)
+    if node is None:
+        return NOWHERE
+    out = node.output[0]
+    path = name.rpartition("/")[0]
+    ends = [
+        draft.constant(f"{path}/{end}", np.array([value], np.int64))
+        for end, value in (("last", -1), ("before", -(1 << 40)), ("frames", 0), ("back", -1))
+    ]
+    draft.after(out, make("Slice", [out, *ends], f"{path}/reversed"))
+    return place
+
+
+@fault("frames reversed for the cameras", frames=2)
+def _(draft: Draft, at: str) -> Where:
+    return _reversed(draft, "camera_head/Slice", "camera_head")
+
+
+@fault("frames reversed in a dense head", HEADS, frames=2)
+def _(draft: Draft, at: str) -> Where:
+    return _reversed(draft, f"{at}.scratch.output_conv2.2/Conv", at)
+
+
+@fault("keys of another frame", (FRAME, GLOBAL), frames=2)
+def _(draft: Draft, at: str) -> Where:
+    return _reversed(draft, f"{at}.attn.k/Add", f"{at}.attn")
+
+
+def _first_for_all(draft: Draft, tensor: str, path: str) -> Where:
+    zero = draft.constant(f"{path}/zero", np.array([0], np.int64))
+    made = [
+        make("Gather", [tensor, zero], f"{path}/first", axis=0),
+        make("Shape", [tensor], f"{path}/shape"),
+        make("Expand", [f"{path}/first", f"{path}/shape"], f"{path}/spread"),
+    ]
+    draft.after(tensor, *made)
+    return path
+
+
+LAYERS_ALONE = "quantized layers are run on tokens of no frame, convolutions on one frame"
+
+
+@fault("a linear gives all frames the first's", (f"{FRAME}.attn.proj", f"{GLOBAL}.mlp.fc1"), 2, LAYERS_ALONE)
+def _(draft: Draft, at: str) -> Where:
+    """By nodes under the quantized linear's own name."""
+    node = draft.node(f"{at}/MatMul") if f"{at}.weight_codes" in draft.tensors else None
+    return NOWHERE if node is None else _first_for_all(draft, node.output[0], at)
+
+
+@fault("a convolution gives all frames the first's", CONVS[1:4:2], 2, LAYERS_ALONE)
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/Conv") if f"{at}.weight_codes" in draft.tensors else None
+    return NOWHERE if node is None else _first_for_all(draft, node.output[0], at)
+
+
+@fault("special tokens one frame late", frames=2)
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node("aggregator/Concat_1")
+    if node is None:
+        return NOWHERE
+    node.input.insert(1, node.input[0])
+    return "aggregator"
+
+
+@fault("types one frame late", frames=2)
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node("aggregator.kinds/Min")
+    if node is None or "int_1" not in node.input:
+        return NOWHERE
+    rows, late = node.input[0], "aggregator.kinds/late"
+    less = make("Sub", [rows, "int_1"], late)
+    made = make("Max", [late, "int_0"], f"{late}_0")
+    before = next(i for i, other in enumerate(draft.graph.node) if other.name == node.name)
+    draft.graph.node.insert(before, made)
+    draft.graph.node.insert(before, less)
+    draft.graph.node[before + 2].input[0] = made.name
+    return "aggregator"
+
+
+@fault("made for two frames alone", (f"{FRAME}.attn", "camera_head"), frames=3)
+def _(draft: Draft, at: str) -> Where:
+    """A Reshape with their number in it."""
+    node = draft.node(f"{at}/Reshape")
+    shape = None if node is None else draft.value(node.input[1])
+    if node is None or shape is None:
+        return NOWHERE
+    draft.change(draft.own(node, 1), lambda a: np.where(a == -1, 2, a))
+    return at
+
+
+@fault("positional embedding one row late")
+def _(draft: Draft, at: str) -> Where:
+    return _stored(draft, f"{PATCHES}.pos_embed", lambda a: np.roll(a, 4, 0))
+
+
+@fault("weights of two blocks exchanged")
+def _(draft: Draft, at: str) -> Where:
+    done = False
+    for name in ("weight", "weight_codes", "weight_scale"):
+        first, second = (f"{block}.mlp.fc1.{name}" for block in (FRAME, GLOBAL))
+        values = draft.value(first), draft.value(second)
+        if values[0] is not None and values[1] is not None:
+            draft.store(first, values[1])
+            draft.store(second, values[0])
+            done = True
+    return f"{FRAME}.mlp|{GLOBAL}.mlp" if done else NOWHERE
+
+
+@fault("norms of queries and keys exchanged", (FRAME, GLOBAL))
+def _(draft: Draft, at: str) -> Where:
+    first, second = (
+        draft.node(f"{at}.attn.q_norm/LayerNormalization"),
+        draft.node(f"{at}.attn.k_norm/LayerNormalization"),
+    )
+    if first is None or second is None:
+        return NOWHERE
+    for i in (1, 2):
+        first.input[i], second.input[i] = second.input[i], first.input[i]
+    return f"{at}.attn"
+
+
+@fault("depth and confidence exchanged")
+def _(draft: Draft, at: str) -> Where:
+    first, second = draft.node("depth_head.activate/Slice"), draft.node("depth_head.activate/Slice_1")
+    if first is None or second is None:
+        return NOWHERE
+    for i in (1, 2):
+        first.input[i], second.input[i] = second.input[i], first.input[i]
+    return "depth_head"
+
+
+@fault("the last token not attended", BLOCKS)
+def _(draft: Draft, at: str) -> Where:
+    keys, values = draft.node(f"{at}.attn.scores/MatMul"), draft.node(f"{at}.attn.context/MatMul")
+    if keys is None or values is None:
+        return NOWHERE
+    zero, last = (draft.constant(f"{at}.attn/{n}", np.array([v], np.int64)) for n, v in (("zero", 0), ("last", -1)))
+    for node, axis in ((keys, 3), (values, 2)):
+        place = draft.constant(f"{at}.attn/axis{axis}", np.array([axis], np.int64))
+        tensor = node.input[1]
+        draft.after(tensor, make("Slice", [tensor, zero, last, place], f"{at}.attn/shorter{axis}"))
+    return f"{at}.attn"
+
+
+@fault("GELU twice", (ENCODER, FRAME))
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}.mlp/Gelu")
+    if node is None:
+        return NOWHERE
+    draft.after(node.output[0], make("Gelu", [node.output[0]], f"{at}.mlp/Gelu_1", approximate="none"))
+    return f"{at}.mlp"
+
+
+@fault("activation step x1.001 before the rounding only", ANY)
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/QuantizeLinear")
+    if node is None or not node.input[1].startswith("step_"):
+        return NOWHERE
+    draft.change(draft.own(node, 1), scaled(1.001))
+    return at
+
+
+@fault("zero point 1", ANY)
+def _(draft: Draft, at: str) -> Where:
+    """On both sides of the integers: only the largest code is lost."""
+    quantize = draft.node(f"{at}/QuantizeLinear")
+    dequantize = None if quantize is None else draft.reader(quantize.output[0], "DequantizeLinear")
+    if quantize is None or dequantize is None or draft.node(f"{at}/Clip") is not None:
+        return NOWHERE
+    for node in (quantize, dequantize):
+        draft.change(draft.own(node, 2), lambda a: a + 1)
+    return at
+
+
+@fault("activation grid a code too low", ANY[:4])
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/Clip")
+    if node is None:
+        return NOWHERE
+    draft.change(draft.own(node, 1), scaled(8 / 7))
+    return at
+
+
+@fault(
+    "weight scales along the other side",
+    (f"{FRAME}.attn.proj", "aggregator.patch_rotation"),
+    unseen="the fused product of ONNX Runtime does not read the axis",
+)
+def _(draft: Draft, at: str) -> Where:
+    """Of a square weight."""
+    node = draft.node(f"{at}/DequantizeLinear_1")
+    if node is None or not draft.tensors[node.input[1]].dims or node.input[1].startswith("power"):
+        return NOWHERE
+    attribute(node, "axis", 1 - int(get(node, "axis")))  # type: ignore[call-overload]
+    return at
+
+
+@fault("ranges over all tokens", (f"{FRAME}.attn.qkv", f"{GLOBAL}.mlp.fc1"))
+def _(draft: Draft, at: str) -> Where:
+    nodes = draft.nodes(re.escape(at) + "/Reduce(Max|Min)")
+    for node in nodes:
+        axes = draft.constant(f"{node.name}:axes", np.array([-2, -1], np.int64))
+        node.input[1] = axes
+    return at if nodes else NOWHERE
+
+
+@fault("bias not negated where it is subtracted", (f"{CAMERA}.mlp.fc1", f"{GLOBAL}.mlp.fc1"))
+def _(draft: Draft, at: str) -> Where:
+    return _stored(draft, f"{parameters(at)}.bias_negative", scaled(-1), at)
+
+
+@fault("a weight of one refinement alone x1.01", ("camera_head.iter.1.pose_branch.fc1",))
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/MatMul")
+    if node is None:
+        return NOWHERE
+    draft.change(draft.own(node, 1), one_entry(1.01))
+    return at
+
+
+@fault("a weight code of one refinement alone", (f"{CAMERA}.attn.proj", f"{CAMERA}.mlp.fc2"))
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/MatMul")
+    dequantize = None if node is None else next((n for n in draft.graph.node if n.output[0] == node.input[1]), None)
+    if node is None or dequantize is None or not dequantize.input[0].endswith(".weight_codes"):
+        return NOWHERE
+
+    def change(a: Array) -> None:
+        a.flat[7] += 1 if a.flat[7] < 7 else -1
+
+    draft.change(draft.own(dequantize, 0), change)
+    return at
+
+
+@fault("residual x1.00003", BLOCKS)
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/Add")
+    if node is None or draft.dtype(node.output[0]) != np.float32:
+        return NOWHERE
+    draft.multiply(node.output[0], 1.00003)
+    return at
+
+
+@fault("residual x1.000003", (FRAME,), unseen="3e-6 of an output")
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/Add")
+    if node is None or draft.dtype(node.output[0]) != np.float32:
+        return NOWHERE
+    draft.multiply(node.output[0], 1.000003)
+    return at
+
+
+@fault("residual clipped at 1e4", (GLOBAL,), unseen="no token reaches it")
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/Add")
+    if node is None or draft.dtype(node.output[0]) != np.float32:
+        return NOWHERE
+    out = node.output[0]
+    ends = [draft.constant(f"{at}/{name}", np.array(v, np.float32)) for name, v in (("low", -1e4), ("high", 1e4))]
+    draft.after(out, make("Clip", [out, *ends], f"{at}/clipped"))
+    return at
+
+
+@fault("an output left out", unseen="what a file does not give is not asked for")
+def _(draft: Draft, at: str) -> Where:
+    """With the nodes that nothing else needs."""
+    last = draft.node("world_points_conf/Identity")
+    if last is None:
+        return NOWHERE
+    kept = [value for value in draft.graph.output if value.name != "world_points_conf"]
+    del draft.graph.output[:]
+    draft.graph.output.extend(kept)
+    nodes = [node for node in draft.graph.node if node.name != last.name]
+    while True:
+        read = {name for node in nodes for name in node.input} | {value.name for value in kept}
+        alive = [node for node in nodes if read.intersection(node.output)]
+        if len(alive) == len(nodes):
+            break
+        nodes = alive
+    del draft.graph.node[:]
+    draft.graph.node.extend(nodes)
+    return "point_head"
+
+
+# formats of floats, and attention on codes
+
+
+@fault("block scales: each its neighbour's", ANY)
+def _(draft: Draft, at: str) -> Where:
+    return _stored(draft, f"{parameters(at)}.block_scale", lambda a: np.roll(a, 1, 0), at)
+
+
+@fault("a block scale one code down", ANY)
+def _(draft: Draft, at: str) -> Where:
+    """E4M3 has eight steps from one power of two to the next."""
+    return _stored(draft, f"{parameters(at)}.block_scale", one_entry(0.875), at)
+
+
+@fault("scales of all rows x1.01", ANY)
+def _(draft: Draft, at: str) -> Where:
+    return _stored(draft, f"{parameters(at)}.weight_scale", scaled(1.01), at)
+
+
+@fault("activation headroom: scales twice as wide", ANY)
+def _(draft: Draft, at: str) -> Where:
+    """On both sides of the codes of blocks' scales, or of the codes themselves."""
+    nodes = [
+        node
+        for node in draft.nodes(re.escape(at) + r"/(Quantize|Dequantize)Linear(_\d)?")
+        if node.input[1].startswith("step_")
+    ]
+    for node in nodes:
+        draft.change(draft.own(node, 1), scaled(2))
+    return at if nodes else NOWHERE
+
+
+@fault("unit of the blocks' scales x1.01", ANY)
+def _(draft: Draft, at: str) -> Where:
+    node = next((n for n in draft.nodes(re.escape(at) + r"/Mul(_\d)?") if n.input[1].startswith("unit_")), None)
+    if node is None:
+        return NOWHERE
+    draft.change(draft.own(node, 1), scaled(1.01))
+    return at
+
+
+@fault("attention codes: scale x1.01", (f"{FRAME}:0", f"{GLOBAL}:1", f"{GLOBAL}:2"))
+def _(draft: Draft, at: str) -> Where:
+    """Of queries, keys or values, on both sides of the codes."""
+    block, _, which = at.partition(":")
+    suffix = "" if which == "0" else f"_{which}"
+    nodes = [draft.node(f"{block}.attn/{op}{suffix}") for op in ("QuantizeLinear", "DequantizeLinear")]
+    for node in nodes:
+        if node is None:
+            return NOWHERE
+        draft.change(draft.own(node, 1), scaled(1.01))
+    return f"{block}.attn"
+
+
+@fault("attention codes: probabilities to twice the range", (FRAME, GLOBAL))
+def _(draft: Draft, at: str) -> Where:
+    nodes = [draft.node(f"{at}.attn/{op}_3") for op in ("QuantizeLinear", "DequantizeLinear")]
+    for node in nodes:
+        if node is None:
+            return NOWHERE
+        draft.change(draft.own(node, 1), scaled(2))
+    return f"{at}.attn"
+
+
+@fault("attention codes left out for values", (GLOBAL,))
+def _(draft: Draft, at: str) -> Where:
+    quantize, dequantize = (draft.node(f"{at}.attn/{op}_2") for op in ("QuantizeLinear", "DequantizeLinear"))
+    if quantize is None or dequantize is None:
+        return NOWHERE
+    dequantize.op_type = "Cast"
+    dequantize.input[:] = [quantize.input[0]]
+    attribute(dequantize, "to", TensorProto.FLOAT16)
+    return f"{at}.attn"

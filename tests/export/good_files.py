@@ -6,7 +6,7 @@ last), two rounds, two refinements.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -46,6 +46,8 @@ class Kind:
     precision: Precision = Precision.FP32
     steps: str = "nearest"
     fused: bool = False
+    attention: str = "fp16"
+    size: Size = SIZE
 
 
 FP16 = Precision.FP16
@@ -63,6 +65,10 @@ KINDS = {
     "w8a8 fp32 tensorrt": Kind("w8a8", parts=ALL, target=Target.TENSORRT),
     "w4a4 calibrated tensorrt": Kind("w4a4", parts=ALL, target=Target.TENSORRT, precision=FP16, steps=CALIBRATED),
     "w4a4 static tensorrt": Kind("w4a4", "static", ALL, Target.TENSORRT, FP16, CALIBRATED),
+    "fp8": Kind("fp8"),
+    "fp8 static tensorrt": Kind("fp8", "static", None, Target.TENSORRT, FP16, CALIBRATED),
+    "w8a8 fp8 attention": Kind("w8a8", target=Target.TENSORRT, precision=FP16, attention="fp8", size=(84, 70)),
+    "nvfp4 tensorrt": Kind("nvfp4", "static", None, Target.TENSORRT, FP16),
     "w4a4 made up": Kind("w4a4", parts=ALL, steps=MADE_UP),
     "w4a4 made up tensorrt": Kind("w4a4", "static", ALL, Target.TENSORRT, FP16, MADE_UP),
     "w4a8 bf16 tensorrt": Kind("w4a8", target=Target.TENSORRT, precision=Precision.BF16),
@@ -90,20 +96,18 @@ def reference_weights(seed: int = 0) -> VGGT:
 
 
 @cache
-def _network(
-    bits: str, activation: str, parts: tuple[str, ...] | None, steps: str, size: Size, seed: int
-) -> tuple[VGGT, Scheme]:
-    network, scheme = reference_weights(seed), parse_scheme(bits, activation, parts)
+def _network(scheme: Scheme, steps: str, size: Size, seed: int) -> VGGT:
+    network = reference_weights(seed)
     batches = [x[..., : size[0], : size[1]] for x in small_batches(2, 3, seed=seed, size=max(size))]
     if steps == CALIBRATED:
         recipe = find_recipe("qvggt").replace(epochs=1, center="types", online="fc2", constant_ranges=False)
         with torch.enable_grad():
             calibrate_(network, scheme, recipe, batches, seed, progress=False)
     else:
-        quantize_rtn_(network, scheme, batches if scheme.needs_ranges else None, progress=False)
+        quantize_rtn_(network, scheme, batches, progress=False)
     if steps == MADE_UP:
         make_up_(network, seed)
-    return network, scheme
+    return network
 
 
 def make_up_(network: VGGT, seed: int = 0) -> None:
@@ -123,14 +127,16 @@ def make_up_(network: VGGT, seed: int = 0) -> None:
             linear.kind_bias = linear.bias + 0.3 * torch.randn(types, linear.out_features, generator=generator)
             linear.bias = None
             if linear.format.mode == "dynamic":
-                linear.act_clip = 0.8 + 0.15 * torch.rand(2, generator=generator)
+                linear.act_clip = 0.75 + 0.15 * torch.rand(2, generator=generator)  # one code of 7 is cut off
     tell_centers_(network)
 
 
-def write_good(name: str, folder: Path, size: Size = SIZE, seed: int = 0) -> Good:
-    """Export one of KINDS as `<name>.onnx`."""
+def write_good(name: str, folder: Path, size: Size | None = None, seed: int = 0) -> Good:
+    """Export one of KINDS as `<name>.onnx`, by default at its own size."""
     kind = KINDS[name]
-    network, scheme = _network(kind.bits, kind.activation, kind.parts, kind.steps, size, seed)
+    size = size or kind.size
+    scheme = replace(parse_scheme(kind.bits, kind.activation, kind.parts), attention=kind.attention)
+    network = _network(scheme, kind.steps, size, seed)
     config = ExportConfig(*size, target=kind.target, precision=kind.precision, fused_attention=kind.fused)
     path = folder / f"{name.replace(' ', '_').replace(',', '')}.onnx"
     export_onnx(network, scheme, config, path)

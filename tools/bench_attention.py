@@ -96,8 +96,8 @@ ACCURACY = (  # format of the linears, of attention
     ("w8a8-dynamic", "fp8 all blocks"),
     ("fp8-static", "fp16"),
     ("fp8-static", "fp8 all blocks"),
-    ("fp8-static", "fp8"),
     ("w8a8-dynamic", "int8 all blocks"),
+    ("fp8-static", "fp8"),
 )
 
 

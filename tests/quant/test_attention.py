@@ -189,6 +189,8 @@ def test_ranges_of_several_sequences() -> None:
         first = ranges["a"]
         layer(small)
     assert ranges["a"] == AttentionRange(first.q, first.k, first.v, SHORTEST)
+    q, k, v = (float(part.abs().max()) for part in layer.heads(large, None))
+    assert (first.q, first.k, first.v) == pytest.approx((q * 8**-0.25, k * 8**-0.25, v))
     assert "attend" not in vars(layer)
     with pytest.raises(QvggtError, match="NaN"), observed(nn.ModuleDict({"a": layer}), ["a"]):
         layer(small * math.nan)

@@ -55,7 +55,10 @@ def reader_moments(model: Network, recipe: Recipe, source: Stream) -> dict[str, 
         sums = {name: _Sums(block.get_submodule(name), stage) for name in READERS}
         source.visit(stage, block, {name: sums[name].add for name in READERS}, recipe.frame_shapes, source.tokens)
         for norm, name in READERS.items():
-            weight = (block.get_submodule(name).weight * block.get_submodule(norm).weight).double()
+            linear, affine = block.get_submodule(name), block.get_submodule(norm)
+            assert isinstance(linear, nn.Linear)
+            assert isinstance(affine, nn.LayerNorm)
+            weight = (linear.weight * affine.weight).double()
             found.setdefault(stage.stream, []).append((sums[norm].moments(recipe), weight.T @ weight))
     return found
 

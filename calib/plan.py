@@ -262,8 +262,9 @@ def count_around(outline: Outline) -> dict[str, Work]:
     count("folds", folds is not None, lambda network, _: fold_(network, folds))
     if outline.recipe.rotation == "balanced":
         stages = Counter(stage.stream for stage in family.stages(outline.config))
-        pair = network.get_submodule(family.stages(outline.config)[0].path).attn.proj.weight.detach().double()
-        readers, group = [[(pair, pair)] * (2 * count) for count in stages.values()], group_of(outline.scheme)
+        with torch.device("meta"):
+            square = torch.empty(outline.config.embed_dim, outline.config.embed_dim, dtype=torch.float64)
+        readers, group = [[(square, square)] * (2 * number) for number in stages.values()], group_of(outline.scheme)
         count(
             "moments for the basis",
             outline.sequences,

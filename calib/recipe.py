@@ -132,6 +132,7 @@ RECIPES = {
 
 PLAIN: dict[str, Any] = {"learn": False, "search_clips": False}
 CHANGES: dict[str, dict[str, dict[str, Any]]] = {
+    "integers": {},
     # Rotations, learning and clips make the weights' grids no better, and cost the outputs 2 to 5 dB (w4a16)
     "weights": {"qvggt": {"rotation": "none", "value_rotation": False, "online": "none", **PLAIN}},
     # Their noise follows the values: a Hadamard changes nothing, a basis that evens out what weighs on it does
@@ -145,13 +146,13 @@ def find_recipe(name: str, format: Format | None = None) -> Recipe:
     """A named recipe, with the steps it takes for this format of the blocks; QvggtError lists the names."""
     if name not in RECIPES:
         raise QvggtError(f"unknown recipe {name!r}: expected one of {', '.join(RECIPES)}")
-    return RECIPES[name].replace(**CHANGES.get(coarse(format), {}).get(name, {}))
+    return RECIPES[name].replace(**CHANGES[coarse(format)].get(name, {}))
 
 
-def coarse(format: Format | None) -> str | None:
+def coarse(format: Format | None) -> str:
     """Which of CHANGES is meant for a format."""
     if not isinstance(format, LinearFormat):
-        return None
+        return "integers"
     if format.activation is None or (format.has_room and isinstance(format.weight.grid, IntegerGrid)):
         return "weights"
-    return "floats" if format.has_room else None
+    return "floats" if format.has_room else "integers"

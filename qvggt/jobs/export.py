@@ -93,9 +93,9 @@ class ExportJob(Job[ExportResult]):
 
     The file has standard Q/DQ nodes; the proof is that it computes what the PyTorch fake-quant reference computes.
 
-    The file is linted (qvggt lint). The gate runs ONNX Runtime on the CPU: every quantized linear against the
-    reference on the same input, every output end to end, and camera AUC@30 on a set of scenes. Exit code 1 when one of
-    them fails, 2 for a mistake in the call.
+    The file is linted (qvggt lint). The gate runs ONNX Runtime on the CPU: every quantized linear, and every segment
+    between them, against the reference on the same input; every output end to end; and camera AUC@30 on a set of
+    scenes. Exit code 1 when one of them fails, 2 for a mistake in the call.
     """
 
     name: ClassVar[str] = "export"

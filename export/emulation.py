@@ -30,6 +30,7 @@ from qvggt.models.family import family_of
 from qvggt.models.network import Network
 from qvggt.onnx_view.cut import Cut
 from qvggt.onnx_view.file import open_onnx
+from qvggt.onnx_view.fp4 import has_fp4, without_fp4
 from qvggt.onnx_view.graph import tensor_types
 from qvggt.onnx_view.segment import HALF
 from qvggt.quant.linear import QuantLinear
@@ -250,8 +251,10 @@ def run_model(model: ModelProto, feed: Mapping[str, NDArray[np.float32]]) -> lis
 
 
 def _session(model: ModelProto) -> Any:
+    """Of ONNX Runtime on the CPU, which has no FP4."""
     import onnxruntime as ort
 
+    model = without_fp4(model) if has_fp4(model) else model
     return ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
 
 

@@ -1,5 +1,5 @@
-"""A basis of the residual stream in which its readers' quantized products are least noisy, for grids whose noise follows
-the values: floating-point ones, and those with a scale for every block of channels.
+"""A basis of the residual stream in which its readers' quantized products are least noisy, for grids whose noise
+follows the values: floating-point ones, and those with a scale for every block of channels.
 
 Such a grid disturbs x W^T by about E_b(x) E_b(W) / n_b summed over the groups b of n_b channels it treats alike, with
 their energies in inputs and weights: no rotation makes a group flatter, but which channels share one matters. Smoothing
@@ -11,7 +11,6 @@ makes the mean logarithm of it as small as it goes; it folds into the weights as
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -24,18 +23,14 @@ from qvggt.models.block import Block
 from qvggt.models.family import Stage, family_of
 from qvggt.models.network import Network
 
-STEPS = 150  # of the search; more gain less than 0.1 dB on the tiny model
+STEPS = 150  # of the search, whose rate falls to 0
 RATE = 0.02
 FLOOR = 1e-12
 READERS = {"norm1": "attn.qkv", "norm2": "mlp.fc1"}
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Of one linear behind a LayerNorm without affine: C of its centered inputs, O of its weight, [D, D] each."""
-
-    inputs: Tensor
-    weight: Tensor
+Moments = tuple[Tensor, Tensor]
+"""Of one linear behind a LayerNorm without affine: C of its centered inputs, O of its weight, float64 [D, D]."""
 
 
 def stream_bases(model: Network, recipe: Recipe, batches: Iterable[Tensor], group: int, memory: int) -> list[Tensor]:
@@ -61,8 +56,7 @@ def reader_moments(model: Network, recipe: Recipe, source: Stream) -> dict[str, 
         source.visit(stage, block, {name: sums[name].add for name in READERS}, recipe.frame_shapes, source.tokens)
         for norm, name in READERS.items():
             weight = (block.get_submodule(name).weight * block.get_submodule(norm).weight).double()
-            inputs = sums[norm].moments(recipe)
-            found.setdefault(stage.stream, []).append(Moments(inputs, weight.T @ weight))
+            found.setdefault(stage.stream, []).append((sums[norm].moments(recipe), weight.T @ weight))
     return found
 
 
@@ -98,13 +92,16 @@ class _Sums:
         return second[0] * weight + second[1]
 
 
-def balanced_rotation(readers: list[Moments], group: int, steps: int = STEPS) -> Tensor:
-    """Q [D, D], orthogonal with Q 1 = 1, float64 on the CPU, by gradient descent from the identity."""
-    inputs, weights = (torch.stack([part.float() for part in parts]) for parts in zip(*(
-        (m.inputs / m.inputs.diagonal().mean(), m.weight / m.weight.diagonal().mean()) for m in readers
-    ), strict=True))  # fmt: skip
-    width = inputs.shape[-1]
-    free = torch.zeros(width, width, device=inputs.device, requires_grad=True)
+def balanced_rotation(readers: list[Moments], group: int) -> Tensor:
+    """Q [D, D], orthogonal with Q 1 = 1, float64 on the CPU."""
+    return rotation_of(search(readers, group).cpu().double())
+
+
+def search(readers: list[Moments], group: int, steps: int = STEPS) -> Tensor:
+    """What `rotation_of` makes the rotation from, by gradient descent from the identity."""
+    sides = zip(*readers, strict=True)
+    inputs, weights = (torch.stack([(m / m.diagonal().mean()).float() for m in side]) for side in sides)
+    free = torch.zeros_like(inputs[0], requires_grad=True)
     optimizer = torch.optim.Adam([free], lr=RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with torch.enable_grad():
@@ -113,13 +110,13 @@ def balanced_rotation(readers: list[Moments], group: int, steps: int = STEPS) ->
             noise(inputs, weights, rotation_of(free), group).backward()
             optimizer.step()
             schedule.step()
-    return rotation_of(free.detach().cpu().double())
+    return free.detach()
 
 
 def rotation_of(free: Tensor) -> Tensor:
     """Cayley's orthogonal matrix of the skew part of any matrix [D, D], without the ones direction: Q 1 = 1."""
     skew = free - free.T
-    skew = skew - skew.mean(0)
+    skew = skew - skew.mean(0)  # K 1 = 0 makes Q 1 = 1
     skew = (skew - skew.mean(1, keepdim=True)) / 2
     one = torch.eye(len(free), dtype=free.dtype, device=free.device)
     return torch.linalg.solve(one + skew, one - skew)

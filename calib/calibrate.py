@@ -34,17 +34,21 @@ from qvggt.quant.model import (
 from qvggt.quant.scheme import Scheme
 from qvggt.rotation.fold import fold_
 
-
 ROTATED = 16  # channels under one scale where scales are those of blocks
 
 
 def fold_config(recipe: Recipe, seed: int) -> FoldConfig | None:
     """The folds a recipe asks for; None when it wants none."""
-    residual = recipe.rotation in ("folded", "blocks", "balanced")
-    if not residual and not recipe.value_rotation:
+    if not recipe.folds and not recipe.value_rotation:
         return None
-    value = recipe.value_rotation and recipe.value_basis != "balanced"
-    return FoldConfig(seed=seed, residual=residual, layer_scale=True, value=value, block=ROTATED if recipe.rotation == "blocks" else None)
+    value = recipe.value_rotation and recipe.value_basis == "hadamard"
+    return FoldConfig(
+        seed=seed,
+        residual=recipe.folds,
+        layer_scale=True,
+        value=value,
+        block=ROTATED if recipe.rotation == "blocks" else None,
+    )
 
 
 def group_of(scheme: Scheme) -> int:

@@ -53,7 +53,7 @@ class LearnableLinear(nn.Module):
         self.log_amax = nn.Parameter(weight.new_zeros(()))
         self.register_buffer("ratio", None)
         self.codes: Tensor | None = None  # weights rounded by other means, once learning is over
-        if format.activation is not None and format.activation.grid.headroom > 1:
+        if format.has_room:
             self.log_amax.requires_grad_(False)
 
     @property
@@ -174,7 +174,9 @@ class LearnableLinear(nn.Module):
                 scale = format.grid.scale(amax * ratio)
                 if outer is not None and format.scale_grid is not None:
                     scale = format.scale_grid.round(scale, outer).clamp_min(LEAST_BLOCK) * outer
-                error = (split(format.dequantize(format.round(weight, scale), scale) - weight).square() * energy).sum(-1)
+                error = (split(format.dequantize(format.round(weight, scale), scale) - weight).square() * energy).sum(
+                    -1
+                )
                 better = error < best
                 best, chosen = torch.where(better, error, best), torch.where(better, scale, chosen)
             return chosen
@@ -190,7 +192,7 @@ class LearnableLinear(nn.Module):
         """Start the activation clip or range where the rounding error of inputs x [..., in] is least."""
         if self.format.activation is None:
             return
-        if self.format.activation.grid.headroom > 1:
+        if self.format.has_room:  # a wider range rounds as well
             self._set_act(1 - 1e-7, float(self.transformed(x).abs().max()))
             return
         target = self.transformed(x)

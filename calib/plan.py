@@ -8,6 +8,7 @@ its data sheet's. Both give a range.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qvggt.calib.calibrate import fold_config
+from qvggt.calib.basis import STEPS, reader_moments, search
+from qvggt.calib.calibrate import fold_config, group_of
 from qvggt.calib.machine import Machine, measure_rates
 from qvggt.calib.recipe import RECIPES, Recipe
 from qvggt.calib.reconstruct import calibrate_block
@@ -258,6 +260,16 @@ def count_around(outline: Outline) -> dict[str, Work]:
     maps = any(format.activation is not None for _, _, format in scheme_convs(network, outline.scheme))
     count("selection", outline.pool, family.last_tokens)
     count("folds", folds is not None, lambda network, _: fold_(network, folds))
+    if outline.recipe.rotation == "balanced":
+        stages = Counter(stage.stream for stage in family.stages(outline.config))
+        pair = network.get_submodule(family.stages(outline.config)[0].path).attn.proj.weight.detach().double()
+        readers, group = [[(pair, pair)] * (2 * count) for count in stages.values()], group_of(outline.scheme)
+        count(
+            "moments for the basis",
+            outline.sequences,
+            lambda network, images: reader_moments(network, outline.recipe, Stream.start(network, [images])),
+        )
+        count("basis", STEPS, lambda *_: [search(each, group, steps=1) for each in readers])
     count("embedding", outline.sequences if outline.learns_blocks else 0, family.embed)
     count("ranges", outline.sequences * (static + maps), lambda network, images: network(images))
     return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from qvggt.errors import QvggtError
+from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import Format, LinearFormat
 
 Propagation = Literal["float", "quantized"]
@@ -22,20 +23,23 @@ Center = Literal["none", "types", "needed"]
 class Recipe:
     """Steps of a calibration, in order; every field can be ablated. "needed" is decided per linear (calib.steps).
 
-    rotation: "folded" = residual rotation folded into the weights (DESIGN 3.1, no run-time cost); "linear" = a private
-    online Hadamard before every linear (the published method). value_rotation: per-head, folded (3.2); value_basis:
-    Hadamard or the balanced one (calib.balance). online: a Kronecker Hadamard at run time before fc2 (3.4); where it is
-    "needed", so is fc2's smoothing. center: take the mean input of patches off every token, which folds, and those of
-    special types of tokens off theirs, for linears with quantized activations; the others round their weights on inputs
-    without that mean, whose product stays exact in the bias. constant_ranges: one range for all
-    tokens where a norm bounds them and that is enough (calib.steps), in dynamic formats too.
-    smooth: per-channel scales (3.3), `alpha` their exponent; scale_init "rotated" takes rotated weights, "released"
+    rotation: "folded" = residual rotation folded into the weights (DESIGN 3.1, no run-time cost); "blocks" = the same
+    within blocks of 16 channels; "balanced" = the basis found for the readers (calib.basis), folded too; "linear" = a
+    private online Hadamard before every linear (the published method). value_rotation: per-head, folded (3.2);
+    value_basis: Hadamard or the balanced one (calib.balance). online: a Kronecker Hadamard at run time before fc2
+    (3.4); where it is "needed", so is fc2's smoothing. center: take the mean input of patches off every token, which
+    folds, and those of special types of tokens off theirs, for linears with quantized activations; the others round
+    their weights on inputs without that mean, whose product stays exact in the bias. constant_ranges: one range for all
+    tokens where a norm bounds them, or the grid has room for others, and that is enough (calib.steps), in dynamic
+    formats too.
+    smooth: per-channel scales (3.3), `alpha` their exponent, smooth_by: of largest magnitudes or of root mean squares;
+    scale_init "rotated" takes rotated weights, "released"
     the unrotated ones as the released code does. learn: block-wise
     learning of scales and clips for `epochs` passes (AdamW, rates `scale_rate` and `clip_rate`; with `weight_rate` the
     weights too; `weight_decay` on everything, 0 in ours); special_weight: what special tokens count against patches in
     it and in the rounding, 0 = as many as they are; learn_all: blocks learn whatever their formats, also those where it
     loses more on other images than the calibration's than it gains; search_clips: start the clips at their
-    least-squares optimum instead of 0.982.
+    least-squares optimum instead of 0.982; of floating-point weights the scales, which need not end at the largest.
     propagation: whether a block sees float or quantized inputs. rounding: of the weights.
     frame_shapes: feed global blocks frame by frame, a fault of the released code kept for its baseline.
     bf16: attention, and the float blocks that are learned from, multiply bf16; nothing that rounds does (calib.half).
@@ -44,7 +48,7 @@ class Recipe:
     name: str
     rotation: Rotation = "none"
     value_rotation: bool = False
-    value_basis: Literal["hadamard", "balanced", "blocks"] = "hadamard"
+    value_basis: Literal["hadamard", "balanced"] = "hadamard"
     online: Online = "none"
     center: Center = "none"
     constant_ranges: bool = False
@@ -69,6 +73,11 @@ class Recipe:
 
     def replace(self, **changes: Any) -> Recipe:
         return dataclasses.replace(self, **changes)
+
+    @property
+    def folds(self) -> bool:
+        """Whether the residual streams get another basis, in the weights."""
+        return self.rotation in ("folded", "blocks", "balanced")
 
     def learns(self, formats: Iterable[LinearFormat]) -> bool:
         """Whether a block with linears of these formats learns."""
@@ -121,16 +130,28 @@ RECIPES = {
 }
 
 
-WEIGHTS_ALONE = {
-    "qvggt": RECIPES["qvggt"].replace(rotation="none", value_rotation=False, learn=False, search_clips=False)
+PLAIN: dict[str, Any] = {"learn": False, "search_clips": False}
+CHANGES: dict[str, dict[str, dict[str, Any]]] = {
+    # Rotations, learning and clips make the weights' grids no better, and cost the outputs 2 to 5 dB (w4a16)
+    "weights": {"qvggt": {"rotation": "none", "value_rotation": False, "online": "none", **PLAIN}},
+    # Their noise follows the values: a Hadamard changes nothing, a basis that evens out what weighs on it does
+    "floats": {"qvggt": {"rotation": "balanced", "online": "none", "smooth_by": "rms", "learn": False}},
 }
-"""What is left of a recipe where activations stay floating point: rotations, learning and clips make the weights' grids
-no better there, and cost the outputs 2 to 5 dB (tools/bench_accuracy.py, w4a16)."""
+"""What a recipe does differently where the coarse grid is that of the weights alone, and on floating-point grids
+(tools/bench_accuracy.py)."""
 
 
 def find_recipe(name: str, format: Format | None = None) -> Recipe:
     """A named recipe, with the steps it takes for this format of the blocks; QvggtError lists the names."""
     if name not in RECIPES:
         raise QvggtError(f"unknown recipe {name!r}: expected one of {', '.join(RECIPES)}")
-    alone = isinstance(format, LinearFormat) and format.activation is None
-    return WEIGHTS_ALONE.get(name, RECIPES[name]) if alone else RECIPES[name]
+    return RECIPES[name].replace(**CHANGES.get(coarse(format), {}).get(name, {}))
+
+
+def coarse(format: Format | None) -> str | None:
+    """Which of CHANGES is meant for a format."""
+    if not isinstance(format, LinearFormat):
+        return None
+    if format.activation is None or (format.has_room and isinstance(format.weight.grid, IntegerGrid)):
+        return "weights"
+    return "floats" if format.has_room else None

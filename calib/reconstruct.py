@@ -27,6 +27,7 @@ from qvggt.rotation.precision import in_float64
 from qvggt.rotation.smoothing import fold_smoothing_
 from qvggt.rotation.value import rotate_values_
 
+Inputs = tuple[Tensor, Tensor, Tensor]
 SAMPLE_ROWS = 2048  # tokens kept per linear to start scales and clips from
 
 
@@ -125,7 +126,7 @@ def token_weights(types: Tensor, special: float) -> Tensor:
 @torch.no_grad()
 def _record(
     block: Block, learnables: dict[str, LearnableLinear], stage: Stage, source: Stream, recipe: Recipe
-) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+) -> dict[str, Inputs]:
     """For each linear of the float block: (largest |rotated input| and mean square per channel [in], sampled inputs
     [rows, in]).
 
@@ -152,7 +153,7 @@ def _record(
     return {n: (amax[n], (energy[n] / count[n]).float(), torch.cat(samples[n])) for n in learnables}
 
 
-def _start(learnable: LearnableLinear, linear: nn.Module, inputs: tuple[Tensor, Tensor, Tensor], recipe: Recipe) -> None:
+def _start(learnable: LearnableLinear, linear: nn.Module, inputs: Inputs, recipe: Recipe) -> None:
     amax, energy, rows = inputs
     if recipe.smooth:
         assert isinstance(linear, nn.Linear)

@@ -109,20 +109,15 @@ def foldable(recipe: Recipe) -> tuple[str, ...]:
     return () if recipe.rotation == "linear" else ("attn.qkv", "attn.proj", "mlp.fc1")
 
 
-def roomy(format: LinearFormat) -> bool:
-    """Whether constant ranges leave room for inputs of any images, at no loss."""
-    return format.activation is not None and format.activation.grid.headroom > 1
-
-
 def taken_off(name: str, steps: Steps, format: LinearFormat, means: Tensor | None, recipe: Recipe) -> Tensor | None:
     """The mean inputs [types, in] a linear has use for: for its centers, or for a constant that folds away.
 
     Not what attention averages on a constant range: that lies elsewhere in other images, beyond what is left of the
-    range without it.
+    range without it, where the grid leaves no room.
     """
     if steps.center or format.activation is None:
         return means
-    loose = name not in BOUNDED and steps.format(format).observed and not roomy(format)
+    loose = name not in BOUNDED and steps.format(format).observed and not format.has_room
     return means if name in foldable(recipe) and not loose else None
 
 
@@ -151,10 +146,12 @@ def _options(name: str, format: LinearFormat, recipe: Recipe) -> Iterator[Steps]
             scales = rotations if recipe.smooth and format.activation is not None else scales
         else:
             rotations = (recipe.online != "none",)
+        if recipe.smooth_by == "rms":
+            scales = (False,)  # 0.2 dB of one linear for a pass over its input
     centers: tuple[bool, ...] = (False,)
     if recipe.centers(format):
         centers = (False, True) if recipe.center == "needed" else (True,)
-    if recipe.constant_ranges and (name in BOUNDED or roomy(format)) and format.mode == "dynamic":
+    if recipe.constant_ranges and (name in BOUNDED or format.has_room) and format.mode == "dynamic":
         yield Steps(constant_range=True, center=centers[0], scale=scales[0], rotation=rotations[0])
     for rotation, center, scale in itertools.product(rotations, centers, scales):
         yield Steps(False, center, scale, rotation)

@@ -214,6 +214,7 @@ FLOPS: dict[Any, Callable[..., int]] = {
     aten._linalg_eigh: _cubed(9),
     aten._linalg_svd: _cubed(20),
     aten.linalg_qr: _cubed(4),
+    aten._linalg_solve_ex: _cubed(8 / 3),
 }
 """Of what PyTorch's own counter leaves out."""
 

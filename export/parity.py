@@ -308,7 +308,7 @@ def check_outputs(
     One result per output and frame count; batches of one frame count are pooled (energies added up). `precision` is
     the float type of the network in the file.
     """
-    floor = min(scheme.base.floor_db, find_format(precision.value).floor_db) if floor_db is None else floor_db
+    floor = min(scheme.floor_db, find_format(precision.value).floor_db) if floor_db is None else floor_db
     pools: dict[tuple[str, int], _Pool] = {}
     own: dict[tuple[str, int], _Pool] = {}
     for images in batches:

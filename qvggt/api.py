@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_args, get_origin
@@ -93,17 +94,20 @@ def quantize(
     act: str = "dynamic",
     parts: Sequence[str] | None = None,
     overrides: Sequence[tuple[str, str]] = (),
+    attention: str = "fp16",
     batches: Sequence[Tensor] | None = None,
 ) -> Model:
     """A copy of a float model in memory, rounded to nearest: no calibration (see `calibrate`), nothing written.
 
     format: such as "w8a8" (docs/method.md). act: "dynamic" (a scale per token) or "static" (one per tensor, which needs
-    `batches`: image sequences float32 [S, 3, H, W] in [0, 1] to observe ranges on). parts, overrides: as --parts and
-    --override. The peak is two copies of the weights. QvggtError for an unknown word, or a model quantized already.
+    `batches`: image sequences float32 [S, 3, H, W] in [0, 1] to observe ranges on). parts, overrides, attention: as
+    --parts, --override and --attention ("fp8" needs `batches` too). The peak is two copies of the weights. QvggtError
+    for an unknown word, or a model quantized already.
     """
     from qvggt.jobs.rounding import round_to_nearest
 
-    return round_to_nearest(model, scheme_of(format, act, parts, overrides, model.network.config.family), batches)
+    scheme = scheme_of(format, act, parts, overrides, model.network.config.family)
+    return round_to_nearest(model, replace(scheme, attention=attention), batches)
 
 
 @parameters_of(ExportJob)

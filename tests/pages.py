@@ -20,6 +20,7 @@ NOT_RUN = {  # start of a line, or a part of one behind "...": why it is not run
     "make demo": "is the qvggt deploy of docs/commands.md, which is run",
     "make test": "is this suite",
     "make lint": "is what .ci/run does",
+    "make mutation": "hours",
     "make gpu-proof": "needs an NVIDIA GPU; tests/tools/test_gpu_proof.py drives its branches",
     "make docs": "most of a minute; tests/test_docs.py builds the site",
     "QVGGT_GPU_MODEL": "needs an NVIDIA GPU",

@@ -39,7 +39,10 @@ from qvggt.progress import bar
 from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.versions import versions
 
-SCHEMES = "w8a8-dynamic,w8a8-static,w4a8-dynamic,w4a8-static,w4a4-dynamic,w4a4-static,w4a16-dynamic"
+SCHEMES = (
+    "w8a8-dynamic,w8a8-static,w4a8-dynamic,w4a8-static,w4a4-dynamic,w4a4-static,w4a16-dynamic,"
+    "fp8-static,fp8-dynamic,nvfp4,w4afp8-static"
+)
 
 
 def model_makers(name: str, calibration: list[Tensor]) -> dict[str, Callable[[], Network]]:

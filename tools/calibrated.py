@@ -30,7 +30,7 @@ def recipe(format: Format, nearest: bool = False) -> Recipe:
 def folds(name: str) -> bool:
     """Whether a calibrated network of a format, such as "w8a8-static", has its tokens in a basis of its own."""
     format = find_format(name.partition("-")[0])
-    return isinstance(format, LinearFormat) and recipe(format).rotation == "folded"
+    return isinstance(format, LinearFormat) and recipe(format).folds
 
 
 def calibrated_(model: Network, scheme: Scheme, batches: Sequence[Tensor], *, nearest: bool = False) -> Scheme:

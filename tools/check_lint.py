@@ -36,8 +36,8 @@ from qvggt.onnx_view.product import Product, distant_dq, products, stored_chain
 CAPABILITY, BLACKWELL = "8.9", "12.0"  # files with FP4 are for the latter
 LOW = ("Int4", "Int8", "FP4", "FP8")
 # errors on numbers, not on legality: such a file may build, with any kernel
-OTHER_NUMBERS = ("QV103", "QV203", "QV204", "QV301", "QV308", "QV313")
-NO_PROMISE = ("QV505", "QV701")  # findings that say nothing on kernels or on TensorRT
+OTHER_NUMBERS = ("QV103", "QV203", "QV204", "QV301", "QV308", "QV313", "QV321")
+NO_PROMISE = ("QV505", "QV701", "QV702")  # findings that say nothing on kernels or on TensorRT
 PADDED = "QV501"  # of an integer product it says that the weight is padded at every run
 # (file, node) -> why lint and layer table differ there; "" as the node for the file as a whole
 KNOWN: dict[tuple[str, str], str] = {

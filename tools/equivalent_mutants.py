@@ -14,4 +14,12 @@ EQUIVALENT: dict[str, str] = {
     'eval/metrics.py: groups = [categories.index(record.category) if metric.pooling == "categories" else 0 for record, _ in kept] -> groups = [categories.index(record.category) if metric.pooling == "categories" else 1 for record, _ in kept]': "one group under whatever number; group 0 is then empty, and empty groups are left out",
     "engines/manifest.py: @dataclass(frozen=True) -> @dataclass(frozen=False)": "nobody assigns to a field: mypy refuses it",
     "calib/gptq.py: for i, (row, s) in enumerate(zip(block, scales[start : start + LAZY], strict=True)): -> for i, (row, s) in enumerate(zip(block, scales[start : start + LAZY])):": "both are the same rows of two tensors of one shape",
+    "eval/metrics.py: @dataclass(frozen=True) -> @dataclass()": "nobody assigns to a field: mypy refuses it",
+    "eval/metrics.py: @dataclass(frozen=True) -> @dataclass(frozen=False)": "nobody assigns to a field: mypy refuses it",
+    "engines/manifest.py: @dataclass(frozen=True) -> @dataclass()": "nobody assigns to a field: mypy refuses it",
+    "qvggt/onnx_view/external_data.py: @dataclass(frozen=True) -> @dataclass()": "nobody assigns to a field: mypy refuses it",
+    "qvggt/onnx_view/external_data.py: outside = status.st_nlink - self._names_inside(real, status) if status.st_nlink > 1 else 0 -> outside = status.st_nlink - self._names_inside(real, status) if status.st_nlink > 0 else 0": "a file of one name has that name in its own folder: it only lists the folder for nothing",
+    "calib/gptq.py: for i, (row, s) in enumerate(zip(block, scales[start : start + LAZY], strict=True)): -> for i, (row, s) in enumerate(zip(block, scales[start : start + LAZY], strict=False)):": "both are the same rows of two tensors of one shape",
+    "calib/gptq.py: rest, scales = (t.double().expand_as(weight).T[order].contiguous() for t in (weight, scale)) -> rest, scales = (t.double().expand_as(weight).T[order] for t in (weight, scale))": "the same values in another layout; indexing has made a copy already",
+    "qvggt/quant/hadamard.py: while width > 1 and width % base == 0: -> while width > 0 and width % base == 0:": "1 is divided by no base, so the loop ends there in either case",
 }

@@ -34,12 +34,13 @@ from qvggt.calib.rtn import quantize_rtn_
 from qvggt.calib.stream import Stream, TokenStore
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.device import exact
-from qvggt.engines.compatibility import why_not
+from qvggt.engines.compatibility import format_types, why_not
 from qvggt.engines.engine_runner import EngineRunner
 from qvggt.engines.torch_runner import DTYPES, TorchRunner, check_device
 from qvggt.errors import QvggtError
 from qvggt.eval.metrics import pose_auc
 from qvggt.eval.pose import pairwise_errors
+from qvggt.formats.table import find_format
 from qvggt.geometry import decode_pose
 from qvggt.hub.loading import load
 from qvggt.models.block import Block
@@ -63,7 +64,6 @@ FORMAT = "w4a8"  # that is calibrated, and that fake quant is timed in: the firs
 SEQUENCES = 64  # of a whole calibration: what qvggt calibrate takes
 SHEETS = {"H200": "h100", "H100": "h100", "A100": "a100", "5090": "rtx5090", "4090": "rtx4090", "3090": "rtx3090"}
 SHEETS |= {"Orin": "orin", "": "h100"}  # part of a card's name -> --plan-device; "": a run in small
-TYPES = {"w4a8": ("int4",), "w4a16": ("int4",)}  # that a builder needs kernels for, beside int8 and fp16
 PIECES = 8  # weights of each shape that the int8 products take in turn, so that no cache holds them all
 SCENES = 8
 
@@ -372,7 +372,7 @@ def engine(setting: Setting, model: str, bits: str, backend: str) -> Row:
     form = Form(bits)
     if setting.device.startswith("cuda"):
         capability = ".".join(map(str, torch.cuda.get_device_capability(setting.device)))
-        if reason := why_not(backend, capability=capability, types=TYPES.get(bits, ())):
+        if reason := why_not(backend, capability=capability, types=format_types(find_format(bits))):
             raise QvggtError(reason)
     lab = _lab(setting, _source(setting, model, form))
     start = time.perf_counter()

@@ -27,7 +27,18 @@ from attention_graphs import FORMS as ATTENTIONS  # type: ignore  # noqa: E402
 from lint_graphs import MS, K, N, Net  # type: ignore  # noqa: E402
 from small_network import small_images, small_model  # type: ignore  # noqa: E402
 from test_lint_clean import INT8_PRODUCTS  # type: ignore  # noqa: E402
-from test_lint_float import FLOATING, GOOD, REFUSED, bare, fp4, one_scale, product, weight_of_one_scale  # type: ignore  # noqa: E402
+from test_lint_float import (  # type: ignore  # noqa: E402
+    FLOATING,
+    GOOD,
+    REFUSED,
+    bare,
+    fp4,
+    int8_scales,
+    one_scale,
+    product,
+    weight_of_one_scale,
+    weight_under,
+)
 
 SIDE, LITTLE, TALL = 56, 28, 84  # pixels; 84: 41 tokens a frame
 NETWORK: dict[str, Any] = {
@@ -211,6 +222,7 @@ SMALL: dict[str, Callable[[], ModelProto]] = {
     "float/fp8 blocks of rank 2": bare(lambda net: net.fp8(), lambda net: net.fp8_weight("block")),
     "float/fp4 without blocks": product(one_scale, weight_of_one_scale),
     "float/fp4 in blocks of 32": product(lambda net: net.fp4(size=32), lambda net: net.fp4_weight(size=32)),
+    "float/fp4 under int8 scales": product(fp4, weight_under(int8_scales)),
     "float/fp4 of odd columns": bare(fp4, lambda net: net.fp4_weight(n=131)),
     "float/fp8 alone of odd columns": bare(lambda net: "x", lambda net: net.fp8_weight("tensor", (K, 131))),
 }

@@ -3,12 +3,12 @@
     python tools/mutation.py -o docs/results/mutation.json      # an hour or two on one core; goes on where it stopped
     python tools/mutation.py --only manifest --sample 0         # every place of one file
 
-Per file: `--sample` places drawn by `--seed`, one fault each (`tools/mutants.py`). A fault is planted in a process
-forked from one that has PyTorch loaded already; nothing on the disk is touched. The tests that mirror the file judge
-it, then, where they let it pass, wider ones (`--quick`: not yet). A test that starts another process does not see it.
-What survives stands in the JSON by its text. A survivor that nobody could tell from the original is listed in
-`tools/equivalent_mutants.py` with the reason and not counted. What was killed stays killed in the journal; survivors
-are tried again by the next run, so that "before" in the JSON is the score by the tests of the first run.
+Per file, a few places (or `--sample`) are drawn by `--seed`, one fault each (`tools/mutants.py`). A fault is planted in
+a process forked from one that has PyTorch loaded already; nothing on the disk is touched. The tests that mirror the
+file judge it, then, where they let it pass, wider ones (`--quick`: not yet). A test that starts another process does
+not see it. What survives stands in the JSON by its text. A survivor that nobody could tell from the original is listed
+in `tools/equivalent_mutants.py` with the reason and not counted. What was killed stays killed in the journal;
+survivors are tried again by the next run, so that "before" in the JSON is the score of the first.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import os
 import resource
 import select
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,15 +50,17 @@ SECONDS = 20  # of CPU, beside three times what the tests take without a fault: 
 
 @dataclass(frozen=True)
 class Subject:
-    """Files under one heading. tests: those that mirror them. wider: what sees them too, tried with what survives."""
+    """Files under one heading. tests: those that mirror them. wider: what sees them too, tried with what survives.
+    sample: places of a file, more where the tests take a second than where they take ten."""
 
     files: tuple[str, ...]
     tests: tuple[str, ...]
     wider: tuple[str, ...] = ()
+    sample: int = 6
 
 
 QUANT = tuple(f"tests/quant/test_{name}.py" for name in ("linear", "kronecker", "conv", "linear_onnx"))
-FORMATS = tuple(f"tests/formats/test_{name}.py" for name in ("packing", "tensor_format"))
+FORMATS = tuple(f"tests/formats/test_{name}.py" for name in ("packing", "tensor_format", "float_grid"))
 NETWORK = tuple(f"tests/export/test_{name}.py" for name in ("network", "exporter", "reference_onnx"))
 FORMS = tuple(f"tests/export/test_{name}.py" for name in ("qdq", "conv_export", "weight_blocks", "storage_forms"))
 HALVES = tuple(f"tests/export/test_{name}.py" for name in ("precision", "split_heads", "half_range", "fused_attention"))
@@ -73,7 +76,7 @@ def under(folder: str, *names: str) -> tuple[str, ...]:
 
 SUBJECTS = {
     "formats": Subject(
-        under("qvggt/formats", "grid", "granularity", "tensor_format", "packing"),
+        under("qvggt/formats", "grid", "float_grid", "granularity", "tensor_format", "packing"),
         (*FORMATS, *QUANT),
         (
             "tests/formats/test_table.py",
@@ -83,6 +86,7 @@ SUBJECTS = {
             "tests/export/test_weight_blocks.py",
             "tests/export/test_qdq.py",
         ),
+        10,
     ),
     "fake quant": Subject(
         under("qvggt/quant", "linear", "conv", "transform", "kronecker"),
@@ -90,17 +94,17 @@ SUBJECTS = {
         ("tests/quant", "tests/calib/test_rtn.py", "tests/export/test_qdq.py", "tests/export/test_conv_export.py"),
     ),
     "hadamard": Subject(
-        ("qvggt/quant/hadamard.py",), ("tests/quant/test_hadamard.py",), ("tests/quant", "tests/rotation")
+        ("qvggt/quant/hadamard.py",), ("tests/quant/test_hadamard.py",), ("tests/quant", "tests/rotation"), 12
     ),
-    "cost": Subject(("qvggt/rotation/cost.py",), ("tests/rotation/test_fold_cost.py",), ("tests/rotation",)),
+    "cost": Subject(("qvggt/rotation/cost.py",), ("tests/rotation/test_fold_cost.py",), ("tests/rotation",), 12),
     "rotation": Subject(
         under("qvggt/rotation", "fold", "residual", "smoothing", "value", "precision"),
         FOLD,
         ("tests/quant", "tests/models/test_folded.py", "tests/models/test_fold_config.py", "tests/calib/test_rtn.py"),
     ),
     "forms": Subject(
-        under("export/forms", "convolution", "integer_product", "site", "weight_only", "table"),
-        (*FORMS, "tests/export/test_export_faults.py"),
+        under("export/forms", "convolution", "code_product", "block_product", "site", "weight_only", "table"),
+        (*FORMS, "tests/export/forms", "tests/export/test_export_faults.py"),
         (*HALVES, "tests/export/test_storage.py"),
     ),
     "export": Subject(
@@ -108,10 +112,19 @@ SUBJECTS = {
         ("tests/export/test_graph.py", *NETWORK, "tests/export/test_fused_attention.py"),
         ("tests/export/test_qdq.py", *HALVES, "tests/export/test_conv_export.py", "tests/export/test_emulation.py"),
     ),
-    "parity": Subject(("export/parity.py",), GATE, ("tests/export/test_qdq.py", "tests/jobs/test_gate_cameras.py")),
-    "gptq": Subject(("calib/gptq.py",), ("tests/calib/test_gptq.py",), ("tests/calib/test_on_a_device.py",)),
-    "pose": Subject(("eval/pose.py",), ("tests/eval/test_pose.py",), ("tests/eval/test_metrics.py", *EVAL)),
-    "metrics": Subject(("eval/metrics.py",), ("tests/eval/test_metrics.py",), EVAL),
+    "parity": Subject(
+        ("export/parity.py", "export/segments.py"),
+        GATE,
+        (
+            "tests/export/test_gate_faults.py",
+            "tests/export/test_qdq.py",
+            "tests/export/test_conv_export.py",
+            "tests/jobs/test_gate_cameras.py",
+        ),
+    ),
+    "gptq": Subject(("calib/gptq.py",), ("tests/calib/test_gptq.py",), ("tests/calib/test_on_a_device.py",), 24),
+    "pose": Subject(("eval/pose.py",), ("tests/eval/test_pose.py",), ("tests/eval/test_metrics.py", *EVAL), 24),
+    "metrics": Subject(("eval/metrics.py",), ("tests/eval/test_metrics.py",), EVAL, 24),
     "checkpoint": Subject(
         ("qvggt/quant/checkpoint.py",),
         ("tests/quant/test_checkpoint.py",),
@@ -121,10 +134,11 @@ SUBJECTS = {
             "tests/quant/test_handle.py",
             "tests/calib/test_rtn.py",
         ),
+        12,
     ),
-    "manifest": Subject(("engines/manifest.py",), ("tests/engines/test_manifest.py",), MANIFEST),
+    "manifest": Subject(("engines/manifest.py",), ("tests/engines/test_manifest.py",), MANIFEST, 24),
     "external data": Subject(
-        ("qvggt/onnx_view/external_data.py",), ("tests/onnx_view/test_external_data.py",), ("tests/onnx_view",)
+        ("qvggt/onnx_view/external_data.py",), ("tests/onnx_view/test_external_data.py",), ("tests/onnx_view",), 24
     ),
 }
 
@@ -240,7 +254,7 @@ def digest(mutant: Mutant) -> str:
 def main(
     only: Annotated[str, typer.Option(help="Only files whose path contains this.")] = "",
     quick: Annotated[bool, typer.Option(help="Only the tests that mirror a file.")] = False,
-    sample: Annotated[int, typer.Option(min=0, help="Places of a file to plant a fault in; 0: all.")] = 12,
+    sample: Annotated[int, typer.Option(min=-1, help="Places of a file to plant a fault in; 0: all; -1: a few.")] = -1,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write.")] = None,
     work: Annotated[Path, typer.Option(help="Folder of the journal.")] = ROOT / "outputs" / "mutation",
@@ -256,14 +270,19 @@ def main(
     for title, subject in SUBJECTS.items():
         for file in subject.files:
             if only in file:
-                possible, mutants = draw(ROOT / file, file, seed, sample)
+                possible, mutants = draw(ROOT / file, file, seed, subject.sample if sample < 0 else sample)
                 for mutant in mutants:
                     tried(mutant, subject, judge, journal)
                 rows.append(summary(title, file, possible, mutants, journal))
                 print(told(rows[-1]), flush=True)
     print(told(total(rows)))
     if output is not None:
-        write_json(output, {"seed": seed, "sample": sample, "files": [*rows, total(rows)]})
+        write_json(output, {"seed": seed, "commit": commit(), "files": [*rows, total(rows)]})
+
+
+def commit() -> str:
+    words = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def told(row: dict[str, Any]) -> str:
@@ -272,14 +291,13 @@ def told(row: dict[str, Any]) -> str:
 
 
 def tried(mutant: Mutant, subject: Subject, judge: Judge, journal: Journal) -> None:
-    """Its row in the journal: `by` the verdict of the last try, `first` that of the first with all tests."""
+    """Its row in the journal: `by` the verdict of the last try, `first` that of the first."""
     key, known = digest(mutant), journal.values.get(digest(mutant))
     if known is not None and (known["by"] or judge.quick or mutant.name in EQUIVALENT):
         return
     found = judge.verdict(mutant, subject)
     row = {"name": mutant.name, "line": mutant.line, "operator": mutant.operator, "seconds": round(found.seconds, 1)}
-    first = known["first"] if known and known["first"] is not None else found.by or (None if judge.quick else "")
-    journal.add(key, {**row, "first": first, "by": found.by})
+    journal.add(key, {**row, "first": known["first"] if known else found.by, "by": found.by})
     if not found.by:
         print(f"survived: {mutant.file}:{mutant.line}: {mutant.before} -> {mutant.after}", file=sys.stderr, flush=True)
 

@@ -263,12 +263,12 @@ def parity(row: Row) -> str:
 SCALE: Columns = {
     "form": "form",
     "ONNX MB": "export.file_bytes/1e6 {:.0f} or -",
-    "export s": "export.seconds {:.0f} or -",
+    "export s": "export.cpu_seconds {:.0f} or -",
     "export GB": "export.peak_rss/1e9 {:.1f} or -",
     "parity": parity,
     "GPU": "build.capability",
     "engine MB": "build.engine_bytes/1e6 {:.0f} or -",
-    "build s": "build.seconds {:.0f} or -",
+    "build s": "build.cpu_seconds {:.0f} or -",
     "build GB": "build.peak_rss_children/1e9 {:.1f} or -",
     "layer report": "build.summary or -",
 }

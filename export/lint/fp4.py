@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from qvggt.export.lint.rule import Severity, nodes, rule
 from qvggt.onnx_view.graph import Node
 from qvggt.onnx_view.product import Operand, Product, products, scale_codes
-from qvggt.onnx_view.quantizer import FP4, FP4_QUANTIZE, FP8, TRT_DOMAINS, Quantizer, quantizers
+from qvggt.onnx_view.quantizer import FP4, FP4_QUANTIZE, FP8, TRT_DOMAINS, Quantizer, quantizers, type_name
 
 BLOCK = 16  # codes under one scale: all that the kernel knows
 RANKS = (2, 3)  # of what TensorRT's own operator quantizes
@@ -25,9 +25,9 @@ def fp4_scales(product: Product) -> Iterator[str]:
         scales = scale_codes(dq)
         if not dq.block_size or _constant_activation(operand):  # QV314 and QV316 look at those
             continue
-        if scales is None or scales.codes != FP8:
+        if scales is None:
             yield f"{operand.name}: scale {dq.scale}"
-        elif not scales.per_tensor or not scales.scope.is_constant(scales.scale):
+        elif scales.codes == FP8 and (not scales.per_tensor or not scales.scope.is_constant(scales.scale)):
             yield f"{operand.name}: scale {scales.scale} of its scales"
 
 
@@ -137,6 +137,18 @@ def microscaling(node: Node) -> Iterator[str]:
     """
     if node.domain in TRT_DOMAINS and node.op in MICROSCALING:
         yield ""
+
+
+@rule("QV321", "fp4-scale-codes", Severity.ERROR, quantizers)
+def fp4_scale_codes(quantizer: Quantizer) -> Iterator[str]:
+    """block scales of FP4 codes that are codes of another type than FP8: TensorRT builds its kernel for scales in FP8
+    all the same and hands it these.
+
+    Fix: quantize the block scales to FP8.
+    """
+    scales = scale_codes(quantizer) if quantizer.codes == FP4 and quantizer.block_size else None
+    if scales is not None and scales.codes not in (0, FP8):
+        yield f"scale {quantizer.scale}, {type_name(scales.codes)}"
 
 
 def _fp4(product: Product) -> list[tuple[Operand, Quantizer]]:

@@ -1,4 +1,4 @@
-"""Rules on what ONNX Runtime cannot open, for the target cpu."""
+"""Rules on what ONNX Runtime cannot open or changes, for the target cpu."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from qvggt.export.lint.rule import CPU, Place, Severity, rule
 from qvggt.onnx_view.graph import Model, Node
-from qvggt.onnx_view.quantizer import INT8, as_quantizer, quantizers
+from qvggt.onnx_view.quantizer import FP8, INT4, INT8, Quantizer, as_quantizer, quantizers
 
 PROPAGATED = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice")
+SIGNED = (FP8, INT4)  # of those the optimizer knows INT8 for what it is
 FIRST_OPSET = 21  # in which a QuantizeLinear has an output_dtype
 
 
@@ -34,6 +35,22 @@ def propagation(model: Model) -> Iterator[Place]:
                 yield Place(dq.label, dq.op, f"beyond {move.op} {move.label}")
                 break
             moves += [node for node, _ in readers if node.is_op(*PROPAGATED)]
+
+
+@rule("QV702", "onnx-runtime-relu", Severity.ERROR, quantizers, targets=CPU)
+def dropped_relu(quantizer: Quantizer) -> Iterator[str]:
+    """a ReLU right in front of a QuantizeLinear to FP8 or INT4 with a zero point: ONNX Runtime 1.32 takes a zero point
+    of 0 for the least code, as of UINT8, and drops the ReLU (ReluQuantRewrite).
+
+    Fix: leave the zero point out, or put a Max with the least value of the codes between the two.
+    """
+    if not quantizer.quantizes or not quantizer.zero_point or quantizer.codes not in SIGNED or not quantizer.per_tensor:
+        return
+    relu = quantizer.scope.producer(quantizer.source)
+    while relu is not None and relu.is_op("Identity"):
+        relu = relu.scope.producer(relu.input(0))
+    if relu is not None and relu.is_op("Relu") and len(_readers(relu)) == 1:
+        yield f"{quantizer.describe()}, behind {relu.label}"
 
 
 def _requantized(move: Node) -> bool:

@@ -27,12 +27,14 @@ WORDS = (FLOAT, "fp8", *REFUSED)
 class AttentionFormat:
     """Numbers of q, k, v, each with one constant scale, and of the softmax output, whose scale is the same everywhere.
 
-    name: as --attention has it. shortest: tokens of a sequence that has a kernel.
+    name: as --attention has it. shortest: tokens of a sequence that has a kernel. floor_db: SQNR an exported network
+    has to reach against its reference, as of `Format`.
     """
 
     name: str
     grid: Grid
     shortest: int = SHORTEST
+    floor_db: float = 36.0
 
     @property
     def probability_scale(self) -> float:

@@ -94,6 +94,11 @@ class LinearFormat(Format):
         """Whether the range of all inputs is a constant, to be observed on data."""
         return self.activation is not None and not self.activation.dynamic
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a constant range of its inputs can leave room for those of any images, at no loss."""
+        return self.activation is not None and self.activation.grid.headroom > 1
+
     def with_constant_range(self) -> LinearFormat:
         """The same with one range for all inputs, known beforehand; itself where it is so already."""
         if self.activation is None or not self.activation.dynamic:

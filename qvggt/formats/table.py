@@ -98,7 +98,7 @@ for _size in (16, 32, 64):
 for _mode in ACTIVATIONS:
     register(fp8_format("fp8", E4M3, _mode, floor_db=30.0, ladder=("fp8", "fp32")))
     register(fp8_format("w4afp8", IntegerGrid(4, narrow=True), _mode, floor_db=30.0, ladder=("w4afp8", "fp8", "fp32")))
-register(nvfp4_format(floor_db=24.0, ladder=("nvfp4", "fp8", "fp32")))
+register(nvfp4_format(floor_db=22.0, ladder=("nvfp4", "fp8", "fp32")))
 register(FLOAT32)
 register(FloatFormat("fp16", 60.0, width=16))
 register(FloatFormat("bf16", 45.0, width=16))

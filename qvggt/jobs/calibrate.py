@@ -221,7 +221,7 @@ class CalibrateJob(Job[Calibrated]):
             act, parts = wanted.activation, ",".join(wanted.parts)
             raise QvggtError(
                 f"--recipe {self.recipe} --act {act} --parts {parts} needs --data, a folder with training images "
-                "(qvggt scenes makes one); only --recipe rtn --act dynamic without dpt does without"
+                "(qvggt scenes makes one); only --recipe rtn --act dynamic without dpt and --attention does without"
             )
         if self.select and not self.needs_data(wanted):
             raise QvggtError("--select: --recipe rtn --act dynamic uses no images to choose; leave it out")

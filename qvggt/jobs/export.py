@@ -254,7 +254,7 @@ class ExportJob(Job[ExportResult]):
     def execute(self, console: Console) -> ExportResult:
         from qvggt.engines.torch_runner import check_device
         from qvggt.export.exporter import ExportConfig
-        from qvggt.quant.attention import floating, quantized_attentions
+        from qvggt.quant.attention import floating
         from qvggt.quant.model import settled, short_attentions
 
         device = check_device(self.device)
@@ -281,8 +281,6 @@ class ExportJob(Job[ExportResult]):
         short = []
         if self.target == "tensorrt":
             short = short_attentions(network, (height, width), self.frames[0])
-        elif any(quantized_attentions(network)):
-            console.warn("note: no CPU runtime has fp8 attention: it runs as floats with rounding, slower than without")
         if short:
             console.warn(
                 f"note: attention stays floating point in {len(short)} blocks (first {short[0]}): at {height}x{width} "

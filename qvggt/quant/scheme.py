@@ -85,6 +85,12 @@ class Scheme:
         return name if self.attention == FLOAT else f"{name}+{self.attention}-attention"
 
     @property
+    def floor_db(self) -> float:
+        """SQNR an exported network has to reach against its reference."""
+        attention = find_attention(self.attention)
+        return min(self.base.floor_db, self.base.floor_db if attention is None else attention.floor_db)
+
+    @property
     def needs_ranges(self) -> bool:
         """Whether some layer or attention has constant ranges, which must be observed on data."""
         formats = [self.base, *(find_format(bits, self.activation) for _, bits in self.overrides)]

@@ -10,7 +10,7 @@ from qvggt.quant.hadamard import blockwise_hadamard, head_rotation, named_seed
 
 
 def head_rotations(attention: Attention, seed: int, block: int | None = None) -> Tensor:
-    """One seeded orthogonal matrix per head, or one for all that mixes `block` channels, [heads, head_dim, head_dim]."""
+    """One seeded orthogonal matrix per head, or one for all, within blocks: [heads, head_dim, head_dim]."""
     if block is not None:
         return blockwise_hadamard(attention.head_dim, block).expand(attention.num_heads, -1, -1)
     return torch.stack(

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from small_network import SIZE, small_batches, small_images, small_model
 
 from qvggt.calib import reconstruct, stream
-from qvggt.calib.calibrate import calibrate_
+from qvggt.calib.calibrate import calibrate_, group_of
 from qvggt.calib.half import half_attention
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import RECIPES, Recipe, find_recipe
 from qvggt.calib.reconstruct import token_weights
 from qvggt.calib.stream import Stream, TokenStore
 from qvggt.errors import QvggtError
+from qvggt.formats.float_grid import E4M3
+from qvggt.formats.granularity import block
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import choices, find_format
+from qvggt.formats.tensor_format import TensorFormat
 from qvggt.models.block import Block
 from qvggt.models.family import family_of
 from qvggt.models.folded import applied_fold
 from qvggt.models.vggt.network import VGGT
+from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 from qvggt.quant.model import quantized_linears
 from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.quant.transform import TransformSpec
@@ -99,6 +105,43 @@ def test_weights_alone_take_their_own_steps(batches: list[torch.Tensor]) -> None
     held_out = small_images(2, seed=9)
     assert distance(ours, held_out) < 0.9 * distance(nearest, held_out)
     assert find_recipe("qvggt", find_format("w4a4")) == find_recipe("qvggt")
+
+
+def test_the_grid_of_a_format_decides_on_its_recipe() -> None:
+    """By its properties: a format of one's own gets the right one, too."""
+    steps = {name: find_recipe("qvggt", find_format(name)) for name in ("w4a4", "w4a16", "fp8", "nvfp4", "w4afp8")}
+    assert [(r.rotation, r.online, r.learn, r.search_clips, r.smooth_by) for r in steps.values()] == [
+        ("folded", "needed", True, True, "amax"),
+        ("none", "none", False, False, "amax"),
+        ("balanced", "none", False, True, "rms"),
+        ("balanced", "none", False, True, "rms"),
+        ("none", "none", False, False, "amax"),
+    ]
+    numbers = TensorFormat(E4M3, block(32), scale_grid=E4M3)
+    own = LinearFormat("own", 0.0, weight=numbers, activation=numbers)
+    assert find_recipe("qvggt", own).rotation == "balanced"
+    assert group_of(Scheme("nvfp4")) == 16
+    assert group_of(Scheme("fp8")) == 1
+    assert find_recipe("rtn", own) == find_recipe("rtn")
+
+
+@pytest.mark.parametrize(("name", "share"), [("nvfp4", 0.95), ("fp8-static", 1.1)])
+def test_floating_point_is_calibrated_saved_and_loaded(
+    name: str, share: float, tmp_path: Path, batches: list[torch.Tensor]
+) -> None:
+    bits, _, act = name.partition("-")
+    scheme = parse_scheme(bits, act or "dynamic")
+    model = run(find_recipe("qvggt", scheme.base), batches[:2], bits, act or "dynamic")
+    held_out = small_images(2, seed=9)
+    nearest = run(find_recipe("rtn"), batches[:2], bits, act or "dynamic")
+    assert distance(model, held_out) < share * distance(nearest, held_out)
+    for _, linear in quantized_linears(model):
+        transform = linear.transform
+        assert transform is None or (transform.rotation, transform.scale) == (None, None)  # all of it folds
+    save_calibrated(tmp_path / "c", model, scheme, Provenance())
+    loaded = load_calibrated(tmp_path / "c").model
+    with torch.no_grad():
+        assert torch.equal(loaded(held_out)["depth"], model(held_out)["depth"])
 
 
 def test_the_constant_of_weights_alone_passes_unrounded() -> None:

@@ -7,6 +7,8 @@ import torch
 from qvggt.calib.gptq import LAZY, InputMoments, gptq_codes
 from qvggt.formats.granularity import ROW
 from qvggt.formats.grid import IntegerGrid
+from qvggt.formats.linear_format import LinearFormat
+from qvggt.formats.table import find_format
 from qvggt.formats.tensor_format import TensorFormat
 
 GRID = IntegerGrid(4, narrow=True)
@@ -127,3 +129,16 @@ def test_channels_of_equal_energy_keep_their_order() -> None:
     scale = ROWS.scale(weight).expand(-1, 300)
     expected = plain(weight.double().numpy(), scale.double().numpy(), moments.matrix.numpy(), 0.01)
     assert np.array_equal(gptq_codes(weight, scale, GRID, moments).numpy(), expected)
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "fp8"])
+def test_beats_nearest_on_a_floating_point_grid(name: str, case: tuple[torch.Tensor, torch.Tensor]) -> None:
+    format = find_format(name)
+    assert isinstance(format, LinearFormat)
+    (weight, x), numbers = case, format.weight
+    scale = numbers.granularity.expand(numbers.scale(weight), 32)
+    codes = gptq_codes(weight, scale, numbers.grid, moments_of(x)).float()
+    assert torch.equal(codes, codes.to(numbers.grid.dtype).float())
+    assert float(codes.abs().max()) <= numbers.grid.highest
+    nearest = numbers.codes(weight, numbers.scale(weight))
+    assert output_error(x, weight, codes, scale) < 0.6 * output_error(x, weight, nearest, scale)

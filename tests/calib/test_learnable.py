@@ -13,6 +13,7 @@ from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.table import find_format
 from qvggt.models.token_types import token_types
 from qvggt.quant.kronecker import KroneckerHadamard
+from qvggt.quant.linear import QuantLinear
 
 FORMS = [("w8a8", "dynamic"), ("w4a4", "dynamic"), ("w4a4", "static"), ("w4a16", "dynamic")]
 
@@ -159,3 +160,54 @@ def test_value_rows_shrink_without_new_codes() -> None:
     plain, scaled = learnable.finish(), learnable.finish(row_scale=factor)
     assert torch.equal(plain.codes, scaled.codes)
     assert torch.allclose(scaled(x), plain(x) * factor, atol=1e-5)
+
+
+@pytest.mark.parametrize(("bits", "activation"), [("fp8", "static"), ("fp8", "dynamic"), ("nvfp4", "dynamic")])
+def test_floating_point_finishes_as_what_it_was(bits: str, activation: str) -> None:
+    learnable, linear, x = made(bits, activation)
+    learnable.start_scale(x.flatten(0, -2).square().mean(0).sqrt(), 0.5, rms=True)
+    learnable.search_weight_scales(torch.ones(160))
+    learnable.search_act_clip(x)
+    with torch.no_grad():
+        expected, got, exact = learnable(x), learnable.finish()(x), linear(x)
+    assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert 0 < float((got - exact).norm() / exact.norm()) < (0.2 if bits == "nvfp4" else 0.05)
+
+
+@pytest.mark.parametrize("bits", ["fp8", "nvfp4", "w4afp8"])
+def test_constant_ranges_have_the_room_of_their_grid(bits: str) -> None:
+    """However they are found, and as round-to-nearest has them."""
+    learnable, linear, x = made(bits, "static")
+    amax = float(x.abs().max())
+    nearest = QuantLinear.from_float(linear, learnable.format, amax)
+    assert float(nearest.act_amax) == pytest.approx(8 * amax)
+    learnable.search_act_clip(x)
+    assert float(learnable.finish().act_amax) == pytest.approx(8 * amax, rel=1e-5)
+    learnable.start_at_extremes(x, 1 - 1e-7)
+    assert float(learnable.finish().act_amax) == pytest.approx(8 * amax, rel=1e-5)
+    assert not learnable.log_amax.requires_grad
+    assert made("w4a4", "static")[0].log_amax.requires_grad
+
+
+def test_scales_of_blocks_are_searched_where_inputs_are_large() -> None:
+    learnable, linear, x = made("nvfp4", "dynamic")
+    energy = x.flatten(0, -2).square().mean(0)
+    format = learnable.format.weight
+
+    def error() -> float:
+        return float(((learnable.quantized_weight() - linear.weight).detach().square() * energy).sum())
+
+    plain = learnable.finish()
+    before = error()
+    learnable.search_weight_scales(energy)
+    assert error() < 0.9 * before
+    found = learnable.finish()
+    codes, outer = format.split_scale(found.weight_scale)
+    torch.testing.assert_close(codes * outer, found.weight_scale, rtol=1e-6, atol=0)  # they stay on their grid
+    assert codes.amax(-1).eq(448).all()
+    assert not torch.equal(codes, format.split_scale(plain.weight_scale)[0])
+    # a factor of the row, such as proj's smoothing on the value rows, changes no code
+    factors = torch.rand(24) + 0.1
+    scaled = learnable.finish(row_scale=factors)
+    assert torch.equal(format.split_scale(scaled.weight_scale)[0], codes)
+    assert torch.equal(scaled.codes.float(), found.codes.float())

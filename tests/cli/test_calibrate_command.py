@@ -224,6 +224,10 @@ MISTAKES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--plan-device", "rtx4090"), "--plan-device belongs to --plan"),
     (("--plan", "--plan-device", "gtx1080"), "rtx3090, rtx4090"),
     (("--recipe", "qvggt"), "needs --data"),
+    (("--attention", "int8"), "--attention int8: TensorRT fuses it up to 512 tokens only"),
+    (("--attention", "fp4"), "int8"),
+    (("--bits", "fp16", "--attention", "fp8"), "--bits fp16 quantizes no linear"),
+    (("--scheme", "nowhere.json", "--attention", "fp8"), "--attention: --scheme nowhere.json says that already"),
 )
 
 

@@ -41,6 +41,19 @@ def test_the_same_numbers_and_kernels(four_bits: Path, monkeypatch: pytest.Monke
     assert lean.expanded is None, "is freed with the session"
 
 
+def test_fp8_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, scheme = tmp_path / "m.onnx", parse_scheme("w4afp8", "dynamic", ("aggregator",))
+    export_onnx(small_rounded(scheme), scheme, ExportConfig(SIZE, SIZE, ("pose",), external_above=1000), path)
+    with OnnxRunner(path, threads=1) as plain:
+        assert plain.expanded is None
+        expected = plain.run_named(small_pixels(2))["pose_enc"]
+    monkeypatch.setattr(expanded_weights, "MANY", 1)
+    with OnnxRunner(path, threads=1) as lean:
+        assert lean.expanded is not None
+        assert not lean.notes
+        assert np.array_equal(lean.run_named(small_pixels(2))["pose_enc"], expected)
+
+
 def test_all_of_them_are_replaced(four_bits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expanded_weights, "MANY", 1)
     before = onnx.load(four_bits, load_external_data=False)

@@ -19,6 +19,7 @@ from qvggt.engines.manifest import (
     check_onnx,
     manifest_path,
     read_manifest,
+    runtime_of,
 )
 
 FACTS = [("qvggt.size", "56x56"), ("qvggt.bits", "w8a8")]
@@ -159,7 +160,14 @@ def test_equal_manifests_are_equal_bytes(engine: Path, tmp_path: Path) -> None:
     assert manifest_path(engine).read_bytes() == one
     backwards = [manifest(engine, metadata=dict(pairs)).to_json() for pairs in (FACTS, FACTS[::-1])]
     assert backwards[0] == backwards[1]
-    assert backwards[0].endswith("}\n")
+    assert backwards[0] == json.dumps(json.loads(backwards[0]), indent=2, sort_keys=True) + "\n"
+
+
+@pytest.mark.parametrize(("backend", "runtime"), [("rtx", "rtx"), ("tensorrt", "tensorrt"), ("trtexec", "tensorrt")])
+def test_the_runtime_of_an_engine_is_that_of_its_builder(engine: Path, backend: str, runtime: str) -> None:
+    manifest_path(engine).write_text(manifest(engine, backend=backend).to_json())
+    assert runtime_of(engine) == runtime
+    assert runtime_of(str(engine)) == runtime
 
 
 @settings(max_examples=60, deadline=None)

@@ -99,6 +99,14 @@ def test_equal_trajectories_have_no_error(seed: int) -> None:
     assert pose_auc([errors]) == {30: 1.0, 15: 1.0, 5: 1.0, 3: 1.0}
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e6])
+def test_equal_directions_are_no_failures_in_any_unit(unit: float) -> None:
+    """The cosine of equal directions may come out a rounding above 1, whose arccos is not a number: a failed pair."""
+    gt = random_poses(np.random.default_rng(0), 60)
+    gt[:, :3, 3] *= unit
+    assert pairwise_errors(gt, gt).worst_deg.max() < 1e-4
+
+
 def test_rotation_error_is_the_angle_and_pairs_are_ordered() -> None:
     gt = np.tile(np.eye(4), (3, 1, 1))
     gt[:, 0, 3] = [0, 1, 3]
@@ -136,9 +144,12 @@ def test_not_a_number_in_the_prediction_is_wrong_at_every_threshold() -> None:
 
 
 def test_errors_are_numpy_arrays_of_float64_whatever_the_poses_are() -> None:
-    """Also of a prediction on its way through autograd, in half precision."""
+    """Also of a prediction on its way through autograd, in half precision: all that follows is float64."""
     poses = torch.from_numpy(random_poses(np.random.default_rng(0), 3)).to(torch.bfloat16).requires_grad_()
-    errors = pairwise_errors(poses, poses.detach().double())
+    gt = random_poses(np.random.default_rng(1), 3)
+    errors, exact = pairwise_errors(poses, gt), pairwise_errors(poses.detach().double(), gt)
+    assert np.array_equal(errors.rotation_deg, exact.rotation_deg)
+    assert np.array_equal(errors.translation_deg, exact.translation_deg)
     for values in (errors.rotation_deg, errors.translation_deg, errors.worst_deg):
         assert type(values) is np.ndarray
         assert values.dtype == np.float64

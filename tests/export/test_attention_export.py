@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from calling import call, mistake
 from small_network import small_batches, small_rounded
 from torch import nn
 
@@ -29,6 +30,7 @@ from qvggt.onnx_view.file import open_onnx as view
 from qvggt.onnx_view.graph_format import graph_format
 from qvggt.onnx_view.network_facts import network_facts
 from qvggt.quant.attention import QuantAttention, observed
+from qvggt.quant.checkpoint import Provenance, save_calibrated
 from qvggt.quant.scheme import Scheme
 from qvggt.target import Target
 
@@ -40,6 +42,13 @@ GLOBAL = [f"aggregator.global_blocks.{i}.attn" for i in range(4)]
 def model() -> VGGT:
     with torch.no_grad():
         return small_rounded(SCHEME, small_batches(2, 2))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: VGGT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("attention") / "c"
+    save_calibrated(folder, model, SCHEME, Provenance({"name": "small", "sha256": "0" * 64}))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +148,48 @@ def test_a_file_that_lost_its_codes(path: Path) -> None:
             del node.input[1:]
     changed = next(a for a in network_facts(type(file)(file.proto)).attentions if a.softmax.startswith(GLOBAL[0]))
     assert changed.wanted
+
+
+@pytest.mark.slow
+def test_a_build_with_stored_scores_fails(
+    model: VGGT, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sequences of 21 tokens in the smallest shape, then of 42."""
+    pytest.importorskip("tensorrt_rtx")
+    options = ("-o", tmp_path / "m.engine", "--cc", "8.9", "--overwrite")
+    assert call("build", path, "--frames", "1:2:4", *options) == 1
+    shown = capsys.readouterr()
+    assert "FP8 attention expected, not quantized: the scores are stored" in shown.err
+    assert "0/4 in FP8" in shown.out
+    assert call("build", path, *options) == 0
+    assert "4/4 in FP8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "left"),
+    [
+        (("--target", "tensorrt"), "note: attention stays floating point in 4 blocks", 0),
+        (("--target", "tensorrt", "--frames", "2:4:8"), "", 4),
+        ((), "note: no CPU runtime has FP8 kernels", 4),
+    ],
+)
+def test_exports_say_what_becomes_of_it(
+    checkpoint: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    words: str,
+    left: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = tmp_path / "m.onnx"
+    assert call("export", checkpoint, "-o", place, "--no-check", "--outputs", "pose", *options) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note")]
+    assert [words in line for line in notes] == [True] * bool(words)
+    assert len(view(place).metadata.attentions or {}) == left
+
+
+def test_fp32_for_tensorrt_is_refused(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--target", "tensorrt", "--precision", "fp32", "--frames", "2:4:8", "--no-check")
+    text = mistake(capsys, "export", checkpoint, "-o", tmp_path / "m.onnx", *options)
+    assert "TensorRT fuses it in fp16 and bf16 networks only" in text
+    assert not (tmp_path / "m.onnx").exists()

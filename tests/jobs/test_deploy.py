@@ -11,6 +11,7 @@ import pytest
 from calling import call, interrupted, mistake
 
 import qvggt
+from qvggt.errors import QvggtError
 from qvggt.hub.names import find_weights
 from qvggt.jobs.build import BuildJob
 from qvggt.jobs.calibrate import CalibrateJob
@@ -61,6 +62,14 @@ def test_the_device_is_that_of_calibration_and_gates(tmp_path: Path) -> None:
     steps = plan(DeployJob("tiny", tmp_path, device="cuda:1")).steps()
     on = {type(step.job).name: getattr(step.job, "device", None) for step in steps}
     assert (on["calibrate"], on["export"], on["eval"]) == ("cuda:1", "cuda:1", None)
+
+
+def test_attention_is_that_of_every_calibration(tmp_path: Path) -> None:
+    steps = plan(DeployJob("tiny", tmp_path, baselines=("rtn",), attention="fp8")).steps()
+    asked = [step.job.attention for step in steps if isinstance(step.job, CalibrateJob)]
+    assert asked == ["fp8", "fp8"]
+    with pytest.raises(QvggtError, match="--attention int8"):
+        DeployJob("tiny", tmp_path, attention="int8")
 
 
 def test_outputs_are_named_after_the_model(small_float: Path, tmp_path: Path) -> None:

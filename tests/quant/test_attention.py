@@ -141,6 +141,7 @@ def test_a_scheme_of_floats_says_nothing() -> None:
     assert not any("attention" in key for key in values)
     assert Scheme.from_dict(values) == Scheme("w8a8")
     assert Scheme.from_dict(SCHEME.to_dict()) == SCHEME
+    assert (SCHEME.floor_db, Scheme("w8a8").floor_db, Scheme("w4a4", attention="fp8").floor_db) == (36.0, 45.0, 30.0)
 
 
 @pytest.mark.parametrize(

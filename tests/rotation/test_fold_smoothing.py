@@ -73,6 +73,9 @@ def test_types_are_kept(block: Block) -> None:
     [
         (torch.ones(DIM + 1), r"shape \[25\], expected \[24\]"),
         (torch.zeros(DIM), "not positive and finite"),
+        (-torch.ones(DIM), "not positive and finite"),
+        (torch.tensor([1.0] * (DIM - 1) + [-1e-3]), "not positive and finite"),
+        (torch.tensor([1.0] * (DIM - 1) + [torch.nan]), "not positive and finite"),
         (torch.full((DIM,), torch.inf), "not positive and finite"),
     ],
 )

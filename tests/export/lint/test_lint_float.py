@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from float_graphs import BLOCK, FP4, FP8, LEVEL, FloatNet
 from lint_graphs import Dims, K, N
-from onnx import ModelProto, TensorProto
+from numpy.typing import ArrayLike
+from onnx import ModelProto, TensorProto, helper
 from rtx import BuildAll, Lint
 
 from qvggt.onnx_view.graph import Model
@@ -54,48 +56,32 @@ def plain(net: FloatNet) -> str:
     return "x"
 
 
-# name -> (graph, GPUs that build it, type of the product's operands, format, kernel that is wanted)
-GOOD: dict[str, tuple[Make, str, str, str, str]] = {
-    "fp8": (g.fp8_static, ADA, "FP8", "fp8-static", "FP8 GEMM"),
-    "fp8 of rank 3": (partial(g.fp8_static, "f16", CUBE), ADA, "FP8", "fp8-static", "FP8 GEMM"),
-    "fp8 in float32": (partial(g.fp8_static, "f32"), ADA, "FP8", "fp8-static", "FP8 GEMM"),
-    "fp8 of tokens": (g.fp8_dynamic, ADA, "FP8", "fp8-dynamic", "FP8 GEMM"),
-    "fp8 convolution": (g.fp8_convolution, ADA, "FP8", "fp8-static", "FP8 conv"),
-    "fp8 convolution 1x1": (partial(g.fp8_convolution, 1), ADA, "FP8", "fp8-static", "FP8 conv"),
-    "fp8 convolution, rows": (partial(g.fp8_convolution, 3, "channel"), ADA, "FP8", "fp8-static", "FP8 conv"),
-    "int4 to fp8": (g.w4afp8, ADA, "FP8", "w4afp8-static", "FP8 GEMM"),
-    "nvfp4": (g.nvfp4, BLACKWELL, "FP4E2M1", "nvfp4", "FP4 GEMM"),
-    "nvfp4 of rank 3": (partial(g.nvfp4, "bf16", CUBE), BLACKWELL, "FP4E2M1", "nvfp4", "FP4 GEMM"),
-    "nvfp4 [K, N]": (partial(g.nvfp4, turned=False), BLACKWELL, "FP4E2M1", "nvfp4", "FP4 GEMM"),
-    "nvfp4 in one block": (
-        bare(lambda net: net.fp4(k=BLOCK), lambda net: net.fp4_weight(BLOCK), ("m", BLOCK)),
-        BLACKWELL, "FP4E2M1", "nvfp4", "FP4 GEMM",
-    ),
-    "nvfp4 of TensorRT": (g.nvfp4_trt, BLACKWELL, "FP4E2M1", "nvfp4", "FP4 GEMM"),
-}  # fmt: skip
+def rows_of_scales(net: FloatNet) -> str:
+    """Block scales with a second scale per row."""
+    return net.op("DequantizeLinear", net.stored((N, K // BLOCK)), net.real(np.full(N, LEVEL)), axis=0)
 
 
-@pytest.mark.parametrize("target", [ADA, BLACKWELL])
-def test_low_bit_products(target: str, rules: Lint, build_all: BuildAll) -> None:
-    cases = {name: case for name, case in GOOD.items() if case[1] == target}
-    models = [case[0]() for case in cases.values()]
-    for (_, _, _, format, wanted), model in zip(cases.values(), models, strict=True):
-        view = Model(model)
-        assert rules(model) == set()
-        assert graph_format(view).name == format
-        assert [linear.wanted for linear in network_facts(view).linears] == [wanted]
-    for (name, case), verdict in zip(cases.items(), build_all(models, target), strict=True):
-        (kernel,) = (k for k in verdict.kernels if k.kind in ("gemm", "correlation"))
-        assert kernel.inputs[0] == case[2], name
-        assert case[2] in (*kernel.inputs[1:], *kernel.constants), name
+def weight_under(scales: Callable[[FloatNet], str]) -> Callable[[FloatNet], str]:
+    """Weights [K, N] of FP4 codes under block scales [N, K / 16]."""
+
+    def make(net: FloatNet) -> str:
+        codes = net.stored((N, K), FP4)
+        return net.op(
+            "Transpose", net.op("DequantizeLinear", codes, scales(net), axis=1, block_size=BLOCK), perm=[1, 0]
+        )
+
+    return make
 
 
-def scale_of_rows(net: FloatNet) -> str:
-    """Weights whose block scales have a second scale per row."""
-    rows = net.real(np.full(N, LEVEL))
-    scales = net.op("DequantizeLinear", net.stored((N, K // BLOCK)), rows, axis=0)
-    codes = net.stored((N, K), FP4)
-    return net.op("Transpose", net.op("DequantizeLinear", codes, scales, axis=1, block_size=BLOCK), perm=[1, 0])
+def times(factor: ArrayLike) -> Callable[[FloatNet], str]:
+    """Block scales through FP8, and a stored factor."""
+    return lambda net: net.op(
+        "Mul", net.op("DequantizeLinear", net.stored((N, K // BLOCK)), net.real(LEVEL)), net.real(factor)
+    )
+
+
+def int8_scales(net: FloatNet) -> str:
+    return net.op("DequantizeLinear", net.store(np.full((N, K // BLOCK), 9), np.int8), net.real(LEVEL))
 
 
 def computed_second_scale(net: FloatNet) -> str:
@@ -175,11 +161,34 @@ def e8m0() -> ModelProto:
     return net.model(net.op("MatMul", "x", net.op("Transpose", weight, perm=[1, 0])))
 
 
+# name -> (graph, GPUs that build it, type of the product's operands, format, kernel that is wanted)
+GOOD: dict[str, tuple[Make, str, str, str, str]] = {
+    "fp8": (g.fp8_static, ADA, "FP8", "fp8-static", "FP8 GEMM"),
+    "fp8 of rank 3": (partial(g.fp8_static, "f16", CUBE), ADA, "FP8", "fp8-static", "FP8 GEMM"),
+    "fp8 in float32": (partial(g.fp8_static, "f32"), ADA, "FP8", "fp8-static", "FP8 GEMM"),
+    "fp8 of tokens": (g.fp8_dynamic, ADA, "FP8", "fp8-dynamic", "FP8 GEMM"),
+    "fp8 convolution": (g.fp8_convolution, ADA, "FP8", "fp8-static", "FP8 conv"),
+    "fp8 convolution 1x1": (partial(g.fp8_convolution, 1), ADA, "FP8", "fp8-static", "FP8 conv"),
+    "fp8 convolution, rows": (partial(g.fp8_convolution, 3, "channel"), ADA, "FP8", "fp8-static", "FP8 conv"),
+    "int4 to fp8": (g.w4afp8, ADA, "FP8", "w4afp8-static", "FP8 GEMM"),
+    "nvfp4": (g.nvfp4, BLACKWELL, "FP4E2M1", "nvfp4", "FP4 GEMM"),
+    "nvfp4 of rank 3": (partial(g.nvfp4, "bf16", CUBE), BLACKWELL, "FP4E2M1", "nvfp4", "FP4 GEMM"),
+    "nvfp4 [K, N]": (partial(g.nvfp4, turned=False), BLACKWELL, "FP4E2M1", "nvfp4", "FP4 GEMM"),
+    "nvfp4 in one block": (
+        bare(lambda net: net.fp4(k=BLOCK), lambda net: net.fp4_weight(BLOCK), ("m", BLOCK)),
+        BLACKWELL, "FP4E2M1", "nvfp4", "FP4 GEMM",
+    ),
+    "nvfp4, scales times 2": (product(fp4, weight_under(times(2))), BLACKWELL, "FP4E2M1", "nvfp4", "FP4 GEMM"),
+    "nvfp4 of TensorRT": (g.nvfp4_trt, BLACKWELL, "FP4E2M1", "nvfp4", "FP4 GEMM"),
+}  # fmt: skip
+
+
 # name -> (graph, rules it breaks); each runs in floating point
 FLOATING: dict[str, tuple[Make, set[str]]] = {
     "weight scales as floats": (product(fp4, lambda net: net.fp4_weight(passed=False)), {"QV311"}),
     "activation scales as floats": (product(lambda net: net.fp4(passed=False), fp4_weight), {"QV311"}),
-    "a second scale per row": (product(fp4, scale_of_rows), {"QV311"}),
+    "a second scale per row": (product(fp4, weight_under(rows_of_scales)), {"QV311"}),
+    "a factor per row of scales": (product(fp4, weight_under(times(np.full((N, 1), 2)))), {"QV311"}),
     "a computed second scale": (product(computed_second_scale, fp4_weight), {"QV311", "QV201"}),
     "blocks across": (product(fp4, lambda net: net.fp4_weight(along="n")), {"QV312"}),
     "blocks across [K, N]": (product(fp4, lambda net: net.fp4_weight(along="n", turned=False)), {"QV312"}),
@@ -215,6 +224,21 @@ REFUSED: dict[str, tuple[Make, set[str]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("target", [ADA, BLACKWELL])
+def test_low_bit_products(target: str, rules: Lint, build_all: BuildAll) -> None:
+    cases = {name: case for name, case in GOOD.items() if case[1] == target}
+    models = [case[0]() for case in cases.values()]
+    for (_, _, _, format, wanted), model in zip(cases.values(), models, strict=True):
+        view = Model(model)
+        assert rules(model) == set()
+        assert graph_format(view).name == format
+        assert [linear.wanted for linear in network_facts(view).linears] == [wanted]
+    for (name, case), verdict in zip(cases.items(), build_all(models, target), strict=True):
+        (kernel,) = (k for k in verdict.kernels if k.kind in ("gemm", "correlation"))
+        assert kernel.inputs[0] == case[2], name
+        assert case[2] in (*kernel.inputs[1:], *kernel.constants), name
+
+
 def test_what_runs_in_floating_point(rules: Lint, build_all: BuildAll) -> None:
     models = {name: make() for name, (make, _) in FLOATING.items()}
     assert {name: rules(model) for name, model in models.items()} == {n: broken for n, (_, broken) in FLOATING.items()}
@@ -248,6 +272,14 @@ def test_other_blocks_are_given_to_the_kernel_of_16(rules: Lint, build_all: Buil
     assert wrong == right == [("FP4E2M1", "FP8")]
 
 
+def test_scales_of_another_type_are_given_to_the_same_kernel(rules: Lint, build_all: BuildAll) -> None:
+    model = product(fp4, weight_under(int8_scales))()
+    assert rules(model) == {"QV321"}
+    (kernel,) = (k for k in build_all([model], BLACKWELL)[0].kernels if k.kind == "gemm")
+    assert kernel.inputs == ("FP4E2M1", "FP8")
+    assert "Int8" in kernel.constants
+
+
 def test_fp8_row_scales_inside_are_stored_in_half(rules: Lint, build_all: BuildAll) -> None:
     """Sums of products of codes of up to 448, before the scales."""
     model = bare(lambda net: net.fp8(), lambda net: net.fp8_weight("channel"))()
@@ -277,3 +309,22 @@ def test_weights_alone_of_one_scale_bear_odd_columns(rules: Lint, build_all: Bui
     ]
     assert [rules(model) for model in models] == [set(), {"QV501"}]
     assert [verdict.fused("FP8") for verdict in build_all(models, ADA)] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("make", "claims", "others"),
+    [
+        (g.fp8_static, ["fp8-static", "w4afp8-static"], ["fp8-dynamic", "w8a8-static", "nvfp4", "w4a16"]),
+        (g.fp8_dynamic, ["fp8-dynamic"], ["fp8-static", "w8a8-dynamic"]),
+        (g.w4afp8, ["w4afp8-static"], ["w4a8-static", "fp8-static", "w4a16"]),
+        (g.nvfp4, ["nvfp4"], ["fp8-static", "w4a4-dynamic", "w4a16"]),
+        (g.nvfp4_trt, ["nvfp4"], ["fp8-dynamic"]),
+    ],
+)
+def test_metadata_is_compared_with_the_graph(make: Make, claims: list[str], others: list[str], rules: Lint) -> None:
+    """Codes of a narrower grid may lie in a wider container, not in one of another sort."""
+    for claim in (*claims, *others):
+        model = make()
+        (product,) = (node for node in model.graph.node if node.op_type == "MatMul")
+        helper.set_model_props(model, {"qvggt.linears": json.dumps({product.name: claim})})
+        assert ("QV505" in rules(model)) == (claim in others), claim

@@ -1,4 +1,4 @@
-"""QV701: what ONNX Runtime cannot open, judged by ONNX Runtime; and how our runner opens it."""
+"""QV701, QV702: what ONNX Runtime cannot open or changes, judged by ONNX Runtime; and how our runner opens it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lint_graphs import Net
 from onnx import ModelProto, TensorProto, helper
 
 from qvggt.engines.onnx_runner import OnnxRunner
+from qvggt.export.emulation import run_model
 from qvggt.export.lint import lint_model
 from qvggt.target import Target
 
@@ -64,6 +65,34 @@ def test_the_rule_is_what_onnx_runtime_does(end: str) -> None:
     found = {name: not lint_model(model, Target.CPU) for name, model in models.items()}
     assert found == {name: opens(model) for name, model in models.items()}
     assert found["R"] is (end != "Neg")
+
+
+def behind_relu(words: str, kind: int, zero: bool = True, rows: bool = False) -> ModelProto:
+    """x -> ReLU -> R(eLU again), I(dentity), M(ax) -> Q -> DQ; T: the ReLU is read twice. rows: a scale each."""
+    net = Net((2, 4), "f32", 21)
+    step = net.store([0.1, 0.2], np.float32) if rows else net.real(0.1)
+    axis = {"axis": 0} if rows else {}
+    zeros = [net.zero(kind)] if zero else []
+    if zeros and rows:
+        net.tensors[-1].MergeFrom(TensorProto(dims=[2], raw_data=bytes(1 if kind == T.INT4 else 2)))
+    typed = axis if zero else {"output_dtype": kind, **axis}
+    relu = y = net.op("Relu", "x")
+    for word in words.replace("T", ""):
+        y = net.op({"R": "Relu", "I": "Identity", "M": "Max"}[word], y, *([net.real(-9.0)] if word == "M" else []))
+    y = net.op("DequantizeLinear", net.op("QuantizeLinear", y, step, *zeros, **typed), step, *zeros, **axis)
+    return net.model(net.op("Add", y, net.op("Neg", relu)) if "T" in words else y)
+
+
+@pytest.mark.skipif(not ort.__version__.startswith("1.32."), reason="a fault of ONNX Runtime 1.32")
+def test_the_rule_is_which_relus_onnx_runtime_drops() -> None:
+    kinds = (T.FLOAT8E4M3FN, T.INT4, T.INT8, T.UINT8)
+    cases = list(product(("", "I", "M", "R", "T"), kinds, (True, False), (False, True)))
+    models = [behind_relu(*case) for case in cases]
+    x = {"x": np.full((2, 4), -0.5, np.float32)}
+    wrong = [bool(run_model(model, x)[0].any()) for model in models]
+    assert [bool(lint_model(model, Target.CPU)) for model in models] == wrong
+    assert 0 < sum(wrong) < len(wrong) / 4
+    assert all(finding.rule == "QV702" for model in models for finding in lint_model(model, Target.CPU))
 
 
 def test_the_runner_opens_it_and_says_so(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def run_model(model: ModelProto, feed: Mapping[str, NDArray[np.float32]]) -> lis
 
 
 def _session(model: ModelProto) -> Any:
-    """FP4, which ONNX Runtime has not, is written out."""
+    """Of ONNX Runtime on the CPU, which has no FP4."""
     import onnxruntime as ort
 
     model = without_fp4(model) if has_fp4(model) else model

@@ -20,7 +20,7 @@ from qvggt.calib.recipe import find_recipe
 from qvggt.calib.rtn import quantize_rtn_
 from qvggt.export.exporter import ExportConfig, export_onnx
 from qvggt.export.precision import Precision
-from qvggt.models.family import LINEARS, family_of
+from qvggt.models.family import LINEARS, family_of, find_family
 from qvggt.models.vggt.network import VGGT
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import tell_centers_
@@ -48,6 +48,7 @@ class Kind:
     fused: bool = False
     attention: str = "fp16"
     size: Size = SIZE
+    dense: bool = True  # heads; without, a file is proven in half the time
 
 
 FP16 = Precision.FP16
@@ -69,8 +70,8 @@ KINDS = {
     "fp8 static tensorrt": Kind("fp8", "static", None, Target.TENSORRT, FP16, CALIBRATED),
     "w8a8 fp8 attention": Kind("w8a8", target=Target.TENSORRT, precision=FP16, attention="fp8", size=(84, 70)),
     "nvfp4 tensorrt": Kind("nvfp4", "static", None, Target.TENSORRT, FP16),
-    "w4a4 made up": Kind("w4a4", parts=ALL, steps=MADE_UP),
-    "w4a4 made up tensorrt": Kind("w4a4", "static", ALL, Target.TENSORRT, FP16, MADE_UP),
+    "w4a4 made up": Kind("w4a4", parts=ALL, steps=MADE_UP, dense=False),
+    "w4a4 made up tensorrt": Kind("w4a4", "static", ALL, Target.TENSORRT, FP16, MADE_UP, dense=False),
     "w4a8 bf16 tensorrt": Kind("w4a8", target=Target.TENSORRT, precision=Precision.BF16),
 }
 
@@ -89,15 +90,16 @@ class Good:
         return small_batches(frames, seed=seed, size=max(self.size))[0][..., : self.size[0], : self.size[1]]
 
 
-def reference_weights(seed: int = 0) -> VGGT:
+def reference_weights(seed: int = 0, dense: bool = True) -> VGGT:
     """No entry is 0 or 1, and every token differs."""
-    network = VGGT(CONFIG.replace(vit_depth=2, aa_depth=2, dpt_layers=(0, 1, 0, 1), camera_iters=2))
+    heads = CONFIG.heads if dense else ("camera",)
+    network = VGGT(CONFIG.replace(vit_depth=2, aa_depth=2, dpt_layers=(0, 1, 0, 1), camera_iters=2, heads=heads))
     return stir_norms_(fill(network).requires_grad_(False), seed, 2.0, 0.3)  # type: ignore[arg-type]
 
 
 @cache
-def _network(scheme: Scheme, steps: str, size: Size, seed: int) -> VGGT:
-    network = reference_weights(seed)
+def _network(scheme: Scheme, steps: str, size: Size, seed: int, dense: bool) -> VGGT:
+    network = reference_weights(seed, dense)
     batches = [x[..., : size[0], : size[1]] for x in small_batches(2, 3, seed=seed, size=max(size))]
     if steps == CALIBRATED:
         recipe = find_recipe("qvggt").replace(epochs=1, center="types", online="fc2", constant_ranges=False)
@@ -136,8 +138,11 @@ def write_good(name: str, folder: Path, size: Size | None = None, seed: int = 0)
     kind = KINDS[name]
     size = size or kind.size
     scheme = replace(parse_scheme(kind.bits, kind.activation, kind.parts), attention=kind.attention)
-    network = _network(scheme, kind.steps, size, seed)
-    config = ExportConfig(*size, target=kind.target, precision=kind.precision, fused_attention=kind.fused)
+    network = _network(scheme, kind.steps, size, seed, kind.dense)
+    outputs = tuple(find_family().exportable) if kind.dense else ("pose",)
+    config = ExportConfig(
+        *size, tuple(outputs), target=kind.target, precision=kind.precision, fused_attention=kind.fused
+    )
     path = folder / f"{name.replace(' ', '_').replace(',', '')}.onnx"
     export_onnx(network, scheme, config, path)
     return Good(path, network, kind, size)

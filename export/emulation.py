@@ -9,7 +9,7 @@ The PyTorch reference can round in the same way, which says how much noise the t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -204,7 +204,7 @@ def _round_module(module: nn.Module, precision: Precision) -> list[Any]:
     return [*hooks, module.register_forward_hook(round_output(precision))]
 
 
-def _hold_rounded(module: nn.Module, held: list[Tensor], precision: Precision, lift: float = 1.0) -> list[Any]:
+def _hold_rounded(module: nn.Module, held: Sequence[Tensor], precision: Precision, lift: float = 1.0) -> list[Any]:
     """Hooks that round these tensors for the time of the module's call. lift: a power of two they are stored times."""
     kept: list[tuple[Tensor, Tensor]] = []
 

@@ -205,6 +205,8 @@ def test_scales_of_blocks_are_searched_where_inputs_are_large() -> None:
     codes, outer = format.split_scale(found.weight_scale)
     torch.testing.assert_close(codes * outer, found.weight_scale, rtol=1e-6, atol=0)  # they stay on their grid
     assert codes.amax(-1).eq(448).all()
+    wanted = learnable.ratio * format.granularity.amax(linear.weight.detach()) / 6
+    torch.testing.assert_close(found.weight_scale, wanted, rtol=1e-6, atol=0)  # what was searched is what is used
     assert not torch.equal(codes, format.split_scale(plain.weight_scale)[0])
     # a factor of the row, such as proj's smoothing on the value rows, changes no code
     factors = torch.rand(24) + 0.1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import starmap
@@ -23,6 +23,7 @@ from qvggt.export.precision import Precision
 from qvggt.export.segments import SegmentReport, check_segments
 from qvggt.export.twin import Twin, compare_twins
 from qvggt.json_file import write_json
+from qvggt.models.family import family_of
 from qvggt.models.network import Network
 from qvggt.numbers import filled, number
 from qvggt.predictions import CAMERAS
@@ -40,7 +41,7 @@ SHOWN = 10  # failures; the report has them all, and so has -v
 SHOWN_RANGES = 20  # of the fp16 ranges, in the report
 AUC_TOLERANCE = 0.5  # points of AUC@30
 AUC_FRAMES = 4
-SEGMENT_FRAMES = (1, 2, 4)  # as far as the comparison of outputs goes
+SEGMENT_FRAMES = (1, 2, 6)  # as far as the comparison of outputs goes
 POOLED_SEQUENCES = 8  # of the end-to-end comparison, as far as there are so many
 
 
@@ -73,7 +74,7 @@ class Parity:
     its 99.9 % interval where it is larger than the tolerance; None when it was not measured. fp16_ranges: the largest
     activations of an fp16 network, largest first. threads: CPU threads of both sides. device: of the
     reference. size: (H, W) of the images. unlike: where the network that was run at that size is not the one in the
-    file, a line each.
+    file, and outputs that are missing, a line each.
     """
 
     report: Path
@@ -148,8 +149,9 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme, console: Console) -
         few = first[: min(4, longest)]
         linears = tuple(p for file in files for p in check_linears(file, reference, few, precision=precision))
         convs = tuple(p for file in files for p in check_convs(file, reference, first))
-        segments = _segments(gate, files, run, reference, few)
+        segments = _segments(gate, files, run, reference, first[:longest])
         batches = (batch[:n] for n in gate.frames for batch in pooled)
+        lost = tuple(f"{name}: is no output of the file" for name in _promised(files[0], reference, runner.outputs))
         outputs = check_outputs(runner.run_named, reference, batches, scheme, precision=precision)
         _say_layers(linears, convs, console)
         _say_segments(segments, console)
@@ -160,13 +162,22 @@ def run_gate(gate: Gate, reference: Network, scheme: Scheme, console: Console) -
         else:
             console.say("AUC@30: not measured (no pose output or --parity-sequences 0)")
     reached = threads, label(device_of(reference)), (gate.height, gate.width)
-    unlike = tuple(line for each in alike for line in each.differences)
+    unlike = tuple(line for each in alike for line in each.differences) + lost
     parity = Parity(gate.report, scheme, precision, linears, convs, outputs, auc, ranges, *reached, unlike, segments)
     write_json(gate.report, parity.to_dict())
     for index, line in enumerate(parity.failures):
         (console.warn if index < SHOWN else console.detail)(f"parity FAILED: {line}")
     console.result(f"parity {'passed' if parity.passed else 'FAILED'}, report in {gate.report}")
     return parity
+
+
+def _promised(file: Path, reference: Network, given: Collection[str]) -> list[str]:
+    """Outputs that a file says it computes, by its metadata, and that nobody gives."""
+    from qvggt.onnx_view.file import open_onnx
+
+    heads = family_of(reference).exportable
+    words = (open_onnx(file).metadata.text("outputs") or "").split(",")
+    return [name for word in words if word in heads for name in heads[word].outputs if name not in given]
 
 
 def _segments(

@@ -474,9 +474,14 @@ def _(draft: Draft, at: str) -> Where:
     return _rows_of_frames(draft, 2)
 
 
-@fault("tokens of the first frame from frame 6 on", frames=6, unseen="parts are proven at up to 4 frames")
+@fault("tokens of the first frame from frame 6 on", frames=6)
 def _(draft: Draft, at: str) -> Where:
     return _rows_of_frames(draft, 5)
+
+
+@fault("tokens of the first frame from frame 9 on", frames=9, unseen="parts are proven at up to 6 frames")
+def _(draft: Draft, at: str) -> Where:
+    return _rows_of_frames(draft, 8)
 
 
 @fault("patch rotation transposed")
@@ -1754,7 +1759,7 @@ def _(draft: Draft, at: str) -> Where:
     return at
 
 
-@fault("an output left out", unseen="what a file does not give is not asked for")
+@fault("an output left out")
 def _(draft: Draft, at: str) -> Where:
     """With the nodes that nothing else needs."""
     last = draft.node("world_points_conf/Identity")

@@ -22,7 +22,7 @@ from qvggt.export import emulation, segments
 from qvggt.export.emulation import Run, open_segment
 from qvggt.export.parity import MAX_TIES, LayerParity, check_convs, check_linears
 from qvggt.export.segments import SegmentReport, check_segments
-from qvggt.jobs.gate import SEGMENT_FRAMES
+from qvggt.jobs.gate import SEGMENT_FRAMES, _promised
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Examined:
 
     segments: SegmentReport
     layers: tuple[LayerParity, ...]
+    missing: tuple[str, ...] = ()
 
     @property
     def findings(self) -> list[Finding]:
@@ -47,6 +48,7 @@ class Examined:
         found = [Finding(s.path, "segment", s.error / s.tolerance) for s in self.segments.segments if not s]
         found += [Finding(node, "node", math.inf) for node in self.segments.left]
         found += [Finding(line.partition(": ")[0], "epsilon", math.inf) for line in self.segments.epsilons]
+        found += [Finding(name, "missing", math.inf) for name in self.missing]
         found += [Finding(p.path, "layer", times(p)) for p in self.layers if not p]
         return sorted(found, key=lambda f: -f.times)
 
@@ -61,7 +63,9 @@ def examine(good: Good, file: Path | None = None, frames: tuple[int, ...] = SEGM
     file, images, precision = file or good.path, good.images(max(frames), seed), good.kind.precision
     segments = check_segments(file, good.reference, images, frames, progress=False, precision=precision)
     linears = check_linears(file, good.reference, images, progress=False, precision=precision)
-    return Examined(segments, linears + check_convs(file, good.reference, images, progress=False))
+    layers = linears + check_convs(file, good.reference, images, progress=False)
+    given = [value.name for value in onnx.load(file).graph.output]
+    return Examined(segments, layers, tuple(_promised(file, good.reference, given)))
 
 
 def examine_broken(good: Good, broken: Broken, frames: tuple[int, ...] = SEGMENT_FRAMES) -> list[Finding]:

@@ -212,8 +212,10 @@ def profile_slice() -> str:
 
 RECIPES = ("rtn", "smoothquant", "quarot", "quantvggt", "qvggt")
 MODELS = ("plain", "channels", "pca")
-SCHEMES = ("w8a8-dynamic", "w8a8-static", "fp8-static", "fp8-dynamic", "w4a8-dynamic", "w4afp8-static", "w4a16-dynamic")
-SCHEMES += ("nvfp4", "w4a4-dynamic", "w4a4-static")
+SCHEMES = (
+    *("w8a8-dynamic", "w8a8-static", "fp8-static", "fp8-dynamic", "w4a8-dynamic", "w4afp8-static", "w4a16-dynamic"),
+    *("nvfp4", "w4a4-dynamic", "w4a4-static"),
+)
 CALIBRATION_SCENES = 32  # of every table but `calibration`
 
 

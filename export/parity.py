@@ -23,6 +23,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from qvggt.device import device_of
-from qvggt.export.emulation import round_output, rounding, run_cut, stored
+from qvggt.export.emulation import open_segment, round_output, rounding, stored
 from qvggt.export.precision import Precision
 from qvggt.formats.table import find_format
 from qvggt.hooks import hooked
@@ -162,12 +163,14 @@ def check_linears(
     island = None if precision is Precision.FP32 else family_of(reference).island(precision.value)
 
     def compare(file: Model, path: str, call: int, module: QuantLinear, x: Tensor) -> LayerParity:
-        cut = cut_linear(file, path, call=call)
+        cut = cut_linear(file, path, ("frames", "rows", None), call)
         rows = spread_rows(module.centered(x)).to(TYPES[cut.type].torch).float()
         if precision is Precision.FP32:
             return _compare_linear(path, module, rows, cut)
         own = Precision.FP32 if island is not None and island.match(path) else precision
-        native = _compare_native(path, module, rows, run_cut(cut, _array(rows)), own)
+        native = _compare_native(
+            path, module, rows, _run(cut, _array(rows)[None], (len(rows), module.out_features)), own
+        )
         return native.joined(_compare_linear(path, module, rows, cut, precision.onnx))
 
     with stored(reference, precision):
@@ -175,13 +178,13 @@ def check_linears(
 
 
 def check_convs(onnx_path: Path, reference: Network, images: Tensor, progress: bool = True) -> tuple[LayerParity, ...]:
-    """Check (a) for every quantized convolution in the file, on the first frame of images [S, 3, H, W].
+    """Check (a) for every quantized convolution in the file, on the first two frames of images [S, 3, H, W].
 
     `tokens` counts output values. Both sides end on an 8-bit grid, so a value differs by whole steps or not at all:
     `ties` are those that differ by one step where the reference's value before rounding lies on the boundary (within
     `TIE_WIDTH` steps, `HALF_TIE_WIDTH` in an fp16 network).
     """
-    return _check_layers(onnx_path, reference, images[:1], quantized_convs(reference), _compare_conv, progress)
+    return _check_layers(onnx_path, reference, images[:2], quantized_convs(reference), _compare_conv, progress)
 
 
 def _check_layers(
@@ -216,12 +219,11 @@ def _check_layers(
 
 def _compare_linear(path: str, module: QuantLinear, x: Tensor, cut: Cut, wide: int | None = None) -> LayerParity:
     """On tokens x [rows, K] and on small ones. wide: a half type that the linear is not to be rounded to."""
-    count, all_tokens = len(x), torch.cat([x, small_rows(x)])
-    expected, got, ties = (
-        _array(module.product(all_tokens)),
-        run_cut(cut, _array(all_tokens), wide),
-        _array(tie_rows(module, all_tokens)),
-    )
+    count, tokens = len(x), torch.cat([x, small_rows(x)])
+    tokens = torch.cat([tokens, tokens[: len(tokens) % 2]])
+    expected, ties = _array(module.product(tokens)), _array(tie_rows(module, tokens))
+    # as two frames: nodes that mix them are no linear
+    got = _run(cut, _array(tokens).reshape(2, -1, tokens.shape[-1]), expected.shape, wide)
     errors = np.abs(got - expected).max(-1)
     largest = np.full(len(errors), max(float(np.abs(expected[:count]).max()), 1e-30))
     # of a small token what it adds to the bias is compared, of its own largest value
@@ -229,6 +231,15 @@ def _compare_linear(path: str, module: QuantLinear, x: Tensor, cut: Cut, wide: i
     floor = SMALL_SHARE * float(np.abs(bias).max()) + 1e-30
     largest[count:] = np.maximum(np.abs(expected[count:] - bias).max(-1), floor)
     return verdict(path, errors / largest, ties, LINEAR_TOLERANCE)
+
+
+def _run(cut: Cut, x: NDArray[np.float32], shape: tuple[int, ...], wide: int | None = None) -> NDArray[np.float32]:
+    """What a layer of the file makes of x, in the shape it should have; NaN where it cannot be run or has another."""
+    try:
+        result = open_segment(cut.model, wide)({cut.input: x})
+    except Exception:  # whatever ONNX Runtime throws at nodes that make no sense
+        return np.full(shape, np.nan, np.float32)
+    return result.reshape(shape) if result.size == prod(shape) else np.full(shape, np.nan, np.float32)
 
 
 def small_rows(x: Tensor) -> Tensor:
@@ -257,25 +268,26 @@ def _compare_native(
 
 
 def _compare_conv(file: Model, path: str, _call: int, module: QuantConv2d, x: Tensor) -> LayerParity:
-    """x [1, C, H, W]."""
-    cut = cut_linear(file, path, (1, None, None, None))
+    """x [frames, C, H, W]."""
+    cut = cut_linear(file, path, ("frames", None, None, None))
     if cut.type == TensorProto.FLOAT16:
         x = x.half().float()  # as it arrives in the network
     if not module.rounds_output:
-        values = _array(module.forward(x.float())[0])  # a call would end up here again
-        difference = np.abs(run_cut(cut, _array(x[0].float())) - values) / max(float(np.abs(values).max()), 1e-30)
+        values = _array(module.forward(x.float()))  # a call would end up here again
+        difference = np.abs(_run(cut, _array(x.float()), values.shape) - values)
         tolerance = 4 * TYPES[cut.type].epsilon if cut.type in HALF else LINEAR_TOLERANCE
-        return verdict(path, difference, np.zeros(values.shape, bool), tolerance)
+        relative = difference / max(float(np.abs(values).max()), 1e-30)
+        return verdict(path, relative, np.zeros(values.shape, bool), tolerance)
     grid, scale = module.maps.grid, module.maps.grid.scale(module.out_amax)
     exact = module.product(x.float()).double() / scale.double()
     if module.shape.shuffle > 1:
         exact = F.pixel_shuffle(exact, module.shape.shuffle)
-    expected = _array(grid.round(exact, 1.0)[0])
-    got = run_cut(cut, _array(x[0].float())).astype(np.float64) / float(scale)
+    expected = _array(grid.round(exact, 1.0))
+    got = _run(cut, _array(x.float()), expected.shape).astype(np.float64) / float(scale)
     if cut.type in HALF:
         got = np.where(np.abs(got - got.round()) < HALF_OUTPUT, got.round(), got)  # the code, which left in fp16
     errors = np.abs(got - expected) / max(np.abs(expected).max(), 1e-30)
-    near = grid.near_boundary(exact, HALF_TIE_WIDTH if cut.type in HALF else TIE_WIDTH)[0]
+    near = grid.near_boundary(exact, HALF_TIE_WIDTH if cut.type in HALF else TIE_WIDTH)
     return verdict(path, errors, _array(near) & (np.abs(got - expected) < 1.01), LINEAR_TOLERANCE)
 
 

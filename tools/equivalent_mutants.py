@@ -22,4 +22,6 @@ EQUIVALENT: dict[str, str] = {
     "calib/gptq.py: for i, (row, s) in enumerate(zip(block, scales[start : start + LAZY], strict=True)): -> for i, (row, s) in enumerate(zip(block, scales[start : start + LAZY], strict=False)):": "both are the same rows of two tensors of one shape",
     "calib/gptq.py: rest, scales = (t.double().expand_as(weight).T[order].contiguous() for t in (weight, scale)) -> rest, scales = (t.double().expand_as(weight).T[order] for t in (weight, scale))": "the same values in another layout; indexing has made a copy already",
     "qvggt/quant/hadamard.py: while width > 1 and width % base == 0: -> while width > 0 and width % base == 0:": "1 is divided by no base, so the loop ends there in either case",
+    "export/forms/convolution.py: scales = array(module.weight_scale)[:, 0].astype(np.float32) -> scales = array(module.weight_scale)[:, -1].astype(np.float32)": "a scale per row: the first of one is its last",
+    "export/linear.py: x = b.reshape(site.cast(x, site.precision), (0, 0, rows, cols), site.path) -> x = b.reshape(site.cast(x, site.precision), ( -1, 0, rows, cols), site.path)": "0 copies the number of frames, -1 finds the same one from the rest",
 }

@@ -174,7 +174,7 @@ def planted(path: Path, source: str) -> None:
         here = Path(loader.get_filename(name)).resolve()
         return compile(source, str(real), "exec", dont_inherit=True) if here == real else read(loader, name)
 
-    SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
+    setattr(SourceFileLoader, "get_code", get_code)  # noqa: B010 - mypy knows a method there
     for name in [name for name in sys.modules if name.partition(".")[0] == "qvggt"]:
         del sys.modules[name]
 

@@ -167,9 +167,9 @@ KERNELS = {  # bits -> products in ONNX Runtime and OpenVINO on a CPU; tests/exp
     "w4a4": ("int8; weights expanded when loaded", "int8"),
     "w4a16": ("float", "float"),
     "fp32": ("float", "float"),
-    "fp8": ("exact, no kernel: float products", "refused: rounds through fp16"),
-    "w4afp8": ("exact, no kernel: float products", "refused: rounds through fp16"),
-    "nvfp4": ("refused", "refused"),
+    "fp8": ("float", "float; rounds codes through fp16"),
+    "w4afp8": ("float", "float; rounds codes through fp16"),
+    "nvfp4": ("refused by export", "refused by export"),
     "fp16": ("float", "float"),
     "bf16": ("does not open it", "not tried"),
 }

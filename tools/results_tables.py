@@ -79,7 +79,8 @@ LOADED |= {"not files": "qvggt.peak_anonymous/1e9 {:.1f}"}
 MARGINS: Columns = {"part": "part", "network": "network", "comparisons": "compared", "largest error": "error {:.1e}"}
 MARGINS |= {"of what is allowed": "share {:.2f}"}
 FAULTS: Columns = {"fault": "fault", "found": lambda row: f"{row['found']} of {row['tried']}"}
-FAULTS |= {"least": "least {:.3g}x or -", "where": "where"}
+FAULTS |= {"least": "least {:.3g}x or -"}
+FAULTS |= {"where": lambda row: row["where"] or "missed: " + ", ".join(row["missed"])}
 
 
 def between(name: str, unit: float) -> Callable[[Row], str]:

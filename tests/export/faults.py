@@ -24,6 +24,7 @@ BLOCKS = (ENCODER, FRAME, GLOBAL, CAMERA)
 HEADS = ("depth_head", "point_head")
 LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 OUTPUTS = {output: head.path for head in find_family().heads for output in head.outputs}
+NAMES = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 INTEGERS = (TensorProto.INT4, TensorProto.INT8, TensorProto.INT64)
 NOWHERE = None  # the fault does not apply to this file
 
@@ -105,6 +106,11 @@ class Draft:
         self.graph = self.model.graph
         self.tensors = {tensor.name: tensor for tensor in self.graph.initializer}
         self.by_name = {node.name: node for node in self.graph.node}
+
+    @property
+    def precision(self) -> str:
+        """Float type of the network, by its metadata."""
+        return next(entry.value for entry in self.model.metadata_props if entry.key == "qvggt.precision")
 
     def node(self, name: str) -> NodeProto | None:
         return self.by_name.get(name)
@@ -692,9 +698,10 @@ def _cast(draft: Draft, tensor: str, to: int, back: int) -> None:
 
 
 def _narrow(draft: Draft, name: str, to: int, place: str) -> Where:
+    """In a file of that type: see "fp16 norm in an fp16 file"."""
     node = draft.node(name)
     types = None if node is None else draft.dtype(node.output[0])
-    if node is None or types != np.float32:
+    if node is None or types != np.float32 or draft.precision == NAMES[to]:
         return NOWHERE
     _cast(draft, node.output[0], to, TensorProto.FLOAT)
     return place
@@ -734,6 +741,19 @@ def _(draft: Draft, at: str) -> Where:
 @fault("fp16 norm", (f"{FRAME}.norm1", f"{GLOBAL}.attn.k_norm", f"{PATCHES}.norm", "camera_head.token_norm"))
 def _(draft: Draft, at: str) -> Where:
     return _narrow(draft, f"{at}/LayerNormalization", TensorProto.FLOAT16, at)
+
+
+@fault(
+    "fp16 norm in an fp16 file",
+    (f"{FRAME}.norm1", "camera_head.token_norm"),
+    unseen="half-precision files are run without rounding to their type",
+)
+def _(draft: Draft, at: str) -> Where:
+    node = draft.node(f"{at}/LayerNormalization")
+    if node is None or draft.precision != "fp16":
+        return NOWHERE
+    _cast(draft, node.output[0], TensorProto.FLOAT16, TensorProto.FLOAT)
+    return at
 
 
 @fault("global attention within each frame", frames=2)

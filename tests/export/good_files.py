@@ -129,7 +129,7 @@ def make_up_(network: VGGT, seed: int = 0) -> None:
             linear.kind_bias = linear.bias + 0.3 * torch.randn(types, linear.out_features, generator=generator)
             linear.bias = None
             if linear.format.mode == "dynamic":
-                linear.act_clip = 0.75 + 0.15 * torch.rand(2, generator=generator)  # one code of 7 is cut off
+                linear.act_clip = 0.6 + 0.15 * torch.rand(2, generator=generator)  # codes of 7 and -8 are cut off
     tell_centers_(network)
 
 

@@ -233,29 +233,34 @@ def run_cut(cut: Cut, x: NDArray[np.float32], wide: int | None = None) -> NDArra
 def open_segment(model: ModelProto, wide: int | None = None) -> Run:
     """A piece of an exported file with fp32 ends (`segment_model`), to be run in ONNX Runtime on the CPU.
 
+    Node by node, without optimizers: what they fuse forgets parts of what a file says, such as the axis of a scale.
     wide: a half type that is not rounded to, so that the result is what the stored numbers say.
     """
+    import onnxruntime as ort
+
     if wide is not None:
         model = widened(model, wide)
     bf16 = TensorProto.BFLOAT16
     casts = (a.i for node in model.graph.node if node.op_type == "Cast" for a in node.attribute if a.name == "to")
     if wide != bf16 and (bf16 in casts or any(tensor.data_type == bf16 for tensor in model.graph.initializer)):
         model = rounded_copy(model, (bf16,))
-    session = _session(model)
+    options = session_options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = _session(model, options)
     return lambda feed: session.run(None, dict(feed))[0]
 
 
 def run_model(model: ModelProto, feed: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
     """The outputs of a small model in ONNX Runtime on the CPU, in order."""
-    return list(_session(model).run(None, dict(feed)))
+    return list(_session(model, session_options()).run(None, dict(feed)))
 
 
-def _session(model: ModelProto) -> Any:
+def _session(model: ModelProto, options: Any) -> Any:
     """Of ONNX Runtime on the CPU, which has no FP4."""
     import onnxruntime as ort
 
     model = without_fp4(model) if has_fp4(model) else model
-    return ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def session_options() -> Any:

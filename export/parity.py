@@ -260,7 +260,7 @@ def _compare_native(
         energy = max(float(np.square(expected, dtype=np.float64).sum()), 1e-30)
         own = _array(_rotated_half(module, module.transform.rotation, x, precision)) - expected
         error, noise = (float(np.square(e, dtype=np.float64).sum()) for e in (got - expected, own))
-        tolerance = 2 * math.sqrt(noise / energy) + 4 * precision.epsilon
+        tolerance = 4 * math.sqrt(noise / energy) + 4 * precision.epsilon
         return LayerParity(path, math.sqrt(error / energy) if math.isfinite(error) else math.inf, len(x), 0, tolerance)
     tolerance = LINEAR_TOLERANCE if precision is Precision.FP32 else 4 * precision.epsilon
     errors = np.abs(got - expected).max(-1) / max(float(np.abs(expected).max()), 1e-30)

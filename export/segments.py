@@ -20,7 +20,7 @@ The passes are of different numbers of frames, and one of them is a probe in whi
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -40,8 +40,10 @@ from qvggt.files import line
 from qvggt.models.network import Network
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model
+from qvggt.onnx_view.quantizer import quantizers
 from qvggt.onnx_view.segment import Segment, cut_segments, segment_model, uncovered
 from qvggt.progress import bar
+from qvggt.quant.attention import QuantAttention
 
 TOLERANCE = 1e-5  # of a segment's largest output
 ROUNDING = 2.0**-23  # relative, of fp32
@@ -97,21 +99,21 @@ class SegmentParity:
 class SegmentReport:
     """segments: of all files. layers: segments that are one quantized layer and left to the check of those. nodes: of
     the files. left: those in no segment, or in one that the reference has no values for. frames: of the passes.
-    epsilons: where that of a norm is not the reference's, a line each."""
+    constants: where an epsilon of a norm or a scale inside attention is not the reference's, a line each."""
 
     segments: tuple[SegmentParity, ...] = ()
     layers: int = 0
     nodes: int = 0
     left: tuple[str, ...] = ()
     frames: tuple[int, ...] = ()
-    epsilons: tuple[str, ...] = ()
+    constants: tuple[str, ...] = ()
 
     def __add__(self, other: SegmentReport) -> SegmentReport:
         """Of two files of one network."""
         counts = self.layers + other.layers, self.nodes + other.nodes
         frames = tuple(sorted({*self.frames, *other.frames}))
         found = self.segments + other.segments, *counts, self.left + other.left
-        return SegmentReport(*found, frames, self.epsilons + other.epsilons)
+        return SegmentReport(*found, frames, self.constants + other.constants)
 
     @property
     def worst(self) -> SegmentParity | None:
@@ -121,7 +123,7 @@ class SegmentReport:
     def failures(self) -> list[str]:
         """One line per segment that differs, worst first, and per node that is in none."""
         failed = sorted((s for s in self.segments if not s), key=lambda s: -s.error / s.tolerance)
-        return [*map(str, failed), *self.epsilons, *(f"{name}: a node that no segment proves" for name in self.left)]
+        return [*map(str, failed), *self.constants, *(f"{name}: a node that no segment proves" for name in self.left)]
 
 
 def check_segments(
@@ -152,7 +154,8 @@ def check_segments(
     proven = (node for s in segments if s.target in worst or s not in mine for node in s.nodes)
     nodes = sum(1 for _ in file.nodes)
     found = tuple(worst.values()), len(segments) - len(mine), nodes, uncovered(file, proven)
-    return SegmentReport(*found, tuple(counts), tuple(_other_epsilons(file, reference)))
+    others = (*_other_epsilons(file, reference), *_other_scales(file, reference))
+    return SegmentReport(*found, tuple(counts), others)
 
 
 def _other_epsilons(file: Model, reference: Network) -> Iterator[str]:
@@ -165,6 +168,26 @@ def _other_epsilons(file: Model, reference: Network) -> Iterator[str]:
         found = node.real("epsilon", 1e-5)
         if abs(found - expected) > ROUNDING * expected:
             yield f"{node.label}: epsilon {found:.3g}, the reference has {expected:.3g}"
+
+
+def _other_scales(file: Model, reference: Network) -> Iterator[str]:
+    """Of codes inside attention: a coarser scale moves its output no more than flipped codes may."""
+    expected = {
+        path: [*module.scales.tolist(), module.format.probability_scale]
+        for path, module in reference.named_modules()
+        if isinstance(module, QuantAttention)
+    }
+    for quantizes in (True, False):
+        seen: Counter[str] = Counter()
+        for quantizer in quantizers(file):
+            place = file.metadata.module_of(quantizer.label)
+            if place not in expected or quantizer.quantizes is not quantizes:
+                continue
+            wanted = expected[place][seen[place] % len(expected[place])]
+            seen[place] += 1
+            found = quantizer.scope.value(quantizer.scale)
+            if found is None or found.size != 1 or float(found.reshape(())) != wanted:
+                yield f"{quantizer.label}: its scale is not the reference's {wanted:.3g}"
 
 
 class _Pieces:

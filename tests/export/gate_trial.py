@@ -47,7 +47,7 @@ class Examined:
         """What differs, worst first."""
         found = [Finding(s.path, "segment", s.error / s.tolerance) for s in self.segments.segments if not s]
         found += [Finding(node, "node", math.inf) for node in self.segments.left]
-        found += [Finding(line.partition(": ")[0], "epsilon", math.inf) for line in self.segments.epsilons]
+        found += [Finding(line.partition(": ")[0], "constant", math.inf) for line in self.segments.constants]
         found += [Finding(name, "missing", math.inf) for name in self.missing]
         found += [Finding(p.path, "layer", times(p)) for p in self.layers if not p]
         return sorted(found, key=lambda f: -f.times)

@@ -246,6 +246,7 @@ def open_segment(model: ModelProto, wide: int | None = None) -> Run:
         model = rounded_copy(model, (bf16,))
     options = session_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_cpu_mem_arena = False  # many stay open, and an arena keeps the memory of the largest call
     session = _session(model, options)
     return lambda feed: session.run(None, dict(feed))[0]
 

@@ -284,6 +284,8 @@ class _Pass:
         except Exception as trouble:  # whatever ONNX Runtime throws at a piece that makes no sense
             return parity(float("inf"), frames, (height, width), self.probe, trouble=line(trouble))
         error, tolerance = relative(got, expected, self._allowed(segment, expected)), TOLERANCE
+        if any(node.op == "Resize" for node in segment.nodes):  # places between pixels, rounded: of such neighbours
+            tolerance = max(tolerance, ROUNDING * max(height, width))
         noise = CODE_NOISE if any(node.op == "QuantizeLinear" for node in segment.nodes) else FLOAT_NOISE
         if TOLERANCE < error < noise.limit:
             moved = run({name: nudged(value, noise.nudge) for name, value in feeds.items()})

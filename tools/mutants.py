@@ -120,10 +120,10 @@ def operators() -> dict[str, Any]:
 
 def draw(path: Path, file: str, seed: int, sample: int) -> tuple[int, list[Mutant]]:
     """(how many places of the file can be changed, one mutant of each of `sample` of them; 0: of all)."""
+    source, tools = path.read_text(encoding="utf-8"), operators()
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
 
-    source, tools = path.read_text(encoding="utf-8"), operators()
     places: defaultdict[tuple[str, Position], list[tuple[str, int]]] = defaultdict(list)
     counts: defaultdict[str, int] = defaultdict(int)
     for node in ast_nodes(get_ast(source)):

@@ -49,11 +49,6 @@ class ExportConfig:
     external_above: int = EXTERNAL_ABOVE  # bytes of weights above which they go into <name>.data
     storage: str | None = None  # "int4" or "int8": of the 4-bit weights of integer products
 
-    @property
-    def int8_storage(self) -> bool:
-        """By default for TensorRT itself, whose documents speak of INT4 under floating-point activations only."""
-        return self.storage == "int8" or (self.storage is None and self.target is Target.TENSORRT_10)
-
 
 @dataclass(frozen=True)
 class Exported:
@@ -90,7 +85,9 @@ def export_onnx(
     with ExitStack() as stack:  # a trunk comes into its place after its heads, and neither without the other
         slots = {half: stack.enter_context(model_files(place, external[half])) for half, place in paths.items()}
         for half, (storage, temporary) in slots.items():
-            builder = GraphBuilder(storage, config.precision, config.fused_attention, config.int8_storage)
+            builder = GraphBuilder(
+                storage, config.precision, config.fused_attention, config.target.stores_int8(config.storage)
+            )
             emit_network(builder, model, config.height, config.width, config.outputs, config.target, half)
             proto = builder.model(
                 model.config.family, written(**facts | _of_file(facts, half, builder.nodes)), __version__

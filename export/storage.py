@@ -16,6 +16,7 @@ from onnx import TensorProto
 
 from qvggt.errors import QvggtError
 from qvggt.files import atomic_write, sibling, sync
+from qvggt.formats.packing import pack_halves
 
 EXTERNAL_ABOVE = 500_000_000  # bytes: a protobuf ends at 2 GiB, and is held four times over while it is checked
 ALIGNMENT = 4096  # so that a runtime can map tensors; Windows wants 64 KiB only for the file's start
@@ -34,7 +35,7 @@ class Storage:
         data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
         proto = TensorProto(name=name, dims=list(array.shape), data_type=data_type)
         array = np.ascontiguousarray(array)
-        payload = (_halves(array.view(np.uint8)) if data_type in FOUR_BITS else array).tobytes()
+        payload = (pack_halves(array.view(np.uint8)) if data_type in FOUR_BITS else array).tobytes()
         if self.data is None or len(payload) < SMALL:
             proto.raw_data = payload
             return proto
@@ -47,13 +48,6 @@ class Storage:
             proto.external_data.add(key=key, value=str(value))
         self.offset += len(payload)
         return proto
-
-
-def _halves(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Codes in the lower halves of bytes, any shape -> two in each byte, the first in the lower half."""
-    flat = codes.reshape(-1) & 15
-    flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
-    return flat[::2] | flat[1::2] << np.uint8(4)
 
 
 @contextmanager

@@ -39,6 +39,11 @@ class Target(str, Enum):
         """(target, backend) as options name them."""
         return ("tensorrt", "tensorrt") if self is Target.TENSORRT_10 else (self.value, "rtx")
 
+    def stores_int8(self, storage: str | None) -> bool:
+        """Whether 4-bit weights of integer products are stored as int8, as --storage says ("int4", "int8" or None); by
+        default for TensorRT itself, whose documents speak of INT4 under floating-point activations only."""
+        return storage == "int8" or (storage is None and self is Target.TENSORRT_10)
+
     @property
     def label(self) -> str:
         """As messages say it: "cpu", "tensorrt" or "tensorrt (10.12 or newer, not RTX)"."""

@@ -79,11 +79,8 @@ class FloatGrid(Grid):
         x = x / (x.new_tensor(scale) if isinstance(scale, float) else scale.to(x))
         x = x.clamp(self.lowest, self.highest)
         with torch.no_grad():
-            if self.name == "e4m3" and x.dtype == torch.float32:  # four times as fast, the same codes
-                codes = x.to(torch.float8_e4m3fn).to(x.dtype)
-            else:
-                spacing = self.spacing(x)
-                codes = (x / spacing).round() * spacing
+            spacing = self.spacing(x)
+            codes = (x / spacing).round() * spacing
         return x + (codes - x).detach() if straight_through else codes  # exact: they are within a factor of two
 
     def near_boundary(self, x: Tensor, width: float) -> Tensor:
@@ -115,11 +112,10 @@ class FloatGrid(Grid):
     def pack(self, codes: Tensor) -> Tensor:
         import torch
 
+        from qvggt.formats.packing import pack_halves
+
         flat = self.bits(codes.cpu().reshape(-1))
-        if self.storage_bits == 8:
-            return flat
-        flat = torch.nn.functional.pad(flat, (0, flat.numel() % 2)).view(-1, 2)
-        return flat[:, 0] | flat[:, 1] << 4  # the first code in the lower half, as ONNX has it
+        return flat if self.storage_bits == 8 else torch.from_numpy(pack_halves(flat.numpy()))
 
     def unpack(self, data: Tensor, shape: tuple[int, ...]) -> Tensor:
         import torch

@@ -21,6 +21,13 @@ def pack(codes: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
     return np.packbits(unpacked, bitorder="little")
 
 
+def pack_halves(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Bit patterns in the lower halves of bytes, any shape -> two in each byte, the first in the lower half."""
+    flat = codes.reshape(-1) & 15
+    flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
+    return flat[::2] | flat[1::2] << np.uint8(4)
+
+
 def unpack(data: NDArray[np.uint8], shape: tuple[int, ...], bits: int) -> NDArray[np.int8]:
     """Inverse of `pack` for a known shape."""
     count = math.prod(shape)

@@ -19,6 +19,7 @@ from qvggt.jobs.calibrate import CalibrateJob
 from qvggt.jobs.chain import Done, Step, run_steps
 from qvggt.jobs.evaluate import EvaluateJob
 from qvggt.jobs.export import ExportJob
+from qvggt.jobs.gpus import attention_types
 from qvggt.jobs.job import Doc, Job, Place, Result, Source
 from qvggt.jobs.options import DEVICES, Attention, File, Offline, Revision, Threads
 from qvggt.jobs.places import check_place
@@ -247,7 +248,7 @@ class Plan:
         self.posed = self.dataset != PHOTOS
         installed = [name for name, package in BUILDERS.items() if find_spec(package) is not None]
         types = {kind for format in job.formats for kind in format_types(find_format(format))}
-        types |= set() if find_attention(job.attention) is None else {"fp8"}
+        types |= attention_types(job.attention)
         found = capability_here() if job.to == "engine" else ""
         unfit = {name: why_not(name, capability=found, types=types) for name in installed if job.to == "engine"}
         self.backend = next((name for name in installed if not unfit.get(name)), None)

@@ -231,8 +231,7 @@ class ExportJob(Job[ExportResult]):
             check_fused(self.target, precision)
 
     def _check_gpus(self, scheme: Scheme) -> None:
-        integers = self.storage == "int8" or (self.storage is None and self.made_for is Target.TENSORRT_10)
-        check_gpus(self.compute_capabilities, scheme, self.made_for, integers)
+        check_gpus(self.compute_capabilities, scheme, self.made_for, self.made_for.stores_int8(self.storage))
 
     def prepare(self) -> None:
         check_new_file(Path(self.output), self.overwrite)

@@ -35,8 +35,13 @@ def scheme_types(scheme: Scheme) -> set[str]:
     """The types of a scheme's formats, as `compatibility.SMALLEST` names them."""
     names = [scheme.bits, *(bits for _, bits in scheme.overrides)]
     types = {kind for name in names for kind in format_types(find_format(name, scheme.activation))}
-    attention = find_attention(scheme.attention)
-    return types if attention is None else types | {attention.grid.container.lower()}
+    return types | attention_types(scheme.attention)
+
+
+def attention_types(name: str) -> set[str]:
+    """Likewise, of what --attention says."""
+    format = find_attention(name)
+    return set() if format is None else {format.grid.container.lower()}
 
 
 def check_gpus(wanted: Sequence[str], scheme: Scheme, target: Target, integers: bool = False) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from qvggt.engines.compatibility import SMALLEST
+from qvggt.engines.compatibility import format_types, least_capability
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import BLOCKED, DEFAULT, FORMATS, blocks, choices, choices_text
 from qvggt.jobs.job import Doc, Place, Source
@@ -23,8 +23,9 @@ def on_newer_gpus() -> str:
     needs: dict[str, list[str]] = {}
     for format in FORMATS.values():
         if isinstance(format, LinearFormat) and format.activation is not None:
-            rtx, own = (SMALLEST[name].get(format.activation.grid.container.lower()) for name in ("rtx", "tensorrt"))
-            if rtx is not None and own is not None:
+            types = format_types(format) - {"int4"}
+            rtx, own = (least_capability(name, types) for name in ("rtx", "tensorrt"))
+            if types:
                 but = "" if own == rtx else f" ({own} with TensorRT itself)"
                 needs.setdefault(f"compute capability {rtx} or newer{but}", []).append(format.bits)
     return "; ".join(f"{', '.join(dict.fromkeys(names))}: {what}" for what, names in needs.items()) + "."

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import LinearFormat
-from qvggt.formats.tensor_format import EPS, TensorFormat
+from qvggt.formats.tensor_format import TensorFormat
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,11 @@ class QuantConv2d(nn.Module):
         if ranges is None:
             module.bias = None if conv.bias is None else conv.bias.detach().float().clone()
             return module
-        room = module.maps.grid.headroom
         amax = {"act_amax": ranges.input} | ({"out_amax": ranges.output} if module.rounds_output else {})
         for name, value in amax.items():
-            setattr(module, name, torch.tensor(max(value * room, EPS), dtype=torch.float32, device=weight.device))
+            setattr(
+                module, name, torch.tensor(module.maps.constant_range(value), dtype=torch.float32, device=weight.device)
+            )
         if conv.bias is not None:
             module.bias = conv.bias.detach().float().repeat_interleave(module.shape.shuffle**2)
         if module.bias is not None and module.rounds_output:

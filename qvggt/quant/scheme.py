@@ -87,8 +87,8 @@ class Scheme:
     @property
     def floor_db(self) -> float:
         """SQNR an exported network has to reach against its reference."""
-        attention = find_attention(self.attention)
-        return min(self.base.floor_db, self.base.floor_db if attention is None else attention.floor_db)
+        formats = (self.base, find_attention(self.attention))
+        return min(format.floor_db for format in formats if format is not None)
 
     @property
     def needs_ranges(self) -> bool:

@@ -22,11 +22,12 @@ from qvggt.journal import Journal
 from qvggt.mapping import from_mapping
 from qvggt.models.block import Block
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.model import transform_specs
+from qvggt.quant.model import quantized_linears, transform_specs
 from qvggt.quant.transform import TransformSpec
 from qvggt.tensor_file import TensorFile, open_tensors, write_tensors
 
 JOURNAL = "journal.jsonl"
+LATENT = "latent"
 
 
 class BlockJournal:
@@ -50,6 +51,9 @@ class BlockJournal:
     def save(self, path: str, block: Block, report: BlockReport) -> None:
         """Store a finished block: its file, then the line that vouches for it."""
         file, tensors = self._file(path), block.state_dict()
+        for name, linear in quantized_linears(block):
+            if linear.latent is not None:
+                tensors[f"{name}.{LATENT}"] = linear.latent
         write_tensors(file, tensors, {})
         specs = {name: asdict(spec) for name, spec in transform_specs(block).items()}
         entry = {"file": file.name, "sha256": digest(tensors), "report": asdict(report), "transforms": specs}
@@ -66,6 +70,27 @@ class BlockJournal:
             raise QvggtError(
                 f"{file.path}: is no finished block of this calibration ({line(error)}); delete it to compute it again"
             ) from error
+
+    def keep(self, key: str, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Store how far some long work is, in place of what was stored before."""
+        old = self.journal.values.get(key)
+        file = self.folder / f"{key}-{step}.safetensors"
+        write_tensors(file, tensors, {})
+        self.journal.add(key, {"file": file.name, "sha256": digest(tensors), "step": step})
+        if old is not None:
+            (self.folder / old["file"]).unlink(missing_ok=True)
+
+    def kept(self, key: str) -> tuple[int, dict[str, Tensor]] | None:
+        """(step, tensors) stored last, or None; QvggtError for a damaged file."""
+        entry = self.journal.values.get(key)
+        if entry is None or not (self.folder / entry["file"]).exists():
+            return None
+        file = open_tensors(self.folder / entry["file"])
+        read = file.opener()
+        tensors = {name: read(name).clone() for name in file.entries}
+        if entry["sha256"] != digest(tensors):
+            raise QvggtError(f"{file.path}: its tensors do not match their sha256; delete it to begin that work again")
+        return entry["step"], tensors
 
     def finished(self) -> int:
         """Number of blocks stored."""
@@ -91,7 +116,10 @@ def _read(
         bias = getattr(linear, "bias", None) is not None
         own = report.steps[name].format(format) if name in report.steps else format
         final.set_submodule(name, QuantLinear(linear.in_features, linear.out_features, own, bias, spec))  # type: ignore[arg-type]
+    latent = {key: tensors.pop(key) for key in list(tensors) if key.endswith(f".{LATENT}")}
     final.load_state_dict(tensors, assign=True)
+    for key, tensor in latent.items():
+        setattr(final.get_submodule(key.removesuffix(f".{LATENT}")), LATENT, tensor)
     return final.requires_grad_(False).to(device_of(block)), report
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from torch import Tensor
 
+from qvggt.calib.adaptation import adapt_, sharing
 from qvggt.calib.basis import stream_bases
 from qvggt.calib.block_journal import BlockJournal
 from qvggt.calib.half import half_attention, half_products
@@ -84,6 +85,7 @@ def calibrate_(
         if recipe.rotation == "balanced":
             bases = stream_bases(model, recipe, batches, group_of(scheme), memory)
         fold_(model, folds, bases)
+    teacher = sharing(model) if recipe.adapt else None
     target = Stream.start(model, batches, memory)
     source = target if recipe.propagation == "float" else target.copy()
     reports: dict[str, BlockReport] = {}
@@ -121,6 +123,10 @@ def calibrate_(
         else:
             with half_attention(recipe.bf16):
                 source.advance(stage, final, recipe.frame_shapes)
+    if teacher is not None:
+        source.tokens.clear()
+        target.tokens.clear()
+        adapt_(model, teacher, batches, recipe, seed, journal=journal, memory=memory, progress=progress)
     tell_centers_(model)
     scheme = settled(model, scheme)  # what is floating-point attention by now stays so
     quantize_(model, scheme, *static_ranges(model, scheme, batches, progress=progress))

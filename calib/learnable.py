@@ -109,6 +109,11 @@ class LearnableLinear(nn.Module):
         scale = self.weight_scale(weight)
         return format.dequantize(format.round(weight, scale, True) if self.codes is None else self.codes, scale)
 
+    def unrounded(self) -> Tensor:
+        """The weight in codes before it is rounded [out, in]."""
+        weight = self.clipped_weight()
+        return weight / self.format.weight.granularity.expand(self.weight_scale(weight), weight.shape[1])
+
     @property
     def act_ranges(self) -> Tensor:
         """Clip ratios [2] or the range of the tensor [], whichever the format has."""

@@ -260,7 +260,9 @@ def _finish(block: Block, learnables: dict[str, LearnableLinear], recipe: Recipe
             # proj's scale divides the value rows, whose grids shrink with them
             width = len(scale["attn.proj"])
             rows = torch.cat([scale["attn.proj"].new_ones(2 * width), 1 / scale["attn.proj"]])
-        final.set_submodule(name, learnable.finish(name in folded, rows))
+        linear = learnable.finish(name in folded, rows)
+        linear.latent = learnable.unrounded() if recipe.adapt else None
+        final.set_submodule(name, linear)
     if "attn.proj" in constants:
         # attention averages the values with weights of sum 1, so what each of them loses the average loses
         qkv = final.attn.qkv

@@ -30,6 +30,7 @@ class QuantLinear(nn.Module):
     kind_bias: Tensor | None
     act_clip: Tensor
     act_amax: Tensor
+    latent: Tensor | None
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class QuantLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features, self.format = in_features, out_features, format
         self.register_buffer("codes", torch.zeros(out_features, in_features, dtype=format.weight.grid.dtype))
+        self.register_buffer("latent", None, persistent=False)
         self.register_buffer("weight_scale", torch.ones(out_features, format.weight.granularity.groups(in_features)))
         types = transform.kinds if transform else 0
         self.register_buffer("bias", torch.zeros(out_features) if bias and not types else None)

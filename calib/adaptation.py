@@ -1,17 +1,17 @@
-"""A calibrated network whose weights adapt to the rounding of their inputs, end to end, with the float network as the
-teacher.
+"""Rounded weights of all blocks adapted together, end to end, with the float network as the teacher.
 
-Blocks are calibrated one after the other, each on its own error. Here the inputs of all linears round at once,
-gradients pass the rounding straight through, and the weights, not rounded yet, move until cameras and tokens are
-closest to the float network's. Images need no labels, so a few sequences become many (`qvggt.calib.variations`). Then
-the weights are rounded again, block by block: every linear is a `QuantLinear` as before.
+Blocks are calibrated one after the other, each on its own error. What the errors of all weights together make of the
+outputs is no noise, it is much the same in every image, so codes, scales and biases can move until it is least:
+gradients pass the rounding straight through. Activations stay floating point meanwhile: what their grids add is noise,
+which weights can do little about, and which would drown the gradients. Images need no labels, so a few sequences become
+many (`qvggt.calib.variations`). At the end every linear is a `QuantLinear` as before.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -20,10 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from qvggt.calib.block_journal import BlockJournal
-from qvggt.calib.gptq import InputMoments, gptq_codes
 from qvggt.calib.recipe import Recipe
-from qvggt.calib.reconstruct import token_weights
-from qvggt.calib.stream import Stream
 from qvggt.calib.variations import varied
 from qvggt.device import device_of
 from qvggt.models.block import Block, Rope
@@ -38,7 +35,8 @@ from qvggt.quant.linear import QuantLinear
 BATCH = 4  # sequences a step
 JUDGED = 16  # sequences on which errors at the start are measured: what each counts from then on
 WARM = 0.05  # of the steps, in which rates rise
-SLOWER = 0.1  # rate of biases and clips to that of the weights
+SLOWER = 0.3  # rate of scales and biases to that of the weights
+NEAR = 0.49  # of a code, which still rounds to it
 KEEP = 50  # steps after which the state is kept
 LEAST_SPREAD = 1e-3  # of a number of the cameras to the mean of all, below which it counts no more
 TINY = 1e-8
@@ -48,57 +46,65 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class AdaptableLinear(nn.Module):
-    """A `QuantLinear` that learns, its weight not rounded. Parameters start where it is and have its own units, so that
-    one rate suits every linear of every network: the weight codes, ranges their logarithm, biases what a change of all
-    weights of a row by a code does to inputs of 1.
+    """A `QuantLinear` that learns its codes, scales and biases, on floating-point activations.
+
+    All start where it is, in units of their own, so that one rate suits every linear of every network: weights codes,
+    scales their logarithm, biases what a change of all weights of a row by a code does to inputs of 1.
     """
 
     def __init__(self, quantized: QuantLinear) -> None:
         super().__init__()
         self.quantized = quantized
-        start = quantized.codes.to(quantized.weight_scale.dtype) if quantized.latent is None else quantized.latent
-        self.latent = nn.Parameter(start.clone())
-        bias = quantized.bias if quantized.kind_bias is None else quantized.kind_bias
-        self.bias_step = None if bias is None else nn.Parameter(torch.zeros_like(bias))
-        ranged = quantized.format.mode == "dynamic" or quantized.format.observed
-        self.log_range = nn.Parameter(torch.zeros_like(quantized.act_ranges)) if ranged else None
+        codes = quantized.codes.to(quantized.weight_scale.dtype)
+        if quantized.latent is not None:  # on the side of a code where the weight was: what is near another goes first
+            codes = codes + (quantized.latent - codes).clamp(-NEAR, NEAR)
+        self.latent = nn.Parameter(codes)
+        self.log_scale = nn.Parameter(torch.zeros_like(quantized.weight_scale))
+        if quantized.format.weight.scale_grid is not None:
+            self.log_scale.requires_grad_(False)  # scales that have a grid of their own stay on it
+        start = self._start
+        self.bias_step = None if start is None else nn.Parameter(torch.zeros_like(start))
+
+    @property
+    def _start(self) -> Tensor | None:
+        return self.quantized.bias if self.quantized.kind_bias is None else self.quantized.kind_bias
+
+    @property
+    def scale(self) -> Tensor:
+        return self.quantized.weight_scale * self.log_scale.exp()
 
     @property
     def bias(self) -> Tensor | None:
         """[out], or [types, out] of a linear that centers."""
-        start = self.quantized.bias if self.quantized.kind_bias is None else self.quantized.kind_bias
-        if start is None or self.bias_step is None:
+        if self._start is None or self.bias_step is None:
             return None
-        return start + self.bias_step * (self.quantized.weight_scale.mean(1) * math.sqrt(self.quantized.in_features))
+        unit = self.quantized.weight_scale.mean(1) * math.sqrt(self.quantized.in_features)
+        return self._start + self.bias_step * unit
+
+    def codes(self, straight_through: bool = False) -> Tensor:
+        return self.quantized.format.weight.grid.round(self.latent, 1.0, straight_through)
 
     def forward(self, x: Tensor) -> Tensor:
-        quantized, format, a = self.quantized, self.quantized.format, None
+        quantized, bias = self.quantized, self.bias
         x = quantized.centered(x)
         if quantized.transform is not None:
             x = quantized.transform(x)
-        if format.activation is not None:
-            ranges = quantized.act_ranges if self.log_range is None else quantized.act_ranges * self.log_range.exp()
-            x, a = format.activation.quantize(x, ranges, straight_through=True)
-        y, bias = F.linear(x, format.weight.dequantize(self.latent, quantized.weight_scale)), self.bias
-        y = y if a is None else y * a
-        if bias is None:
-            return y
+        weight = quantized.format.weight.dequantize(self.codes(straight_through=True), self.scale)
+        if bias is None or quantized.kind_bias is None:
+            return F.linear(x, weight, bias)
         # bias[types] would add its gradients up in whatever order the threads come
-        return y + (bias if quantized.kind_bias is None else F.embedding(current_types(), bias))
+        return F.linear(x, weight) + F.embedding(current_types(), bias)
 
     @torch.no_grad()
     def finish(self) -> QuantLinear:
-        """The `QuantLinear` it was made from, with what was learned and the weight rounded to nearest."""
-        quantized, grid, bias = self.quantized, self.quantized.format.weight.grid, self.bias
-        quantized.latent = self.latent.detach()
-        quantized.codes = grid.round(quantized.latent, 1.0).to(grid.dtype)
+        """The `QuantLinear` it was made from, with what was learned."""
+        quantized, bias = self.quantized, self.bias
+        quantized.codes, quantized.latent = self.codes().to(quantized.codes.dtype), None
+        quantized.weight_scale = self.scale
         if quantized.kind_bias is None:
             quantized.bias = bias
         else:
             quantized.kind_bias = bias
-        if self.log_range is not None:
-            name = "act_clip" if quantized.format.mode == "dynamic" else "act_amax"
-            setattr(quantized, name, quantized.act_ranges * self.log_range.exp())
         return quantized
 
 
@@ -218,11 +224,10 @@ def adapt_(
     seed: int = 0,
     *,
     journal: BlockJournal | None = None,
-    memory: int = 2 << 30,
     progress: bool = True,
 ) -> None:
     """Adapt the quantized linears of a network whose blocks are calibrated, in place, on its device, in `recipe.adapt`
-    steps; then round their weights again.
+    steps.
 
     teacher: the float network in the same basis. `batches`: image sequences [S, 3, H, W] in [0, 1], kept in memory as
     bytes. Deterministic for a seed. `journal`: the state is kept there now and then, and taken from there.
@@ -242,8 +247,6 @@ def adapt_(
         master.restore()
     for path, linear in linears.items():
         network.set_submodule(path, linear.finish())
-    if recipe.rounding == "gptq":
-        _round(network, stages, Stream.start(network, batches, memory), recipe, progress)
 
 
 class _Steps:
@@ -323,30 +326,3 @@ def _draw(images: list[Tensor], count: int, seed: int) -> Tensor:
     least = min(most, max(2, (most + 1) // 2))
     frames = least + int(torch.randint(most - least + 1, (), generator=generator))
     return torch.stack([varied(sequence.float() / 255, frames, generator) for sequence in chosen])
-
-
-@torch.no_grad()
-def _round(network: Network, stages: Sequence[Stage], source: Stream, recipe: Recipe, progress: bool) -> None:
-    """GPTQ codes of every linear in turn, on the inputs it sees with the ones before it already rounded."""
-    for stage in bar(stages, desc="round", unit="block", shown=progress):
-        if stage.enters:
-            source.enter(network, stage)
-        block = network.get_submodule(stage.path)
-        assert isinstance(block, Block)
-        for name in LINEARS:
-            linear = block.get_submodule(name)
-            if not isinstance(linear, QuantLinear) or linear.latent is None:
-                continue
-            moments = InputMoments(linear.in_features, linear.codes.device)
-
-            def add(x: Tensor, types: Tensor, linear: QuantLinear = linear, to: InputMoments = moments) -> None:
-                x, a = linear.quantized_input(linear.centered(x))
-                weight = token_weights(types, recipe.special_weight).sqrt()[..., None]
-                to.update((x if a is None else x * a) * weight)
-
-            source.visit(stage, block, {name: add}, recipe.frame_shapes)
-            format = linear.format.weight
-            scale = format.granularity.expand(linear.weight_scale, linear.in_features)
-            linear.codes = gptq_codes(linear.latent * scale, scale, format.grid, moments).to(format.grid.dtype)
-            linear.latent = None
-        source.advance(stage, block, recipe.frame_shapes)

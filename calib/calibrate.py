@@ -126,7 +126,7 @@ def calibrate_(
     if teacher is not None:
         source.tokens.clear()
         target.tokens.clear()
-        adapt_(model, teacher, batches, recipe, seed, journal=journal, memory=memory, progress=progress)
+        adapt_(model, teacher, batches, recipe, seed, journal=journal, progress=progress)
     tell_centers_(model)
     scheme = settled(model, scheme)  # what is floating-point attention by now stays so
     quantize_(model, scheme, *static_ranges(model, scheme, batches, progress=progress))

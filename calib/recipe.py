@@ -42,7 +42,7 @@ class Recipe:
     least-squares optimum instead of 0.982; of floating-point weights the scales, which need not end at the largest.
     propagation: whether a block sees float or quantized inputs. rounding: of the weights.
     frame_shapes: feed global blocks frame by frame, a fault of the released code kept for its baseline.
-    adapt: steps in which all weights together adapt to the rounding of their inputs afterwards (calib.adaptation), at
+    adapt: steps in which the rounded weights of all blocks adapt to each other afterwards (calib.adaptation), at up to
     `adapt_rate` codes a step.
     bf16: attention, and the float blocks that are learned from, multiply bf16; nothing that rounds does (calib.half).
     """
@@ -72,7 +72,7 @@ class Recipe:
     rounding: Rounding = "rtn"
     frame_shapes: bool = False
     adapt: int = 0
-    adapt_rate: float = 3e-3
+    adapt_rate: float = 1e-3
     bf16: bool = False
 
     def replace(self, **changes: Any) -> Recipe:

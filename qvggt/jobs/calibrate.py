@@ -153,6 +153,11 @@ class CalibrateJob(Job[Calibrated]):
     ] = None
     fc2: Annotated[Literal["none", "kronecker"] | None, Doc("Online rotation of fc2. [the recipe's]")] = None
     epochs: Annotated[int | None, Doc("Learning passes; 0 = none. [the recipe's; 0 at 8 bits]"), at_least(0)] = None
+    adapt: Annotated[
+        int | None,
+        Doc("Steps in which the rounded weights adapt to each other; memory of a training step. [the recipe's, 0]"),
+        at_least(0),
+    ] = None
     device: TorchDevice = "cpu"
     bf16: Annotated[
         bool, Doc("bf16 in attention, and in the float blocks that are learned from; nothing that rounds changes.")
@@ -197,7 +202,8 @@ class CalibrateJob(Job[Calibrated]):
             raise QvggtError("--override: --budget chooses the bits of every part itself; give one of the two")
         if self.bf16 and self.chosen().replace(bf16=False) == RECIPES["rtn"]:
             raise QvggtError(f"--bf16: --recipe {self.recipe} runs no blocks; leave it out")
-        self.chosen()
+        if self.chosen().adapt and self.chosen().replace(adapt=0) == RECIPES["rtn"]:
+            raise QvggtError(f"--adapt: --recipe {self.recipe} calibrates no blocks; leave it out")
         check_mode(self.class_mode)
         for option in ("clusters", "pool"):
             if getattr(self, option) is not None and not self.select:
@@ -214,6 +220,8 @@ class CalibrateJob(Job[Calibrated]):
             raise QvggtError(
                 f"--budget: --bits {wanted.bits} has nothing to choose; expected one of {', '.join(others)}"
             )
+        if self.adapt and wanted.attention != FLOAT:
+            raise QvggtError(f"--adapt: gradients do not pass --attention {wanted.attention}; leave one of the two out")
         fixed = [name for name in wanted.parts if find_family(wanted.family).part(name).single]
         if self.budget is not None and fixed:
             raise QvggtError(f"--budget: part {fixed[0]} has one format only and nothing to choose; leave it out")
@@ -261,6 +269,8 @@ class CalibrateJob(Job[Calibrated]):
             changes["bf16"] = True
         if self.epochs is not None:
             changes |= {"epochs": self.epochs, "learn": self.epochs > 0, "learn_all": True}
+        if self.adapt is not None:
+            changes["adapt"] = self.adapt
         return find_recipe(self.recipe, None if wanted is None else wanted.base).replace(**changes)
 
     def needs_data(self, wanted: Scheme) -> bool:
@@ -370,7 +380,9 @@ class CalibrateJob(Job[Calibrated]):
         if self.budget is not None:
             assert training is not None
             by, about = self.budget_by or "part", {**job, **calibration}
-            search = BudgetSearch(self.budget, by, wanted, recipe, self.seed, self.token_bytes, tried, about)
+            search = BudgetSearch(
+                self.budget, by, wanted, recipe.replace(adapt=0), self.seed, self.token_bytes, tried, about
+            )
             searched = search_budget(search, network, training.images, training.pool, console)
             wanted = searched.scheme
         layers: Mapping[str, Mapping[str, float | None]]

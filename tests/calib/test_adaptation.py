@@ -1,0 +1,116 @@
+"""Weights that adapt end to end: what it buys on a small model, the same bytes again and after a kill, what it leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_network import small_batches, small_images, small_model
+
+from qvggt.calib import adaptation
+from qvggt.calib.adaptation import AdaptableLinear
+from qvggt.calib.block_journal import BlockJournal
+from qvggt.calib.calibrate import calibrate_
+from qvggt.calib.recipe import Recipe
+from qvggt.calib.variations import varied
+from qvggt.models.block import Block
+from qvggt.models.folded import applied_fold
+from qvggt.models.vggt.network import VGGT
+from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
+from qvggt.quant.model import quantized_linears
+from qvggt.quant.scheme import parse_scheme
+
+RECIPE = Recipe("adapted", rotation="folded", center="needed", smooth=True, rounding="gptq", adapt_rate=5e-3)
+
+
+def calibrated(steps: int, bits: str = "w4a8", act: str = "dynamic", journal: BlockJournal | None = None) -> VGGT:
+    model = small_model(seed=1)
+    batches = small_batches(2, 3, 2, 3)
+    recipe = RECIPE.replace(adapt=steps)
+    calibrate_(model, parse_scheme(bits, act), recipe, batches, journal=journal, progress=False)
+    return model
+
+
+def distance(model: VGGT) -> float:
+    """Relative error of the cameras of other images."""
+    images = torch.stack([small_images(3, seed=seed) for seed in range(20, 28)])
+    with torch.no_grad():
+        wanted = small_model(seed=1)(images)["pose_enc"]
+        return float((model(images)["pose_enc"] - wanted).norm() / wanted.norm())
+
+
+@pytest.fixture(scope="module")
+def adapted() -> VGGT:
+    return calibrated(12)
+
+
+def test_adapted_weights_serve_other_images_better(adapted: VGGT) -> None:
+    assert distance(adapted) < 0.9 * distance(calibrated(0))
+
+
+def test_the_network_is_an_ordinary_one(adapted: VGGT, tmp_path: Path) -> None:
+    assert all(linear.latent is None for _, linear in quantized_linears(adapted))
+    assert not any(isinstance(module, AdaptableLinear) for module in adapted.modules())
+    assert all(isinstance(adapted.get_submodule(f"aggregator.frame_blocks.{i}"), Block) for i in range(4))
+    scheme = parse_scheme("w4a8")
+    save_calibrated(tmp_path / "saved", adapted, scheme, Provenance({}, {}, {}, {}))
+    images = small_images(2, seed=5)
+    with torch.no_grad():
+        assert torch.equal(adapted(images)["pose_enc"], load_calibrated(tmp_path / "saved").network(images)["pose_enc"])
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(adapted: VGGT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptation, "KEEP", 5)
+    keep = BlockJournal.keep
+
+    def killed(self: BlockJournal, key: str, step: int, tensors: Any) -> None:
+        keep(self, key, step, tensors)
+        if step == 10:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BlockJournal, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            calibrated(12, journal=BlockJournal(tmp_path / "store", {"seed": 0}))
+    assert [path.name for path in (tmp_path / "store").glob("adaptation*")] == ["adaptation-10.safetensors"]
+    drawn: list[int] = []
+    draw = adaptation._draw
+    monkeypatch.setattr(adaptation, "_draw", lambda *args: drawn.append(1) or draw(*args))
+    model = calibrated(12, journal=BlockJournal(tmp_path / "store", {"seed": 0}))
+    assert len(drawn) == 2 + adaptation.JUDGED // adaptation.BATCH  # the steps that were left
+    for (name, tensor), (_, other) in zip(model.state_dict().items(), adapted.state_dict().items(), strict=True):
+        assert torch.equal(tensor, other), name
+
+
+@pytest.mark.parametrize(("bits", "act"), [("w4a4", "static"), ("w4a16", "dynamic"), ("nvfp4", None)])
+def test_other_formats_adapt_too(bits: str, act: str | None) -> None:
+    model = calibrated(2, bits, act)  # type: ignore[arg-type]
+    assert applied_fold(model) is not None
+    assert all(value.isfinite().all() for value in model(small_images(2)).values())
+
+
+def test_an_adaptable_linear_starts_and_ends_as_the_quantized_one() -> None:
+    model = calibrated(0)
+    linear = model.get_submodule("aggregator.frame_blocks.1.attn.proj")
+    before = {name: tensor.clone() for name, tensor in linear.state_dict().items()}
+    linear.latent = linear.codes + 3.0  # GPTQ may have moved a weight by codes: it starts on the nearer side of its own
+    adaptable = AdaptableLinear(linear)  # type: ignore[arg-type]
+    assert torch.equal(adaptable.codes(), linear.codes.float())
+    assert float((adaptable.latent - linear.codes).max()) == pytest.approx(adaptation.NEAR)
+    after = adaptable.finish().state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_variations_change_all_frames_of_a_sequence_alike() -> None:
+    images = small_images(1).expand(4, -1, -1, -1).contiguous()
+    for seed in range(8):
+        x = varied(images, 3, torch.Generator().manual_seed(seed))
+        assert x.shape == (3, 3, 56, 56)
+        assert float(x.min()) >= 0
+        assert float(x.max()) <= 1
+        assert torch.equal(x[0], x[1])
+        assert torch.equal(x[0], x[2])
+        assert not torch.equal(x[0], images[0])
+        assert torch.equal(x, varied(images, 3, torch.Generator().manual_seed(seed)))

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tiny_training.batches import PATCH, STRIDE, Batch
-from tiny_training.forward import Taps
+from training.batches import PATCH, STRIDE, Batch
+from training.forward import Taps
 
 CELLS = PATCH // STRIDE  # stride-2 points per patch side
 

@@ -3,8 +3,8 @@
     python tools/train_tiny.py --out outputs/tiny --minutes 110 --workers 2
 
 Renders the training and held-out scenes (once), trains for a fixed wall-clock budget with one single-threaded
-process per worker (gradients averaged), checkpoints every few minutes (a second run resumes), and writes
-`model.safetensors` (fp16), `train_log.jsonl` and `metrics.json` into --out. Nothing is shared between scenes, so the
+process per worker (gradients averaged), checkpoints every few minutes (a second run resumes, with more minutes if you like, as long as the rate has not begun to fall),
+and writes `model.safetensors` (fp16), `train_log.jsonl` and `metrics.json` into --out. Nothing is shared between scenes, so the
 model has to match across views; held-out seeds are disjoint from the training seeds.
 """
 
@@ -26,14 +26,15 @@ import typer
 from held_out import HELD_OUT_SEED, score
 from reporting import start, write_json
 from scene_split import load_split, render_split
-from tiny_training.batches import sample_batch
-from tiny_training.forward import Taps, aggregate, cameras
-from tiny_training.losses import Auxiliary, attention_loss, camera_loss, dense_loss
-from tiny_training.optimizer import build, initialise, set_rate
+from training.batches import sample_batch
+from training.forward import Taps, aggregate, cameras
+from training.growth import grow, grown
+from training.losses import Auxiliary, attention_loss, camera_loss, dense_loss
+from training.optimizer import build, initialise, set_rate
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from qvggt.data.synthetic.scene import SceneConfig
+from qvggt.data.synthetic.scene import SceneConfig, rich
 from qvggt.files import atomic_write
 from qvggt.hub.loading import load_model
 from qvggt.models.loading import save_model
@@ -47,10 +48,26 @@ TINY = VGGTConfig(
 )  # fmt: skip
 
 
+SMALL = grown(TINY)
+
+
+@dataclass(frozen=True)
+class Bed:
+    """A model to train and the scenes it is trained on."""
+
+    config: VGGTConfig
+    scenes: SceneConfig
+
+
+BEDS = {"tiny": Bed(TINY, SceneConfig(height=70, width=70, frames=8)), "small": Bed(SMALL, rich(140, 140, 16))}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything the result depends on, apart from the machine's speed (the budget is wall-clock)."""
 
+    model: str
+    grown_from: str | None
     minutes: float
     workers: int
     scenes: int
@@ -61,16 +78,23 @@ class Recipe:
     dense_sequences: int = 6
     narrow_until: float = 0.1
     medium_until: float = 0.3
+    hold: float = 0.0  # share of the budget before the rate begins to fall
     seed: int = 0
 
 
+# a grown network has matched before: far views sooner, smaller steps
+GROWN: dict[str, Any] = {"narrow_until": 0.04, "medium_until": 0.12, "images_per_worker": 48, "rate": 1.5e-3}
+
+
 def stage(recipe: Recipe, progress: float, rng: np.random.Generator) -> tuple[int, int]:
-    """(frames, azimuth window) of the next step: near views first, then any 2 to 8 of the 8 frames."""
+    """(frames, azimuth window) of the next step: near views first, then 2 to all frames of a scene."""
+    total = BEDS[recipe.model].scenes.frames
     if progress < recipe.narrow_until:
-        return 4, int(rng.choice([4, 5]))
+        return 4, int(rng.choice([4, 5])) * total // 8
     if progress < recipe.medium_until:
-        return 4, int(rng.choice([4, 5, 6, 8]))
-    return int(rng.choice([2, 3, 4, 4, 4, 6, 8])), int(rng.choice([5, 8, 8]))
+        return 4, int(rng.choice([4, 5, 6, 8])) * total // 8
+    frames = [2, 3, 4, 4, 4, 6, 8] if total == 8 else [2, 3, 4, 4, 4, 4, 6, 8, 10, 16]
+    return int(rng.choice(frames)), int(rng.choice([5, 8, 8])) * total // 8
 
 
 def average_gradients(parameters: list[Tensor], extra: Tensor) -> Tensor:
@@ -90,20 +114,24 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=recipe.workers)
     train, held_out = load_split(out / "train"), load_split(out / "held_out")
-    model = VGGT(TINY)
-    auxiliary = Auxiliary(TINY.embed_dim, TINY.aa_depth)
+    config = BEDS[recipe.model].config
     generator = torch.Generator().manual_seed(recipe.seed)
-    initialise(model, generator)
+    auxiliary = Auxiliary(config.embed_dim, config.aa_depth)
+    if recipe.grown_from is None:
+        model = VGGT(config)
+        initialise(model, generator)
+    else:
+        model = grow(load_model(recipe.grown_from), generator).requires_grad_(True)
     initialise(auxiliary, generator)
     optimizers = build([model, auxiliary], recipe.rate)
     parameters = [p for m in (model, auxiliary) for p in m.parameters()]
-    state_file, made_by = out / "state.pt", json.dumps(dataclasses.asdict(recipe))
+    state_file, made_by = out / "state.pt", json.dumps(dataclasses.asdict(dataclasses.replace(recipe, minutes=0)))
     stateful: list[Any] = [model, auxiliary, *optimizers]
     step, elapsed, samples = 0, 0.0, 0
     if state_file.exists():
         saved = torch.load(state_file, weights_only=True)
-        if saved["recipe"] != made_by:
-            raise typer.BadParameter(f"{state_file} belongs to another recipe; choose another --out or delete it")
+        if saved["recipe"] != made_by or (saved["elapsed"] > recipe.hold * saved["minutes"] and saved["minutes"] != recipe.minutes):
+            raise typer.BadParameter(f"{state_file} belongs to another recipe, or its rate has begun to fall; choose another --out or delete it")
         for each, state in zip(stateful, saved["states"], strict=True):
             each.load_state_dict(state)
         step, elapsed, samples = saved["step"], saved["elapsed"], saved["samples"]
@@ -117,13 +145,13 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
         frames, window = stage(recipe, progress, shared)
         sequences = max(4, recipe.images_per_worker // frames)
         batch = sample_batch(own, train, sequences, frames, window)
-        set_rate(optimizers, progress)
+        set_rate(optimizers, progress, recipe.hold)
         taps = Taps()
         levels = aggregate(model, batch.images, taps)
-        special = TINY.patch_start
+        special = config.patch_start
         parts = {
-            "camera": 5 * camera_loss(cameras(model, levels[TINY.aa_depth - 1][:, :, 0]), batch.pose),
-            "geometry": auxiliary.geometry_loss(levels[TINY.aa_depth - 1][:, :, special:], batch),
+            "camera": 5 * camera_loss(cameras(model, levels[config.aa_depth - 1][:, :, 0]), batch.pose),
+            "geometry": auxiliary.geometry_loss(levels[config.aa_depth - 1][:, :, special:], batch),
             "descriptor": 0.3 * auxiliary.descriptor_loss(taps, batch, special),
             "attention": 0.3 * attention_loss(taps, batch, special),
         }
@@ -152,7 +180,7 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
             last_log = now
             line = {"minutes": round(elapsed / 60, 2), "step": step, "samples": samples, "grad": round(norm, 3)}
             line.update({k: round(v, 4) for k, v in running.items()})
-            if now - last_score > 240:
+            if now - last_score > 600:
                 last_score = now
                 line.update(score(model, held_out, 64, 4))
             with open(out / "train_log.jsonl", "a") as log:
@@ -160,12 +188,12 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
             print(json.dumps(line), flush=True)
         if rank == 0 and now - last_save > 180:
             last_save = now
-            saved = {"recipe": made_by, "states": [each.state_dict() for each in stateful]}
+            saved = {"recipe": made_by, "minutes": recipe.minutes, "states": [each.state_dict() for each in stateful]}
             saved |= {"step": step, "elapsed": elapsed, "samples": samples}
             with atomic_write(state_file) as temporary:
                 torch.save(saved, temporary)
     if rank == 0:
-        provenance = {"recipe": made_by, "steps": str(step), "samples": str(samples)}
+        provenance = {"recipe": json.dumps(dataclasses.asdict(recipe)), "steps": str(step), "samples": str(samples)}
         save_model(model, out / "model.safetensors", provenance, dtype=torch.float16)
         print(f"wrote {out / 'model.safetensors'} after {step} steps, {samples} sequences", flush=True)
     dist.barrier()
@@ -173,16 +201,21 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
 
 
 def main(
+    bed: Annotated[str, typer.Argument(help=f"Which model: {' or '.join(BEDS)}.")],
     out: Annotated[Path, typer.Option(help="Folder for scenes, checkpoints and the result.")] = Path("outputs/tiny"),
     minutes: Annotated[float, typer.Option(min=0.1, help="Wall-clock training budget.")] = 110,
     workers: Annotated[int, typer.Option(min=1, help="Data-parallel processes, one thread each.")] = 2,
     scenes: Annotated[int, typer.Option(min=8, help="Training scenes (seeds 0 .. N-1).")] = 16000,
     held_out: Annotated[int, typer.Option(min=1, help="Held-out scenes (seeds from 10000000).")] = 256,
+    grown_from: Annotated[str | None, typer.Option(help="A trained model of half the width to start from.")] = None,
+    hold: Annotated[float, typer.Option(min=0, max=1, help="Share of the budget before the rate begins to fall.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of initialisation and batches.")] = 0,
 ) -> None:
     """Render, train, score. Interrupt at will: the same command resumes."""
-    recipe = Recipe(minutes, workers, scenes, held_out, seed=seed)
-    config = SceneConfig(height=TINY.img_size, width=TINY.img_size, family="random", frames=8)
+    if bed not in BEDS:
+        raise typer.BadParameter(f"unknown model {bed!r}: expected {' or '.join(BEDS)}")
+    recipe = Recipe(bed, grown_from, minutes, workers, scenes, held_out, hold=hold, seed=seed, **(GROWN if grown_from else {}))
+    config = BEDS[bed].scenes
     render_split(config, range(HELD_OUT_SEED, HELD_OUT_SEED + held_out), out / "held_out", workers)
     render_split(config, range(scenes), out / "train", workers)
     # workers inherit these: one thread each, and freed tensors stay mapped instead of faulting in again
@@ -192,7 +225,7 @@ def main(
             spawn(work, (recipe, out, f"{folder}/meet"), nprocs=workers)
     model = load_model(out / "model.safetensors")
     held = load_split(out / "held_out")
-    results = [score(model, held, held_out, frames) for frames in range(2, 9)]
+    results = [score(model, held, held_out, frames) for frames in (*range(2, 9), *(n for n in (10, 16) if n <= config.frames))]
     for result in results:
         print(json.dumps(result))
     write_json(out / "metrics.json", {"recipe": dataclasses.asdict(recipe), "held_out": results}, told=False)

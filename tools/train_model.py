@@ -26,13 +26,13 @@ import typer
 from held_out import HELD_OUT_SEED, score
 from reporting import start, write_json
 from scene_split import load_split, render_split
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from training.batches import sample_batch
 from training.forward import Taps, aggregate, cameras
 from training.growth import grow, grown
 from training.losses import Auxiliary, attention_loss, camera_loss, dense_loss
 from training.optimizer import build, initialise, set_rate
-from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from qvggt.data.synthetic.scene import SceneConfig, rich
 from qvggt.files import atomic_write
@@ -130,8 +130,12 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
     step, elapsed, samples = 0, 0.0, 0
     if state_file.exists():
         saved = torch.load(state_file, weights_only=True)
-        if saved["recipe"] != made_by or (saved["elapsed"] > recipe.hold * saved["minutes"] and saved["minutes"] != recipe.minutes):
-            raise typer.BadParameter(f"{state_file} belongs to another recipe, or its rate has begun to fall; choose another --out or delete it")
+        if saved["recipe"] != made_by or (
+            saved["elapsed"] > recipe.hold * saved["minutes"] and saved["minutes"] != recipe.minutes
+        ):
+            raise typer.BadParameter(
+                f"{state_file} belongs to another recipe, or its rate has begun to fall; choose another --out or delete it"
+            )
         for each, state in zip(stateful, saved["states"], strict=True):
             each.load_state_dict(state)
         step, elapsed, samples = saved["step"], saved["elapsed"], saved["samples"]
@@ -214,7 +218,9 @@ def main(
     """Render, train, score. Interrupt at will: the same command resumes."""
     if bed not in BEDS:
         raise typer.BadParameter(f"unknown model {bed!r}: expected {' or '.join(BEDS)}")
-    recipe = Recipe(bed, grown_from, minutes, workers, scenes, held_out, hold=hold, seed=seed, **(GROWN if grown_from else {}))
+    recipe = Recipe(
+        bed, grown_from, minutes, workers, scenes, held_out, hold=hold, seed=seed, **(GROWN if grown_from else {})
+    )
     config = BEDS[bed].scenes
     render_split(config, range(HELD_OUT_SEED, HELD_OUT_SEED + held_out), out / "held_out", workers)
     render_split(config, range(scenes), out / "train", workers)
@@ -225,7 +231,9 @@ def main(
             spawn(work, (recipe, out, f"{folder}/meet"), nprocs=workers)
     model = load_model(out / "model.safetensors")
     held = load_split(out / "held_out")
-    results = [score(model, held, held_out, frames) for frames in (*range(2, 9), *(n for n in (10, 16) if n <= config.frames))]
+    results = [
+        score(model, held, held_out, frames) for frames in (*range(2, 9), *(n for n in (10, 16) if n <= config.frames))
+    ]
     for result in results:
         print(json.dumps(result))
     write_json(out / "metrics.json", {"recipe": dataclasses.asdict(recipe), "held_out": results}, told=False)

@@ -1,7 +1,7 @@
-"""A trained network made twice as wide, the same function: every channel stands there twice, and what reads both takes half of each.
+"""A trained network made twice as wide, the same function: every channel stands there twice, and is read by halves.
 
 Both copies of a channel would get the same gradients for ever, so every matrix also gets noise that cancels between the
-copies it reads: the function stays as it is, the copies part at the first step (net2net's widening, for LayerNorm networks).
+copies it reads: the function stays as it is, the copies part at the first step (Net2Net, Chen et al. 2016, section 3.2).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from qvggt.models.vggt.config import VGGTConfig
 from qvggt.models.vggt.network import VGGT
 
 
-def grown(config: VGGTConfig) -> VGGTConfig:
-    """Twice the width of every part, and of the image."""
+def grown(config: VGGTConfig, size: int | None = None) -> VGGTConfig:
+    """Twice the width of every part, for images of `size` pixels (default: twice as large, too)."""
     return replace(
         config,
-        img_size=2 * config.img_size,
+        img_size=size or 2 * config.img_size,
         embed_dim=2 * config.embed_dim,
         num_heads=2 * config.num_heads,
         camera_num_heads=2 * config.camera_num_heads,
@@ -32,13 +32,13 @@ def grown(config: VGGTConfig) -> VGGTConfig:
 
 
 @torch.no_grad()
-def grow(source: VGGT, generator: torch.Generator, noise: float = 0.5) -> VGGT:
-    """`source` twice as wide (config `grown`); on images of its size the same tokens and cameras, and nearly the same depth
-    (the dense heads add position maps whose frequencies depend on their width). `noise`: in units of a matrix's std.
+def grow(source: VGGT, generator: torch.Generator, noise: float = 0.5, size: int | None = None) -> VGGT:
+    """`source` twice as wide (config `grown`); on images of its size the same tokens and cameras, and nearly the same
+    depth (the dense heads add position maps that depend on their width). `noise`: in units of a matrix's std.
 
     Positional embeddings are interpolated to the new grid, as VGGT does with images of another size.
     """
-    model = VGGT(grown(source.config))
+    model = VGGT(grown(source.config, size))
     old = source.state_dict()
     for name, target in model.state_dict().items():
         target.copy_(_widened(name, old[name].float(), target.shape, noise, generator))
@@ -62,13 +62,15 @@ def _widened(name: str, value: Tensor, shape: torch.Size, noise: float, generato
             extra = noise * value.std() / 2 * torch.randn(value.shape, generator=generator)
             signs = torch.ones(2 * small).view(_parts(name, axis), 2, -1)
             signs[:, 1] = -1
-            wide += extra.index_select(axis, copies) * signs.flatten().view([-1 if a == axis else 1 for a in range(wide.dim())])
+            wide += extra.index_select(axis, copies) * signs.flatten().view(
+                [-1 if a == axis else 1 for a in range(wide.dim())]
+            )
         value = wide
     return value
 
 
 def _copies(name: str, axis: int, width: int) -> Tensor:
-    """Which old channel each new one is a copy of. What lies side by side on an axis (q, k, v; frame and global) stays so."""
+    """Which old channel each new one is a copy of; what lies side by side (q, k, v; frame and global) stays so."""
     each = torch.arange(width).view(_parts(name, axis), -1)
     return torch.cat([each, each], dim=1).flatten()
 
@@ -78,9 +80,11 @@ def _parts(name: str, axis: int) -> int:
         return 3
     if "poseLN_modulation" in name and axis == 0:
         return 6  # shift, scale and gate of a stream that is [frame, global]
-    hidden = (".fc1." in name and axis == 0) or ("fc2.weight" in name and axis == 1) or ("proj.weight" in name and axis == 1)
+    hidden = (
+        (".fc1." in name and axis == 0) or ("fc2.weight" in name and axis == 1) or ("proj.weight" in name and axis == 1)
+    )
     if name.startswith("camera_head"):
-        return 1 if hidden else 2
+        return 1 if inner else 2
     return 2 if "_head.norm." in name or (".projects." in name and axis == 1) else 1
 
 

@@ -1,7 +1,7 @@
 """A trained network made twice as wide, the same function: every channel stands there twice, and is read by halves.
 
 Both copies of a channel would get the same gradients for ever, so every matrix also gets noise that cancels between the
-copies it reads: the function stays as it is, the copies part at the first step (Net2Net, Chen et al. 2016, section 3.2).
+copies it reads: the function stays as it is, the copies part at the first step (Net2Net, Chen et al. 2016).
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ def _parts(name: str, axis: int) -> int:
         return 3
     if "poseLN_modulation" in name and axis == 0:
         return 6  # shift, scale and gate of a stream that is [frame, global]
-    hidden = (
-        (".fc1." in name and axis == 0) or ("fc2.weight" in name and axis == 1) or ("proj.weight" in name and axis == 1)
-    )
+    inner = (".fc1." in name and axis == 0) or (name.endswith(("fc2.weight", "proj.weight")) and axis == 1)
     if name.startswith("camera_head"):
         return 1 if inner else 2
     return 2 if "_head.norm." in name or (".projects." in name and axis == 1) else 1

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from qvggt.data.synthetic.render import render
 from qvggt.data.synthetic.scene import SceneConfig, sample_scene
+from qvggt.device import device_of
 from qvggt.eval.bootstrap import Bootstrap
 from qvggt.eval.depth import DepthErrors, depth_errors
 from qvggt.eval.metrics import Column, pose_auc
@@ -47,7 +48,8 @@ def drawn(config: SceneConfig, frames: int, seed: int) -> tuple[Tensor, Any]:
 def predict(model: Network, split: SceneSplit, scenes: int | None = None, frames: int = FRAMES) -> Predictions:
     """Outputs of the first scenes, [scenes, S, ...]."""
     images = [images_of(split, index, frames) for index in range(scenes or len(split))]
-    parts = [model(batch) for batch in torch.stack(images).split(BATCH)]
+    device = device_of(model)
+    parts = [{n: x.cpu() for n, x in model(b.to(device)).items()} for b in torch.stack(images).split(BATCH)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

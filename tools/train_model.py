@@ -16,10 +16,12 @@ disjoint from the training seeds.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +35,7 @@ from reporting import start, write_json
 from scene_split import load_split, render_split
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
-from training.batches import sample_batch
+from training.batches import Draw, loader
 from training.forward import Taps, aggregate, cameras
 from training.growth import grow, grown
 from training.losses import Auxiliary, attention_loss, camera_loss, dense_loss
@@ -102,23 +104,30 @@ def stage(recipe: Recipe, progress: float, rng: np.random.Generator) -> tuple[in
     return int(rng.choice(frames)), int(rng.choice([5, 8, 8])) * total // 8
 
 
+def identity(recipe: Recipe) -> str:
+    """What a run has to agree in to go on with another's state."""
+    return json.dumps(dataclasses.asdict(dataclasses.replace(recipe, minutes=0)))
+
+
 def average_gradients(parameters: list[Tensor], extra: Tensor) -> Tensor:
     """Mean over workers of all gradients (in place) and of `extra` (returned)."""
     grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([g.reshape(-1) for g in grads] + [extra])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
+    flat = torch.cat([g.reshape(-1) for g in grads] + [extra.to(grads[0])])
+    if dist.get_world_size() > 1:
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
     offset = 0
     for parameter, grad in zip(parameters, grads, strict=True):
         parameter.grad = flat[offset : offset + grad.numel()].view_as(grad)
         offset += grad.numel()
-    return flat[offset:]
+    return flat[offset:].cpu()
 
 
-def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
-    torch.set_num_threads(1)
+def work(rank: int, recipe: Recipe, out: Path, rendezvous: str, device: torch.device) -> None:
+    if device.type == "cpu":
+        torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=recipe.workers)
-    train, held_out = load_split(out / "train"), load_split(out / "held_out")
+    held_out = load_split(out / "held_out")
     config = BEDS[recipe.model].config
     generator = torch.Generator().manual_seed(recipe.seed)
     auxiliary = Auxiliary(config.embed_dim, config.aa_depth)
@@ -128,13 +137,14 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
     else:
         model = grow(load_model(recipe.grown_from), generator).requires_grad_(True)
     initialise(auxiliary, generator)
+    model, auxiliary = model.to(device), auxiliary.to(device)
     optimizers = build([model, auxiliary], recipe.rate)
     parameters = [p for m in (model, auxiliary) for p in m.parameters()]
-    state_file, made_by = out / "state.pt", json.dumps(dataclasses.asdict(dataclasses.replace(recipe, minutes=0)))
+    state_file, made_by = out / "state.pt", identity(recipe)
     stateful: list[Any] = [model, auxiliary, *optimizers]
     step, elapsed, samples = 0, 0.0, 0
     if state_file.exists():
-        saved = torch.load(state_file, weights_only=True)
+        saved = torch.load(state_file, weights_only=True, map_location=device)
         falls = saved["elapsed"] > 60 * recipe.hold * saved["minutes"]
         if saved["recipe"] != made_by or (falls and saved["minutes"] != recipe.minutes):
             raise typer.BadParameter(
@@ -146,13 +156,18 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
     budget = recipe.minutes * 60
     last_log = last_score = last_save = last = time.monotonic()
     running: dict[str, float] = {}
+
+    def wanted() -> Iterator[Draw]:
+        """The batches of the steps from here on; a GPU asks for some before their turn."""
+        for ahead in itertools.count(step):
+            frames, window = stage(recipe, elapsed / budget, np.random.default_rng([recipe.seed, ahead]))
+            yield Draw((recipe.seed, ahead, rank + 1), max(4, recipe.images_per_worker // frames), frames, window)
+
+    batches = iter(loader(out / "train", wanted(), device))
     while elapsed < budget:
         progress = elapsed / budget
-        shared = np.random.default_rng([recipe.seed, step])
-        own = np.random.default_rng([recipe.seed, step, rank + 1])
-        frames, window = stage(recipe, progress, shared)
-        sequences = max(4, recipe.images_per_worker // frames)
-        batch = sample_batch(own, train, sequences, frames, window)
+        draw, batch = next(batches)
+        batch = batch.to(device)
         set_rate(optimizers, progress, recipe.hold)
         taps = Taps()
         levels = aggregate(model, batch.images, taps)
@@ -165,8 +180,9 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
         }
         if progress >= recipe.dense_from:
             # the DPT heads cost as much as the rest: a few frames a step are enough for them
-            some = own.permutation(sequences)[: recipe.dense_sequences]
-            frame = own.integers(0, frames, len(some))
+            rng = np.random.default_rng((*draw.seed, 1))
+            some = rng.permutation(draw.sequences)[: recipe.dense_sequences]
+            frame = rng.integers(0, draw.frames, len(some))
             parts["dense"] = dense_loss(model, levels, batch, torch.from_numpy(some), torch.from_numpy(frame))
         for parameter in parameters:
             parameter.grad = None
@@ -177,7 +193,7 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
         last = now
         elapsed += float(mean[0])
         step += 1
-        samples += sequences * recipe.workers
+        samples += draw.sequences * recipe.workers
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))
         if np.isfinite(norm):
             for optimizer in optimizers:
@@ -190,11 +206,11 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
             line.update({k: round(v, 4) for k, v in running.items()})
             if now - last_score > 600:
                 last_score = now
-                line.update(score(model, held_out, 64, 4))
+                line.update(score(model, held_out, min(64, len(held_out)), 4))
             with open(out / "train_log.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
-        if rank == 0 and now - last_save > 180:
+        if rank == 0 and (now - last_save > 180 or elapsed >= budget):
             last_save = now
             saved = {"recipe": made_by, "minutes": recipe.minutes, "states": [each.state_dict() for each in stateful]}
             saved |= {"step": step, "elapsed": elapsed, "samples": samples}
@@ -210,12 +226,15 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str) -> None:
 
 def main(
     bed: Annotated[str, typer.Argument(help=f"Which model: {' or '.join(BEDS)}.")],
-    out: Annotated[Path, typer.Option(help="Folder for scenes, checkpoints and the result.")] = Path("outputs/tiny"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for scenes, checkpoints and the result (default: outputs/MODEL).")
+    ] = None,
     minutes: Annotated[float, typer.Option(min=0.1, help="Wall-clock training budget.")] = 110,
     workers: Annotated[int, typer.Option(min=1, help="Data-parallel processes, one thread each.")] = 2,
     scenes: Annotated[int, typer.Option(min=8, help="Training scenes (seeds 0 .. N-1).")] = 16000,
     held_out: Annotated[int, typer.Option(min=1, help="Held-out scenes (seeds from 10000000).")] = 256,
     grown_from: Annotated[str | None, typer.Option(help="A trained model of half the width to start from.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: one process, batches made on the CPU's cores.")] = "cpu",
     hold: Annotated[float, typer.Option(min=0, max=1, help="Share of the budget before the rate begins to fall.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of initialisation and batches.")] = 0,
 ) -> None:
@@ -225,14 +244,14 @@ def main(
     recipe = Recipe(
         bed, grown_from, minutes, workers, scenes, held_out, hold=hold, seed=seed, **(GROWN if grown_from else {})
     )
-    config = BEDS[bed].scenes
+    out, config = out or Path("outputs") / bed, BEDS[bed].scenes
     render_split(config, range(HELD_OUT_SEED, HELD_OUT_SEED + held_out), out / "held_out", workers)
     render_split(config, range(scenes), out / "train", workers)
     # workers inherit these: one thread each, and freed tensors stay mapped instead of faulting in again
     os.environ.update(OMP_NUM_THREADS="1", MALLOC_MMAP_THRESHOLD_=str(1 << 32), MALLOC_TRIM_THRESHOLD_=str(1 << 33))
     if not (out / "model.safetensors").exists():
         with tempfile.TemporaryDirectory() as folder:
-            spawn(work, (recipe, out, f"{folder}/meet"), nprocs=workers)
+            spawn(work, (recipe, out, f"{folder}/meet", torch.device(device)), nprocs=workers)
     model = load_model(out / "model.safetensors")
     held = load_split(out / "held_out")
     results = [

@@ -145,7 +145,7 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str, device: torch.de
     step, elapsed, samples = 0, 0.0, 0
     if state_file.exists():
         saved = torch.load(state_file, weights_only=True, map_location=device)
-        falls = saved["elapsed"] > 60 * recipe.hold * saved["minutes"]
+        falls = recipe.hold < 1 and saved["elapsed"] > 60 * recipe.hold * saved["minutes"]
         if saved["recipe"] != made_by or (falls and saved["minutes"] != recipe.minutes):
             raise typer.BadParameter(
                 f"{state_file} is of another recipe, or its rate has begun to fall; choose another --out or delete it"

@@ -124,9 +124,19 @@ def average_gradients(parameters: list[Tensor], extra: Tensor) -> Tensor:
 
 
 def work(rank: int, recipe: Recipe, out: Path, rendezvous: str, device: torch.device) -> None:
+    """One of the processes that train together; they meet at the file `rendezvous`."""
     if device.type == "cpu":
         torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=recipe.workers)
+    try:
+        train(rank, recipe, out, device)
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def train(rank: int, recipe: Recipe, out: Path, device: torch.device) -> None:
+    """From the state in `out`, or from the start, to the end of the budget; the first rank writes the model."""
     held_out = load_split(out / "held_out")
     config = BEDS[recipe.model].config
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -220,8 +230,6 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str, device: torch.de
         provenance = {"recipe": json.dumps(dataclasses.asdict(recipe)), "steps": str(step), "samples": str(samples)}
         save_model(model, out / "model.safetensors", provenance, dtype=torch.float16)
         print(f"wrote {out / 'model.safetensors'} after {step} steps, {samples} sequences", flush=True)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def main(

@@ -24,6 +24,7 @@ import torch
 import typer
 from activation_statistics import measure_activations, print_statistics
 from held_out import CALIBRATION_SEED, FRAMES, HELD_OUT_SEED, Yardstick, images_of, scenes_in
+from massive_inputs import massive_inputs_
 from outlier_injection import inject_outliers_, pca_basis_
 from reporting import Columns, change_text, columns, start, write_json
 from torch import Tensor
@@ -58,7 +59,12 @@ def model_makers(name: str, calibration: list[Tensor]) -> dict[str, Callable[[],
         pca_basis_(model, torch.stack(calibration[:16]), seed=0)
         return model
 
-    return {"plain": lambda: load_model(name), "channels": channels, "pca": pca}
+    def massive() -> Network:
+        model = load_model(name)
+        massive_inputs_(model, calibration[:16], factor=30, seed=0)
+        return model
+
+    return {"plain": lambda: load_model(name), "channels": channels, "pca": pca, "massive": massive}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -74,9 +80,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(
     model: Annotated[str, typer.Option(help="Float checkpoint.")] = "tiny",
-    models: Annotated[str, typer.Option(help="plain, channels (outlier channels x30), pca (rotated basis).")] = (
-        "plain,channels,pca"
-    ),
+    models: Annotated[
+        str, typer.Option(help="plain, channels (outlier channels x30), pca (rotated basis), massive (fc2 inputs x30).")
+    ] = "plain,channels,pca,massive",
     schemes: Annotated[str, typer.Option(help="Bits and activation mode, e.g. w4a4-static.")] = SCHEMES,
     recipes: Annotated[str, typer.Option()] = "rtn,smoothquant,quarot,quantvggt,qvggt",
     ablate: Annotated[bool, typer.Option(help="Also change single steps of qvggt.")] = False,

@@ -212,7 +212,7 @@ def profile_slice() -> str:
 
 
 RECIPES = ("rtn", "smoothquant", "quarot", "quantvggt", "qvggt")
-MODELS = ("plain", "channels", "pca")
+MODELS = ("plain", "channels", "pca", "massive")
 SCHEMES = (
     *("w8a8-dynamic", "w8a8-static", "fp8-static", "fp8-dynamic", "w4a8-dynamic", "w4afp8-static", "w4a16-dynamic"),
     *("nvfp4", "w4a4-dynamic", "w4a4-static"),

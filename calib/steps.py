@@ -38,7 +38,7 @@ class Steps:
 
     constant_range: one range for all tokens in place of one per token, where the format has ranges of tokens; saves
     work. center: the constants of special tokens taken off. scale: a factor per channel, which costs nothing but before
-    fc2. rotation: an online Kronecker Hadamard. db: signal over noise in the outputs with these steps, None where there
+    fc2. rotation: an online Kronecker Hadamard. rank: of the branch that passes the grid by. db: signal over noise in the outputs with these steps, None where there
     was nothing to decide.
     """
 
@@ -46,6 +46,7 @@ class Steps:
     center: bool = False
     scale: bool = False
     rotation: bool = False
+    rank: int = 0
     db: float | None = None
 
     def format(self, format: LinearFormat) -> LinearFormat:
@@ -64,6 +65,7 @@ class Steps:
             elements += width * sum(KroneckerHadamard(width, 0).factors)
         if name == FC2:
             elements += width * (self.scale + self.center)
+        elements += self.rank * (2 * width + out)
         return elements / (width * out)
 
 
@@ -84,6 +86,11 @@ def choose_steps(
     source: inputs of the block. Linears with nothing to decide are not measured.
     """
     options = {name: list(_options(name, format, recipe)) for name, format in formats.items()}
+    for name, format in formats.items():
+        linear = block.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        if (rank := branch_rank(linear, format, recipe)) > 0:
+            options[name].append(replace(options[name][-1], rank=rank))
     centered = list(formats) if recipe.center != "none" else []
     means = source.type_means(stage, block, centered, recipe.frame_shapes) if centered else {}
     undecided = [name for name, choices in options.items() if len(choices) > 1]
@@ -98,10 +105,15 @@ def choose_steps(
             steps: Steps, name: str = name, linear: nn.Linear = linear, seen: Samples = seen, own: int = own
         ) -> float:
             off = taken_off(name, steps, formats[name], seen.means, recipe)
-            return _measure(attach(linear, formats[name], steps, off, own), linear, seen, recipe.alpha)
+            return _measure(attach(linear, formats[name], steps, off, own), linear, seen, recipe.alpha, steps.rank)
 
         chosen[name] = _cheapest(options[name], measure)
     return chosen, means
+
+
+def branch_rank(linear: nn.Linear, format: LinearFormat, recipe: Recipe) -> int:
+    """Directions that may pass the grid of a linear's input by."""
+    return 0 if format.activation is None else round(recipe.branch * min(linear.in_features, linear.out_features))
 
 
 def foldable(recipe: Recipe) -> tuple[str, ...]:
@@ -168,7 +180,7 @@ def _cheapest(options: list[Steps], measure: Callable[[Steps], float]) -> Steps:
 
 
 @torch.no_grad()
-def _measure(learnable: LearnableLinear, linear: nn.Linear, seen: Samples, alpha: float) -> float:
+def _measure(learnable: LearnableLinear, linear: nn.Linear, seen: Samples, alpha: float, rank: int) -> float:
     """Signal over rounding noise in the outputs of the worst type of tokens, dB; rounded to nearest, clips at the
     extremes."""
     with token_types(seen.types):
@@ -176,6 +188,8 @@ def _measure(learnable: LearnableLinear, linear: nn.Linear, seen: Samples, alpha
         if learnable.log_scale.requires_grad:
             rotated = x if learnable.rotation is None else learnable.rotation(x)
             learnable.start_scale(rotated.abs().amax(0), alpha)
+        if rank:
+            learnable.start_branch(x, rank, 0)
         learnable.start_at_extremes(x, 1 - 1e-7)
         noise = (learnable(seen.rows) - linear(seen.rows)).double().square().sum(-1)
     signal = (seen.rows @ linear.weight.T).double().square().sum(-1)

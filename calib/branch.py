@@ -1,8 +1,8 @@
-"""Directions of a linear's input that pass its grid by: a low-rank branch in floating point beside the codes' product.
+"""Directions of a linear's input that pass its grid by: a floating-point branch of low rank beside the codes' product.
 
-x W^T = Q(x - x U U^T) (W - W U U^T)^T + (x U) (W U)^T, where U [n, rank] has orthonormal columns and Q is the grid. What
-rounding adds grows with E|x|^2 |W|^2 of the parts under the grid, so U takes as much of both as it can: it minimises
-tr(P C) tr(P O) for P = 1 - U U^T, C = E[x^T x] and O = W^T W. Its columns are the leading eigenvectors of
+x W^T = Q(x - x U U^T) (W - W U U^T)^T + (x U) (W U)^T, where U [n, rank] has orthonormal columns and Q is the grid.
+What rounding adds grows with E|x|^2 |W|^2 of the parts under the grid, so U takes as much of both as it can: it
+minimises tr(P C) tr(P O) for P = 1 - U U^T, C = E[x^T x] and O = W^T W. Its columns are the leading eigenvectors of
 C / tr(P C) + O / tr(P O), which subspace iteration finds without any [n, n] matrix.
 """
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qvggt.calib.branch import branch_basis
+from qvggt.calib.gptq import InputMoments, fitted_codes
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.tensor_format import EPS, LEAST_BLOCK, WEIGHT_FLOOR
 from qvggt.models.token_types import current_types
@@ -18,6 +19,7 @@ from qvggt.quant.linear import QuantLinear
 from qvggt.quant.transform import InputTransform, TransformSpec, apart
 
 RATIOS = tuple(0.5 + 0.05 * i for i in range(31))  # of a grid with exponents to the largest weight
+RANGES = tuple(0.6 + 0.05 * i for i in range(9))  # of integer grids to the largest weight
 START = 4.0  # logit of the clips at the start: 0.982 of the observed extremes
 
 
@@ -123,6 +125,19 @@ class LearnableLinear(nn.Module):
         format, weight = self.format.weight, self.clipped_weight()
         scale = self.weight_scale(weight)
         return format.dequantize(format.round(weight, scale, True) if self.codes is None else self.codes, scale)
+
+    @torch.no_grad()
+    def fit_codes(self, moments: InputMoments) -> None:
+        """Codes of integer weights for inputs of these moments, each row on the best of some grids: the one it has, and
+        those that end at RANGES of its largest weight. Weights beyond a grid are not clipped before: what they lose is
+        made up for as any rounding error is."""
+        format, weight = self.format.weight, self.smoothed_weight()
+        amax = format.granularity.amax(weight).clamp_min(WEIGHT_FLOOR)
+        learned = self.weight_scale(self.clipped_weight()) * format.grid.highest / amax
+        ratios = [learned, *(torch.full_like(amax, ratio) for ratio in RANGES)]
+        scales = [format.granularity.expand(format.scale(weight, ratio), weight.shape[1]) for ratio in ratios]
+        self.codes, chosen = fitted_codes(weight, scales, format.grid, moments)
+        self.ratio = torch.stack(ratios).gather(0, chosen[None, :, None].expand(1, *amax.shape))[0]
 
     @property
     def act_ranges(self) -> Tensor:
@@ -257,8 +272,9 @@ class LearnableLinear(nn.Module):
         codes = format.codes(weight, scale) if self.codes is None else self.codes.to(format.grid.dtype)
         bias: Tensor | None = self.bias
         if self.shift is not None and self.format.activation is None and bias is not None:
-            shift = self.shift if self.rotation is None else self.rotation(self.shift)
-            bias = bias - (shift / self.log_scale.exp()) @ format.dequantize(codes, scale).T
+            rest, along = self.split(self.shift)
+            bias = bias - rest @ format.dequantize(codes, scale).T
+            bias = bias if along is None or self.branch is None else bias - along @ self.branch
         kind_bias = None
         if self.kind_bias is not None:
             kind_bias, bias = self.kind_bias if bias is None else self.kind_bias + bias, None
@@ -291,9 +307,8 @@ class LearnableLinear(nn.Module):
             center = (center - center[-1]) / self.log_scale.exp()
         elif not folded and self.shift is not None and self.format.activation is not None:
             raise ValueError("a constant is taken off by the layer before, and there is none")
-        spec = TransformSpec(
-            self.rotation is not None, smooth, self.types, 0 if self.basis is None else self.basis.shape[1]
-        )
+        rank = 0 if self.basis is None else self.basis.shape[1]
+        spec = TransformSpec(self.rotation is not None, smooth, self.types, rank)
         if not spec:
             return None
         transform = InputTransform(self.weight.shape[1], spec)

@@ -243,6 +243,9 @@ def _round(
             to.update(learnable.quantized_product(learnable.centered(x)) * weight)
 
         source.visit(stage, quantized, {name: add}, recipe.frame_shapes)
+        if recipe.fit_grids and isinstance(learnable.format.weight.grid, IntegerGrid):
+            learnable.fit_codes(moments)
+            continue
         format, weight = learnable.format.weight, learnable.clipped_weight()
         scale = format.granularity.expand(learnable.weight_scale(weight), weight.shape[1])
         learnable.codes = gptq_codes(weight, scale, format.grid, moments)

@@ -101,7 +101,7 @@ def _transformed(site: Site, transform: InputTransform, x: str) -> str:
 def _apart(site: Site, basis: Tensor, x: str) -> tuple[str, str]:
     """x fp32 -> (it without its parts along the basis, fp32; these parts). Both small products are in the network's
     float type, what is left is taken in fp32."""
-    down = array(basis)
-    along = site.op("MatMul", [site.cast(x, site.precision), site.real("transform.basis", down)])
-    back = site.real("transform.basis_back", np.ascontiguousarray(down.T))
+    down = site.real("transform.basis", array(basis))
+    along = site.op("MatMul", [site.cast(x, site.precision), down])
+    back = site.op("Transpose", [down], perm=[1, 0])
     return site.op("Sub", [x, site.cast(site.op("MatMul", [along, back]), FP32)]), along

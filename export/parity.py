@@ -66,7 +66,6 @@ HALF_TIE_WIDTH = 0.25  # of its output steps: 2^-11 of a sum that fills its 8-bi
 NUDGE = 1e-5  # relative change of the input that stands for float noise
 SELF_MARGIN_DB = 6.0  # two realisations of the same noise, and their spread over a few sequences
 TYPES = {p.onnx: p for p in Precision}
-FP32 = Precision.FP32
 
 
 @dataclass(frozen=True)
@@ -258,11 +257,8 @@ def _compare_native(
     """As a half-precision file rounds. precision: of the network around the linear."""
     expected = _array(module.product(x))
     transform = module.transform
-    if (
-        transform is not None
-        and (transform.rotation is not None or transform.basis is not None)
-        and precision is not FP32
-    ):
+    inside = transform is not None and (transform.rotation is not None or transform.basis is not None)
+    if transform is not None and inside and precision is not Precision.FP32:
         # values are rounded before they are quantized: the energy of that, not the largest error
         energy = max(float(np.square(expected, dtype=np.float64).sum()), 1e-30)
         own = _array(_transformed_half(module, transform, x, precision)) - expected

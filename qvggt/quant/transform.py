@@ -64,6 +64,6 @@ class InputTransform(nn.Module):
 
 
 def apart(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """x [..., n] as (what is left without its parts along the columns of `basis` [n, rank], these parts [..., rank])."""
+    """x [..., n] as (what is left without its parts along the columns of `basis` [n, rank], these parts)."""
     along = x @ basis.to(x.dtype)
     return x - along @ basis.to(x.dtype).T, along

@@ -26,4 +26,4 @@ def branch_basis(x: Tensor, weight: Tensor, rank: int, seed: int) -> Tensor:
         images = [m.T @ (m @ basis) for m in (x, weight)]
         rest = [(t - (basis * i).sum()).clamp_min(TINY) for t, i in zip(whole, images, strict=True)]
         basis = torch.linalg.qr(sum(i / r for i, r in zip(images, rest, strict=True)))[0]
-    return basis
+    return basis.contiguous()  # as a checkpoint gives it back: products of other strides differ in the last bit

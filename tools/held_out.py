@@ -13,7 +13,7 @@ from scene_split import SceneSplit, load_split, render_split
 from torch import Tensor
 
 from qvggt.data.synthetic.render import render
-from qvggt.data.synthetic.scene import SceneConfig, sample_scene
+from qvggt.data.synthetic.scene import SceneConfig, rich, sample_scene
 from qvggt.device import device_of
 from qvggt.errors import QvggtError
 from qvggt.eval.bootstrap import Bootstrap
@@ -26,8 +26,8 @@ from qvggt.models.network import Network
 HELD_OUT_SEED, CALIBRATION_SEED = 10_000_000, 50_000_000
 FRAMES, BATCH = 4, 16
 SIZE = SceneConfig().height  # of the tiny model; other models: `scene_config`
-FAMILIES = {"random": SceneConfig(), "room": SceneConfig(family="room")}
-TRAINED_ON = {SIZE: "random"}  # image size -> family of the models of that size
+FAMILIES = {"random": SceneConfig(), "room": SceneConfig(family="room"), "rich": rich()}
+TRAINED_ON = {SIZE: "random", rich().height: "rich"}  # image size -> family of the models of that size
 Predictions = dict[str, Tensor]
 Scores = dict[str, list[float]]
 

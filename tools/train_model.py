@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import typer
-from held_out import HELD_OUT_SEED, score
+from held_out import HELD_OUT_SEED, scene_config, score
 from reporting import start, write_json
 from scene_split import load_split, render_split
 from torch import Tensor
@@ -41,7 +41,7 @@ from training.growth import grow, grown
 from training.losses import Auxiliary, attention_loss, camera_loss, dense_loss
 from training.optimizer import build, initialise, set_rate
 
-from qvggt.data.synthetic.scene import SceneConfig, rich
+from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.files import atomic_write
 from qvggt.hub.loading import load_model
 from qvggt.models.loading import save_model
@@ -59,14 +59,14 @@ SMALL = grown(TINY)
 
 
 @dataclass(frozen=True)
-class Bed:
+class Setting:
     """A model to train and the scenes it is trained on."""
 
     config: VGGTConfig
     scenes: SceneConfig
 
 
-BEDS = {"tiny": Bed(TINY, SceneConfig(height=70, width=70, frames=8)), "small": Bed(SMALL, rich(140, 140, 16))}
+SETTINGS = {name: Setting(model, scene_config(model.img_size)) for name, model in (("tiny", TINY), ("small", SMALL))}
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ GROWN: dict[str, Any] = {"narrow_until": 0.04, "medium_until": 0.12, "images_per
 
 def stage(recipe: Recipe, progress: float, rng: np.random.Generator) -> tuple[int, int]:
     """(frames, azimuth window) of the next step: near views first, then 2 to all frames of a scene."""
-    total = BEDS[recipe.model].scenes.frames
+    total = SETTINGS[recipe.model].scenes.frames
     if progress < recipe.narrow_until:
         return 4, int(rng.choice([4, 5])) * total // 8
     if progress < recipe.medium_until:
@@ -138,7 +138,7 @@ def work(rank: int, recipe: Recipe, out: Path, rendezvous: str, device: torch.de
 def train(rank: int, recipe: Recipe, out: Path, device: torch.device) -> None:
     """From the state in `out`, or from the start, to the end of the budget; the first rank writes the model."""
     held_out = load_split(out / "held_out")
-    config = BEDS[recipe.model].config
+    config = SETTINGS[recipe.model].config
     generator = torch.Generator().manual_seed(recipe.seed)
     auxiliary = Auxiliary(config.embed_dim, config.aa_depth)
     if recipe.grown_from is None:
@@ -233,7 +233,7 @@ def train(rank: int, recipe: Recipe, out: Path, device: torch.device) -> None:
 
 
 def main(
-    bed: Annotated[str, typer.Argument(help=f"Which model: {' or '.join(BEDS)}.")],
+    bed: Annotated[str, typer.Argument(help=f"Which model: {' or '.join(SETTINGS)}.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for scenes, checkpoints and the result (default: outputs/MODEL).")
     ] = None,
@@ -247,12 +247,12 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of initialisation and batches.")] = 0,
 ) -> None:
     """Render, train, score. Interrupt at will: the same command resumes."""
-    if bed not in BEDS:
-        raise typer.BadParameter(f"unknown model {bed!r}: expected {' or '.join(BEDS)}")
+    if bed not in SETTINGS:
+        raise typer.BadParameter(f"unknown model {bed!r}: expected {' or '.join(SETTINGS)}")
     recipe = Recipe(
         bed, grown_from, minutes, workers, scenes, held_out, hold=hold, seed=seed, **(GROWN if grown_from else {})
     )
-    out, config = out or Path("outputs") / bed, BEDS[bed].scenes
+    out, config = out or Path("outputs") / bed, SETTINGS[bed].scenes
     render_split(config, range(HELD_OUT_SEED, HELD_OUT_SEED + held_out), out / "held_out", workers)
     render_split(config, range(scenes), out / "train", workers)
     # workers inherit these: one thread each, and freed tensors stay mapped instead of faulting in again

@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(train_model.BEDS, "toy", train_model.Bed(CONFIG, SCENES))
+    monkeypatch.setitem(train_model.SETTINGS, "toy", train_model.Setting(CONFIG, SCENES))
 
 
 def test_trains_resumes_and_writes_a_model(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,13 +87,14 @@ class AdaptableLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         quantized, bias = self.quantized, self.bias
         x = quantized.centered(x)
-        if quantized.transform is not None:
-            x = quantized.transform(x)
-        weight = quantized.format.weight.dequantize(self.codes(straight_through=True), self.scale)
-        if bias is None or quantized.kind_bias is None:
-            return F.linear(x, weight, bias)
+        x, along = (x, None) if quantized.transform is None else quantized.transform.split(x)
+        y = F.linear(x, quantized.format.weight.dequantize(self.codes(straight_through=True), self.scale))
+        if along is not None and quantized.branch is not None:
+            y = y + along @ quantized.branch
+        if bias is None:
+            return y
         # bias[types] would add its gradients up in whatever order the threads come
-        return F.linear(x, weight) + F.embedding(current_types(), bias)
+        return y + (bias if quantized.kind_bias is None else F.embedding(current_types(), bias))
 
     @torch.no_grad()
     def finish(self) -> QuantLinear:

@@ -40,7 +40,10 @@ class Recipe:
     it and in the rounding, 0 = as many as they are; learn_all: blocks learn whatever their formats, also those where it
     loses more on other images than the calibration's than it gains; search_clips: start the clips at their
     least-squares optimum instead of 0.982; of floating-point weights the scales, which need not end at the largest.
-    propagation: whether a block sees float or quantized inputs. rounding: of the weights.
+    propagation: whether a block sees float or quantized inputs. rounding: of the weights. fit_grids: in "gptq" each row
+    of integer weights takes the best of ten grids. branch: rank, as a share of the narrower side, of a floating-point
+    product beside that of the codes: so many directions of the input pass the grids by (calib.branch), in linears that
+    reach too little without.
     frame_shapes: feed global blocks frame by frame, a fault of the released code kept for its baseline.
     adapt: steps in which the rounded weights of all blocks adapt to each other afterwards (calib.adaptation), at up to
     `adapt_rate` codes a step.
@@ -70,6 +73,8 @@ class Recipe:
     special_weight: float = 0.0
     propagation: Propagation = "quantized"
     rounding: Rounding = "rtn"
+    fit_grids: bool = False
+    branch: float = 0.0
     frame_shapes: bool = False
     adapt: int = 0
     adapt_rate: float = 1e-3

@@ -13,7 +13,7 @@ from small_network import small_batches, small_images, small_model
 from qvggt.calib import adaptation
 from qvggt.calib.adaptation import AdaptableLinear
 from qvggt.calib.block_journal import BlockJournal
-from qvggt.calib.calibrate import calibrate_
+from qvggt.calib.calibrate import calibrate_, fold_config
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.variations import varied
 from qvggt.models.block import Block
@@ -22,8 +22,9 @@ from qvggt.models.vggt.network import VGGT
 from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 from qvggt.quant.model import quantized_linears
 from qvggt.quant.scheme import parse_scheme
+from qvggt.rotation.fold import fold_
 
-RECIPE = Recipe("adapted", rotation="folded", center="needed", smooth=True, rounding="gptq", adapt_rate=5e-4)
+RECIPE = Recipe("adapted", rotation="folded", center="needed", smooth=True, rounding="gptq", fit_grids=True, adapt_rate=2e-3)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,11 +44,14 @@ def calibrated(steps: int, bits: str = "w4a8", act: str = "dynamic", journal: Bl
 
 
 def distance(model: VGGT) -> float:
-    """Relative error of the logarithm of other images' depth."""
-    images = torch.stack([small_images(3, seed=seed) for seed in range(20, 24)])
+    """Relative error of other images' tokens behind the last round."""
+    wanted, images = small_model(seed=1), torch.stack([small_images(3, seed=seed) for seed in range(20, 24)])
+    folds = fold_config(RECIPE, 0)
+    assert folds is not None
+    fold_(wanted, folds)
     with torch.no_grad():
-        wanted = small_model(seed=1)(images)["depth"].log()
-        return float((model(images)["depth"].log() - wanted).norm() / wanted.norm())
+        tokens, goal = (network.aggregator(images)[3] for network in (model, wanted))
+    return float((tokens - goal).norm() / goal.norm())
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def adapted() -> VGGT:
 
 
 def test_adapted_weights_serve_other_images_better(adapted: VGGT) -> None:
-    assert distance(adapted) < 0.98 * distance(calibrated(0))
+    assert distance(adapted) < 0.95 * distance(calibrated(0))
 
 
 def test_the_network_is_an_ordinary_one(adapted: VGGT, tmp_path: Path) -> None:
@@ -93,7 +97,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(adapted: VGGT, tmp_path: Path, m
         assert torch.equal(tensor, other), name
 
 
-@pytest.mark.parametrize(("bits", "act"), [("w4a4", "static"), ("w4a16", "dynamic"), ("nvfp4", None)])
+@pytest.mark.parametrize(("bits", "act"), [("w4a4", "static"), ("w4a16", "dynamic"), ("nvfp4", "static")])
 def test_other_formats_adapt_too(bits: str, act: str | None) -> None:
     model = calibrated(2, bits, act)  # type: ignore[arg-type]
     assert applied_fold(model) is not None

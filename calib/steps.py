@@ -29,7 +29,7 @@ from qvggt.quant.kronecker import KroneckerHadamard
 FC2 = "mlp.fc2"  # its input comes out of a GELU, which nothing folds through
 BOUNDED = ("attn.qkv", "mlp.fc1")  # out of a LayerNorm; what attention averages may lie elsewhere in other images
 NEED_DB = 30.0  # signal over rounding noise in the outputs of the worst type of tokens
-WORTH_DB = 25.0  # that a branch has to gain, times its share of the product: 1 dB for 4 %
+WORTH_DB = 20.0  # that a branch has to gain, times its share of the product: 1 dB for 5 %
 ROWS = 1024  # patches, and tokens of every other type, that are looked at
 
 

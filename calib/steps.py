@@ -25,6 +25,7 @@ from qvggt.models.family import Stage
 from qvggt.models.token_types import token_types
 from qvggt.quant.hadamard import named_seed
 from qvggt.quant.kronecker import KroneckerHadamard
+from qvggt.rotation.cost import branch_macs
 
 FC2 = "mlp.fc2"  # its input comes out of a GELU, which nothing folds through
 BOUNDED = ("attn.qkv", "mlp.fc1")  # out of a LayerNorm; what attention averages may lie elsewhere in other images
@@ -66,7 +67,7 @@ class Steps:
             elements += width * sum(KroneckerHadamard(width, 0).factors)
         if name == FC2:
             elements += width * (self.scale + self.center)
-        elements += self.rank * (2 * width + out)
+        elements += branch_macs(self.rank, width, out)
         return elements / (width * out)
 
 

@@ -134,6 +134,8 @@ RECIPES = {
             special_weight=4.0,
             search_clips=True,
             rounding="gptq",
+            fit_grids=True,
+            branch=1 / 8,
         ),
     )
 }
@@ -142,10 +144,11 @@ RECIPES = {
 PLAIN: dict[str, Any] = {"learn": False, "search_clips": False}
 CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "integers": {},
-    # Rotations, learning and clips make the weights' grids no better, and cost the outputs 2 to 5 dB (w4a16)
-    "weights": {"qvggt": {"rotation": "none", "value_rotation": False, "online": "none", **PLAIN}},
+    # Rotations, learning and clips make the weights' grids no better, and cost the outputs 2 to 5 dB (w4a16); the bytes
+    # of a branch do more in smaller blocks
+    "weights": {"qvggt": {"rotation": "none", "value_rotation": False, "online": "none", "branch": 0.0, **PLAIN}},
     # Their noise follows the values: a Hadamard changes nothing, a basis that evens out what weighs on it does
-    "floats": {"qvggt": {"rotation": "balanced", "online": "none", "smooth_by": "rms", "learn": False}},
+    "floats": {"qvggt": {"rotation": "balanced", "online": "none", "smooth_by": "rms", "learn": False, "branch": 0.0}},
 }
 """What a recipe does differently where the coarse grid is that of the weights alone, and on floating-point grids
 (tools/bench_accuracy.py)."""

@@ -25,11 +25,12 @@ from qvggt.models.family import Stage
 from qvggt.models.token_types import token_types
 from qvggt.quant.hadamard import named_seed
 from qvggt.quant.kronecker import KroneckerHadamard
+from qvggt.rotation.cost import branch_macs
 
 FC2 = "mlp.fc2"  # its input comes out of a GELU, which nothing folds through
 BOUNDED = ("attn.qkv", "mlp.fc1")  # out of a LayerNorm; what attention averages may lie elsewhere in other images
 NEED_DB = 30.0  # signal over rounding noise in the outputs of the worst type of tokens
-WORTH_DB = 25.0  # that a branch has to gain, times its share of the product: 1 dB for 4 %
+WORTH_DB = 20.0  # that a branch has to gain, times its share of the product: 1 dB for 5 %
 ROWS = 1024  # patches, and tokens of every other type, that are looked at
 
 
@@ -66,7 +67,7 @@ class Steps:
             elements += width * sum(KroneckerHadamard(width, 0).factors)
         if name == FC2:
             elements += width * (self.scale + self.center)
-        elements += self.rank * (2 * width + out)
+        elements += branch_macs(self.rank, width, out)
         return elements / (width * out)
 
 

@@ -26,6 +26,7 @@ from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.quant.model import quantized_linears
 from qvggt.quant.scheme import parse_scheme
+from qvggt.rotation.cost import branch_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -153,6 +154,8 @@ def test_a_checkpoint_and_a_journal_bring_it_back(tmp_path: Path, monkeypatch: p
     assert len(ranks) == len(list(quantized_linears(model)))
     assert set(ranks.values()) == {4}
     assert all(row["rank"] == 4 for row in report_table(reports, model).values() if "rank" in row)
+    assert branch_text(model).startswith(f"{len(ranks)} of {len(ranks)} linears have a branch of rank 4 in floating")
+    assert not branch_text(small_model())
     save_calibrated(tmp_path / "c", model, scheme, Provenance())
     loaded = load_calibrated(tmp_path / "c").model
     with torch.no_grad():
@@ -164,6 +167,7 @@ def test_a_checkpoint_and_a_journal_bring_it_back(tmp_path: Path, monkeypatch: p
     formats = {name: scheme.format(f"{path}.{name}") for name in LINEARS}
     fresh = small_model(seed=1).get_submodule(path)
     assert isinstance(fresh, Block)
+    fresh.ls1, fresh.ls2 = nn.Identity(), nn.Identity()  # folded
     back = journal.load(path, fresh, formats)  # type: ignore[arg-type]
     assert back is not None
     assert back[0].state_dict().keys() == block.state_dict().keys()

@@ -33,6 +33,7 @@ from qvggt.quant.hadamard import named_seed
 from qvggt.quant.linear import QuantLinear
 
 BATCH = 4  # sequences a step
+BYTES = 16  # of a weight that learns: itself, its gradient, two moments
 JUDGED = 16  # sequences on which errors at the start are measured: what each counts from then on
 WARM = 0.05  # of the steps, in which rates rise
 SLOWER = 0.3  # rate of scales and biases to that of the weights

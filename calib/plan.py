@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qvggt.calib.adaptation import BATCH, BYTES
 from qvggt.calib.basis import STEPS, reader_moments, search
 from qvggt.calib.calibrate import fold_config, group_of
 from qvggt.calib.machine import Machine, measure_rates
@@ -208,7 +209,8 @@ def make_plan(outline: Outline, machine: Machine | None = None, libraries: int =
         other_seconds=others,
         libraries=libraries,
         model=size_of(network),
-        work=max((*(work.peak for work in found.values()), *(work.peak for work in around.values())), default=0),
+        work=max((*(work.peak for work in found.values()), *(work.peak for work in around.values())), default=0)
+        + adapting(outline),
         token_bytes=outline.token_bytes,
         folded=0 if "folds" not in around else sum(size_of(network.get_submodule(s.path)) for s in stages),
         note=rates.note,
@@ -272,8 +274,25 @@ def count_around(outline: Outline) -> dict[str, Work]:
         )
         count("basis", STEPS, lambda *_: [search(each, group, steps=1) for each in readers])
     count("embedding", outline.sequences if outline.learns_blocks else 0, family.embed)
+    passes = (
+        5 if outline.recipe.adapt else 0
+    )  # the teacher's, forward, forward again for gradients, twice that backward
+    count("adaptation", passes * BATCH * outline.recipe.adapt, lambda network, images: network(images))
     count("ranges", outline.sequences * (static + maps), lambda network, images: network(images))
     return found
+
+
+def adapting(outline: Outline) -> int:
+    """Bytes of an adaptation beside the network and a block at work: what learns, the float blocks, what stays of the
+    tokens between the blocks for the gradients."""
+    if not outline.recipe.adapt:
+        return 0
+    stages = outline.family.stages(outline.config)
+    with torch.device("meta"):
+        network = outline.family.build(outline.config)
+    learning = sum(linear.weight.numel() for _, linear, _ in scheme_linears(network, outline.scheme))
+    tokens = BATCH * outline.frames * outline.tokens * outline.config.embed_dim * 4 * len(stages)
+    return BYTES * learning + sum(size_of(network.get_submodule(stage.path)) for stage in stages) + tokens
 
 
 def begin(counter: Counting) -> None:

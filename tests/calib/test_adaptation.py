@@ -24,7 +24,9 @@ from qvggt.quant.model import quantized_linears
 from qvggt.quant.scheme import parse_scheme
 from qvggt.rotation.fold import fold_
 
-RECIPE = Recipe("adapted", rotation="folded", center="needed", smooth=True, rounding="gptq", fit_grids=True, adapt_rate=2e-3)
+RECIPE = Recipe(
+    "adapted", rotation="folded", center="needed", smooth=True, rounding="gptq", fit_grids=True, adapt_rate=2e-3
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,7 +11,7 @@ from small_network import SIZE, small_model
 
 from qvggt.calib import plan
 from qvggt.calib.machine import MACHINES, Rates
-from qvggt.calib.plan import BlockWork, Outline, Plan, Rating, count_around, count_block, make_plan, span
+from qvggt.calib.plan import BlockWork, Outline, Plan, Rating, adapting, count_around, count_block, make_plan, span
 from qvggt.calib.recipe import Recipe, find_recipe
 from qvggt.calib.work import Operation, Work
 from qvggt.quant.scheme import parse_scheme
@@ -91,6 +91,19 @@ def test_passes_around_the_blocks() -> None:
     rounded = count_around(replace(asked, recipe=find_recipe("rtn")))
     assert rounded.keys() == {"ranges"}
     assert not count_around(outline("w8a8", find_recipe("rtn"), ("aggregator",)))
+
+
+def test_an_adaptation_is_planned() -> None:
+    """Its time with its steps; its memory is that of all weights that learn, and of the float blocks."""
+    asked = outline(recipe=LIGHT.replace(adapt=10))
+    around = count_around(asked)
+    assert count_around(outline()).keys() == around.keys() - {"adaptation"}
+    linears = 8 * 12 * DIM * DIM  # weights
+    assert around["adaptation"].flops > 10 * 4 * 5 * 2 * linears * 3 * TOKENS
+    twice = count_around(replace(asked, recipe=LIGHT.replace(adapt=20)))
+    assert twice["adaptation"].flops == 2 * around["adaptation"].flops
+    assert 20 * linears < adapting(asked) < 30 * linears
+    assert adapting(outline()) == 0
 
 
 def test_memory_counts_heads_tokens_and_a_step(whole: Plan) -> None:

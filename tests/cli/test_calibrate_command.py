@@ -215,6 +215,8 @@ MISTAKES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--class-mode", "pears"), "pears"),
     (("--select", "--act", "static", "--sequences", "7"), "8 clusters"),
     (("--epochs", "-1"), "--epochs"),
+    (("--adapt", "9"), "--adapt: --recipe rtn calibrates no blocks"),
+    (("--recipe", "qvggt", "--data", ".", "--adapt", "9", "--attention", "fp8"), "gradients do not pass --attention"),
     (("--scheme", "nowhere.json"), "nowhere.json"),
     (("--data", "nowhere"), "nowhere: is not a folder"),
     (("--annotations", "nowhere"), "nowhere: is not a folder"),

@@ -11,7 +11,7 @@ import torch
 from small_network import small_batches, small_images, small_model
 
 from qvggt.calib import adaptation
-from qvggt.calib.adaptation import AdaptableLinear
+from qvggt.calib.adaptation import AdaptableLinear, adapt_
 from qvggt.calib.block_journal import BlockJournal
 from qvggt.calib.calibrate import calibrate_, fold_config
 from qvggt.calib.recipe import Recipe
@@ -24,6 +24,7 @@ from qvggt.quant.model import quantized_linears
 from qvggt.quant.scheme import parse_scheme
 from qvggt.rotation.fold import fold_
 
+SHORT: dict[str, Any] = {"aa_depth": 1, "dpt_layers": (0, 0, 0, 0)}
 RECIPE = Recipe(
     "adapted", rotation="folded", center="needed", smooth=True, rounding="gptq", fit_grids=True, adapt_rate=2e-3
 )
@@ -38,37 +39,48 @@ def few_sequences() -> Iterator[None]:
 
 
 def calibrated(steps: int, bits: str = "w4a8", act: str = "dynamic", journal: BlockJournal | None = None) -> VGGT:
-    model = small_model(seed=1)
-    batches = small_batches(2, 3, 2, 3)
+    model = small_model(seed=1, **SHORT)
+    batches = small_batches(2, 3)
     recipe = RECIPE.replace(adapt=steps)
     calibrate_(model, parse_scheme(bits, act), recipe, batches, journal=journal, progress=False)
     return model
 
 
+def in_floats() -> VGGT:
+    """The float network in the basis of the calibrated ones."""
+    model, folds = small_model(seed=1, **SHORT), fold_config(RECIPE, 0)
+    assert folds is not None
+    fold_(model, folds)
+    return model
+
+
 def distance(model: VGGT) -> float:
     """Relative error of other images' tokens behind the last round."""
-    wanted, images = small_model(seed=1), torch.stack([small_images(3, seed=seed) for seed in range(20, 24)])
-    folds = fold_config(RECIPE, 0)
-    assert folds is not None
-    fold_(wanted, folds)
+    images = torch.stack([small_images(3, seed=seed) for seed in range(20, 24)])
     with torch.no_grad():
-        tokens, goal = (network.aggregator(images)[3] for network in (model, wanted))
+        tokens, goal = (network.aggregator(images)[0] for network in (model, in_floats()))
     return float((tokens - goal).norm() / goal.norm())
 
 
 @pytest.fixture(scope="module")
 def adapted() -> VGGT:
-    return calibrated(12)
+    return calibrated(8)
 
 
-def test_adapted_weights_serve_other_images_better(adapted: VGGT) -> None:
-    assert distance(adapted) < 0.95 * distance(calibrated(0))
+def test_what_all_weights_do_wrong_is_undone() -> None:
+    """On images that were not learned from."""
+    model = calibrated(0)
+    for _, linear in quantized_linears(model):
+        linear.weight_scale *= 1.1
+    before = distance(model)
+    adapt_(model, in_floats(), small_batches(2, 3), RECIPE.replace(adapt=8, adapt_rate=3e-2), progress=False)
+    assert distance(model) < 0.95 * before
 
 
 def test_the_network_is_an_ordinary_one(adapted: VGGT, tmp_path: Path) -> None:
     assert all(linear.latent is None for _, linear in quantized_linears(adapted))
     assert not any(isinstance(module, AdaptableLinear) for module in adapted.modules())
-    assert all(isinstance(adapted.get_submodule(f"aggregator.frame_blocks.{i}"), Block) for i in range(4))
+    assert isinstance(adapted.get_submodule("aggregator.frame_blocks.0"), Block)
     scheme = parse_scheme("w4a8")
     save_calibrated(tmp_path / "saved", adapted, scheme, Provenance({}, {}, {}, {}))
     images = small_images(2, seed=5)
@@ -77,29 +89,36 @@ def test_the_network_is_an_ordinary_one(adapted: VGGT, tmp_path: Path) -> None:
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(adapted: VGGT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adaptation, "KEEP", 5)
+    monkeypatch.setattr(adaptation, "KEEP", 3)
     keep = BlockJournal.keep
 
     def killed(self: BlockJournal, key: str, step: int, tensors: Any) -> None:
         keep(self, key, step, tensors)
-        if step == 10:
+        if step == 6:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(BlockJournal, "keep", killed)
         with pytest.raises(KeyboardInterrupt):
-            calibrated(12, journal=BlockJournal(tmp_path / "store", {"seed": 0}))
-    assert [path.name for path in (tmp_path / "store").glob("adaptation*")] == ["adaptation-10.safetensors"]
+            calibrated(8, journal=BlockJournal(tmp_path / "store", {"seed": 0}))
+    assert [path.name for path in (tmp_path / "store").glob("adaptation*")] == ["adaptation-6.safetensors"]
     drawn: list[int] = []
     draw = adaptation._draw
     monkeypatch.setattr(adaptation, "_draw", lambda *args: drawn.append(1) or draw(*args))
-    model = calibrated(12, journal=BlockJournal(tmp_path / "store", {"seed": 0}))
+    model = calibrated(8, journal=BlockJournal(tmp_path / "store", {"seed": 0}))
     assert len(drawn) == 2 + adaptation.JUDGED // adaptation.BATCH  # the steps that were left
     for (name, tensor), (_, other) in zip(model.state_dict().items(), adapted.state_dict().items(), strict=True):
         assert torch.equal(tensor, other), name
 
 
-@pytest.mark.parametrize(("bits", "act"), [("w4a4", "static"), ("w4a16", "dynamic"), ("nvfp4", "static")])
+@pytest.mark.parametrize(
+    ("bits", "act"),
+    [
+        ("w4a4", "static"),
+        pytest.param("w4a16", "dynamic", marks=pytest.mark.slow),
+        pytest.param("nvfp4", "static", marks=pytest.mark.slow),
+    ],
+)
 def test_other_formats_adapt_too(bits: str, act: str | None) -> None:
     model = calibrated(2, bits, act)  # type: ignore[arg-type]
     assert applied_fold(model) is not None
@@ -108,12 +127,12 @@ def test_other_formats_adapt_too(bits: str, act: str | None) -> None:
 
 def test_an_adaptable_linear_starts_and_ends_as_the_quantized_one() -> None:
     model = calibrated(0)
-    linear = model.get_submodule("aggregator.frame_blocks.1.attn.proj")
+    linear = model.get_submodule("aggregator.frame_blocks.0.attn.proj")
     before = {name: tensor.clone() for name, tensor in linear.state_dict().items()}
     linear.latent = linear.codes + 3.0  # GPTQ may have moved a weight by codes: it starts on the nearer side of its own
     adaptable = AdaptableLinear(linear)  # type: ignore[arg-type]
     assert torch.equal(adaptable.codes(), linear.codes.float())
-    assert float((adaptable.latent - linear.codes).max()) == pytest.approx(adaptation.NEAR)
+    assert float((adaptable.latent.detach() - linear.codes).max()) == pytest.approx(adaptation.NEAR)
     after = adaptable.finish().state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 

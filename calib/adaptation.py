@@ -265,7 +265,7 @@ class _Steps:
 
     def step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         at = self.done / self.total
         rate = self.rate * min(1.0, (self.done + 1) / (WARM * self.total)) * (1 + math.cos(math.pi * at)) / 2
         for group in self.optimizer.param_groups:

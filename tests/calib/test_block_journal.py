@@ -144,3 +144,26 @@ def test_a_kill_between_file_and_line_means_another_go(store: BlockJournal, repo
         assert again.load(PATH, block, wanted) is None
     again.save(PATH, block_of(quantized=True), report)
     assert (journal.read_bytes(), stored(store).read_bytes()) == (whole, file)
+
+
+def test_what_was_rounded_is_kept_for_an_adaptation(store: BlockJournal, report: BlockReport) -> None:
+    block = block_of(quantized=True)
+    linear = block.get_submodule("mlp.fc1")
+    linear.latent = linear.codes + 0.25  # type: ignore[operator]
+    store.save(PATH, block, report)
+    loaded = store.load(PATH, block_of(quantized=False), formats())
+    assert loaded is not None
+    assert torch.equal(loaded[0].get_submodule("mlp.fc1").latent, linear.latent)  # type: ignore[arg-type]
+    assert loaded[0].get_submodule("mlp.fc2").latent is None
+
+
+def test_a_damaged_state_is_refused(store: BlockJournal) -> None:
+    assert store.kept("adaptation") is None
+    store.keep("adaptation", 3, {"a": torch.ones(2)})
+    store.keep("adaptation", 6, {"a": torch.zeros(2)})
+    step, tensors = store.kept("adaptation") or (0, {})
+    assert (step, tensors["a"].tolist()) == (6, [0.0, 0.0])
+    (file,) = store.folder.glob("adaptation*")
+    write_tensors(file, {"a": torch.ones(2)}, {})
+    with pytest.raises(QvggtError, match="do not match their sha256"):
+        store.kept("adaptation")

@@ -153,9 +153,10 @@ def test_each_row_takes_its_best_grid(
     weight[3, 5] = 20.0  # a row whose grid had better reach all the way
     scales = [ROWS.scale(weight) * ratio for ratio in (0.3, 0.7, 0.85, 1.0)]
     moments = moments_of(x)
-    codes, chosen = fitted_codes(weight, scales, GRID, moments, 1e-6)
+    codes, latent, chosen = fitted_codes(weight, scales, GRID, moments, 1e-6)
     alone = [gptq_codes(weight, scale, GRID, moments, 1e-6) for scale in scales]
     errors = torch.stack([(x @ (weight - c.float() * s).T).square().sum(0) for c, s in zip(alone, scales, strict=True)])
     assert torch.equal(chosen, errors.argmin(0))
     assert len(chosen.unique()) > 1
     assert torch.equal(codes, torch.stack(alone)[chosen, torch.arange(24)])
+    assert torch.equal(GRID.round(latent, 1.0), codes)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qvggt.calib.straight_through import fused, quantized_rows, quantized_tokens
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.tensor_format import EPS, LEAST_BLOCK, WEIGHT_FLOOR
 from qvggt.models.token_types import current_types
@@ -17,7 +18,12 @@ from qvggt.quant.linear import QuantLinear
 from qvggt.quant.transform import InputTransform, TransformSpec
 
 RATIOS = tuple(0.5 + 0.05 * i for i in range(31))  # of a grid with exponents to the largest weight
+TRIED = 1 << 16  # values that clips are tried on at a time, which stay in a cache
 START = 4.0  # logit of the clips at the start: 0.982 of the observed extremes
+
+
+def _product(x: Tensor, ranges: Tensor | None) -> Tensor:
+    return x if ranges is None else x * ranges
 
 
 class LearnableLinear(nn.Module):
@@ -65,7 +71,7 @@ class LearnableLinear(nn.Module):
         """x without the constant, or without the center of each token's type."""
         if self.shift is not None:
             return x - self.shift
-        return x if self.center is None else x - self.center[current_types()]
+        return x if self.center is None else x - F.embedding(current_types(), self.center)
 
     def transformed(self, x: Tensor) -> Tensor:
         """The (centered) input after rotation and smoothing."""
@@ -105,7 +111,12 @@ class LearnableLinear(nn.Module):
         return self.format.weight.scale(weight, self.ratio)
 
     def quantized_weight(self) -> Tensor:
-        format, weight = self.format.weight, self.clipped_weight()
+        format = self.format.weight
+        if self.codes is None and self.ratio is None and fused(format):
+            split = format.granularity.split(self.smoothed_weight())
+            rows = quantized_rows(split, self.clip_low.sigmoid(), self.clip_high.sigmoid(), format)
+            return rows.flatten(1)[:, : self.weight.shape[1]]
+        weight = self.clipped_weight()
         scale = self.weight_scale(weight)
         return format.dequantize(format.round(weight, scale, True) if self.codes is None else self.codes, scale)
 
@@ -114,21 +125,18 @@ class LearnableLinear(nn.Module):
         """Clip ratios [2] or the range of the tensor [], whichever the format has."""
         return self.act_clip.sigmoid() if self.format.mode == "dynamic" else self.log_amax.exp()
 
-    def quantized_input(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(transformed input on its grid, the token ranges to multiply back or None); x is centered already."""
-        x, activation = self.transformed(x), self.format.activation
-        return (x, None) if activation is None else activation.quantize(x, self.act_ranges, straight_through=True)
-
     def quantized_product(self, x: Tensor) -> Tensor:
         """The values the weight is multiplied with for a centered x, token ranges included [..., in]."""
-        x, a = self.quantized_input(x)
-        return x if a is None else x * a
+        activation = self.format.activation
+        if activation is None:
+            return self.transformed(x)
+        if fused(activation):
+            x = x if self.rotation is None else self.rotation(x)
+            return quantized_tokens(x, self.log_scale.exp(), self.act_ranges, activation)
+        return _product(*activation.quantize(self.transformed(x), self.act_ranges, straight_through=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        x, a = self.quantized_input(self.centered(x))
-        y = F.linear(x, self.quantized_weight())
-        y = y if a is None else y * a
-        y = y if self.bias is None else y + self.bias
+        y = F.linear(self.quantized_product(self.centered(x)), self.quantized_weight(), self.bias)
         # self.kind_bias[types] would add its gradients up in whatever order the threads come
         return y if self.kind_bias is None else y + F.embedding(current_types(), self.kind_bias)
 
@@ -195,15 +203,16 @@ class LearnableLinear(nn.Module):
         if self.format.has_room:  # a wider range rounds as well
             self._set_act(1 - 1e-7, float(self.transformed(x).abs().max()))
             return
-        target = self.transformed(x)
-        best, chosen = math.inf, 1.0
+        target = self.transformed(x).flatten(0, -2)
         amax = float(target.abs().max())
-        for ratio in torch.linspace(0.4 if self.format.activation.dynamic else 0.1, 0.995, 40).tolist():
-            self._set_act(ratio, amax)
-            quantized, a = self.quantized_input(x)
-            error = float(((quantized if a is None else quantized * a) - target).square().sum())
-            if error < best:
-                best, chosen = error, ratio
+        ratios = torch.linspace(0.4 if self.format.activation.dynamic else 0.1, 0.995, 40).tolist()
+        errors = [0.0] * len(ratios)
+        rows = max(1, TRIED // target.shape[1])
+        for part in target.split(rows):
+            for i, ratio in enumerate(ratios):
+                self._set_act(ratio, amax)
+                errors[i] += float((_product(*self.format.activation.quantize(part, self.act_ranges)) - part).square().sum())
+        chosen = ratios[errors.index(min(errors))]
         self._set_act(chosen, amax)
 
     @torch.no_grad()

@@ -211,7 +211,9 @@ class LearnableLinear(nn.Module):
         for part in target.split(rows):
             for i, ratio in enumerate(ratios):
                 self._set_act(ratio, amax)
-                errors[i] += float((_product(*self.format.activation.quantize(part, self.act_ranges)) - part).square().sum())
+                errors[i] += float(
+                    (_product(*self.format.activation.quantize(part, self.act_ranges)) - part).square().sum()
+                )
         chosen = ratios[errors.index(min(errors))]
         self._set_act(chosen, amax)
 

@@ -183,10 +183,10 @@ def _learn(
     weights = [p for m in learnables for p in (m.weight, m.bias, m.kind_bias) if p is not None]
     if recipe.weight_rate > 0:
         groups.append({"params": weights, "lr": recipe.weight_rate})
-    optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
+    device = device_of(quantized)
+    optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=device.type != "meta")
     steps_per_epoch = len(list(goals.groups(recipe.batch)))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs * steps_per_epoch)
-    device = device_of(quantized)
     energies = [goal.to(device).square().mean() for goal in goals.tokens]
     for _ in range(recipe.epochs):
         order = torch.randperm(len(energies), generator=generator, device="cpu").tolist()

@@ -25,14 +25,14 @@ def fused(format: TensorFormat | None) -> bool:
 def quantized_tokens(x: Tensor, scale: Tensor, ranges: Tensor, format: TensorFormat) -> Tensor:
     """x [..., in] divided by scale [in] and put on the grid of an activation, token ranges included; `ranges` as in
     `TensorFormat.quantize`. Gradients for x, scale and ranges."""
-    out: Tensor = _Tokens.apply(x, scale, ranges, format)
+    out: Tensor = _Tokens.apply(x, scale, ranges, format)  # type: ignore[no-untyped-call]
     return out
 
 
 def quantized_rows(weight: Tensor, low: Tensor, high: Tensor, format: TensorFormat) -> Tensor:
     """A weight split by its scales [out, groups, size], clipped at the ratios `low` and `high` [out, groups, 1] of its
     extremes and put on its grid. Gradients for weight and ratios."""
-    out: Tensor = _Rows.apply(weight, low, high, format)
+    out: Tensor = _Rows.apply(weight, low, high, format)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -44,11 +44,11 @@ def _equal(x: Tensor, to: Tensor) -> Tensor:
 class _Tokens(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, ranges: Tensor, format: TensorFormat) -> Tensor:
-        grid, u, extremes = format.grid, x / scale, ()
+        grid, u, extremes = format.grid, x / scale, list[Tensor]()
         if format.dynamic:
             high, low = u.amax(-1, keepdim=True), u.amin(-1, keepdim=True)
             unit, size = grid.unit_scale, (high * ranges[1]).maximum(-low * ranges[0]).clamp_min(EPS)
-            extremes = high, low
+            extremes = [high, low]
         else:
             unit, size = 1.0, grid.scale(ranges)
         u.div_(size)

@@ -280,7 +280,9 @@ class Stream:
                     with suppress(Enough):
                         batch.run(block)
                     continue
-                for index, out in zip(piece, batch.run(block).view(len(piece), *self.shapes[piece[0]], -1), strict=True):
+                for index, out in zip(
+                    piece, batch.run(block).view(len(piece), *self.shapes[piece[0]], -1), strict=True
+                ):
                     into.count = max(into.count, index + 1)
                     into.put(index, out)
 

@@ -189,10 +189,10 @@ def _learn(
     weights = [p for m in learnables for p in (m.weight, m.bias, m.kind_bias) if p is not None]
     if recipe.weight_rate > 0:
         groups.append({"params": weights, "lr": recipe.weight_rate})
-    optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+    device = device_of(quantized)
+    optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=device.type != "meta")
     steps_per_epoch = len(list(goals.groups(recipe.batch)))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs * steps_per_epoch)
-    device = device_of(quantized)
     energies = [goal.to(device).square().mean() for goal in goals.tokens]
     for _ in range(recipe.epochs):
         order = torch.randperm(len(energies), generator=generator, device="cpu").tolist()
@@ -223,8 +223,8 @@ def _losses(
 def _error(quantized: Block, stage: Stage, goals: Stream, source: Stream, recipe: Recipe) -> float:
     """Squared error of the block's output over its squared size."""
     noise, signal, device = 0.0, 0.0, device_of(quantized)
-    for index in range(len(goals.tokens)):
-        batch, goal = (stream.batch(stage, [index], recipe.frame_shapes, device) for stream in (source, goals))
+    for piece in goals.few():
+        batch, goal = (stream.batch(stage, piece, recipe.frame_shapes, device) for stream in (source, goals))
         noise += float((batch.run(quantized) - goal.tokens).double().square().sum())
         signal += float(goal.tokens.double().square().sum())
     return noise / max(signal, 1e-30)

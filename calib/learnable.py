@@ -9,15 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qvggt.calib.branch import branch_basis
+from qvggt.calib.gptq import InputMoments, fitted_codes
 from qvggt.calib.straight_through import fused, quantized_rows, quantized_tokens
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.tensor_format import EPS, LEAST_BLOCK, WEIGHT_FLOOR
 from qvggt.models.token_types import current_types
 from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.quant.linear import QuantLinear
-from qvggt.quant.transform import InputTransform, TransformSpec
+from qvggt.quant.transform import InputTransform, TransformSpec, apart
 
 RATIOS = tuple(0.5 + 0.05 * i for i in range(31))  # of a grid with exponents to the largest weight
+RANGES = tuple(0.6 + 0.05 * i for i in range(9))  # of integer grids to the largest weight
 TRIED = 1 << 16  # values that clips are tried on at a time, which stay in a cache
 START = 4.0  # logit of the clips at the start: 0.982 of the observed extremes
 
@@ -33,7 +36,8 @@ class LearnableLinear(nn.Module):
     scale (one block where the format has none).
 
     The input loses a constant (`start_shift`) or the mean of its token's type (`start_center`), is rotated (if the
-    linear has an online rotation) and divided by s; the weight carries the inverse.
+    linear has an online rotation) and divided by s; the weight carries the inverse. What then lies along the columns of
+    `basis` [in, rank] (`start_branch`) passes the grids by.
     The rounding is `QuantLinear`'s own, passed straight through; scales and clips are not detached.
     """
 
@@ -49,6 +53,7 @@ class LearnableLinear(nn.Module):
         self.weight = nn.Parameter(weight if rotation is None else rotation.rotate_weight(weight))
         self.register_buffer("center", None)
         self.register_buffer("shift", None)
+        self.register_buffer("basis", None)
         self.kind_bias: nn.Parameter | None = None
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().float().clone())
         self.log_scale = nn.Parameter(weight.new_zeros(linear.in_features))
@@ -80,7 +85,19 @@ class LearnableLinear(nn.Module):
         return x / self.log_scale.exp()
 
     def smoothed_weight(self) -> Tensor:
-        return self.weight * self.log_scale.exp()
+        """What the grid is laid over, before clips [out, in]."""
+        weight = self.weight * self.log_scale.exp()
+        return weight if self.basis is None else apart(weight, self.basis)[0]
+
+    @property
+    def branch(self) -> Tensor | None:
+        """The weight of what passes the grid by, [rank, out]."""
+        return None if self.basis is None else self.basis.T @ (self.weight * self.log_scale.exp()).T
+
+    @torch.no_grad()
+    def start_branch(self, x: Tensor, rank: int, seed: int) -> None:
+        """Let `rank` directions of inputs like x [rows, in], centered already, pass the grids by: exact."""
+        self.basis = branch_basis(self.transformed(x), self.smoothed_weight(), rank, seed)
 
     @torch.no_grad()
     def start_center(self, means: Tensor) -> None:
@@ -120,23 +137,53 @@ class LearnableLinear(nn.Module):
         scale = self.weight_scale(weight)
         return format.dequantize(format.round(weight, scale, True) if self.codes is None else self.codes, scale)
 
+    @torch.no_grad()
+    def fit_codes(self, moments: InputMoments) -> None:
+        """Codes of integer weights for inputs of these moments, each row on the best of some grids: the one it has, and
+        those that end at RANGES of its largest weight. Weights beyond a grid are not clipped before: what they lose is
+        made up for as any rounding error is."""
+        format, weight = self.format.weight, self.smoothed_weight()
+        amax = format.granularity.amax(weight).clamp_min(WEIGHT_FLOOR)
+        learned = self.weight_scale(self.clipped_weight()) * format.grid.highest / amax
+        ratios = [learned, *(torch.full_like(amax, ratio) for ratio in RANGES)]
+        scales = [format.granularity.expand(format.scale(weight, ratio), weight.shape[1]) for ratio in ratios]
+        self.codes, chosen = fitted_codes(weight, scales, format.grid, moments)
+        self.ratio = torch.stack(ratios).gather(0, chosen[None, :, None].expand(1, *amax.shape))[0]
+
     @property
     def act_ranges(self) -> Tensor:
         """Clip ratios [2] or the range of the tensor [], whichever the format has."""
         return self.act_clip.sigmoid() if self.format.mode == "dynamic" else self.log_amax.exp()
 
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(what the grid is laid over [..., in], what passes it by [..., rank] or None) of a centered x."""
+        x = self.transformed(x)
+        return (x, None) if self.basis is None else apart(x, self.basis)
+
     def quantized_product(self, x: Tensor) -> Tensor:
-        """The values the weight is multiplied with for a centered x, token ranges included [..., in]."""
+        """The values the weight's codes are multiplied with for a centered x, token ranges included [..., in]."""
+        if self.basis is None and fused(self.format.activation):
+            x = x if self.rotation is None else self.rotation(x)
+            return self._on_grid(x, self.log_scale.exp())
+        return self._on_grid(self.split(x)[0])
+
+    def _on_grid(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """x [..., in], divided by scale [in] first, on the activation's grid, token ranges included."""
         activation = self.format.activation
         if activation is None:
-            return self.transformed(x)
+            return x
         if fused(activation):
-            x = x if self.rotation is None else self.rotation(x)
-            return quantized_tokens(x, self.log_scale.exp(), self.act_ranges, activation)
-        return _product(*activation.quantize(self.transformed(x), self.act_ranges, straight_through=True))
+            return quantized_tokens(x, x.new_ones(()) if scale is None else scale, self.act_ranges, activation)
+        return _product(*activation.quantize(x, self.act_ranges, straight_through=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(self.quantized_product(self.centered(x)), self.quantized_weight(), self.bias)
+        x = self.centered(x)
+        if (branch := self.branch) is None:
+            y = F.linear(self.quantized_product(x), self.quantized_weight(), self.bias)
+        else:
+            rest, along = self.split(x)
+            y = F.linear(self._on_grid(rest), self.quantized_weight(), self.bias)
+            y = y if along is None else y + along @ branch
         # self.kind_bias[types] would add its gradients up in whatever order the threads come
         return y if self.kind_bias is None else y + F.embedding(current_types(), self.kind_bias)
 
@@ -201,9 +248,9 @@ class LearnableLinear(nn.Module):
         if self.format.activation is None:
             return
         if self.format.has_room:  # a wider range rounds as well
-            self._set_act(1 - 1e-7, float(self.transformed(x).abs().max()))
+            self._set_act(1 - 1e-7, float(self.split(x)[0].abs().max()))
             return
-        target = self.transformed(x).flatten(0, -2)
+        target = self.split(x)[0].flatten(0, -2)
         amax = float(target.abs().max())
         ratios = torch.linspace(0.4 if self.format.activation.dynamic else 0.1, 0.995, 40).tolist()
         errors = [0.0] * len(ratios)
@@ -223,7 +270,7 @@ class LearnableLinear(nn.Module):
         logit = math.log(margin / (1 - margin))
         for clip in (self.clip_low, self.clip_high):
             clip.fill_(logit)
-        self._set_act(margin, 1.0 if x is None else float(self.transformed(x).abs().max()))
+        self._set_act(margin, 1.0 if x is None else float(self.split(x)[0].abs().max()))
 
     def _set_act(self, ratio: float, amax: float) -> None:
         self.act_clip.fill_(math.log(ratio / (1 - ratio)))
@@ -243,8 +290,9 @@ class LearnableLinear(nn.Module):
         codes = format.codes(weight, scale) if self.codes is None else self.codes.to(format.grid.dtype)
         bias: Tensor | None = self.bias
         if self.shift is not None and self.format.activation is None and bias is not None:
-            shift = self.shift if self.rotation is None else self.rotation(self.shift)
-            bias = bias - (shift / self.log_scale.exp()) @ format.dequantize(codes, scale).T
+            rest, along = self.split(self.shift)
+            bias = bias - rest @ format.dequantize(codes, scale).T
+            bias = bias if along is None or self.branch is None else bias - along @ self.branch
         kind_bias = None
         if self.kind_bias is not None:
             kind_bias, bias = self.kind_bias if bias is None else self.kind_bias + bias, None
@@ -252,8 +300,10 @@ class LearnableLinear(nn.Module):
             scale = scale * row_scale[:, None]
             bias = None if bias is None else bias * row_scale
             kind_bias = None if kind_bias is None else kind_bias * row_scale
-        transform = self._input_transform(folded)
+        transform, branch = self._input_transform(folded), self.branch
         module = QuantLinear.from_codes(codes, scale, bias, self.format, transform, kind_bias)
+        if branch is not None:
+            module.branch = branch if row_scale is None else branch * row_scale
         if self.format.mode == "dynamic":
             module.act_clip = self.act_ranges
         elif self.format.observed:
@@ -275,7 +325,8 @@ class LearnableLinear(nn.Module):
             center = (center - center[-1]) / self.log_scale.exp()
         elif not folded and self.shift is not None and self.format.activation is not None:
             raise ValueError("a constant is taken off by the layer before, and there is none")
-        spec = TransformSpec(self.rotation is not None, smooth, self.types)
+        rank = 0 if self.basis is None else self.basis.shape[1]
+        spec = TransformSpec(self.rotation is not None, smooth, self.types, rank)
         if not spec:
             return None
         transform = InputTransform(self.weight.shape[1], spec)
@@ -285,4 +336,5 @@ class LearnableLinear(nn.Module):
             transform.scale = (-self.log_scale).exp()
         if center is not None:
             transform.center = center
+        transform.basis = self.basis
         return transform

@@ -72,7 +72,8 @@ def calibrate_block(
         inputs = _record(block, learnables, stage, source, recipe)
         for name, learnable in learnables.items():
             smooth = recipe.replace(smooth=steps[name].scale)
-            _start(learnable, block.get_submodule(name), inputs.pop(name), smooth)
+            own = named_seed(seed, f"{stage.path}.{name} branch")
+            _start(learnable, block.get_submodule(name), inputs.pop(name), smooth, (steps[name].rank, own))
         start = _error(quantized, stage, goals, source, recipe)
         learned = start
         if recipe.learns(formats.values()):
@@ -153,13 +154,18 @@ def _record(
     return {n: (amax[n], (energy[n] / count[n]).float(), torch.cat(samples[n])) for n in learnables}
 
 
-def _start(learnable: LearnableLinear, linear: nn.Module, inputs: Inputs, recipe: Recipe) -> None:
+def _start(
+    learnable: LearnableLinear, linear: nn.Module, inputs: Inputs, recipe: Recipe, branch: tuple[int, int]
+) -> None:
+    """branch: its rank, and a seed."""
     amax, energy, rows = inputs
     if recipe.smooth:
         assert isinstance(linear, nn.Linear)
         rms = recipe.smooth_by == "rms"
         start = linear.weight if recipe.scale_init == "released" else None
         learnable.start_scale(energy.sqrt() if rms else amax, recipe.alpha, start, rms)
+    if branch[0]:
+        learnable.start_branch(rows, *branch)
     if recipe.search_clips and not isinstance(learnable.format.weight.grid, IntegerGrid):
         learnable.search_weight_scales(energy / learnable.log_scale.exp().square())
         learnable.search_act_clip(rows)
@@ -237,6 +243,9 @@ def _round(
             to.update(learnable.quantized_product(learnable.centered(x)) * weight)
 
         source.visit(stage, quantized, {name: add}, recipe.frame_shapes)
+        if recipe.fit_grids and isinstance(learnable.format.weight.grid, IntegerGrid):
+            learnable.fit_codes(moments)
+            continue
         format, weight = learnable.format.weight, learnable.clipped_weight()
         scale = format.granularity.expand(learnable.weight_scale(weight), weight.shape[1])
         learnable.codes = gptq_codes(weight, scale, format.grid, moments)

@@ -25,10 +25,12 @@ from qvggt.models.family import Stage
 from qvggt.models.token_types import token_types
 from qvggt.quant.hadamard import named_seed
 from qvggt.quant.kronecker import KroneckerHadamard
+from qvggt.rotation.cost import branch_macs
 
 FC2 = "mlp.fc2"  # its input comes out of a GELU, which nothing folds through
 BOUNDED = ("attn.qkv", "mlp.fc1")  # out of a LayerNorm; what attention averages may lie elsewhere in other images
 NEED_DB = 30.0  # signal over rounding noise in the outputs of the worst type of tokens
+WORTH_DB = 20.0  # that a branch has to gain, times its share of the product: 1 dB for 5 %
 ROWS = 1024  # patches, and tokens of every other type, that are looked at
 
 
@@ -38,14 +40,15 @@ class Steps:
 
     constant_range: one range for all tokens in place of one per token, where the format has ranges of tokens; saves
     work. center: the constants of special tokens taken off. scale: a factor per channel, which costs nothing but before
-    fc2. rotation: an online Kronecker Hadamard. db: signal over noise in the outputs with these steps, None where there
-    was nothing to decide.
+    fc2. rotation: an online Kronecker Hadamard. rank: of the branch that passes the grid by. db: signal over noise in
+    the outputs with these steps, None where there was nothing to decide.
     """
 
     constant_range: bool = False
     center: bool = False
     scale: bool = False
     rotation: bool = False
+    rank: int = 0
     db: float | None = None
 
     def format(self, format: LinearFormat) -> LinearFormat:
@@ -64,6 +67,7 @@ class Steps:
             elements += width * sum(KroneckerHadamard(width, 0).factors)
         if name == FC2:
             elements += width * (self.scale + self.center)
+        elements += branch_macs(self.rank, width, out)
         return elements / (width * out)
 
 
@@ -84,9 +88,10 @@ def choose_steps(
     source: inputs of the block. Linears with nothing to decide are not measured.
     """
     options = {name: list(_options(name, format, recipe)) for name, format in formats.items()}
+    ranks = {name: branch_rank(block.get_submodule(name), recipe) for name in formats}
     centered = list(formats) if recipe.center != "none" else []
     means = source.type_means(stage, block, centered, recipe.frame_shapes) if centered else {}
-    undecided = [name for name, choices in options.items() if len(choices) > 1]
+    undecided = [name for name, choices in options.items() if len(choices) > 1 or ranks[name]]
     samples = _sample(block, stage, undecided, source, recipe)
     chosen = {name: choices[0] for name, choices in options.items()}
     for name, (rows, types) in samples.items():
@@ -98,10 +103,28 @@ def choose_steps(
             steps: Steps, name: str = name, linear: nn.Linear = linear, seen: Samples = seen, own: int = own
         ) -> float:
             off = taken_off(name, steps, formats[name], seen.means, recipe)
-            return _measure(attach(linear, formats[name], steps, off, own), linear, seen, recipe.alpha)
+            return _measure(attach(linear, formats[name], steps, off, own), linear, seen, recipe.alpha, steps.rank)
 
         chosen[name] = _cheapest(options[name], measure)
+        if ranks[name] and (chosen[name].db or 0.0) < NEED_DB:
+            branch = replace(chosen[name], rank=ranks[name])
+            chosen[name] = _worth(chosen[name], replace(branch, db=measure(branch)), name, linear, formats[name])
     return chosen, means
+
+
+def branch_rank(linear: nn.Module, recipe: Recipe) -> int:
+    """Directions that may pass the grids of a linear by."""
+    assert isinstance(linear, nn.Linear)
+    return round(recipe.branch * min(linear.in_features, linear.out_features))
+
+
+def _worth(without: Steps, branch: Steps, name: str, linear: nn.Linear, format: LinearFormat) -> Steps:
+    """The steps with a branch where it gains enough for what it costs."""
+    size = linear.in_features, linear.out_features
+    cost = branch.additions(name, format, *size) - without.additions(name, format, *size)
+    assert without.db is not None
+    assert branch.db is not None
+    return branch if branch.db - without.db >= WORTH_DB * cost else without
 
 
 def foldable(recipe: Recipe) -> tuple[str, ...]:
@@ -168,7 +191,7 @@ def _cheapest(options: list[Steps], measure: Callable[[Steps], float]) -> Steps:
 
 
 @torch.no_grad()
-def _measure(learnable: LearnableLinear, linear: nn.Linear, seen: Samples, alpha: float) -> float:
+def _measure(learnable: LearnableLinear, linear: nn.Linear, seen: Samples, alpha: float, rank: int) -> float:
     """Signal over rounding noise in the outputs of the worst type of tokens, dB; rounded to nearest, clips at the
     extremes."""
     with token_types(seen.types):
@@ -176,6 +199,8 @@ def _measure(learnable: LearnableLinear, linear: nn.Linear, seen: Samples, alpha
         if learnable.log_scale.requires_grad:
             rotated = x if learnable.rotation is None else learnable.rotation(x)
             learnable.start_scale(rotated.abs().amax(0), alpha)
+        if rank:
+            learnable.start_branch(x, rank, 0)
         learnable.start_at_extremes(x, 1 - 1e-7)
         noise = (learnable(seen.rows) - linear(seen.rows)).double().square().sum(-1)
     signal = (seen.rows @ linear.weight.T).double().square().sum(-1)

@@ -180,6 +180,8 @@ def _hold_stored(module: QuantLinear, precision: Precision) -> list[Any]:
     handles, rotation = list[Any](), None if module.transform is None else module.transform.rotation
     if rotation is not None:
         handles += _hold_rounded(rotation, [rotation.left, rotation.right], precision)
+    if module.transform is not None and module.transform.basis is not None and module.branch is not None:
+        handles += _hold_rounded(module, [module.transform.basis, module.branch], precision)
     if not _returns_fp32(module):
         lift = lift_of(module.weight_scale.cpu().numpy(), precision)
         handles += _hold_rounded(module, [module.weight_scale], precision, lift)

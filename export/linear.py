@@ -53,9 +53,15 @@ def emit_linear(
             raise TypeError(f"{path}: centers its input, and needs the types of its tokens")
         before, off = site.at(f"{path}.center"), -array(module.transform.center)
         x = types.added(before, before.cast(x, FP32), "center", off, copies)
+    along = None
     if module.transform is not None:
         x = _transformed(site, module.transform, x)
+        if module.transform.basis is not None:
+            x, along = _apart(site, module.transform.basis, x)
     y = find_form(module.format)(site, module, x)
+    if along is not None and module.branch is not None:
+        past = site.op("MatMul", [along, site.real("branch", array(module.branch))])
+        y = site.op("Add", [y, site.cast(past, builder.precision_of(y))])
     if module.kind_bias is not None and types is not None:
         return types.added(site.at(f"{path}.kind_bias"), y, "kind_bias", array(module.kind_bias), copies)
     return site.biased(y, module.bias, negative=path.endswith(BEFORE_GELU))
@@ -90,3 +96,12 @@ def _transformed(site: Site, transform: InputTransform, x: str) -> str:
     if transform.scale is not None:
         x = site.op("Mul", [x, site.constant("transform.scale", forms.array(transform.scale))])
     return x
+
+
+def _apart(site: Site, basis: Tensor, x: str) -> tuple[str, str]:
+    """x fp32 -> (it without its parts along the basis, fp32; these parts). Both small products are in the network's
+    float type, what is left is taken in fp32."""
+    down = site.real("transform.basis", array(basis))
+    along = site.op("MatMul", [site.cast(x, site.precision), down])
+    back = site.op("Transpose", [down], perm=[1, 0])
+    return site.op("Sub", [x, site.cast(site.op("MatMul", [along, back]), FP32)]), along

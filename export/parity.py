@@ -50,6 +50,7 @@ from qvggt.quant.conv import QuantConv2d
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.model import quantized_convs, quantized_linears
 from qvggt.quant.scheme import Scheme
+from qvggt.quant.transform import InputTransform
 from qvggt.sqnr import decibels
 
 LINEAR_TOLERANCE = 1e-5  # of the largest output
@@ -255,10 +256,12 @@ def _compare_native(
 ) -> LayerParity:
     """As a half-precision file rounds. precision: of the network around the linear."""
     expected = _array(module.product(x))
-    if module.transform is not None and module.transform.rotation is not None and precision is not Precision.FP32:
-        # the rotated values are rounded before they are quantized: the energy of that, not the largest error
+    transform = module.transform
+    inside = transform is not None and (transform.rotation is not None or transform.basis is not None)
+    if transform is not None and inside and precision is not Precision.FP32:
+        # values are rounded before they are quantized: the energy of that, not the largest error
         energy = max(float(np.square(expected, dtype=np.float64).sum()), 1e-30)
-        own = _array(_rotated_half(module, module.transform.rotation, x, precision)) - expected
+        own = _array(_transformed_half(module, transform, x, precision)) - expected
         error, noise = (float(np.square(e, dtype=np.float64).sum()) for e in (got - expected, own))
         tolerance = 4 * math.sqrt(noise / energy) + 4 * precision.epsilon
         return LayerParity(path, math.sqrt(error / energy) if math.isfinite(error) else math.inf, len(x), 0, tolerance)
@@ -298,13 +301,19 @@ def verdict(path: str, errors: NDArray[np.floating], near: NDArray[np.bool_], to
     return LayerParity(path, float(errors[~ties].max(initial=0.0)), errors.size, int(ties.sum()), tolerance)
 
 
-def _rotated_half(module: QuantLinear, rotation: nn.Module, x: Tensor, precision: Precision) -> Tensor:
-    """The linear with the result of its online rotation rounded to `precision`."""
-    handle = rotation.register_forward_hook(round_output(precision))
+def _transformed_half(module: QuantLinear, transform: InputTransform, x: Tensor, precision: Precision) -> Tensor:
+    """The linear with the result of its online rotation, and what passes its grid by, rounded to `precision`."""
+    rotation = transform.rotation
+    handle = None if rotation is None else rotation.register_forward_hook(round_output(precision))
     try:
-        return module.product(x)
+        x, along = transform.split(x)
     finally:
-        handle.remove()
+        if handle is not None:
+            handle.remove()
+    if along is not None and transform.basis is not None:
+        rounded = along.to(precision.torch).float()
+        x, along = x + (along - rounded) @ transform.basis.T, rounded
+    return module.product_of(x, along)
 
 
 def check_outputs(

@@ -1,6 +1,7 @@
-"""Accuracy and bytes for every choice of parts, on the tiny model.
+"""Accuracy and bytes for every choice of parts.
 
-    python tools/bench_parts.py -o docs/results/parts.json      # 64 held-out scenes, about ten minutes on one core
+    python tools/bench_parts.py -o docs/results/parts.json      # tiny, 64 held-out scenes, ten minutes on one core
+    python tools/bench_parts.py --model small
 
 Held-out scenes (seeds from 10000000), 4 frames each; calibration on 32 other scenes. `bytes` is the ONNX file of target
 tensorrt (INT4 weights at 4 bits, INT8 activations), `bytes_cpu` that of target cpu. Each row is kept in OUT.rows.jsonl
@@ -17,16 +18,14 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from held_out import CALIBRATION_SEED, HELD_OUT_SEED, SIZE, Yardstick, images_of, scenes_in
+from bed import Bed, Family, Model
+from held_out import FRAMES, Yardstick
 from reporting import Columns, change_text, columns, start, write_json
 
 from qvggt.calib.block_journal import BlockJournal
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.recipe import find_recipe
 from qvggt.export.exporter import ExportConfig, export_onnx
-from qvggt.files import file_sha256
-from qvggt.hub.loading import load_model
-from qvggt.hub.names import find_weights
 from qvggt.journal import Journal
 from qvggt.models.network import Network
 from qvggt.quant.scheme import Scheme, parse_scheme
@@ -51,9 +50,9 @@ def schemes() -> list[Scheme]:
     return [*plain, *(Scheme(bits, "dynamic", CHOICES[-1], MIXED) for bits in ("w4a4", "w4a8"))]
 
 
-def file_bytes(model: Network, scheme: Scheme, target: Target) -> int:
+def file_bytes(model: Network, scheme: Scheme, target: Target, size: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        return export_onnx(model, scheme, ExportConfig(SIZE, SIZE, target=target), Path(folder) / "m.onnx").bytes
+        return export_onnx(model, scheme, ExportConfig(size, size, target=target), Path(folder) / "m.onnx").bytes
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -65,29 +64,31 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def bench(
-    model: Annotated[str, typer.Option(help="Float checkpoint with the tiny model's image size.")] = "tiny",
+    model: Model = "tiny",
+    family: Family = None,
     recipe: Annotated[str, typer.Option(help="Recipe of the blocks.")] = "qvggt",
     epochs: Annotated[int | None, typer.Option(min=1, help="Learning passes. [the recipe's]")] = None,
     scenes: Annotated[int, typer.Option(min=2)] = 64,
     threads: Annotated[int, typer.Option(min=1)] = 1,
-    data: Annotated[Path, typer.Option(help="Folder for the scenes.")] = Path("outputs/bench_parts"),
+    data: Annotated[Path | None, typer.Option(help="Folder for the scenes. [outputs/bench_parts]")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write.")] = Path("outputs/bench_parts.json"),
 ) -> None:
     """Print and save the table."""
     torch.set_num_threads(threads)
-    split = scenes_in(data / "held_out", HELD_OUT_SEED, scenes, workers=1)
-    pool = scenes_in(data / "calibration", CALIBRATION_SEED, CALIBRATION_SCENES, workers=1)
-    calibration = [images_of(pool, i) for i in range(CALIBRATION_SCENES)]
-    call = {"model": model, "weights_sha256": file_sha256(find_weights(model))[:16], "scenes": scenes, "frames": 4}
+    bed = Bed.of(model, family)
+    data = data or bed.folder("bench_parts")
+    split = bed.held_out(data / "held_out", scenes, workers=1)
+    calibration = bed.calibration(data / "calibration", CALIBRATION_SCENES, workers=1)
+    call = {"model": model, "weights_sha256": bed.weights, "scenes": scenes, "frames": FRAMES, "threads": threads}
     steps = find_recipe(recipe) if epochs is None else find_recipe(recipe).replace(epochs=epochs)
     call |= {"calibration_scenes": CALIBRATION_SCENES, "recipe": steps.to_dict()}
     journal = Journal(output.with_name(f".{output.name}.rows.jsonl"), {**call, "versions": versions()}, "bench")
-    yardstick = Yardstick(load_model(model), split)
+    yardstick = Yardstick(bed.load(), split)
     for scheme in [Scheme("fp32"), *schemes()]:
         key = scheme.to_json()
         if key in journal.values:
             continue
-        network, began = load_model(model), time.perf_counter()
+        network, began = bed.load(), time.perf_counter()
         if scheme.bits != "fp32":
             blocks = [part for part in scheme.parts if part in ("dino", "aggregator")]
             store = BlockJournal(data / f"{scheme.bits}-{'-'.join(blocks)}", {**call, "versions": versions()})
@@ -98,8 +99,8 @@ def bench(
         row |= yardstick.row(network, ("auc30",))
         if scheme.bits == "fp32":
             row |= {"parts": "", "sqnr_db": {}}
-        row["bytes"] = file_bytes(network, scheme, Target.TENSORRT)
-        row["bytes_cpu"] = file_bytes(network, scheme, Target.CPU)
+        row["bytes"] = file_bytes(network, scheme, Target.TENSORRT, bed.size)
+        row["bytes_cpu"] = file_bytes(network, scheme, Target.CPU, bed.size)
         row["calibration_seconds"] = round(seconds, 1)
         journal.add(key, row)
         print(table([row]).splitlines()[-1], flush=True)

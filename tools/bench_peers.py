@@ -2,6 +2,7 @@
 
     python tools/bench_peers.py --venv nncf=VENV --venv modelopt=VENV --venv quark=VENV    # resumes row by row
     python tools/bench_peers.py --peers onnxruntime --models plain --scenes 32 --no-speed --no-engines
+    python tools/bench_peers.py --model small --no-speed
 
 Every file is run by the runtime it was made for, on the same held-out scenes and frames; every tool calibrates on the
 scenes that ours are calibrated on. `linears`: only the linears that our default parts quantize; `everything`: what the
@@ -22,9 +23,10 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from bed import Bed, Family, Model
 from bench_accuracy import model_makers
 from calibrated import calibrated_
-from held_out import CALIBRATION_SEED, FRAMES, HELD_OUT_SEED, SIZE, images_of, per_scene, predict, scenes_in
+from held_out import FRAMES, HELD_OUT_SEED, images_of, per_scene, predict
 from peers.adapter import EVERYTHING, LINEARS, Peer, Request, Variant
 from peers.running import (
     PEERS,
@@ -45,8 +47,6 @@ from qvggt.errors import QvggtError
 from qvggt.eval.bootstrap import Bootstrap
 from qvggt.eval.metrics import Column
 from qvggt.export.exporter import ExportConfig, export_onnx
-from qvggt.files import file_sha256
-from qvggt.hub.names import find_weights
 from qvggt.journal import Journal
 from qvggt.models.network import Network
 from qvggt.progress import bar
@@ -113,6 +113,7 @@ class Workshop:
 
     def __init__(self, folder: Path, network: Network, calibration: list[Tensor], pythons: dict[str, Path]) -> None:
         self.folder, self.network, self.calibration, self.pythons = folder, network, calibration, pythons
+        self.size = calibration[0].shape[-1]
         folder.mkdir(parents=True, exist_ok=True)
         self.float_file = folder / "float.onnx"
         self.export(network, parse_scheme("fp32"), self.float_file)
@@ -122,7 +123,7 @@ class Workshop:
         self.nodes, self.others = products(self.float_file)
 
     def export(self, network: Network, scheme: Scheme, path: Path, target: Target = Target.CPU) -> None:
-        export_onnx(network, scheme, ExportConfig(SIZE, SIZE, frames=(1, FRAMES, 8), target=target), path)
+        export_onnx(network, scheme, ExportConfig(self.size, self.size, frames=(1, FRAMES, 8), target=target), path)
 
     def make(self, entry: Entry, fresh: Network) -> tuple[Row, Path, Path]:
         """Facts (`seconds`, `error`, ...) and two files, for CPUs and for TensorRT, of which peers have only one."""
@@ -270,8 +271,9 @@ def installed(names: list[str], environments: dict[str, Path]) -> tuple[list[Pee
 
 
 def main(
-    model: Annotated[str, typer.Option(help="Float checkpoint.")] = "tiny",
-    models: Annotated[str, typer.Option(help="plain, channels (outlier channels x30).")] = "plain,channels",
+    model: Model = "tiny",
+    family: Family = None,
+    models: Annotated[str, typer.Option(help="plain, channels (outlier channels x30), ...")] = "plain,channels",
     formats: Annotated[str, typer.Option(help="Of ours.")] = FORMATS,
     peers: Annotated[str, typer.Option()] = ",".join(PEERS),
     venv: Annotated[list[str] | None, typer.Option(help="NAME=PATH, for each peer that is not beside qvggt.")] = None,
@@ -285,18 +287,19 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Timed calls per candidate.")] = 7,
     resume: Annotated[bool, typer.Option(help="Keep the rows that are there.")] = True,
     again: Annotated[str, typer.Option(help="Tools whose rows are made anew, comma-separated; such as ours.")] = "",
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder.")] = Path("outputs/bench_peers"),
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder. [outputs/bench_peers]")] = None,
 ) -> None:
     """Make and measure what the journal has not, print the table and write OUTPUT/peers.json."""
     torch.set_num_threads(1)
     found, pythons = installed([name for name in peers.split(",") if name], pairs(venv or []))
-    split = scenes_in(output / "held_out", seed, scenes)
-    pool = scenes_in(output / "calibration", CALIBRATION_SEED, calibration_scenes)
-    calibration = [images_of(pool, i) for i in range(calibration_scenes)]
-    makers = model_makers(model, calibration)
+    bed = Bed.of(model, family)
+    output = output or bed.folder("bench_peers")
+    split = bed.held_out(output / "held_out", scenes, seed)
+    calibration = bed.calibration(output / "calibration", calibration_scenes)
+    makers = model_makers(str(bed.path), calibration)
     names = models.split(",")
     todo = list(entries(names, formats.split(","), scopes.split(","), found))
-    identity = {"weights": file_sha256(find_weights(model))[:16], "scenes": scenes, "seed": seed}
+    identity = {"weights": bed.weights, "scenes": scenes, "seed": seed}
     journal_file = output / "rows.jsonl"
     if not resume:
         journal_file.unlink(missing_ok=True)

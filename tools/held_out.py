@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from scene_split import SceneSplit, load_split, render_split
 from torch import Tensor
 
 from qvggt.data.synthetic.render import render
-from qvggt.data.synthetic.scene import SceneConfig, sample_scene
+from qvggt.data.synthetic.scene import SceneConfig, rich, sample_scene
+from qvggt.device import device_of
+from qvggt.errors import QvggtError
 from qvggt.eval.bootstrap import Bootstrap
 from qvggt.eval.depth import DepthErrors, depth_errors
 from qvggt.eval.metrics import Column, pose_auc
@@ -21,14 +24,27 @@ from qvggt.geometry import decode_pose
 from qvggt.models.network import Network
 
 HELD_OUT_SEED, CALIBRATION_SEED = 10_000_000, 50_000_000
-FRAMES, BATCH, SIZE = 4, 16, 70
+FRAMES, BATCH = 4, 16
+SIZE = SceneConfig().height  # of the tiny model; other models: `scene_config`
+FAMILIES = {"random": SceneConfig(), "room": SceneConfig(family="room"), "rich": rich()}
+TRAINED_ON = {SIZE: "random", rich().height: "rich"}  # image size -> family of the models of that size
 Predictions = dict[str, Tensor]
 Scores = dict[str, list[float]]
 
 
-def scenes_in(folder: Path, first_seed: int, count: int, workers: int = 2, frames: int = 8) -> SceneSplit:
-    """`count` scenes of 70 x 70 pixels, rendered into `folder` unless they are there."""
-    config = SceneConfig(height=SIZE, width=SIZE, family="random", frames=frames)
+def scene_config(size: int, family: str | None = None, frames: int | None = None) -> SceneConfig:
+    """Square scenes for models of this image size; family, frames: what such models were trained on unless given."""
+    name = TRAINED_ON.get(size, "random") if family is None else family
+    if name not in FAMILIES:
+        raise QvggtError(f"scene family {name!r}: expected one of {', '.join(FAMILIES)}")
+    found = FAMILIES[name]
+    return replace(found, height=size, width=size, frames=found.frames if frames is None else frames)
+
+
+def scenes_in(
+    folder: Path, first_seed: int, count: int, config: SceneConfig = FAMILIES["random"], workers: int = 2
+) -> SceneSplit:
+    """`count` scenes, rendered into `folder` unless they are there."""
     return load_split(render_split(config, range(first_seed, first_seed + count), folder, workers))
 
 
@@ -47,7 +63,8 @@ def drawn(config: SceneConfig, frames: int, seed: int) -> tuple[Tensor, Any]:
 def predict(model: Network, split: SceneSplit, scenes: int | None = None, frames: int = FRAMES) -> Predictions:
     """Outputs of the first scenes, [scenes, S, ...]."""
     images = [images_of(split, index, frames) for index in range(scenes or len(split))]
-    parts = [model(batch) for batch in torch.stack(images).split(BATCH)]
+    device = device_of(model)
+    parts = [{n: x.cpu() for n, x in model(b.to(device)).items()} for b in torch.stack(images).split(BATCH)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

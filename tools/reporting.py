@@ -70,6 +70,11 @@ def change_text(row: dict[str, Any], name: str = "auc30") -> str:
     return f"{change} [{low}, {high}]"
 
 
+def spread_text(row: Row, name: str = "auc30") -> str:
+    """A score's smallest and largest over calibration seeds; `-` of a single one."""
+    return " to ".join(f"{value:.2f}" for value in row["spread"][name]) if "spread" in row else "-"
+
+
 def sqnr_db(truth: Any, value: Any) -> float:
     """10 log10 of signal over error power in float64; finite for equal arrays, so that JSON can hold it."""
     return min(sqnr.sqnr_db(truth, value), 3000.0)

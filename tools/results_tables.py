@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import gpu_proof
 import typer
-from reporting import Columns, Row, change_text, columns, markdown, shown
+from reporting import Columns, Row, change_text, columns, markdown, shown, spread_text
 
 from qvggt.eval.result import file_bytes
 
@@ -212,7 +212,7 @@ def profile_slice() -> str:
 
 
 RECIPES = ("rtn", "smoothquant", "quarot", "quantvggt", "qvggt")
-MODELS = ("plain", "channels", "pca")
+MODELS = ("plain", "channels", "pca", "massive")
 SCHEMES = (
     *("w8a8-dynamic", "w8a8-static", "fp8-static", "fp8-dynamic", "w4a8-dynamic", "w4afp8-static", "w4a16-dynamic"),
     *("nvfp4", "w4a4-dynamic", "w4a4-static"),
@@ -225,20 +225,40 @@ def accuracy_rows() -> list[Row]:
     return [r for r in rows if r.get("calibration_scenes", CALIBRATION_SCENES) == CALIBRATION_SCENES]
 
 
+def accuracy_text(table: str, rows: list[Row]) -> str:
+    """A table of such rows, and how they were made: the model, the scenes, the seeds, the threads."""
+    call = load("accuracy")["call"]
+    size = f", {call['size']}x{call['size']} pixels" if "size" in call else ""
+    threads = sorted({r["threads"] for r in rows if "threads" in r})
+    told = f"threads: {', '.join(map(str, threads))}" if threads else "threads not recorded"
+    seeds = max((r.get("seeds", 1) for r in rows), default=1)
+    drawn = f"seeds 0 to {seeds - 1}, figures are means over them" if seeds > 1 else "seed 0"
+    scenes = f"{call['scenes']} scenes of {call['frames']} frames"
+    return f"{table}\n*Model {call['model']}{size}; {scenes}; calibrations with {drawn}; {told}.*\n"
+
+
+def spreads(rows: list[Row]) -> Columns:
+    """Columns of the spread over calibration seeds, where any of the rows has one."""
+    found: Columns = {f"@{t} over seeds": partial(spread_text, name=f"auc{t}") for t in (30, 5)}
+    return found if any("spread" in row for row in rows) else {}
+
+
 def accuracy() -> str:
     """AUC@30 of every recipe, one row a model and scheme, by tools/bench_accuracy.py."""
     found = {(r["model"], r["scheme"], r["recipe"]): r for r in accuracy_rows()}
     measured = {(model, scheme) for model, scheme, _ in found}
+    drawn = spreads([*found.values()])
     rows = []
     for model, scheme in ((m, s) for m in MODELS for s in SCHEMES if (m, s) in measured):
         base, ours = found[model, "fp32", "float"], found.get((model, scheme, "qvggt"))
         cells = [shown(found.get((model, scheme, name), {}), "auc30 {:.2f} or -") for name in RECIPES]
-        change = ["-"] * 3
+        change = ["-"] * (3 + len(drawn))
         if ours is not None:
             change = [change_text(ours), *(f"{ours[name] / base[name]:.1%}" for name in ("auc30", "auc5"))]
+            change += [text(ours) for text in drawn.values() if callable(text)]
         rows.append([model, scheme, *cells, *change])
     header = ["model", "scheme", *RECIPES, "change of qvggt (95 %)", "of float @30", "of float @5"]
-    return markdown(header, rows, aligned=True)
+    return accuracy_text(markdown([*header, *drawn], rows, aligned=True), [*found.values()])
 
 
 def ablation() -> str:
@@ -247,7 +267,7 @@ def ablation() -> str:
     ours = [r for r in rows if r["recipe"].startswith(("ours", "qvggt"))]
     ours.sort(key=lambda r: r["recipe"] != "qvggt")
     name: Columns = {"w4a4-dynamic, plain model": lambda r: "ours" if r["recipe"] == "qvggt" else r["recipe"]}
-    return columns(ours, name | SCORES)
+    return accuracy_text(columns(ours, name | SCORES | spreads(ours)), ours)
 
 
 def calibration() -> str:
@@ -255,7 +275,8 @@ def calibration() -> str:
     rows = sorted(load("accuracy")["rows"], key=lambda r: (r["scheme"], r.get("calibration_scenes", 0)))
     ours = [r for r in rows if r["model"] == "plain" and r["recipe"] == "qvggt" and r["scheme"].startswith("w4a4")]
     first: Columns = {"scheme": "scheme", "calibration scenes": "calibration_scenes"}
-    return columns(ours, {**first, **SCORES, "seconds": "calibration_seconds {:.0f}"})
+    spec = {**first, **SCORES, **spreads(ours), "seconds": "calibration_seconds {:.0f}"}
+    return accuracy_text(columns(ours, spec), ours)
 
 
 def parity(row: Row) -> str:

@@ -340,7 +340,9 @@ class CalibrateJob(Job[Calibrated]):
         for line in plan.lines(self.token_bytes):
             console.result(line)
         console.say("multiply-adds of the calibrated network, per block:")
-        console.say(CostTable(config, recipe.online != "none").to_markdown(height, width))
+        if recipe.branch:
+            console.say("(with a branch beside every linear; it gets one where that gains enough)")
+        console.say(CostTable(config, recipe.online != "none", recipe.branch).to_markdown(height, width))
         return Calibrated(Path(self.output), wanted, recipe.name, plan=plan)
 
     def _calibrate(self, source: Model, wanted: Scheme, size: tuple[int, int], console: Console) -> Calibrated:
@@ -353,6 +355,7 @@ class CalibrateJob(Job[Calibrated]):
         from qvggt.jobs.budget import NOTE, BudgetSearch, search_budget
         from qvggt.quant.checkpoint import Provenance
         from qvggt.quant.model import scheme_attentions, settled
+        from qvggt.rotation.cost import branch_text
         from qvggt.versions import versions
 
         network, recipe = source.network, self.chosen(wanted)
@@ -403,6 +406,8 @@ class CalibrateJob(Job[Calibrated]):
         for path, figures in layers.items():
             console.detail(f"  {path}: {', '.join(f'{name} {value}' for name, value in figures.items())}")
         console.result(f"{self.output}: {wanted.label} by recipe {self.recipe} ({DESCRIPTION} has the per-layer table)")
+        if branches := branch_text(network):
+            console.result(branches)
         if drop is not None:
             console.result(f"budget: drop {drop:.2%} of {self.budget:.2%}")
         if not result.passed:

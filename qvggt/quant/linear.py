@@ -20,7 +20,8 @@ class QuantLinear(nn.Module):
 
     Buffers: `codes` [out, in] in the grid's dtype; `weight_scale` fp32 [out, 1] or [out, blocks]; `bias` fp32 [out],
     or in its place, where the transform centers its input, `kind_bias` fp32 [types, out]: bias plus the product of the
-    float weight with each center; with dynamic activations `act_clip` fp32 [2] = clip ratios of the negative and the
+    float weight with each center; where the transform has a basis, `branch` fp32 [rank, out]: the product of the float
+    weight with each direction of it; with dynamic activations `act_clip` fp32 [2] = clip ratios of the negative and the
     positive side; with static ones `act_amax` fp32 [] = range of the tensor.
     """
 
@@ -28,6 +29,7 @@ class QuantLinear(nn.Module):
     weight_scale: Tensor
     bias: Tensor | None
     kind_bias: Tensor | None
+    branch: Tensor | None
     act_clip: Tensor
     act_amax: Tensor
 
@@ -46,6 +48,8 @@ class QuantLinear(nn.Module):
         types = transform.kinds if transform else 0
         self.register_buffer("bias", torch.zeros(out_features) if bias and not types else None)
         self.register_buffer("kind_bias", torch.zeros(types, out_features) if types else None)
+        rank = transform.rank if transform else 0
+        self.register_buffer("branch", torch.zeros(rank, out_features) if rank else None)
         self.transform = InputTransform(in_features, transform) if transform else None
         if format.mode == "dynamic":
             self.register_buffer("act_clip", torch.ones(2))
@@ -111,8 +115,9 @@ class QuantLinear(nn.Module):
 
         x is centered already.
         """
-        if self.transform is not None:
-            x = self.transform(x)
+        return self._on_grid(x if self.transform is None else self.transform(x))
+
+    def _on_grid(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         activation = self.format.activation
         return (x, None) if activation is None else activation.quantize(x, self.act_ranges)
 
@@ -121,11 +126,18 @@ class QuantLinear(nn.Module):
         return y if self.kind_bias is None else y + self.kind_bias[current_types()].to(y.dtype)
 
     def product(self, x: Tensor) -> Tensor:
-        """Everything between the centers: the (centered) input quantized and multiplied, plus the bias."""
-        x, token_range = self.quantized_input(x)
+        """Everything between the centers: the (centered) input quantized and multiplied, plus what passed the grid by,
+        plus the bias."""
+        return self.product_of(*((x, None) if self.transform is None else self.transform.split(x)))
+
+    def product_of(self, x: Tensor, along: Tensor | None) -> Tensor:
+        """`product` of what the grid is laid over, and of what passes it by."""
+        x, token_range = self._on_grid(x)
         y = F.linear(x, self.weight_dequantized().to(x.dtype))
         if token_range is not None:
             y = y * token_range
+        if along is not None and self.branch is not None:
+            y = y + along @ self.branch.to(y.dtype)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:

@@ -13,14 +13,16 @@ from qvggt.quant.kronecker import KroneckerHadamard
 
 @dataclass(frozen=True)
 class TransformSpec:
-    """Which parts an `InputTransform` has, and the types of tokens it centers (`kinds` in files); JSON-serialisable."""
+    """Which parts an `InputTransform` has, the types of tokens it centers (`kinds` in files), and the directions that
+    pass the grid by; JSON-serialisable."""
 
     rotation: bool = False
     scale: bool = False
     kinds: int = 0
+    rank: int = 0
 
     def __bool__(self) -> bool:
-        return self.rotation or self.scale or self.kinds > 0
+        return self.rotation or self.scale or self.kinds > 0 or self.rank > 0
 
 
 class InputTransform(nn.Module):
@@ -29,10 +31,13 @@ class InputTransform(nn.Module):
     K is an online Kronecker Hadamard, `scale` a factor per channel, `center` [types, n] the mean token of each type
     (qvggt.models.token_types). Any part may be absent; a smoothing that comes before K lives in K's `signs`. The linear
     that follows carries the inverse of K and scale in its weight, the product with the center in a bias per type.
+
+    `basis` [n, rank], orthonormal columns: what lies along them is taken off, and passes the grid by in floating point.
     """
 
     scale: Tensor | None
     center: Tensor | None
+    basis: Tensor | None
 
     def __init__(self, width: int, spec: TransformSpec, seed: int = 0) -> None:
         super().__init__()
@@ -40,13 +45,25 @@ class InputTransform(nn.Module):
         self.rotation = KroneckerHadamard(width, seed) if spec.rotation else None
         self.register_buffer("scale", torch.ones(width) if spec.scale else None)
         self.register_buffer("center", torch.zeros(spec.kinds, width) if spec.kinds else None)
+        self.register_buffer("basis", torch.zeros(width, spec.rank) if spec.rank else None)
 
     def centered(self, x: Tensor) -> Tensor:
         """x [..., L, n] without the center of each token's type; ValueError outside `token_types`."""
         return x if self.center is None else x - self.center[current_types()].to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What follows the centering."""
+        """What follows the centering: what the grid is laid over."""
+        return self.split(x)[0]
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(what the grid is laid over [..., n], what passes it by [..., rank] or None) of a centered x."""
         if self.rotation is not None:
             x = self.rotation(x)
-        return x if self.scale is None else x * self.scale
+        x = x if self.scale is None else x * self.scale
+        return (x, None) if self.basis is None else apart(x, self.basis)
+
+
+def apart(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """x [..., n] as (what is left without its parts along the columns of `basis` [n, rank], these parts)."""
+    along = x @ basis.to(x.dtype)
+    return x - along @ basis.to(x.dtype).T, along

@@ -1,11 +1,15 @@
-"""What rotating activations costs at run time, in multiply-adds (MACs): DESIGN 3.1 and 3.4, spec/quantvggt.md 6."""
+"""What is done to activations at run time, in multiply-adds (MACs): DESIGN 3.1 and 3.4, spec/quantvggt.md 6."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from qvggt.models.family import AddedLinear, ModelConfig, find_family
+from qvggt.models.network import Network
 from qvggt.quant.kronecker import kronecker_factors
+from qvggt.quant.model import quantized_linears
+
+HALF_BYTES = 2  # of a number of a branch, in a network fast enough to quantize its weights for
 
 
 @dataclass(frozen=True)
@@ -13,11 +17,13 @@ class CostTable:
     """MACs of a transformer block and of a whole model's blocks under three methods.
 
     original: no rotation. dense: one dense matrix before every linear, the published method. folded: ours, nothing in a
-    block unless `kronecker` puts the online rotation before fc2, and the linears its family adds around them.
+    block unless `kronecker` puts the online rotation before fc2 or `branch` a branch of that share beside every linear
+    (`Recipe.branch`), and the linears its family adds around them.
     """
 
     config: ModelConfig
     kronecker: bool = False
+    branch: float = 0.0
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -26,10 +32,17 @@ class CostTable:
         return {"qkv": (dim, 3 * dim), "proj": (dim, dim), "fc1": (dim, hidden), "fc2": (hidden, dim)}
 
     @property
+    def online(self) -> dict[str, int]:
+        """Per token: MACs that ours adds to every linear of a block."""
+        macs = {n: branch_macs(round(self.branch * min(i, o)), i, o) for n, (i, o) in self.linears.items()}
+        macs["fc2"] += kronecker_macs(self.linears["fc2"][0]) if self.kronecker else 0
+        return macs
+
+    @property
     def block(self) -> tuple[int, int, int]:
         """Per token: MACs of a block's linears, what dense rotations add to them, and what ours adds."""
-        online = kronecker_macs(self.linears["fc2"][0]) if self.kronecker else 0
-        return sum(i * o for i, o in self.linears.values()), sum(i * i for i, _ in self.linears.values()), online
+        whole, dense = (sum(sizes) for sizes in zip(*((i * o, i * i) for i, o in self.linears.values()), strict=True))
+        return whole, dense, sum(self.online.values())
 
     @property
     def outside(self) -> tuple[AddedLinear, ...]:
@@ -49,7 +62,7 @@ class CostTable:
     def to_markdown(self, height: int, width: int) -> str:
         """The whole comparison, for people."""
         whole, dense, online = self.block
-        lines = [(n, f"{i} -> {o}", i * o, i * i, online if n == "fc2" else 0) for n, (i, o) in self.linears.items()]
+        lines = [(n, f"{i} -> {o}", i * o, i * i, self.online[n]) for n, (i, o) in self.linears.items()]
         rows = ["| linear | in -> out | MACs/token | dense rotation adds | ours adds |", "|---|---|---|---|---|"]
         for name, sizes, macs, *extra in [*lines, ("block", "", whole, dense, online)]:
             cells = (name, sizes, f"{macs:,}", *(added(part, macs) for part in extra))
@@ -66,6 +79,28 @@ class CostTable:
 def kronecker_macs(inputs: int) -> int:
     """Rotating a token with two Kronecker factors; a dense rotation takes inputs^2."""
     return inputs * sum(kronecker_factors(inputs))
+
+
+def branch_macs(rank: int, inputs: int, outputs: int) -> int:
+    """A token along the directions that pass a grid by, its rest, and the product of these directions."""
+    return rank * (2 * inputs + outputs)
+
+
+def branch_text(network: Network) -> str:
+    """What the branches of a calibrated network cost, for people; empty where there is none."""
+    linears = [linear for _, linear in quantized_linears(network)]
+    sizes = {id(m): (m.transform.spec.rank, m.in_features, m.out_features) for m in linears if m.transform is not None}
+    with_one = [size for size in sizes.values() if size[0]]
+    if not with_one:
+        return ""
+    macs = sum(branch_macs(*size) for size in with_one) / sum(m.in_features * m.out_features for m in linears)
+    stored = sum(m.format.stored_bytes((m.out_features, m.in_features)) for m in linears)
+    size = sum(HALF_BYTES * rank * (i + o) for rank, i, o in with_one) / stored
+    ranks = sorted({rank for rank, *_ in with_one})
+    return (
+        f"{len(with_one)} of {len(linears)} linears have a branch of rank {' or '.join(map(str, ranks))} in floating "
+        f"point beside them: {macs:.1%} more multiply-adds, {size:.1%} more bytes in half precision"
+    )
 
 
 def added(part: int, whole: int) -> str:

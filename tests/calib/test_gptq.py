@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from qvggt.calib.gptq import LAZY, InputMoments, gptq_codes
+from qvggt.calib.gptq import LAZY, InputMoments, fitted_codes, gptq_codes
 from qvggt.formats.granularity import ROW
 from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import LinearFormat
@@ -142,3 +142,20 @@ def test_beats_nearest_on_a_floating_point_grid(name: str, case: tuple[torch.Ten
     assert float(codes.abs().max()) <= numbers.grid.highest
     nearest = numbers.codes(weight, numbers.scale(weight))
     assert output_error(x, weight, codes, scale) < 0.6 * output_error(x, weight, nearest, scale)
+
+
+@pytest.mark.parametrize("at_once", [1 << 24, 24 * 32])  # all grids in one go, one after the other
+def test_each_row_takes_its_best_grid(
+    case: tuple[torch.Tensor, torch.Tensor], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qvggt.calib.gptq.AT_ONCE", at_once)
+    weight, x = case
+    weight[3, 5] = 20.0  # a row whose grid had better reach all the way
+    scales = [ROWS.scale(weight) * ratio for ratio in (0.3, 0.7, 0.85, 1.0)]
+    moments = moments_of(x)
+    codes, chosen = fitted_codes(weight, scales, GRID, moments, 1e-6)
+    alone = [gptq_codes(weight, scale, GRID, moments, 1e-6) for scale in scales]
+    errors = torch.stack([(x @ (weight - c.float() * s).T).square().sum(0) for c, s in zip(alone, scales, strict=True)])
+    assert torch.equal(chosen, errors.argmin(0))
+    assert len(chosen.unique()) > 1
+    assert torch.equal(codes, torch.stack(alone)[chosen, torch.arange(24)])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from qvggt.calib.gptq import InputMoments, gptq_codes
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.table import find_format
@@ -213,3 +214,28 @@ def test_scales_of_blocks_are_searched_where_inputs_are_large() -> None:
     scaled = learnable.finish(row_scale=factors)
     assert torch.equal(format.split_scale(scaled.weight_scale)[0], codes)
     assert torch.equal(scaled.codes.float(), found.codes.float())
+
+
+@pytest.mark.parametrize("bits", ["w4a8-dynamic", "w4a16b32", "w8a8-dynamic"])
+def test_fitted_codes_are_those_that_finish(bits: str) -> None:
+    """On grids of their own, and nearer to the product than those of the searched clips."""
+    _, linear, x = made("w4a4", "dynamic")
+    moments = InputMoments(160)
+    moments.update(x)
+    errors = []
+    for fitted in (False, True):
+        learnable = LearnableLinear(linear, find_format(bits))  # type: ignore[arg-type]
+        learnable.search_weight_clips()
+        if fitted:
+            learnable.fit_codes(moments)
+        else:
+            weight = learnable.clipped_weight().detach()
+            format, scale = learnable.format.weight, learnable.weight_scale(weight).detach()
+            learnable.codes = gptq_codes(weight, format.granularity.expand(scale, 160), format.grid, moments)
+        with torch.no_grad():
+            codes, final = learnable.codes, learnable.finish()
+            assert codes is not None
+            assert torch.equal(final.codes, codes.to(torch.int8))
+            assert torch.allclose(final.weight_dequantized(), learnable.quantized_weight())
+            errors.append(float((x @ (final.weight_dequantized() - linear.weight).T).square().sum()))
+    assert errors[1] < 0.9 * errors[0]

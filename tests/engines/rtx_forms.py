@@ -16,6 +16,7 @@ from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import find_format
 from qvggt.quant.linear import QuantLinear
 from qvggt.quant.scheme import parse_scheme
+from qvggt.quant.transform import InputTransform, TransformSpec
 from qvggt.target import Target
 
 LINEAR = "aggregator.frame_blocks.0.mlp.fc1"
@@ -31,6 +32,16 @@ def module(bits: str, act: str, inner: int = 256, outer: int = 384) -> nn.Module
     return QuantLinear.from_float(linear, format, 4.0) if isinstance(format, LinearFormat) else linear
 
 
+def branched(linear: nn.Module, rank: int) -> nn.Module:
+    """The same, with so many directions of its input that pass the grid by."""
+    assert isinstance(linear, QuantLinear)
+    generator = torch.Generator().manual_seed(1)
+    basis = torch.linalg.qr(torch.randn(linear.in_features, rank, generator=generator))[0].contiguous()
+    linear.transform = InputTransform(linear.in_features, TransformSpec(rank=rank))
+    linear.transform.basis, linear.branch = basis, torch.randn(rank, linear.out_features, generator=generator)
+    return linear
+
+
 def write_network(
     path: Path,
     bits: str,
@@ -41,12 +52,14 @@ def write_network(
     uses: int = 1,
     target: Target = Target.TENSORRT,
     int8: bool = False,
+    rank: int = 0,
 ) -> Path:
     """LayerNorm -> linear -> GELU on x [1, rows, inner] as an ONNX file for TensorRT; `uses` times in a row, with the
-    same weights, as the camera head uses its trunk. int8: 4-bit codes are stored so."""
+    same weights, as the camera head uses its trunk. int8: 4-bit codes are stored so. rank: of a branch."""
     builder = GraphBuilder(precision=Precision(precision), int8_storage=int8)
     x = builder.input("x", [1, "rows", inner])
     ones, linear = builder.constant("ones", np.ones(inner, np.float32)), module(bits, act, inner, outer)
+    linear = branched(linear, rank) if rank else linear
     owner = LINEAR if uses == 1 else SHARED
     for use in range(uses):
         at = owner.replace("camera_head.", f"camera_head.iter.{use}.")

@@ -100,6 +100,14 @@ def test_a_linear_used_several_times(
     assert report.weight_bytes < (size + 2 / 128) * 256 * 256 + 40 * 256
 
 
+@pytest.mark.parametrize(("bits", "act", "kernel", "stored", "size"), FORMS[3:5])
+def test_a_branch_leaves_the_kernel(bits: str, act: str, kernel: str, stored: str, size: float, tmp_path: Path) -> None:
+    """What passes the grid by is two small products before the codes' and one beside it."""
+    report = report_of(write_network(tmp_path / "m.onnx", bits, act, rank=16), "8.9")
+    (verdict,) = report.linears
+    assert (verdict.found, verdict.note, verdict.stored, verdict.bytes_per_weight) == (kernel, "", stored, size)
+
+
 @pytest.mark.parametrize(
     ("act", "int8", "stored", "size"), [("dynamic", True, "Int8", 1.0), ("static", False, "Int4", 0.5)]
 )

@@ -113,14 +113,18 @@ def _network(scheme: Scheme, steps: str, size: Size, seed: int, dense: bool) -> 
 
 
 def make_up_(network: VGGT, seed: int = 0) -> None:
-    """Give the blocks' linears centers, biases by type and clips, and fc2 an online rotation and smoothing."""
+    """Give the blocks' linears centers, biases by type and clips, fc2 an online rotation and smoothing, and fc1 a
+    branch."""
     generator = torch.Generator().manual_seed(seed)
     for stage in family_of(network).stages(network.config):
         for name in LINEARS:
             linear = network.get_submodule(f"{stage.path}.{name}")
             assert isinstance(linear, QuantLinear)
-            fc2, types = name == "mlp.fc2", stage.layout.types
-            linear.transform = InputTransform(linear.in_features, TransformSpec(fc2, fc2, types), seed)
+            fc2, types, rank = name == "mlp.fc2", stage.layout.types, 4 * (name == "mlp.fc1")
+            linear.transform = InputTransform(linear.in_features, TransformSpec(fc2, fc2, types, rank), seed)
+            if rank:
+                linear.transform.basis = torch.linalg.qr(torch.randn(linear.in_features, rank, generator=generator))[0]
+                linear.branch = 0.3 * torch.randn(rank, linear.out_features, generator=generator)
             center = 0.3 * torch.randn(types, linear.in_features, generator=generator)
             center[-1] *= fc2  # the others fold the patches' into what comes before
             linear.transform.center = center

@@ -58,3 +58,11 @@ def test_markdown() -> None:
     assert "| fc2 | 4096 -> 1024 | 4,194,304 | 16,777,216 (400.0 %) | 0 |" in text
     assert "524,288 (12.5 %)" in CostTable(VGGT_1B, kronecker=True).to_markdown(518, 518)
     CostTable(VGGTConfig(embed_dim=96, num_heads=4)).to_markdown(70, 56)
+
+
+def test_branches() -> None:
+    """Of rank 64 at 1024 channels: two products with the basis, one with what it carries."""
+    table = CostTable(VGGT_1B, branch=1 / 16)
+    assert table.online == {name: 64 * (2 * i + o) for name, (i, o) in table.linears.items()}
+    assert table.block == (MACS, ADDED, 64 * 23 * 1024)
+    assert "| fc1 | 1024 -> 4096 | 4,194,304 | 1,048,576 (25.0 %) | 393,216 (9.4 %) |" in table.to_markdown(518, 518)

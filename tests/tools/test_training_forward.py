@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from small_network import SIZE, small_model
-from tiny_training.forward import Taps, aggregate, cameras
+from training.forward import Taps, aggregate, cameras
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,13 +6,14 @@ One primary ray and one shadow ray per pixel, Lambert shading, hard shadows. Pix
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt.data.synthetic.scene import Scene, SceneConfig, Texture
+from qvggt.data.synthetic.scene import Pattern, Scene, SceneConfig, Texture
 from qvggt.errors import QvggtError
 
 Array = NDArray[Any]
@@ -181,11 +182,39 @@ def _texture(texture: Texture, points: Array) -> Array:
     angle = texture.directions @ points + texture.phases[:, None]
     waves = np.sin(np.float32(2 * np.pi) * angle)
     colour = waves[:3].T @ texture.amplitudes
-    a, b, c = waves[3:]
     if texture.pattern == "none":
         return colour + texture.colours[0]
-    second = {"stripes": a > 0, "checker": a * b * c > 0, "blobs": a + b + c > 0.6}[texture.pattern]
-    return colour + texture.colours[second.astype(np.intp)]
+    return colour + texture.colours[_PATTERNS[texture.pattern](angle[3:], waves[3:]).astype(np.intp)]
+
+
+def _bricks(angle: Array, _waves: Array) -> Array:
+    """Joints between stones; every other row is moved by half a stone."""
+    row = np.floor(angle[0])
+    along = angle[1] / 2 + np.float32(0.5) * (row % 2)
+    return np.asarray((angle[0] - row < 0.2) | (along - np.floor(along) < 0.1))
+
+
+def _dots(angle: Array, _waves: Array) -> Array:
+    offset = angle - np.floor(angle) - np.float32(0.5)
+    return np.asarray(np.einsum("cn,cn->n", offset, offset) < 0.12)
+
+
+def _marble(angle: Array, waves: Array) -> Array:
+    """Stripes that wind along the second axis, and are as wide as the third tells."""
+    winding = np.sin(np.float32(2 * np.pi) * (angle[0] + np.float32(0.35) * waves[1]))
+    return np.asarray(winding > np.float32(0.5) * waves[2])
+
+
+# of the surface's second colour, from the angles (cycles) [3,N] along the pattern's axes and their sines
+_PATTERNS: dict[Pattern, Callable[[Array, Array], Array]] = {
+    "stripes": lambda _angle, waves: waves[0] > 0,
+    "checker": lambda _angle, waves: waves[0] * waves[1] * waves[2] > 0,
+    "blobs": lambda _angle, waves: waves.sum(0) > np.float32(0.6),
+    "rings": lambda angle, _waves: np.sin(np.float32(2 * np.pi) * np.sqrt(np.einsum("cn,cn->n", angle, angle))) > 0,
+    "bricks": _bricks,
+    "dots": _dots,
+    "marble": _marble,
+}
 
 
 def _room_dome(points: Array) -> Array:

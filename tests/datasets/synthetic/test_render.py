@@ -1,5 +1,7 @@
 """The renderer against an independent oracle (points on implicit surfaces) and across its own views."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from qvggt import QvggtError
 from qvggt.data.synthetic.render import intrinsics_of, render
-from qvggt.data.synthetic.scene import SceneConfig, sample_scene
+from qvggt.data.synthetic.scene import RICH_PATTERNS, SceneConfig, rich, sample_scene
 
 SMALL = SceneConfig(height=24, width=32, frames=3)
 SEEDS = st.integers(0, 2**32)
@@ -174,3 +176,23 @@ def test_seed_zero_is_pinned(family, fov, colour, depth):
     assert scene.fov == pytest.approx(fov, abs=1e-9)
     assert views.images.mean() == pytest.approx(colour, abs=0.05)
     assert views.depth.mean() == pytest.approx(depth, abs=1e-3)
+
+
+@pytest.mark.parametrize("pattern", RICH_PATTERNS[1:])
+def test_every_pattern_shows_both_colours_and_one_of_its_own(pattern):
+    config = SceneConfig(height=48, width=48, frames=1, patterns=(pattern,))
+    scene = sample_scene(config, 5)
+    assert {scene.ground.pattern, *(t.pattern for t in scene.textures)} == {pattern}
+    plain = replace(scene, ground=replace(scene.ground, pattern="none"))
+    with_it, without = (render(each, config).images[0].astype(int) for each in (scene, plain))
+    changed = float((np.abs(with_it - without).sum(-1) > 8).mean())
+    assert 0.02 < changed < 0.9  # the second colour somewhere on the ground, the first elsewhere
+    others = [render(replace(scene, ground=replace(scene.ground, pattern=p)), config).images for p in RICH_PATTERNS]
+    assert sum(np.array_equal(each[0], with_it) for each in others) == 1
+
+
+def test_rich_scenes_hold_every_pattern_and_more_frames():
+    config = rich(height=16, width=16)
+    drawn = [sample_scene(config, seed) for seed in range(12)]
+    assert {t.pattern for scene in drawn for t in scene.textures} == set(RICH_PATTERNS)
+    assert render(drawn[0], config).images.shape == (16, 16, 16, 3)

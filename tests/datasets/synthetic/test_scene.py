@@ -117,6 +117,7 @@ def test_config_of_another_generator_is_refused(change):
         ({"height": 0}, "size"),
         ({"frames": 0}, "size"),
         ({"objects": (0, 3)}, "objects"),
+        ({"patterns": ("none", "plaid")}, "plaid"),
     ],
 )
 def test_bad_config(values, word):

@@ -6,12 +6,18 @@ as VGGT does. Geometry lives on the stride-2 pixel grid the split stores.
 
 from __future__ import annotations
 
+import dataclasses
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
-from scene_split import SceneSplit
+from scene_split import SceneSplit, load_split
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from qvggt.geometry import matrix_to_quaternion
 
@@ -29,6 +35,41 @@ class Batch:
     points: Tensor  # [B, S, D, D, 3] in the frame of camera 0, scaled
     match: Tensor  # [B, S, S, h*w] int64: patch of frame j that sees the centre of patch p of frame i
     match_valid: Tensor  # [B, S, S, h*w] bool: visible there, i != j
+
+    def to(self, device: torch.device) -> Batch:
+        tensors = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return Batch(**{name: tensor.to(device, non_blocking=True) for name, tensor in tensors})
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which batch: `sequences` of `frames` frames out of `window` neighbouring ones, drawn by `seed`."""
+
+    seed: tuple[int, ...]
+    sequences: int
+    frames: int
+    window: int
+
+
+class Draws(Dataset[tuple[Draw, Batch]]):
+    """Batches of a split by what was asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def split(self) -> SceneSplit:
+        return load_split(self.folder)  # in the process that reads it
+
+    def __getitem__(self, draw: Draw) -> tuple[Draw, Batch]:
+        rng = np.random.default_rng(draw.seed)
+        return draw, sample_batch(rng, self.split, draw.sequences, draw.frames, draw.window)
+
+
+def loader(folder: Path, draws: Iterable[Draw], device: torch.device) -> DataLoader[tuple[Draw, Batch]]:
+    """Batches in order; for a GPU the CPU's other cores make them ahead of time."""
+    workers = 0 if device.type == "cpu" else max(1, (os.cpu_count() or 2) - 2)
+    return DataLoader(Draws(folder), sampler=draws, batch_size=None, num_workers=workers)
 
 
 def choose_frames(rng: np.random.Generator, split: SceneSplit, scene: int, count: int, window: int) -> np.ndarray:

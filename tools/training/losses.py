@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tiny_training.batches import PATCH, STRIDE, Batch
-from tiny_training.forward import Taps
+from training.batches import PATCH, STRIDE, Batch
+from training.forward import Taps
 
 CELLS = PATCH // STRIDE  # stride-2 points per patch side
 
 
 def camera_loss(poses: list[Tensor], target: Tensor) -> Tensor:
     """Later refinements weigh more (0.6 per step back)."""
-    total = torch.zeros(())
+    total = target.new_zeros(())
     for k, pose in enumerate(poses):
         error = (pose - target).abs()
         step = error[..., :3].mean() + error[..., 3:7].mean() + 0.5 * error[..., 7:].mean()
@@ -52,7 +52,7 @@ class Auxiliary(nn.Module):
 
     def descriptor_loss(self, taps: Taps, batch: Batch, special: int) -> Tensor:
         """InfoNCE between matching patches of every ordered frame pair, temperature 1/12."""
-        total = torch.zeros(())
+        total = batch.images.new_zeros(())
         for layer, tokens in zip(self.descriptors, taps.frame_tokens, strict=True):
             d = F.normalize(layer(tokens[:, :, special:]), dim=-1)
             logits = 12 * torch.einsum("bipc,bjqc->bijpq", d, d)[batch.match_valid]
@@ -65,9 +65,9 @@ def attention_loss(taps: Taps, batch: Batch, special: int) -> Tensor:
     b, s = batch.images.shape[:2]
     valid = batch.match_valid[:, 1:, 0]
     if not bool(valid.any()):
-        return torch.zeros(())
+        return batch.images.new_zeros(())
     target = batch.match[:, 1:, 0] + special  # token index inside frame 0
-    total = torch.zeros(())
+    total = batch.images.new_zeros(())
     for weights in taps.attention:
         tokens = weights.shape[1] // s
         rows = weights.view(b, s, tokens, -1)[:, 1:, special:]

@@ -39,9 +39,10 @@ def build(modules: Iterable[nn.Module], lr: float) -> list[torch.optim.Optimizer
     return [muon, adam]
 
 
-def set_rate(optimizers: list[torch.optim.Optimizer], progress: float, warmup: float = 0.03) -> None:
-    """Linear warm-up, then cosine to zero over `progress` in [0, 1]."""
-    factor = progress / warmup if progress < warmup else 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+def set_rate(optimizers: list[torch.optim.Optimizer], progress: float, hold: float = 0.0, warmup: float = 0.03) -> None:
+    """Linear warm-up, constant until `progress` (in [0, 1]) is `hold`, then cosine to zero."""
+    fallen = max(0.0, progress - hold) / max(1 - hold, 1e-9)
+    factor = progress / warmup if progress < warmup else 0.5 * (1 + math.cos(math.pi * min(1.0, fallen)))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * max(factor, 1e-4)

@@ -1,0 +1,116 @@
+"""The beds of benches: scenes follow from the model, seeds of calibrations are spread, tables say so."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import bed
+import bench_accuracy
+import pytest
+import results_tables
+from bed import Bed
+from held_out import FAMILIES, scene_config
+
+from qvggt.calib.recipe import Recipe, find_recipe
+from qvggt.data.synthetic.scene import SceneConfig
+from qvggt.errors import QvggtError
+from qvggt.formats.table import find_format
+
+
+def test_scenes_have_the_size_of_the_model(small_float: Path, tmp_path: Path) -> None:
+    assert Bed.of("tiny").scenes == SceneConfig()
+    small = Bed.of(str(small_float), "room", 5)
+    assert small.scenes == SceneConfig(height=56, width=56, family="room", frames=5)
+    assert small.size == 56
+    assert all(scene_config(70, family).frames == config.frames for family, config in FAMILIES.items())
+    assert [tuple(image.shape) for image in small.calibration(tmp_path, 1, workers=1)] == [(4, 3, 56, 56)]
+    with pytest.raises(QvggtError, match="scene family 'none': expected one of random, room"):
+        Bed.of("tiny", "none")
+
+
+def test_a_trained_model_has_a_name(small_float: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "mine").mkdir(parents=True)
+    trained = tmp_path / "outputs" / "mine" / "model.safetensors"
+    shutil.copy(small_float, trained)
+    assert bed.find("mine") == Path("outputs/mine/model.safetensors")
+    assert Bed.of("mine").weights == Bed.of(str(trained)).weights != Bed.of("tiny").weights
+    folders = [Bed(name, SceneConfig()).folder("b") for name in ("tiny", "mine", str(trained), "x/other.pt")]
+    assert [str(folder) for folder in folders] == ["outputs/b", "outputs/b/mine", "outputs/b/mine", "outputs/b/other"]
+
+
+@pytest.fixture(scope="module")
+def report(small_float: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """Of two recipes, one of which draws, with two seeds."""
+    out = tmp_path_factory.mktemp("accuracy")
+    bench_accuracy.main(
+        str(small_float), models="plain", schemes="w4a4-dynamic", recipes="rtn,quarot", scenes=2,
+        calibration_scenes=1, seeds=2, out=out,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    return {"lines": lines, **json.loads((out / "accuracy.json").read_text())}
+
+
+def test_rows_are_means_over_seeds_with_their_spread(report: dict) -> None:
+    assert [(r["recipe"], r.get("seed")) for r in report["lines"]] == [
+        ("float", None),
+        ("rtn", 0),
+        ("quarot", 0),
+        ("quarot", 1),
+    ]
+    base, nearest, drawn = report["rows"]
+    assert (base, nearest) == tuple(report["lines"][:2])
+    first, second = report["lines"][2:]
+    assert first["sqnr_db"] != second["sqnr_db"]
+    assert drawn["seeds"] == 2
+    assert "seed" not in drawn
+    assert drawn["sqnr_db"]["depth"] == pytest.approx((first["sqnr_db"]["depth"] + second["sqnr_db"]["depth"]) / 2)
+    assert bench_accuracy.over_seeds(report["lines"], 1) == report["lines"][:3]
+    assert report["call"]["size"] == 56
+    assert {r["threads"] for r in report["lines"][1:]} == {1}
+
+
+def test_the_mean_of_rows() -> None:
+    """Of scores and the ends of intervals; the seeds beyond those asked for do not count."""
+    rows = [
+        {"key": f"k{f' seed {n}' if n else ''}", "seed": n, "auc30": up, "auc5": 9.0 - n, "auc30_interval": [-up, up]}
+        for n, up in enumerate((2.0, 5.0, 2.5, 100.0))
+    ]
+    (found,) = bench_accuracy.over_seeds(rows, 3)
+    assert (found["auc30"], found["auc5"]) == (pytest.approx(9.5 / 3, abs=1e-4), 8.0)
+    assert found["auc30_interval"] == [pytest.approx(-9.5 / 3, abs=1e-4), pytest.approx(9.5 / 3, abs=1e-4)]
+    assert found["spread"] == {"auc30": [2.0, 5.0], "auc5": [7.0, 9.0]}
+    assert bench_accuracy.over_seeds(rows, 1) == rows[:1]
+
+
+def test_tables_show_the_spread_and_how_they_were_made(report: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = copy.deepcopy(report)
+    for row in found["rows"]:
+        row |= {"recipe": row["recipe"].replace("quarot", "qvggt"), "calibration_scenes": 32, "auc30": 1, "auc5": 1}
+    monkeypatch.setattr(results_tables, "load", lambda _name: found)
+    low, high = found["rows"][2]["spread"]["auc5"]
+    for table in (results_tables.accuracy(), results_tables.ablation(), results_tables.calibration()):
+        assert "@30 over seeds | @5 over seeds |" in table
+        assert f" {low:.2f} to {high:.2f} |" in table
+        assert "56x56 pixels; 2 scenes of 4 frames; calibrations with seeds 0 to 1, figures are means" in table
+        assert "threads: 1.*" in table
+    found["rows"] = found["rows"][:2]
+    assert "over seeds" not in results_tables.accuracy()
+    assert "with seed 0; threads: 1" in results_tables.accuracy()
+
+
+def test_what_draws() -> None:
+    integer = find_format("w4a4")
+    assert [bench_accuracy.draws(find_recipe(name, integer)) for name in results_tables.RECIPES] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert not bench_accuracy.draws(find_recipe("qvggt", find_format("w4a16")))
+    changes = ({"learn": True}, {"value_rotation": True}, {"rotation": "folded"}, {"online": "fc2"})
+    assert all(bench_accuracy.draws(Recipe("x").replace(**change)) for change in changes)

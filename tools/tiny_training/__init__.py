@@ -1,1 +1,0 @@
-"""Training of the shipped tiny VGGT (tools/train_tiny.py); not part of the installed package."""

@@ -1,0 +1,1 @@
+"""Training of the small VGGTs that benches use (tools/train_model.py); not part of the installed package."""

@@ -1,7 +1,7 @@
 """How far quantized outputs are from float ones on photographs, beside the same on generated scenes.
 
     python tools/photos.py                                         # fetches the photographs, once
-    python tools/bench_photos.py -o docs/results/photos.json       # tiny; half an hour on a busy core, resumes
+    python tools/bench_photos.py -o docs/results/photos.json       # tiny; ten busy minutes, resumes
     python tools/bench_photos.py --model small -o outputs/photos_small.json
 
 The networks are trained on generated scenes, and too small to find cameras in photographs: this is the SQNR of what

@@ -373,7 +373,7 @@ def photos() -> str:
     found = load("photos")
     spec: Columns = {"scheme": "scheme", "calibrated on": "calibrated"}
     spec |= {kind: partial(two_noises, kind=kind) for kind in ("generated", *found["call"]["sequences"])}
-    spec["of the scenes"] = lambda row: behind(row, found["rows"])
+    spec["photographs less scenes"] = lambda row: behind(row, found["rows"])
     call = found["call"]
     told = f"Model {call['model']}, {call['size']}x{call['size']} pixels; {call['scenes']} generated scenes;"
     told += f" up to {call['calibration_sequences']} calibration sequences; threads: {call['threads']}."

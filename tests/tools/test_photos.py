@@ -151,7 +151,7 @@ def test_the_bench(
     assert seen == [(4, ["generated", "still", "video"]), (4, ["still"]), (2, ["video"])]
     assert [*first["sqnr_db"]] == ["generated", "still", "video"]
     assert [*second["sqnr_db"]] == ["still", "video"]
-    assert all(3 < noise["depth"] < 90 for r in report["rows"] for noise in r["sqnr_db"].values())
+    assert all(10 < noise["pose_enc"] < 90 for r in report["rows"] for noise in r["sqnr_db"].values())
     assert [len(r["cameras_deg"]) for r in report["rows"]] == [1, 1] == [len(report["call"]["float_cameras_deg"])] * 2
     monkeypatch.setattr(results_tables, "load", lambda _name: report)
     header, _, *lines = results_tables.photos().splitlines()

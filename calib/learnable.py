@@ -63,6 +63,7 @@ class LearnableLinear(nn.Module):
         self.act_clip = nn.Parameter(weight.new_full((2,), START))  # negative side, positive side
         self.log_amax = nn.Parameter(weight.new_zeros(()))
         self.register_buffer("ratio", None)
+        self.held: Tensor | None = None  # the quantized weight, for passes between which nothing changes
         self.codes: Tensor | None = None  # weights rounded by other means, once learning is over
         if format.has_room:
             self.log_amax.requires_grad_(False)
@@ -128,6 +129,8 @@ class LearnableLinear(nn.Module):
         return self.format.weight.scale(weight, self.ratio)
 
     def quantized_weight(self) -> Tensor:
+        if self.held is not None:
+            return self.held
         format = self.format.weight
         if self.codes is None and self.ratio is None and fused(format):
             split = format.granularity.split(self.smoothed_weight())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -199,12 +200,25 @@ def _learn(
         for group in goals.groups(recipe.batch, order):
             size = torch.stack([energies[i] for i in group]).mean().clamp_min(1e-12)
             optimizer.zero_grad(set_to_none=True)
-            for piece in goals.pieces(group):
-                for loss in _losses(quantized, stage, piece, goals, source, recipe):
-                    (len(piece) / len(group) * (loss / size)).backward()
+            with _weights_once(learnables):
+                for piece in goals.pieces(group):
+                    for loss in _losses(quantized, stage, piece, goals, source, recipe):
+                        (len(piece) / len(group) * (loss / size)).backward()
             optimizer.step()
             schedule.step()
     quantized.requires_grad_(False)
+
+
+@contextmanager
+def _weights_once(learnables: list[LearnableLinear]) -> Iterator[None]:
+    """Weights are quantized once for all backward passes inside, whose gradients go through that at the end."""
+    weights = [m.quantized_weight() for m in learnables]
+    for m, weight in zip(learnables, weights, strict=True):
+        m.held = weight.detach().requires_grad_()
+    yield
+    torch.autograd.backward(weights, [m.held.grad for m in learnables if m.held is not None])
+    for m in learnables:
+        m.held = None
 
 
 def _losses(

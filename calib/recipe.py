@@ -144,7 +144,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     # of a branch do more in smaller blocks
     "weights": {"qvggt": {"rotation": "none", "value_rotation": False, "online": "none", "branch": 0, **PLAIN}},
     # Their noise follows the values: a Hadamard changes nothing, a basis that evens out what weighs on it does
-    "floats": {"qvggt": {"rotation": "balanced", "online": "none", "smooth_by": "rms", "learn": False, "branch": 0}},
+    "floats": {"qvggt": {"rotation": "balanced", "online": "none", "smooth_by": "rms", "learn": False}},
 }
 """What a recipe does differently where the coarse grid is that of the weights alone, and on floating-point grids
 (tools/bench_accuracy.py)."""

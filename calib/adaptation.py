@@ -122,6 +122,7 @@ class _Watched(nn.Module):
 
     def forward(self, x: Tensor, rope: Rope | None = None) -> Tensor:
         types = types_in(self.stage.layout, x, self.frames, self.stage.view == "global")
+        # where the network tells its blocks the types already, it does so to the block, inside
 
         def run(x: Tensor) -> Tensor:
             with token_types(types):  # here, as gradients may come on a thread of their own

@@ -75,33 +75,67 @@ def calibrate_(
     Blocks without a quantized linear are only passed through. `journal`: finished blocks go there and are taken from
     there. `memory`: bytes of tokens held in RAM before they spill to disk. What is quantized outside the stages (in a
     camera head, the convolutions of dense heads) is rounded to nearest at the end; static activations read `batches`
-    again for their ranges. Attention gets its format when its block is done, so that later blocks see it.
-    QvggtError for an override that matches nothing.
+    again for their ranges, an adaptation for its steps. Attention gets its format when its block is done, so that later
+    blocks see it. QvggtError for an override that matches nothing.
     """
     check_overrides(model, scheme)
+    fold_for_(model, scheme, recipe, batches, seed, memory)
+    teacher = sharing(model) if recipe.adapt else None
+    reports = calibrate_stages_(model, scheme, recipe, Stream.start(model, batches, memory), 0, seed, journal, progress)
+    if teacher is not None:
+        adapt_(model, teacher, batches, recipe, seed, journal=journal, progress=progress)
+    round_rest_(model, scheme, batches, progress)
+    return reports
+
+
+def fold_for_(
+    model: Network, scheme: Scheme, recipe: Recipe, batches: Iterable[Tensor], seed: int, memory: int
+) -> None:
+    """The folds of a recipe, which change no output."""
     folds = fold_config(recipe, seed)
     if folds is not None:
         bases = None
         if recipe.rotation == "balanced":
             bases = stream_bases(model, recipe, batches, group_of(scheme), memory)
         fold_(model, folds, bases)
-    teacher = sharing(model) if recipe.adapt else None
-    target = Stream.start(model, batches, memory)
-    source = target if recipe.propagation == "float" else target.copy()
+
+
+def quantized_stages(model: Network, scheme: Scheme) -> list[int]:
+    """Numbers of the stages whose blocks have a linear with a format."""
+    stages = family_of(model).stages(model.config)
+    return [i for i, s in enumerate(stages) if any(scheme.format(f"{s.path}.{name}") for name in LINEARS)]
+
+
+def calibrate_stages_(
+    model: Network,
+    scheme: Scheme,
+    recipe: Recipe,
+    tokens: Stream,
+    first: int,
+    seed: int = 0,
+    journal: BlockJournal | None = None,
+    progress: bool = False,
+) -> dict[str, BlockReport]:
+    """Quantize the blocks of a folded model in place, one after the other; `tokens`: its stream before stage `first`,
+    before which nothing is quantized. It is used up."""
+    target = source = tokens  # one stream until something is quantized
     reports: dict[str, BlockReport] = {}
     attentions = [path for path, _, _ in scheme_attentions(model, scheme)]
-    plan = family_of(model).stages(model.config)
+    numbers = quantized_stages(model, scheme) or [-1]
+    plan = family_of(model).stages(model.config)[first : numbers[-1] + 1]
     for stage in bar(plan, desc=f"calibrate {recipe.name}", unit="block", shown=progress):
+        formats = {n: f for n in LINEARS if (f := scheme.format(f"{stage.path}.{n}")) is not None}
+        if source is target and recipe.propagation != "float" and (formats or recipe.bf16):
+            source = target.copy()
         if stage.enters:
             for stream in {id(s): s for s in (target, source)}.values():
                 stream.enter(model, stage)
         block = model.get_submodule(stage.path)
         assert isinstance(block, Block)
         final = block
-        formats = {n: f for n in LINEARS if (f := scheme.format(f"{stage.path}.{n}")) is not None}
         goals = target  # what comes out of the float block, once for all that is compared with it
         with half_products(recipe.bf16, device_of(block)):
-            if source is target:
+            if source is target and formats:
                 goals = target.through(stage, block, recipe.frame_shapes)
             else:
                 target.advance(stage, block, recipe.frame_shapes)
@@ -117,20 +151,20 @@ def calibrate_(
                 with observed(model, [path]) as seen:
                     source.visit(stage, final, {})
                 quantize_attentions_(model, scheme, seen)
-        if source is target:
-            target.tokens.clear()
-            source = target = goals
-        else:
+        if source is not target:
             with half_attention(recipe.bf16):
                 source.advance(stage, final, recipe.frame_shapes)
-    if teacher is not None:
-        source.tokens.clear()
-        target.tokens.clear()
-        adapt_(model, teacher, batches, recipe, seed, journal=journal, progress=progress)
+        elif goals is not target:
+            target.tokens.clear()
+            source = target = goals
     tell_centers_(model)
+    return reports
+
+
+def round_rest_(model: Network, scheme: Scheme, batches: Iterable[Tensor], progress: bool = False) -> None:
+    """What is quantized outside the stages, rounded to nearest."""
     scheme = settled(model, scheme)  # what is floating-point attention by now stays so
     quantize_(model, scheme, *static_ranges(model, scheme, batches, progress=progress))
-    return reports
 
 
 def report_table(reports: dict[str, BlockReport], model: Network) -> dict[str, dict[str, float | None]]:

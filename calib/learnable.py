@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qvggt.calib.branch import branch_basis
 from qvggt.calib.gptq import InputMoments, fitted_codes
+from qvggt.calib.straight_through import fused, quantized_rows, quantized_tokens
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.tensor_format import EPS, LEAST_BLOCK, WEIGHT_FLOOR
 from qvggt.models.token_types import current_types
@@ -20,7 +21,12 @@ from qvggt.quant.transform import InputTransform, TransformSpec, apart
 
 RATIOS = tuple(0.5 + 0.05 * i for i in range(31))  # of a grid with exponents to the largest weight
 RANGES = tuple(0.6 + 0.05 * i for i in range(9))  # of integer grids to the largest weight
+TRIED = 1 << 16  # values that clips are tried on at a time, which stay in a cache
 START = 4.0  # logit of the clips at the start: 0.982 of the observed extremes
+
+
+def _product(x: Tensor, ranges: Tensor | None) -> Tensor:
+    return x if ranges is None else x * ranges
 
 
 class LearnableLinear(nn.Module):
@@ -57,6 +63,7 @@ class LearnableLinear(nn.Module):
         self.act_clip = nn.Parameter(weight.new_full((2,), START))  # negative side, positive side
         self.log_amax = nn.Parameter(weight.new_zeros(()))
         self.register_buffer("ratio", None)
+        self.held: Tensor | None = None  # the quantized weight, for passes between which nothing changes
         self.codes: Tensor | None = None  # weights rounded by other means, once learning is over
         self.latent: Tensor | None = None  # and what was rounded to them
         if format.has_room:
@@ -71,7 +78,7 @@ class LearnableLinear(nn.Module):
         """x without the constant, or without the center of each token's type."""
         if self.shift is not None:
             return x - self.shift
-        return x if self.center is None else x - self.center[current_types()]
+        return x if self.center is None else x - F.embedding(current_types(), self.center)
 
     def transformed(self, x: Tensor) -> Tensor:
         """The (centered) input after rotation and smoothing."""
@@ -123,7 +130,14 @@ class LearnableLinear(nn.Module):
         return self.format.weight.scale(weight, self.ratio)
 
     def quantized_weight(self) -> Tensor:
-        format, weight = self.format.weight, self.clipped_weight()
+        if self.held is not None:
+            return self.held
+        format = self.format.weight
+        if self.codes is None and self.ratio is None and fused(format):
+            split = format.granularity.split(self.smoothed_weight())
+            rows = quantized_rows(split, self.clip_low.sigmoid(), self.clip_high.sigmoid(), format)
+            return rows.flatten(1)[:, : self.weight.shape[1]]
+        weight = self.clipped_weight()
         scale = self.weight_scale(weight)
         return format.dequantize(format.round(weight, scale, True) if self.codes is None else self.codes, scale)
 
@@ -145,31 +159,35 @@ class LearnableLinear(nn.Module):
         """Clip ratios [2] or the range of the tensor [], whichever the format has."""
         return self.act_clip.sigmoid() if self.format.mode == "dynamic" else self.log_amax.exp()
 
-    def quantized_input(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(transformed input on its grid, the token ranges to multiply back or None); x is centered already."""
-        return self._on_grid(self.split(x)[0])
-
-    def _on_grid(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        activation = self.format.activation
-        return (x, None) if activation is None else activation.quantize(x, self.act_ranges, straight_through=True)
-
     def split(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(what the grid is laid over [..., in], what passes it by [..., rank] or None) of a centered x."""
         x = self.transformed(x)
         return (x, None) if self.basis is None else apart(x, self.basis)
 
     def quantized_product(self, x: Tensor) -> Tensor:
-        """The values the weight is multiplied with for a centered x, token ranges included [..., in]."""
-        x, a = self.quantized_input(x)
-        return x if a is None else x * a
+        """The values the weight's codes are multiplied with for a centered x, token ranges included [..., in]."""
+        if self.basis is None and fused(self.format.activation):
+            x = x if self.rotation is None else self.rotation(x)
+            return self._on_grid(x, self.log_scale.exp())
+        return self._on_grid(self.split(x)[0])
+
+    def _on_grid(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """x [..., in], divided by scale [in] first, on the activation's grid, token ranges included."""
+        activation = self.format.activation
+        if activation is None:
+            return x
+        if fused(activation):
+            return quantized_tokens(x, x.new_ones(()) if scale is None else scale, self.act_ranges, activation)
+        return _product(*activation.quantize(x, self.act_ranges, straight_through=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        rest, along = self.split(self.centered(x))
-        x, a = self._on_grid(rest)
-        y = F.linear(x, self.quantized_weight())
-        y = y if a is None else y * a
-        y = y if along is None or self.branch is None else y + along @ self.branch
-        y = y if self.bias is None else y + self.bias
+        x = self.centered(x)
+        if (branch := self.branch) is None:
+            y = F.linear(self.quantized_product(x), self.quantized_weight(), self.bias)
+        else:
+            rest, along = self.split(x)
+            y = F.linear(self._on_grid(rest), self.quantized_weight(), self.bias)
+            y = y if along is None else y + along @ branch
         # self.kind_bias[types] would add its gradients up in whatever order the threads come
         return y if self.kind_bias is None else y + F.embedding(current_types(), self.kind_bias)
 
@@ -236,15 +254,18 @@ class LearnableLinear(nn.Module):
         if self.format.has_room:  # a wider range rounds as well
             self._set_act(1 - 1e-7, float(self.split(x)[0].abs().max()))
             return
-        target = self.split(x)[0]
-        best, chosen = math.inf, 1.0
+        target = self.split(x)[0].flatten(0, -2)
         amax = float(target.abs().max())
-        for ratio in torch.linspace(0.4 if self.format.activation.dynamic else 0.1, 0.995, 40).tolist():
-            self._set_act(ratio, amax)
-            quantized, a = self.quantized_input(x)
-            error = float(((quantized if a is None else quantized * a) - target).square().sum())
-            if error < best:
-                best, chosen = error, ratio
+        ratios = torch.linspace(0.4 if self.format.activation.dynamic else 0.1, 0.995, 40).tolist()
+        errors = [0.0] * len(ratios)
+        rows = max(1, TRIED // target.shape[1])
+        for part in target.split(rows):
+            for i, ratio in enumerate(ratios):
+                self._set_act(ratio, amax)
+                errors[i] += float(
+                    (_product(*self.format.activation.quantize(part, self.act_ranges)) - part).square().sum()
+                )
+        chosen = ratios[errors.index(min(errors))]
         self._set_act(chosen, amax)
 
     @torch.no_grad()

@@ -41,9 +41,9 @@ class Recipe:
     loses more on other images than the calibration's than it gains; search_clips: start the clips at their
     least-squares optimum instead of 0.982; of floating-point weights the scales, which need not end at the largest.
     propagation: whether a block sees float or quantized inputs. rounding: of the weights. fit_grids: in "gptq" each row
-    of integer weights takes the best of ten grids. branch: rank, as a share of the narrower side, of a floating-point
-    product beside that of the codes: so many directions of the input pass the grids by (calib.branch), in linears that
-    reach too little without.
+    of integer weights takes the best of ten grids. branch: most directions of the input, and no
+    more than an eighth of all, that pass the grids by in a floating-point product beside that of the codes
+    (calib.branch), in linears that reach too little without.
     frame_shapes: feed global blocks frame by frame, a fault of the released code kept for its baseline.
     adapt: steps in which the rounded weights of all blocks adapt to each other afterwards (calib.adaptation), at up to
     `adapt_rate` codes a step.
@@ -74,7 +74,7 @@ class Recipe:
     propagation: Propagation = "quantized"
     rounding: Rounding = "rtn"
     fit_grids: bool = False
-    branch: float = 0.0
+    branch: int = 0
     frame_shapes: bool = False
     adapt: int = 0
     adapt_rate: float = 1e-3
@@ -135,7 +135,7 @@ RECIPES = {
             search_clips=True,
             rounding="gptq",
             fit_grids=True,
-            branch=1 / 8,
+            branch=32,
         ),
     )
 }
@@ -146,9 +146,9 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "integers": {},
     # Rotations, learning and clips make the weights' grids no better, and cost the outputs 2 to 5 dB (w4a16); the bytes
     # of a branch do more in smaller blocks
-    "weights": {"qvggt": {"rotation": "none", "value_rotation": False, "online": "none", "branch": 0.0, **PLAIN}},
+    "weights": {"qvggt": {"rotation": "none", "value_rotation": False, "online": "none", "branch": 0, **PLAIN}},
     # Their noise follows the values: a Hadamard changes nothing, a basis that evens out what weighs on it does
-    "floats": {"qvggt": {"rotation": "balanced", "online": "none", "smooth_by": "rms", "learn": False, "branch": 0.0}},
+    "floats": {"qvggt": {"rotation": "balanced", "online": "none", "smooth_by": "rms", "learn": False}},
 }
 """What a recipe does differently where the coarse grid is that of the weights alone, and on floating-point grids
 (tools/bench_accuracy.py)."""

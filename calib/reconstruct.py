@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -189,22 +190,35 @@ def _learn(
     weights = [p for m in learnables for p in (m.weight, m.bias, m.kind_bias) if p is not None]
     if recipe.weight_rate > 0:
         groups.append({"params": weights, "lr": recipe.weight_rate})
-    optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+    device = device_of(quantized)
+    optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=device.type != "meta")
     steps_per_epoch = len(list(goals.groups(recipe.batch)))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs * steps_per_epoch)
-    device = device_of(quantized)
     energies = [goal.to(device).square().mean() for goal in goals.tokens]
     for _ in range(recipe.epochs):
         order = torch.randperm(len(energies), generator=generator, device="cpu").tolist()
         for group in goals.groups(recipe.batch, order):
             size = torch.stack([energies[i] for i in group]).mean().clamp_min(1e-12)
             optimizer.zero_grad(set_to_none=True)
-            for piece in goals.pieces(group):
-                for loss in _losses(quantized, stage, piece, goals, source, recipe):
-                    (len(piece) / len(group) * (loss / size)).backward()
+            with _weights_once(learnables):
+                for piece in goals.pieces(group):
+                    for loss in _losses(quantized, stage, piece, goals, source, recipe):
+                        (len(piece) / len(group) * (loss / size)).backward()
             optimizer.step()
             schedule.step()
     quantized.requires_grad_(False)
+
+
+@contextmanager
+def _weights_once(learnables: list[LearnableLinear]) -> Iterator[None]:
+    """Weights are quantized once for all backward passes inside, whose gradients go through that at the end."""
+    weights = [m.quantized_weight() for m in learnables]
+    for m, weight in zip(learnables, weights, strict=True):
+        m.held = weight.detach().requires_grad_()
+    yield
+    torch.autograd.backward(weights, [m.held.grad for m in learnables if m.held is not None])
+    for m in learnables:
+        m.held = None
 
 
 def _losses(
@@ -223,8 +237,8 @@ def _losses(
 def _error(quantized: Block, stage: Stage, goals: Stream, source: Stream, recipe: Recipe) -> float:
     """Squared error of the block's output over its squared size."""
     noise, signal, device = 0.0, 0.0, device_of(quantized)
-    for index in range(len(goals.tokens)):
-        batch, goal = (stream.batch(stage, [index], recipe.frame_shapes, device) for stream in (source, goals))
+    for piece in goals.few():
+        batch, goal = (stream.batch(stage, piece, recipe.frame_shapes, device) for stream in (source, goals))
         noise += float((batch.run(quantized) - goal.tokens).double().square().sum())
         signal += float(goal.tokens.double().square().sum())
     return noise / max(signal, 1e-30)

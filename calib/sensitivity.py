@@ -5,23 +5,27 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from qvggt.calib.budget import Choice, Unit
-from qvggt.calib.calibrate import calibrate_
+from qvggt.calib.calibrate import calibrate_stages_, fold_for_, group_of, quantized_stages, round_rest_
+from qvggt.calib.half import half_products
 from qvggt.calib.recipe import Recipe
+from qvggt.calib.stream import Stream
 from qvggt.device import device_of
 from qvggt.errors import QvggtError
 from qvggt.formats.linear_format import Activation, Format, LinearFormat
 from qvggt.formats.table import DEFAULT, FLOAT32
 from qvggt.journal import Journal
+from qvggt.models.block import Block
 from qvggt.models.family import family_of
 from qvggt.models.network import Network, module_at
 from qvggt.predictions import VALUES
 from qvggt.progress import bar
-from qvggt.quant.model import scheme_convs, scheme_linears
+from qvggt.quant.model import check_overrides, scheme_convs, scheme_linears
 from qvggt.quant.scheme import Scheme
 
 Outputs = list[dict[str, Tensor]]
@@ -106,10 +110,43 @@ class Trial:
     memory: int = 2 << 30
 
 
-def quantized_copy(model: Network, scheme: Scheme, trial: Trial) -> Network:
-    """A copy of a float model under a scheme; the model itself stays as it is."""
-    network = copy.deepcopy(model)
-    calibrate_(network, scheme, trial.recipe, trial.batches, trial.seed, memory=trial.memory, progress=False)
+class Trunk:
+    """A float model folded once, with the stream of its tokens, from which schemes are tried. Tensors of the model that
+    no fold changes are shared."""
+
+    def __init__(self, model: Network, trial: Trial, scheme: Scheme) -> None:
+        self.trial = trial
+        self.network = copy.deepcopy(model)
+        fold_for_(self.network, scheme, trial.recipe, trial.batches, trial.seed, trial.memory)
+        self._start()
+
+    def _start(self) -> None:
+        self.tokens, self.stage = Stream.start(self.network, self.trial.batches, self.trial.memory), 0
+
+    @torch.no_grad()
+    def before(self, stage: int) -> Stream:
+        """A copy of the float stream before a stage; what the last one has passed is not run again."""
+        if stage < self.stage:
+            self._start()
+        for at in family_of(self.network).stages(self.network.config)[self.stage : stage]:
+            if at.enters:
+                self.tokens.enter(self.network, at)
+            block = self.network.get_submodule(at.path)
+            assert isinstance(block, Block)
+            with half_products(self.trial.recipe.bf16, device_of(block)):
+                self.tokens.advance(at, block, self.trial.recipe.frame_shapes)
+        self.stage = stage
+        return self.tokens.copy()
+
+
+def quantized_copy(trunk: Trunk, scheme: Scheme) -> Network:
+    """The folded model under a scheme, which shares with the trunk what stays float: as `calibrate_` makes it."""
+    trial, tensors = trunk.trial, chain(trunk.network.parameters(), trunk.network.buffers())
+    network = copy.deepcopy(trunk.network, {id(tensor): tensor for tensor in tensors})
+    check_overrides(network, scheme)
+    if numbers := quantized_stages(network, scheme):
+        calibrate_stages_(network, scheme, trial.recipe, trunk.before(numbers[0]), numbers[0], trial.seed)
+    round_rest_(network, scheme, trial.batches)
     return network
 
 
@@ -130,6 +167,7 @@ def measure_units(
     """
     journal = journal or Journal(None, {}, "search")
     reference: Outputs | None = None
+    trunk: Trunk | None = None
     table: dict[str, list[Choice]] = {}
     with bar(total=len(units) * len(ladder), desc="sensitivity", unit="choice", shown=progress) as moved:
         for unit in units:
@@ -147,7 +185,8 @@ def measure_units(
                     key = f"{unit.name} {bits}"
                     if key not in journal.values:
                         reference = reference or network_outputs(model, trial.batches)
-                        network = quantized_copy(model, scheme, trial)
+                        trunk = trunk or Trunk(model, trial, scheme)
+                        network = quantized_copy(trunk, scheme)
                         journal.add(key, output_error(reference, network_outputs(network, trial.batches)))
                     damage = float(journal.values[key])
                 choices.append(unit_choice(model, unit, bits, activation, damage))
@@ -164,12 +203,20 @@ def make_drop(
 ) -> Callable[[dict[str, Choice]], float]:
     """What `cheapest_within` measures: `score` of the model quantized as an assignment says; kept in `journal`."""
 
+    trunks: dict[int, Trunk] = {}
+
+    def trunk_of(scheme: Scheme) -> Trunk:
+        group = group_of(scheme) if trial.recipe.rotation == "balanced" else 0  # which the fold depends on
+        if group not in trunks:
+            trunks[group] = Trunk(model, trial, scheme)
+        return trunks[group]
+
     def drop(assignment: dict[str, Choice]) -> float:
         scheme = scheme_of(assignment)
         key = scheme.to_json()
         if key not in journal.values:
             quantizes = bool(_formats(model, scheme))
-            network = quantized_copy(model, scheme, trial) if quantizes else model
+            network = quantized_copy(trunk_of(scheme), scheme) if quantizes else model
             journal.add(key, score(network))
         return float(journal.values[key])
 

@@ -25,7 +25,7 @@ from qvggt.models.family import Stage
 from qvggt.models.token_types import token_types
 from qvggt.quant.hadamard import named_seed
 from qvggt.quant.kronecker import KroneckerHadamard
-from qvggt.rotation.cost import branch_macs
+from qvggt.rotation.cost import branch_macs, rank_of
 
 FC2 = "mlp.fc2"  # its input comes out of a GELU, which nothing folds through
 BOUNDED = ("attn.qkv", "mlp.fc1")  # out of a LayerNorm; what attention averages may lie elsewhere in other images
@@ -115,7 +115,7 @@ def choose_steps(
 def branch_rank(linear: nn.Module, recipe: Recipe) -> int:
     """Directions that may pass the grids of a linear by."""
     assert isinstance(linear, nn.Linear)
-    return round(recipe.branch * min(linear.in_features, linear.out_features))
+    return rank_of(recipe.branch, linear.in_features, linear.out_features)
 
 
 def _worth(without: Steps, branch: Steps, name: str, linear: nn.Linear, format: LinearFormat) -> Steps:

@@ -5,27 +5,48 @@ They stay in host memory, or on disk; a block gets one batch at a time, on its o
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from qvggt.device import device_of
 from qvggt.hooks import hooked
 from qvggt.models.block import Block, Rope
-from qvggt.models.family import Stage, family_of
+from qvggt.models.family import LINEARS, Stage, family_of
 from qvggt.models.network import Network
 from qvggt.models.token_types import current_types, token_types, types_in
 
 STEP_TOKENS = 8192  # whose activations are held at a time; more are run in pieces of whole frames
+SEEN_TOKENS = 1024  # of short sequences that are run together where nothing is learned: a CPU's cache holds them
 CPU = torch.device("cpu")
+Result = TypeVar("Result")
+
+
+class Enough(Exception):
+    """Raised by the last module that anyone wants to see the input of: what comes behind it need not run."""
+
+
+def every(calls: Iterable[Callable[[], Result]]) -> list[Result]:
+    """What they return; where some have had `Enough`, that is raised once all have run."""
+    results, enough = list[Result](), False
+    for call in calls:
+        try:
+            results.append(call())
+        except Enough:
+            enough = True
+    if enough:
+        raise Enough
+    return results
 
 
 @dataclass(frozen=True)
@@ -48,13 +69,14 @@ class Batch:
             with token_types(self.types):
                 return block(self.tokens, self.rope)
         if not self.together:
-            return torch.cat([part.run(block) for part, _ in self.frames_apart()])
+            return torch.cat(every(partial(part.run, block) for part, _ in self.frames_apart()))
         parts = [slice(i, i + self._tokens) for i in range(0, self.tokens.shape[1], self._tokens)]
-        pieces = [self._piece(part, partial(block.heads, rope=self.rope), self.tokens) for part in parts]
+        heads = partial(block.heads, rope=self.rope)
+        pieces = every(partial(self._piece, part, heads, self.tokens) for part in parts)
         q, k, v = (torch.cat(heads, dim=2) for heads in zip(*pieces, strict=True))
         del pieces
         attended = block.attn.attend(q, k, v)
-        return torch.cat([self._piece(part, block.after, self.tokens, attended) for part in parts], dim=1)
+        return torch.cat(every(partial(self._piece, part, block.after, self.tokens, attended) for part in parts), dim=1)
 
     def frames_apart(self) -> Iterator[tuple[Batch, slice]]:
         """Batches of up to STEP_TOKENS tokens of single frames, and which rows of this one they are; itself where its
@@ -198,14 +220,15 @@ class Stream:
         frames, tokens = self.shapes[index]
         return frames * tokens
 
-    def pieces(self, group: list[int]) -> Iterator[list[int]]:
-        """Sequences of equal shape, as many at a time as a learning step holds, one at least."""
-        count = max(1, STEP_TOKENS // self.length(group[0]))
+    def pieces(self, group: list[int], tokens: int | None = None) -> Iterator[list[int]]:
+        """Sequences of equal shape, as many at a time as have so many tokens, those of a learning step if it is not
+        said; one at least."""
+        count = max(1, min(STEP_TOKENS, tokens or STEP_TOKENS) // self.length(group[0]))
         return (group[i : i + count] for i in range(0, len(group), count))
 
     def share(self, total: int, rows: int) -> int:
         """How many of `rows` tokens to take so that all sequences together give `total`, 1 at least."""
-        return max(1, total // len(self.tokens) * min(rows, self.length(0)) // self.length(0))
+        return max(1, total * rows // sum(map(math.prod, self.shapes)))
 
     def batch(
         self, stage: Stage, group: list[int], frame_shapes: bool = False, device: torch.device | None = None
@@ -238,17 +261,35 @@ class Stream:
         into: TokenStore | None = None,
     ) -> None:
         """Run the block on every sequence; readers[name](input, types) sees the input of that module of the block, of
-        a long sequence piece by piece.
+        a long sequence piece by piece, of short ones several at a time.
 
-        into: the store that gets the block's outputs, which may be this stream's own.
+        into: the store that gets the block's outputs, which may be this stream's own. Without, what no reader sees is
+        left out.
         """
-        device = device_of(block)
-        with hooked(block, readers, lambda name, _module, x: readers[name](x, current_types())):
-            for index, shape in enumerate(self.shapes):
-                out = self.batch(stage, [index], frame_shapes, device).run(block)
-                if into is not None:
+        last = max(readers, key=LINEARS.index) if readers and into is None else None
+
+        def see(name: str, _module: nn.Module, x: Tensor) -> None:
+            readers[name](x, current_types())
+            if name == last:
+                raise Enough
+
+        with hooked(block, readers, see):
+            for piece in self.few():
+                batch = self.batch(stage, piece, frame_shapes, device_of(block))
+                if into is None:
+                    with suppress(Enough):
+                        batch.run(block)
+                    continue
+                for index, out in zip(
+                    piece, batch.run(block).view(len(piece), *self.shapes[piece[0]], -1), strict=True
+                ):
                     into.count = max(into.count, index + 1)
-                    into.put(index, out.view(*shape, -1))
+                    into.put(index, out)
+
+    def few(self) -> Iterator[list[int]]:
+        """All sequences in order, a few of equal shape at a time."""
+        for group in self.groups(len(self.tokens)):
+            yield from self.pieces(group, SEEN_TOKENS)
 
     def type_means(
         self, stage: Stage, block: Block, names: Iterable[str], frame_shapes: bool = False

@@ -200,6 +200,9 @@ def ablations(format: Format) -> list[Recipe]:
         ours.replace(name="ours without clip search", search_clips=False),
         ours.replace(name="ours without learning", learn=False),
         ours.replace(name="ours with nearest rounding", rounding="rtn"),
+        ours.replace(name="ours without fitted grids", fit_grids=False),
+        ours.replace(name="ours without branches", branch=0),
+        ours.replace(name="ours, half as many directions past the grids", branch=8),
         ours.replace(name="ours on float inputs", propagation="float"),
         ours.replace(name="ours, all tokens alike", special_weight=0.0),
     ]

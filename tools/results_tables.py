@@ -368,6 +368,30 @@ def attention_accuracy() -> str:
     return columns(sorted(rows, key=lambda row: order.index(row["model"])), spec)
 
 
+def photos() -> str:
+    """SQNR of cameras and of depth on generated scenes and on photographs, by tools/bench_photos.py."""
+    found = load("photos")
+    spec: Columns = {"scheme": "scheme", "calibrated on": "calibrated"}
+    spec |= {kind: partial(two_noises, kind=kind) for kind in ("generated", *found["call"]["sequences"])}
+    spec["photographs less scenes"] = lambda row: behind(row, found["rows"])
+    call = found["call"]
+    told = f"Model {call['model']}, {call['size']}x{call['size']} pixels; {call['scenes']} generated scenes;"
+    told += f" up to {call['calibration_sequences']} calibration sequences; threads: {call['threads']}."
+    return f"{columns(found['rows'], spec)}\n*{told}*\n"
+
+
+def two_noises(row: Row, kind: str) -> str:
+    noise = row["sqnr_db"].get(kind, {})
+    return " / ".join(shown(noise, f"{name} {{:.0f}} or -") for name in ("pose_enc", "depth"))
+
+
+def behind(row: Row, rows: list[Row]) -> str:
+    """Mean over the photographs of cameras' and depth's SQNR, less the same scheme's on generated scenes."""
+    base = next(r["sqnr_db"]["generated"] for r in rows if r["scheme"] == row["scheme"] and "generated" in r["sqnr_db"])
+    said = [noise for kind, noise in row["sqnr_db"].items() if kind != "generated"]
+    return " / ".join(f"{sum(n[name] for n in said) / len(said) - base[name]:+.1f}" for name in ("pose_enc", "depth"))
+
+
 def threads() -> str:
     """What idle threads cost, by tools/bench_threads.py."""
     spec: Columns = {
@@ -487,6 +511,7 @@ TABLES |= {
         claims,
         formats,
         gpu,
+        photos,
         profile_slice,
         threads,
         gate_faults,

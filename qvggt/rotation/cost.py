@@ -17,13 +17,13 @@ class CostTable:
     """MACs of a transformer block and of a whole model's blocks under three methods.
 
     original: no rotation. dense: one dense matrix before every linear, the published method. folded: ours, nothing in a
-    block unless `kronecker` puts the online rotation before fc2 or `branch` a branch of that share beside every linear
-    (`Recipe.branch`), and the linears its family adds around them.
+    block unless `kronecker` puts the online rotation before fc2 or `branch` a branch beside every linear, of that rank
+    or what `rank_of` leaves of it (`Recipe.branch`), and the linears its family adds around them.
     """
 
     config: ModelConfig
     kronecker: bool = False
-    branch: float = 0.0
+    branch: int = 0
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -34,7 +34,7 @@ class CostTable:
     @property
     def online(self) -> dict[str, int]:
         """Per token: MACs that ours adds to every linear of a block."""
-        macs = {n: branch_macs(round(self.branch * min(i, o)), i, o) for n, (i, o) in self.linears.items()}
+        macs = {n: branch_macs(rank_of(self.branch, i, o), i, o) for n, (i, o) in self.linears.items()}
         macs["fc2"] += kronecker_macs(self.linears["fc2"][0]) if self.kronecker else 0
         return macs
 
@@ -79,6 +79,11 @@ class CostTable:
 def kronecker_macs(inputs: int) -> int:
     """Rotating a token with two Kronecker factors; a dense rotation takes inputs^2."""
     return inputs * sum(kronecker_factors(inputs))
+
+
+def rank_of(most: int, inputs: int, outputs: int) -> int:
+    """Directions that may pass the grids of a linear by: not so many that the branch is dearer than it gains."""
+    return min(most, min(inputs, outputs) // 8)
 
 
 def branch_macs(rank: int, inputs: int, outputs: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,34 @@ def test_a_sequence_in_pieces_gives_the_same_gradients(view: str, monkeypatch: p
     torch.testing.assert_close(tokens.through(stage, block).tokens[0], out, atol=1e-5, rtol=1e-5)
     for name, mean in seen().items():
         torch.testing.assert_close(mean, means[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [8192, 2 * 21 + 1, 1])
+def test_what_no_reader_sees_does_not_run(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one piece or in several, short sequences together or one by one: all rows are seen, nothing behind runs."""
+    model, family = small_model(seed=1), family_of(small_model())
+    generator, source = torch.Generator().manual_seed(0), Stream(TokenStore(), [], [])
+    for frames in (2, 2, 5):
+        source.append(torch.randn(frames, 21, 64, generator=generator), family.positions(model.config, SIZE, SIZE))
+    monkeypatch.setattr(stream, "STEP_TOKENS", tokens)
+    for view in ("frame", "global"):
+        stage = next(s for s in family.stages(model.config) if s.path == f"aggregator.{view}_blocks.0")
+        block = model.get_submodule(stage.path)
+        assert isinstance(block, Block)
+        ran, rows = list[str](), dict[str, int]()
+
+        def count(name: str, x: torch.Tensor, types: torch.Tensor, rows: dict[str, int] = rows) -> None:
+            assert x.shape[:-1] == types.shape
+            rows[name] = rows.get(name, 0) + types.numel()
+
+        handles = [m.register_forward_hook(lambda *_, ran=ran: ran.append("late")) for m in (block.mlp.fc1, block.ls1)]
+        source.visit(stage, block, {name: partial(count, name) for name in ("attn.proj", "attn.qkv")})
+        assert rows == {"attn.qkv": 9 * 21, "attn.proj": 9 * 21}
+        assert not ran
+        assert len(source.through(stage, block).tokens) == 3
+        assert ran
+        for handle in handles:
+            handle.remove()
 
 
 def test_bf16_attention_returns_what_it_was_given() -> None:

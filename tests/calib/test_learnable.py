@@ -10,6 +10,7 @@ from torch import nn
 
 from qvggt.calib.gptq import InputMoments, gptq_codes
 from qvggt.calib.learnable import LearnableLinear
+from qvggt.calib.reconstruct import _weights_once
 from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.table import find_format
 from qvggt.models.token_types import token_types
@@ -239,3 +240,23 @@ def test_fitted_codes_are_those_that_finish(bits: str) -> None:
             assert torch.allclose(final.weight_dequantized(), learnable.quantized_weight())
             errors.append(float((x @ (final.weight_dequantized() - linear.weight).T).square().sum()))
     assert errors[1] < 0.9 * errors[0]
+
+
+def test_weights_made_once_get_the_gradients_of_all_passes() -> None:
+    learnable, linear, x = made("w4a4", "dynamic")
+    learnable.search_act_clip(x)
+
+    def gradients() -> list[torch.Tensor]:
+        for part in x:
+            (learnable(part) - linear(part)).square().mean().backward()
+        return [p.grad for p in (learnable.weight, learnable.clip_low, learnable.log_scale) if p.grad is not None]
+
+    plain = gradients()
+    learnable.zero_grad()
+    with _weights_once([learnable]):
+        gradients()
+    assert learnable.held is None
+    once = [p.grad for p in (learnable.weight, learnable.clip_low, learnable.log_scale) if p.grad is not None]
+    assert len(plain) == len(once) == 3
+    for got, expected in zip(once, plain, strict=True):
+        torch.testing.assert_close(got, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,16 @@ import torch
 from small_network import small_images, small_model
 
 from qvggt.calib import sensitivity
+from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.recipe import find_recipe
 from qvggt.calib.sensitivity import (
     Trial,
+    Trunk,
     find_units,
     measure_units,
     network_outputs,
     output_error,
+    quantized_copy,
     quick,
     unit_layers,
     unit_scheme,
@@ -66,6 +70,22 @@ def test_fewer_bits_do_more_damage_and_cost_less(tmp_path: Path, monkeypatch: py
     assert measure_units(model, units, ladder, "dynamic", trial, journal=again, progress=False) == table
     with pytest.raises(QvggtError, match=r"search of another configuration \(a was 1, is 2\)"):
         Journal(tmp_path / "journal.jsonl", {"a": 2}, "search")
+
+
+def test_a_copy_from_the_trunk_is_a_calibration_of_its_own() -> None:
+    """Whatever was tried before: folded once, from the stream before its first block, and no further than its last."""
+    model, recipe = small_model(seed=1), quick(find_recipe("qvggt"))
+    units = find_units(model, ("dino", "aggregator"), "block")
+    trunk = Trunk(model, Trial(recipe, BATCHES), unit_scheme(units[0], "w4a4", "dynamic"))
+    for number in (3, 5, 2):
+        scheme = unit_scheme(units[number], "w4a4", "dynamic")
+        network, alone = quantized_copy(trunk, scheme), copy.deepcopy(model)
+        assert trunk.stage == number
+        calibrate_(alone, scheme, recipe, BATCHES, progress=False)
+        for (name, value), other in zip(network.state_dict().items(), alone.state_dict().values(), strict=True):
+            assert torch.equal(value, other), name
+    shared = {tensor.data_ptr() for tensor in trunk.network.parameters()}
+    assert sum(tensor.data_ptr() in shared for tensor in network.parameters()) > len(shared) / 2
 
 
 def test_the_error_of_outputs() -> None:

@@ -62,7 +62,7 @@ def test_markdown() -> None:
 
 def test_branches() -> None:
     """Of rank 64 at 1024 channels: two products with the basis, one with what it carries."""
-    table = CostTable(VGGT_1B, branch=1 / 16)
+    table = CostTable(VGGT_1B, branch=64)
     assert table.online == {name: 64 * (2 * i + o) for name, (i, o) in table.linears.items()}
     assert table.block == (MACS, ADDED, 64 * 23 * 1024)
     assert "| fc1 | 1024 -> 4096 | 4,194,304 | 1,048,576 (25.0 %) | 393,216 (9.4 %) |" in table.to_markdown(518, 518)

@@ -110,8 +110,12 @@ def rich(height: int = 140, width: int = 140, frames: int = 16) -> SceneConfig:
 
 
 def config_to_json(config: SceneConfig) -> dict[str, Any]:
-    """JSON-ready dict with the generator version; tuples become lists."""
-    return {"generator_version": GENERATOR_VERSION, **json.loads(json.dumps(asdict(config)))}
+    """JSON-ready dict with the generator version; tuples become lists.
+
+    Patterns are told where they are not the first four: folders of before there were more stay what was asked for.
+    """
+    values = {k: v for k, v in asdict(config).items() if k != "patterns" or v != PATTERNS}
+    return {"generator_version": GENERATOR_VERSION, **json.loads(json.dumps(values))}
 
 
 def config_from_json(data: dict[str, Any]) -> SceneConfig:

@@ -121,18 +121,11 @@ RECIPES = {
         Recipe(
             "qvggt",
             rotation="folded",
-            value_rotation=True,
-            value_basis="balanced",
             online="needed",
             center="needed",
             constant_ranges=True,
-            smooth=True,
-            learn=True,
-            learn_all=False,
-            epochs=8,
-            weight_rate=1e-4,
-            special_weight=4.0,
             search_clips=True,
+            special_weight=4.0,
             rounding="gptq",
             fit_grids=True,
             branch=32,
@@ -141,14 +134,16 @@ RECIPES = {
 }
 
 
-PLAIN: dict[str, Any] = {"learn": False, "search_clips": False}
+BALANCED: dict[str, Any] = {"rotation": "balanced", "value_rotation": True, "value_basis": "balanced"}
 CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "integers": {},
-    # Rotations, learning and clips make the weights' grids no better, and cost the outputs 2 to 5 dB (w4a16); the bytes
-    # of a branch do more in smaller blocks
-    "weights": {"qvggt": {"rotation": "none", "value_rotation": False, "online": "none", "branch": 0, **PLAIN}},
+    # Rotations and clips make the weights' grids no better, and cost the outputs 2 to 5 dB (w4a16); the bytes of a branch
+    # do more in smaller blocks
+    "weights": {
+        "qvggt": {"rotation": "none", "online": "none", "smooth": True, "search_clips": False, "branch": 0},
+    },
     # Their noise follows the values: a Hadamard changes nothing, a basis that evens out what weighs on it does
-    "floats": {"qvggt": {"rotation": "balanced", "online": "none", "smooth_by": "rms", "learn": False}},
+    "floats": {"qvggt": {**BALANCED, "online": "none", "smooth": True, "smooth_by": "rms"}},
 }
 """What a recipe does differently where the coarse grid is that of the weights alone, and on floating-point grids
 (tools/bench_accuracy.py)."""

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from torch import Tensor
 
 from qvggt.calib.adaptation import adapt_, sharing
-from qvggt.calib.basis import stream_bases
 from qvggt.calib.block_journal import BlockJournal
 from qvggt.calib.half import half_attention, half_products
 from qvggt.calib.ranges import static_ranges
@@ -16,7 +15,6 @@ from qvggt.calib.recipe import Recipe
 from qvggt.calib.reconstruct import BlockReport, calibrate_block
 from qvggt.calib.stream import Stream
 from qvggt.device import device_of
-from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.models.family import LINEARS, family_of
 from qvggt.models.fold_config import FoldConfig
@@ -35,27 +33,12 @@ from qvggt.quant.model import (
 from qvggt.quant.scheme import Scheme
 from qvggt.rotation.fold import fold_
 
-ROTATED = 16  # channels under one scale where scales are those of blocks
-
 
 def fold_config(recipe: Recipe, seed: int) -> FoldConfig | None:
     """The folds a recipe asks for; None when it wants none."""
     if not recipe.folds and not recipe.value_rotation:
         return None
-    value = recipe.value_rotation and recipe.value_basis == "hadamard"
-    return FoldConfig(
-        seed=seed,
-        residual=recipe.folds,
-        layer_scale=True,
-        value=value,
-        block=ROTATED if recipe.rotation == "blocks" else None,
-    )
-
-
-def group_of(scheme: Scheme) -> int:
-    """Channels of an input that its grid treats alike: those under a scale, one where every value has its exponent."""
-    activation = scheme.base.activation if isinstance(scheme.base, LinearFormat) else None
-    return 1 if activation is None else activation.granularity.size or 1
+    return FoldConfig(seed=seed, residual=recipe.folds, layer_scale=True, value=recipe.value_rotation)
 
 
 def calibrate_(
@@ -79,7 +62,7 @@ def calibrate_(
     blocks see it. QvggtError for an override that matches nothing.
     """
     check_overrides(model, scheme)
-    fold_for_(model, scheme, recipe, batches, seed, memory)
+    fold_for_(model, recipe, seed)
     teacher = sharing(model) if recipe.adapt else None
     reports = calibrate_stages_(model, scheme, recipe, Stream.start(model, batches, memory), 0, seed, journal, progress)
     if teacher is not None:
@@ -88,16 +71,10 @@ def calibrate_(
     return reports
 
 
-def fold_for_(
-    model: Network, scheme: Scheme, recipe: Recipe, batches: Iterable[Tensor], seed: int, memory: int
-) -> None:
+def fold_for_(model: Network, recipe: Recipe, seed: int) -> None:
     """The folds of a recipe, which change no output."""
-    folds = fold_config(recipe, seed)
-    if folds is not None:
-        bases = None
-        if recipe.rotation == "balanced":
-            bases = stream_bases(model, recipe, batches, group_of(scheme), memory)
-        fold_(model, folds, bases)
+    if (folds := fold_config(recipe, seed)) is not None:
+        fold_(model, folds)
 
 
 def quantized_stages(model: Network, scheme: Scheme) -> list[int]:

@@ -8,7 +8,6 @@ its data sheet's. Both give a range.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,7 @@ import torch
 from torch import Tensor
 
 from qvggt.calib.adaptation import BATCH, BYTES
-from qvggt.calib.basis import STEPS, reader_moments, search
-from qvggt.calib.calibrate import fold_config, group_of
+from qvggt.calib.calibrate import fold_config
 from qvggt.calib.machine import Machine, measure_rates
 from qvggt.calib.recipe import RECIPES, Recipe
 from qvggt.calib.reconstruct import calibrate_block
@@ -223,7 +221,7 @@ def count_block(outline: Outline, stage: Stage, seen: Seen | None = None) -> Blo
 
     Fixed work and that of a sequence follow from one and two sequences, learning from one and two epochs of a batch.
     """
-    recipe, formats, seen = outline.recipe, outline.formats(stage), {} if seen is None else seen
+    recipe, seen = outline.recipe, {} if seen is None else seen
     plain = recipe.replace(learn=False)
 
     def run(sequences: int, steps: Recipe) -> Work:
@@ -232,7 +230,7 @@ def count_block(outline: Outline, stage: Stage, seen: Seen | None = None) -> Blo
     one, two = run(1, plain), run(2, plain)
     each = two - one
     fixed = one + each * (outline.sequences - 1) + _advance(outline, stage) * (outline.streams * outline.sequences)
-    if not recipe.learns(formats.values()) or not recipe.epochs:
+    if not recipe.learn or not recipe.epochs:
         return BlockWork(fixed)
     nearest = recipe.replace(rounding="rtn")
     batch = min(recipe.batch, outline.sequences)
@@ -262,17 +260,6 @@ def count_around(outline: Outline) -> dict[str, Work]:
     maps = any(format.activation is not None for _, _, format in scheme_convs(network, outline.scheme))
     count("selection", outline.pool, family.last_tokens)
     count("folds", folds is not None, lambda network, _: fold_(network, folds))
-    if outline.recipe.rotation == "balanced":
-        stages = Counter(stage.stream for stage in family.stages(outline.config))
-        with torch.device("meta"):
-            square = torch.empty(outline.config.embed_dim, outline.config.embed_dim, dtype=torch.float64)
-        readers, group = [[(square, square)] * (2 * number) for number in stages.values()], group_of(outline.scheme)
-        count(
-            "moments for the basis",
-            outline.sequences,
-            lambda network, images: reader_moments(network, outline.recipe, Stream.start(network, [images])),
-        )
-        count("basis", STEPS, lambda *_: [search(each, group, steps=1) for each in readers])
     count("embedding", outline.sequences if outline.learns_blocks else 0, family.embed)
     passes = (
         5 if outline.recipe.adapt else 0
@@ -398,7 +385,7 @@ def _measured(outline: Outline, stage: Stage | None, runs: int = 2) -> Rating:
     formats, factors, generator = outline.formats(stage), dict[str, Range](), torch.Generator().manual_seed(0)
     plain = outline.recipe.replace(learn=False)
     learned = outline.recipe.replace(rounding="rtn", search_clips=False, epochs=3, batch=1)
-    learns = outline.recipe.learns(formats.values()) and bool(outline.recipe.epochs)
+    learns = outline.recipe.learn and bool(outline.recipe.epochs)
     for name, recipe in (("fixed", plain), ("learning", learned)) if learns else (("fixed", plain),):
         seconds = []
         for _ in range(runs):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from qvggt.errors import QvggtError
-from qvggt.formats.grid import IntegerGrid
-from qvggt.formats.linear_format import Format, LinearFormat
+from qvggt.formats.linear_format import LinearFormat
 
 Propagation = Literal["float", "quantized"]
 Rounding = Literal["rtn", "gptq"]
-Rotation = Literal["none", "folded", "blocks", "balanced", "linear"]
+Rotation = Literal["none", "folded", "linear"]
 ScaleInit = Literal["rotated", "released"]
 Online = Literal["none", "fc2", "needed"]
 Center = Literal["none", "types", "needed"]
@@ -23,27 +21,23 @@ Center = Literal["none", "types", "needed"]
 class Recipe:
     """Steps of a calibration, in order; every field can be ablated. "needed" is decided per linear (calib.steps).
 
-    rotation: "folded" = residual rotation folded into the weights (DESIGN 3.1, no run-time cost); "blocks" = the same
-    within blocks of 16 channels; "balanced" = the basis found for the readers (calib.basis), folded too; "linear" = a
-    private online Hadamard before every linear (the published method). value_rotation: per-head, folded (3.2);
-    value_basis: Hadamard or the balanced one (calib.balance). online: a Kronecker Hadamard at run time before fc2
-    (3.4); where it is "needed", so is fc2's smoothing. center: take the mean input of patches off every token, which
-    folds, and those of special types of tokens off theirs, for linears with quantized activations; the others round
-    their weights on inputs without that mean, whose product stays exact in the bias. constant_ranges: one range for all
-    tokens where a norm bounds them, or the grid has room for others, and that is enough (calib.steps), in dynamic
-    formats too.
-    smooth: per-channel scales (3.3), `alpha` their exponent, smooth_by: of largest magnitudes or of root mean squares;
-    scale_init "rotated" takes rotated weights, "released"
-    the unrotated ones as the released code does. learn: block-wise
-    learning of scales and clips for `epochs` passes (AdamW, rates `scale_rate` and `clip_rate`; with `weight_rate` the
-    weights too; `weight_decay` on everything, 0 in ours); special_weight: what special tokens count against patches in
-    it and in the rounding, 0 = as many as they are; learn_all: blocks learn whatever their formats, also those where it
-    loses more on other images than the calibration's than it gains; search_clips: start the clips at their
-    least-squares optimum instead of 0.982; of floating-point weights the scales, which need not end at the largest.
+    rotation: "folded" = residual rotation folded into the weights (DESIGN 3.1, no run-time cost); "linear" = a private
+    online Hadamard before every linear (the published method). value_rotation: per-head, folded (3.2). online: a
+    Kronecker Hadamard at run time before fc2 (3.4); where it is "needed", so is fc2's smoothing. center: take the mean
+    input of patches off every token, which folds, and those of special types of tokens off theirs, for linears with
+    quantized activations; the others round their weights on inputs without that mean, whose product stays exact in the
+    bias. constant_ranges: one range for all tokens where a norm bounds them, or the grid has room for others, and that
+    is enough (calib.steps), in dynamic formats too.
+    smooth: per-channel scales (3.3), `alpha` their exponent; scale_init "rotated" takes rotated weights, "released" the
+    unrotated ones as the released code does. learn: block-wise learning of scales and clips for `epochs` passes (AdamW,
+    rates `scale_rate` and `clip_rate`; with `weight_rate` the weights too; `weight_decay` on everything).
+    special_weight: what special tokens count against patches in it and in the rounding, 0 = as many as they are.
+    search_clips: start the clips at their least-squares optimum instead of 0.982; of floating-point weights the scales,
+    which need not end at the largest.
     propagation: whether a block sees float or quantized inputs. rounding: of the weights. fit_grids: in "gptq" each row
-    of integer weights takes the best of ten grids. branch: most directions of the input, and no
-    more than an eighth of all, that pass the grids by in a floating-point product beside that of the codes
-    (calib.branch), in linears that reach too little without.
+    of integer weights takes the best of ten grids. branch: most directions of the input, and no more than an eighth of
+    all, that pass the grids by in a floating-point product beside that of the codes (calib.branch), in linears that
+    reach too little without.
     frame_shapes: feed global blocks frame by frame, a fault of the released code kept for its baseline.
     adapt: steps in which the rounded weights of all blocks adapt to each other afterwards (calib.adaptation), at up to
     `adapt_rate` codes a step.
@@ -53,16 +47,13 @@ class Recipe:
     name: str
     rotation: Rotation = "none"
     value_rotation: bool = False
-    value_basis: Literal["hadamard", "balanced"] = "hadamard"
     online: Online = "none"
     center: Center = "none"
     constant_ranges: bool = False
     smooth: bool = False
     alpha: float = 0.5
-    smooth_by: Literal["amax", "rms"] = "amax"
     scale_init: ScaleInit = "rotated"
     learn: bool = False
-    learn_all: bool = True
     search_clips: bool = False
     epochs: int = 15
     scale_rate: float = 5e-3
@@ -86,11 +77,7 @@ class Recipe:
     @property
     def folds(self) -> bool:
         """Whether the residual streams get another basis, in the weights."""
-        return self.rotation in ("folded", "blocks", "balanced")
-
-    def learns(self, formats: Iterable[LinearFormat]) -> bool:
-        """Whether a block with linears of these formats learns."""
-        return self.learn and any(self.learn_all or f.learnable for f in formats)
+        return self.rotation == "folded"
 
     def centers(self, format: LinearFormat) -> bool:
         """Whether linears of this format may have centers."""
@@ -129,37 +116,15 @@ RECIPES = {
             rounding="gptq",
             fit_grids=True,
             branch=32,
+            epochs=8,  # of those who ask for learning
+            weight_rate=1e-4,
         ),
     )
 }
 
 
-BALANCED: dict[str, Any] = {"rotation": "balanced", "value_rotation": True, "value_basis": "balanced"}
-CHANGES: dict[str, dict[str, dict[str, Any]]] = {
-    "integers": {},
-    # Rotations and clips make the weights' grids no better, and cost the outputs 2 to 5 dB (w4a16); the bytes of a branch
-    # do more in smaller blocks
-    "weights": {
-        "qvggt": {"rotation": "none", "online": "none", "smooth": True, "search_clips": False, "branch": 0},
-    },
-    # Their noise follows the values: a Hadamard changes nothing, a basis that evens out what weighs on it does
-    "floats": {"qvggt": {**BALANCED, "online": "none", "smooth": True, "smooth_by": "rms"}},
-}
-"""What a recipe does differently where the coarse grid is that of the weights alone, and on floating-point grids
-(tools/bench_accuracy.py)."""
-
-
-def find_recipe(name: str, format: Format | None = None) -> Recipe:
-    """A named recipe, with the steps it takes for this format of the blocks; QvggtError lists the names."""
+def find_recipe(name: str) -> Recipe:
+    """A named recipe; QvggtError lists the names."""
     if name not in RECIPES:
         raise QvggtError(f"unknown recipe {name!r}: expected one of {', '.join(RECIPES)}")
-    return RECIPES[name].replace(**CHANGES[coarse(format)].get(name, {}))
-
-
-def coarse(format: Format | None) -> str:
-    """Which of CHANGES is meant for a format."""
-    if not isinstance(format, LinearFormat):
-        return "integers"
-    if format.activation is None or (format.has_room and isinstance(format.weight.grid, IntegerGrid)):
-        return "weights"
-    return "floats" if format.has_room else "integers"
+    return RECIPES[name]

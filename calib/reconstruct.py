@@ -11,7 +11,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from qvggt.calib.balance import balanced_basis
 from qvggt.calib.gptq import InputMoments, gptq_codes
 from qvggt.calib.half import half_attention
 from qvggt.calib.learnable import LearnableLinear
@@ -24,9 +23,7 @@ from qvggt.formats.linear_format import LinearFormat
 from qvggt.models.block import Block
 from qvggt.models.family import LINEARS, Stage
 from qvggt.quant.hadamard import named_seed
-from qvggt.rotation.precision import in_float64
 from qvggt.rotation.smoothing import fold_smoothing_
-from qvggt.rotation.value import rotate_values_
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 SAMPLE_ROWS = 2048  # tokens kept per linear to start scales and clips from
@@ -58,8 +55,6 @@ def calibrate_block(
     see; `goals`: the outputs it must match, those of the float block on float inputs (`Stream.through`).
     """
     with half_attention(recipe.bf16):
-        if recipe.value_rotation and recipe.value_basis == "balanced" and "attn.proj" in formats:
-            block = _balance_values(block, stage, source, recipe, seed)
         quantized = copy.deepcopy(block).float()
         generator = torch.Generator().manual_seed(named_seed(seed, stage.path))
         steps, means = choose_steps(block, stage, formats, source, recipe, seed)
@@ -77,7 +72,7 @@ def calibrate_block(
             _start(learnable, block.get_submodule(name), inputs.pop(name), smooth, (steps[name].rank, own))
         start = _error(quantized, stage, goals, source, recipe)
         learned = start
-        if recipe.learns(formats.values()):
+        if recipe.learn:
             _learn(quantized, stage, goals, source, recipe, generator)
             learned = _error(quantized, stage, goals, source, recipe)
         if recipe.rounding == "gptq":
@@ -85,33 +80,6 @@ def calibrate_block(
         final = _finish(block, learnables, recipe)
         error = _error(final, stage, goals, source, recipe)
     return final, BlockReport(start, learned, error, steps)
-
-
-@torch.no_grad()
-def _balance_values(block: Block, stage: Stage, source: Stream, recipe: Recipe, seed: int) -> Block:
-    """A copy of the block whose value channels, head by head, are in the balanced basis of proj's input."""
-    attention = block.attn
-    columns = attention.proj.weight.detach().double().unflatten(1, (attention.num_heads, attention.head_dim))
-    energy = torch.einsum("ohi,ohj->hij", columns, columns)
-    covariance = torch.zeros_like(energy)  # [heads, head_dim, head_dim]
-    centered = recipe.center != "none"
-    means = source.type_means(stage, block, ["attn.proj"], recipe.frame_shapes)["attn.proj"] if centered else None
-
-    def keep(x: Tensor, types: Tensor) -> None:
-        x = x if means is None else x - means[types]
-        x = x.double().flatten(0, -2).unflatten(-1, (attention.num_heads, attention.head_dim))
-        covariance.add_(torch.einsum("thi,thj->hij", x, x))
-
-    source.visit(stage, block, {"attn.proj": keep}, recipe.frame_shapes)
-    pairs = [  # matrices of 64 x 64, whose eigenvectors a CPU finds as fast
-        balanced_basis(c, e, named_seed(seed, f"{stage.path} head {i}"))
-        for i, (c, e) in enumerate(zip(covariance.cpu(), energy.cpu(), strict=True))
-    ]
-    final = copy.deepcopy(block)
-    with in_float64(final):
-        basis, inverse = (torch.stack(matrices).to(energy.device) for matrices in zip(*pairs, strict=True))
-        rotate_values_(final.attn, basis, inverse)
-    return final
 
 
 def token_weights(types: Tensor, special: float) -> Tensor:
@@ -162,9 +130,7 @@ def _start(
     amax, energy, rows = inputs
     if recipe.smooth:
         assert isinstance(linear, nn.Linear)
-        rms = recipe.smooth_by == "rms"
-        start = linear.weight if recipe.scale_init == "released" else None
-        learnable.start_scale(energy.sqrt() if rms else amax, recipe.alpha, start, rms)
+        learnable.start_scale(amax, recipe.alpha, linear.weight if recipe.scale_init == "released" else None)
     if branch[0]:
         learnable.start_branch(rows, *branch)
     if recipe.search_clips and not isinstance(learnable.format.weight.grid, IntegerGrid):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from qvggt.calib.budget import Choice, Unit
-from qvggt.calib.calibrate import calibrate_stages_, fold_for_, group_of, quantized_stages, round_rest_
+from qvggt.calib.calibrate import calibrate_stages_, fold_for_, quantized_stages, round_rest_
 from qvggt.calib.half import half_products
 from qvggt.calib.recipe import Recipe
 from qvggt.calib.stream import Stream
@@ -114,10 +115,10 @@ class Trunk:
     """A float model folded once, with the stream of its tokens, from which schemes are tried. Tensors of the model that
     no fold changes are shared."""
 
-    def __init__(self, model: Network, trial: Trial, scheme: Scheme) -> None:
+    def __init__(self, model: Network, trial: Trial) -> None:
         self.trial = trial
         self.network = copy.deepcopy(model)
-        fold_for_(self.network, scheme, trial.recipe, trial.batches, trial.seed, trial.memory)
+        fold_for_(self.network, trial.recipe, trial.seed)
         self._start()
 
     def _start(self) -> None:
@@ -185,7 +186,7 @@ def measure_units(
                     key = f"{unit.name} {bits}"
                     if key not in journal.values:
                         reference = reference or network_outputs(model, trial.batches)
-                        trunk = trunk or Trunk(model, trial, scheme)
+                        trunk = trunk or Trunk(model, trial)
                         network = quantized_copy(trunk, scheme)
                         journal.add(key, output_error(reference, network_outputs(network, trial.batches)))
                     damage = float(journal.values[key])
@@ -203,20 +204,16 @@ def make_drop(
 ) -> Callable[[dict[str, Choice]], float]:
     """What `cheapest_within` measures: `score` of the model quantized as an assignment says; kept in `journal`."""
 
-    trunks: dict[int, Trunk] = {}
-
-    def trunk_of(scheme: Scheme) -> Trunk:
-        group = group_of(scheme) if trial.recipe.rotation == "balanced" else 0  # which the fold depends on
-        if group not in trunks:
-            trunks[group] = Trunk(model, trial, scheme)
-        return trunks[group]
+    @cache
+    def trunk() -> Trunk:
+        return Trunk(model, trial)
 
     def drop(assignment: dict[str, Choice]) -> float:
         scheme = scheme_of(assignment)
         key = scheme.to_json()
         if key not in journal.values:
             quantizes = bool(_formats(model, scheme))
-            network = quantized_copy(trunk_of(scheme), scheme) if quantizes else model
+            network = quantized_copy(trunk(), scheme) if quantizes else model
             journal.add(key, score(network))
         return float(journal.values[key])
 

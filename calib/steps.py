@@ -165,12 +165,12 @@ def _options(name: str, format: LinearFormat, recipe: Recipe) -> Iterator[Steps]
     rotations: tuple[bool, ...] = (recipe.rotation == "linear",)
     if name == FC2 and recipe.rotation != "linear":
         if recipe.online == "needed":
-            rotations = (False,) if format.activation is None else (False, True)
-            scales = rotations if recipe.smooth and format.activation is not None else scales
+            # an error that follows the values is the same in any basis
+            levels = format.activation is not None and not format.has_room
+            rotations = (False, True) if levels else (False,)
+            scales = rotations if recipe.smooth and levels else scales
         else:
             rotations = (recipe.online != "none",)
-        if recipe.smooth_by == "rms":
-            scales = (False,)  # 0.2 dB of one linear for a pass over its input
     centers: tuple[bool, ...] = (False,)
     if recipe.centers(format):
         centers = (False, True) if recipe.center == "needed" else (True,)

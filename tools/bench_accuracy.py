@@ -36,7 +36,6 @@ from torch import Tensor
 from qvggt.calib.calibrate import calibrate_
 from qvggt.calib.recipe import Recipe, find_recipe
 from qvggt.files import atomic_write
-from qvggt.formats.linear_format import Format
 from qvggt.hub.loading import load_model
 from qvggt.models.network import Network
 from qvggt.progress import bar
@@ -120,8 +119,8 @@ def main(
     done = {r["key"] for r in rows}
     chosen = [name for name in recipes.split(",") if name]
     pairs = [(m, s) for m in models.split(",") for s in schemes.split(",")]
-    plan = [(m, s, find_recipe(name, scheme_of(s).base)) for m, s in pairs for name in chosen]
-    plan += [(m, s, recipe) for m, s in pairs for recipe in ablations(scheme_of(s).base)] if ablate else []
+    plan = [(m, s, find_recipe(name)) for m, s in pairs for name in chosen]
+    plan += [(m, s, recipe) for m, s in pairs for recipe in ablations()] if ablate else []
     current, yardstick = "", None
     drawn = [(*row, seed) for row in plan for seed in range(seeds if draws(row[2]) else 1)]
     for kind, scheme_name, recipe, seed in bar(drawn, desc="rows", unit="row"):
@@ -187,24 +186,24 @@ def scheme_of(name: str) -> Scheme:
     return parse_scheme(bits, activation or "dynamic")
 
 
-def ablations(format: Format) -> list[Recipe]:
+def ablations() -> list[Recipe]:
     """Ours with one step changed at a time."""
-    ours = find_recipe("qvggt", format)
+    ours = find_recipe("qvggt")
     return [
-        ours.replace(name="ours without centers", center="none"),
-        ours.replace(name="ours without residual rotation", rotation="none"),
-        ours.replace(name="ours without value rotation", value_rotation=False),
-        ours.replace(name="ours with Hadamard values", value_basis="hadamard"),
-        ours.replace(name="ours without fc2 rotation", online="none"),
-        ours.replace(name="ours without smoothing", smooth=False),
-        ours.replace(name="ours without clip search", search_clips=False),
-        ours.replace(name="ours without learning", learn=False),
-        ours.replace(name="ours with nearest rounding", rounding="rtn"),
-        ours.replace(name="ours without fitted grids", fit_grids=False),
         ours.replace(name="ours without branches", branch=0),
         ours.replace(name="ours, half as many directions past the grids", branch=8),
-        ours.replace(name="ours on float inputs", propagation="float"),
+        ours.replace(name="ours without centers", center="none"),
+        ours.replace(name="ours without residual rotation", rotation="none"),
+        ours.replace(name="ours without fc2 rotation", online="none"),
+        ours.replace(name="ours without fitted grids", fit_grids=False),
+        ours.replace(name="ours with nearest rounding", rounding="rtn"),
+        ours.replace(name="ours without clip search", search_clips=False),
         ours.replace(name="ours, all tokens alike", special_weight=0.0),
+        ours.replace(name="ours on float inputs", propagation="float"),
+        ours.replace(name="ours with smoothing", smooth=True),
+        ours.replace(name="ours with rotated values", value_rotation=True),
+        ours.replace(name="ours with learning", learn=True),
+        ours.replace(name="ours, adapted", adapt=120),
     ]
 
 

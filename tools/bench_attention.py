@@ -207,7 +207,7 @@ def accuracy(known: set[tuple[Any, ...]], models: str, scenes: int, pool: int, f
         network = makers[model]()
         if bits != "fp32":
             scheme = replace(named_scheme(bits), attention=attention)
-            calibrate_(network, scheme, find_recipe("qvggt", scheme.base), calibration, progress=False)
+            calibrate_(network, scheme, find_recipe("qvggt"), calibration, progress=False)
         yield {"model": model, "linears": bits, "attention": attention, **yardsticks[model].row(network)}
 
 

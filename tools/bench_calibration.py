@@ -73,7 +73,7 @@ def calibrate(model: str, scheme: Scheme, images: Sequence[Tensor]) -> dict[str,
     network, spent = load_model(model), dict[str, float]()
     with split_times(spent):
         began = clock()
-        calibrate_(network, scheme, find_recipe("qvggt", scheme.base), images, progress=False)
+        calibrate_(network, scheme, find_recipe("qvggt"), images, progress=False)
         return {"all": clock() - began, **spent}
 
 
@@ -86,7 +86,7 @@ def search(model: str, scheme: Scheme, images: Sequence[Tensor], by: str, forks:
         return network
 
     float_model = load_model(model)
-    trial = sensitivity.Trial(sensitivity.quick(find_recipe("qvggt", scheme.base)), images[:MEASURED])
+    trial = sensitivity.Trial(sensitivity.quick(find_recipe("qvggt")), images[:MEASURED])
     units = sensitivity.find_units(float_model, scheme.parts, by)
     began = clock()
     with patch.object(sensitivity, "quantized_copy", sensitivity.quantized_copy if forks else anew):

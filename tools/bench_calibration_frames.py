@@ -53,7 +53,7 @@ def main(
     yardsticks = [Yardstick(float_model, split, frames) for frames in JUDGED]
     for name in schemes.split(","):
         scheme = scheme_of(name)
-        recipe = find_recipe("qvggt", scheme.base)
+        recipe = find_recipe("qvggt")
         for count, frames in sizes:
             key = f"{bed.weights} {scenes} {name} {count} {frames} {json.dumps(recipe.to_dict(), sort_keys=True)}"
             if any(row["key"] == key for row in rows):

@@ -89,7 +89,7 @@ class Judge:
     def row(self, scheme: str, calibration: Sequence[Tensor], judged: Sequence[str]) -> dict[str, Any]:
         """Calibrated on these images; `sqnr_db` and `cameras` of the collections named."""
         network, kind = self.bed.load(), scheme_of(scheme)
-        calibrate_(network, kind, find_recipe("qvggt", kind.base), calibration, progress=False)
+        calibrate_(network, kind, find_recipe("qvggt"), calibration, progress=False)
         found = outputs_of(network, {name: self.sequences[name] for name in judged})
         return {"sqnr_db": noise(self.truth, found), "cameras_deg": cameras(found, self.bed.size)}
 

@@ -76,7 +76,7 @@ def at_1b(output: Path) -> None:
     from qvggt.quant.scheme import parse_scheme
 
     scheme = parse_scheme("w4a8")
-    recipe = find_recipe("qvggt", scheme.base).replace(epochs=2)
+    recipe = find_recipe("qvggt").replace(epochs=2)
     allowance, rows = CalibrateJob("tiny", output, data=output.parent).token_bytes, []
     for device, frames in ((None, 10), ("rtx4090", 10), ("rtx4090", 4), ("a100", 10), ("h100", 10), ("orin", 10)):
         plan = make_plan(

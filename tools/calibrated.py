@@ -23,7 +23,7 @@ def recipe(format: Format, nearest: bool = False) -> Recipe:
     nearest: without the steps that take hours on VGGT-1B and change codes only: the same nodes of the same speed, with
     weights rounded to nearest; not for accuracy.
     """
-    ours = find_recipe(DEFAULT_RECIPE, format)
+    ours = find_recipe(DEFAULT_RECIPE)
     return ours.replace(rounding="rtn", learn=False, search_clips=False) if nearest else ours
 
 

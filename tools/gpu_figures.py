@@ -119,7 +119,7 @@ def calibration(setting: Setting, group: str, frames: int, bf16: bool) -> Row:
     stages = family.stages(config)
     stage = next(stage for stage in stages if stage.group == group)
     scheme = Scheme(FORMAT)
-    recipe = find_recipe("qvggt", scheme.base).replace(bf16=bf16)
+    recipe = find_recipe("qvggt").replace(bf16=bf16)
     formats = {n: f for n in LINEARS if (f := scheme.format(f"{stage.path}.{n}")) is not None}
     block = _block(config, stage).to(device)
     side, generator = config.img_size, torch.Generator().manual_seed(0)
@@ -167,7 +167,7 @@ def planned(setting: Setting, frames: int) -> Row:
     if name is None:
         raise QvggtError(f"{card}: qvggt calibrate --plan-device has no data sheet of it")
     config, scheme = config_of(setting), Scheme(FORMAT)
-    recipe, side = find_recipe("qvggt", scheme.base), config.img_size
+    recipe, side = find_recipe("qvggt"), config.img_size
     outline = Outline(config, scheme, recipe, SEQUENCES, frames, side, side)
     plan = make_plan(outline, find_machine(name), progress=False)
     blocks = ", ".join(f"{group} block {low:.0f} to {high:.0f} s" for group, (low, high) in plan.seconds.items())

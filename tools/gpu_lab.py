@@ -185,7 +185,7 @@ def tiny_calibrated(device: str, bits: str, scenes: int = 4) -> tuple[Network, f
     images = [drawn(scene, FRAMES[-1], CALIBRATION_SEED + i)[0] for i in range(scenes)]
     start = time.perf_counter()
     with placed(network, where):
-        calibrate_(network, scheme, find_recipe("qvggt", scheme.base).replace(epochs=1), images, progress=False)
+        calibrate_(network, scheme, find_recipe("qvggt").replace(epochs=1), images, progress=False)
     return network, time.perf_counter() - start
 
 

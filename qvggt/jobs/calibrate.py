@@ -260,18 +260,18 @@ class CalibrateJob(Job[Calibrated]):
         scheme = scheme_of(self.format, self.act, self.parts, self.overrides, block=self.block)
         return replace(scheme, attention=self.attention)
 
-    def chosen(self, wanted: Scheme | None = None) -> Recipe:
-        """The recipe for this scheme with the steps given beside it; QvggtError for a name that is none."""
+    def chosen(self) -> Recipe:
+        """The recipe with the steps given beside it; QvggtError for a name that is none."""
         online = None if self.fc2 is None else "fc2" if self.fc2 == "kronecker" else "none"
         given = {"rounding": self.rounding, "propagation": self.propagation, "online": online}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if self.bf16:
             changes["bf16"] = True
         if self.epochs is not None:
-            changes |= {"epochs": self.epochs, "learn": self.epochs > 0, "learn_all": True}
+            changes |= {"epochs": self.epochs, "learn": self.epochs > 0}
         if self.adapt is not None:
             changes["adapt"] = self.adapt
-        return find_recipe(self.recipe, None if wanted is None else wanted.base).replace(**changes)
+        return find_recipe(self.recipe).replace(**changes)
 
     def needs_data(self, wanted: Scheme) -> bool:
         """Whether calibration images are looked at."""
@@ -335,7 +335,7 @@ class CalibrateJob(Job[Calibrated]):
         from qvggt.calib.plan import Outline, make_plan
         from qvggt.rotation.cost import CostTable
 
-        config, recipe, frames = source.network.config, self.chosen(wanted), self._most_frames(source, size, console)
+        config, recipe, frames = source.network.config, self.chosen(), self._most_frames(source, size, console)
         sequences, pool = self.sequences, 0
         if self.data is not None and self.needs_data(wanted):
             found = self._found(Path(self.data), frames, console)
@@ -368,7 +368,7 @@ class CalibrateJob(Job[Calibrated]):
         from qvggt.rotation.cost import branch_text
         from qvggt.versions import versions
 
-        network, recipe = source.network, self.chosen(wanted)
+        network, recipe = source.network, self.chosen()
         unfinished, measured, tried = self.unfinished()
         ran = {"threads": torch.get_num_threads(), "device": label(device_of(network))}
         job: dict[str, Any] = {"source": source.sha256, "versions": versions(), **ran}

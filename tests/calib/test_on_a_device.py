@@ -65,7 +65,7 @@ def nearest(weight: torch.Tensor, scale: torch.Tensor, grid: Grid, moments: Inpu
 def test_nothing_mixes(bits: str, act: str, recipe: str, parts: tuple[str, ...], step: int, tmp_path: Path) -> None:
     """A whole calibration; with a step of 63 tokens, three frames of 21, sequences are taken apart."""
     model = small_model(seed=1, aa_depth=1, dpt_layers=(0, 0, 0, 0)).to(META)
-    steps = find_recipe(recipe, find_format(bits, act)).replace(epochs=1, search_clips=False)  # type: ignore[arg-type]
+    steps = find_recipe(recipe).replace(epochs=1, search_clips=False)  # type: ignore[arg-type]
     store = BlockJournal(tmp_path / "store", {})
     with (
         MetaDevice(model),

@@ -18,7 +18,7 @@ from qvggt.quant.scheme import parse_scheme
 
 TOKENS, DIM = 5 + (SIZE // 14) ** 2, 64
 LIGHT = find_recipe("qvggt").replace(
-    search_clips=False, value_rotation=False, rounding="rtn", center="none", constant_ranges=False
+    learn=True, search_clips=False, value_rotation=False, rounding="rtn", center="none", constant_ranges=False
 )
 
 
@@ -70,7 +70,7 @@ def test_work_grows_as_the_calibration_does() -> None:
     assert 1.5 * ours.fixed.flops < more.fixed.flops < 2 * ours.fixed.flops
     linears = 2 * 6 * 3 * TOKENS * 12 * DIM * DIM  # of a pass of all sequences
     assert 8 * 3 * linears < ours.learning.flops < 8 * 5 * linears, "forward, and twice that backward"
-    assert not count_block(outline("w8a8"), stage).learning.operations
+    assert not count_block(outline("w4a4", LIGHT.replace(learn=False)), stage).learning.operations
 
 
 def test_gptq_and_folds_are_counted() -> None:

@@ -76,7 +76,7 @@ def test_a_copy_from_the_trunk_is_a_calibration_of_its_own() -> None:
     """Whatever was tried before: folded once, from the stream before its first block, and no further than its last."""
     model, recipe = small_model(seed=1), quick(find_recipe("qvggt"))
     units = find_units(model, ("dino", "aggregator"), "block")
-    trunk = Trunk(model, Trial(recipe, BATCHES), unit_scheme(units[0], "w4a4", "dynamic"))
+    trunk = Trunk(model, Trial(recipe, BATCHES))
     for number in (3, 5, 2):
         scheme = unit_scheme(units[number], "w4a4", "dynamic")
         network, alone = quantized_copy(trunk, scheme), copy.deepcopy(model)

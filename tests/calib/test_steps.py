@@ -24,7 +24,7 @@ from qvggt.quant.scheme import parse_scheme
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-OURS = find_recipe("qvggt").replace(learn=False, rounding="rtn")
+OURS = find_recipe("qvggt").replace(smooth=True, rounding="rtn")
 Site = tuple[Block, Stage, Stream]
 
 

@@ -17,7 +17,6 @@ from held_out import FAMILIES, scene_config
 from qvggt.calib.recipe import Recipe, find_recipe
 from qvggt.data.synthetic.scene import SceneConfig
 from qvggt.errors import QvggtError
-from qvggt.formats.table import find_format
 
 
 def test_scenes_have_the_size_of_the_model(small_float: Path, tmp_path: Path) -> None:
@@ -103,14 +102,13 @@ def test_tables_show_the_spread_and_how_they_were_made(report: dict, monkeypatch
 
 
 def test_what_draws() -> None:
-    integer = find_format("w4a4")
-    assert [bench_accuracy.draws(find_recipe(name, integer)) for name in results_tables.RECIPES] == [
+    assert [bench_accuracy.draws(find_recipe(name)) for name in results_tables.RECIPES] == [
         False,
         False,
         True,
         True,
         True,
     ]
-    assert not bench_accuracy.draws(find_recipe("qvggt", find_format("w4a16")))
+    assert not bench_accuracy.draws(find_recipe("qvggt").replace(rotation="none", online="none"))
     changes = ({"learn": True}, {"value_rotation": True}, {"rotation": "folded"}, {"online": "fc2"})
     assert all(bench_accuracy.draws(Recipe("x").replace(**change)) for change in changes)

@@ -140,7 +140,7 @@ def test_the_bench(
 
     monkeypatch.setattr(bench_photos.Judge, "row", spied)
     monkeypatch.setattr(bench_photos, "COLLECTIONS", collections)
-    monkeypatch.setattr(bench_photos, "find_recipe", lambda _name, format: find_recipe("rtn", format))  # quick
+    monkeypatch.setattr(bench_photos, "find_recipe", lambda _name: find_recipe("rtn"))  # quick
     monkeypatch.chdir(tmp_path)
     output = tmp_path / "p.json"
     call = {"schemes": "w8a8-dynamic", "scenes": 2, "calibration_sequences": 1}

@@ -87,7 +87,8 @@ class Calibrated(Result):
 class CalibrateJob(Job[Calibrated]):
     """Calibrate a checkpoint to a low-bit format.
 
-    Rotations and smoothing are folded into the weights, clips learned block by block, and the weights rounded.
+    Rotations are folded into the weights, which are rounded block by block; where a grid is coarse, a few directions of
+    the inputs pass it by in floating point.
     """
 
     name: ClassVar[str] = "calibrate"
@@ -152,7 +153,7 @@ class CalibrateJob(Job[Calibrated]):
         Literal["float", "quantized"] | None, Doc("Inputs a block is calibrated on. [the recipe's]")
     ] = None
     fc2: Annotated[Literal["none", "kronecker"] | None, Doc("Online rotation of fc2. [the recipe's]")] = None
-    epochs: Annotated[int | None, Doc("Learning passes; 0 = none. [the recipe's; 0 at 8 bits]"), at_least(0)] = None
+    epochs: Annotated[int | None, Doc("Passes that learn scales, clips and weights. [the recipe's; ours: 0]"), at_least(0)] = None
     adapt: Annotated[
         int | None,
         Doc("Steps in which the rounded weights adapt to each other; memory of a training step. [the recipe's, 0]"),

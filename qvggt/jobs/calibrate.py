@@ -153,7 +153,9 @@ class CalibrateJob(Job[Calibrated]):
         Literal["float", "quantized"] | None, Doc("Inputs a block is calibrated on. [the recipe's]")
     ] = None
     fc2: Annotated[Literal["none", "kronecker"] | None, Doc("Online rotation of fc2. [the recipe's]")] = None
-    epochs: Annotated[int | None, Doc("Passes that learn scales, clips and weights. [the recipe's; ours: 0]"), at_least(0)] = None
+    epochs: Annotated[
+        int | None, Doc("Passes that learn scales, clips and weights. [the recipe's; ours: 0]"), at_least(0)
+    ] = None
     adapt: Annotated[
         int | None,
         Doc("Steps in which the rounded weights adapt to each other; memory of a training step. [the recipe's, 0]"),

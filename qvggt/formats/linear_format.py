@@ -72,14 +72,12 @@ class FloatFormat(Format):
 class LinearFormat(Format):
     """Numbers of one linear or convolution: of its weight and of its input, None where that stays floating point.
 
-    learnable: whether learned scales and clips gain more than they lose on images other than the calibration's.
     convolution: what convolutions get under this name, None where they stay floating point; the output of one is in
     the `activation` format of its input. wide: name of what the layers that bear no less get.
     """
 
     weight: TensorFormat
     activation: TensorFormat | None
-    learnable: bool = True
     convolution: LinearFormat | None = None
     wide: str = WIDE
 
@@ -126,7 +124,7 @@ class LinearFormat(Format):
 
 
 def integer_format(
-    weight_bits: int, act_bits: int, mode: Activation, *, floor_db: float, ladder: tuple[str, ...], learnable: bool
+    weight_bits: int, act_bits: int, mode: Activation, *, floor_db: float, ladder: tuple[str, ...]
 ) -> LinearFormat:
     """Integer products: a scale per row of the weight, per token (dynamic) or per tensor (static) of the input."""
     weight = TensorFormat(IntegerGrid(weight_bits, narrow=True), ROW)
@@ -140,7 +138,6 @@ def integer_format(
         ladder,
         weight=weight,
         activation=activation,
-        learnable=learnable,
         convolution=convolution,
     )
 
@@ -170,7 +167,6 @@ def fp8_format(bits: str, weight: Grid, mode: Activation, *, floor_db: float, la
         ladder,
         weight=TensorFormat(weight, ROW),
         activation=activation,
-        learnable=False,
         convolution=fp8_convolution(),
         wide=f"fp8-{mode}",
     )
@@ -190,7 +186,6 @@ def nvfp4_format(*, floor_db: float, ladder: tuple[str, ...]) -> LinearFormat:
         ladder,
         weight=numbers,
         activation=numbers,
-        learnable=False,
         convolution=fp8_convolution(),
         wide="fp8-static",
     )

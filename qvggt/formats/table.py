@@ -86,10 +86,10 @@ def find_format(name: str, activation: Activation = "dynamic") -> Format:
 FLOAT32 = FloatFormat("fp32", 80.0, width=32)
 
 for _mode in ACTIVATIONS:
-    register(integer_format(8, 8, _mode, floor_db=45.0, ladder=("w8a8", "fp32"), learnable=False))
-    register(integer_format(4, 8, _mode, floor_db=45.0, ladder=("w4a8", "w8a8", "fp32"), learnable=True))
-    register(integer_format(6, 6, _mode, floor_db=36.0, ladder=("w6a6", "w8a8", "fp32"), learnable=True))
-    register(integer_format(4, 4, _mode, floor_db=30.0, ladder=("w4a4", "w4a8", "w8a8", "fp32"), learnable=True))
+    register(integer_format(8, 8, _mode, floor_db=45.0, ladder=("w8a8", "fp32")))
+    register(integer_format(4, 8, _mode, floor_db=45.0, ladder=("w4a8", "w8a8", "fp32")))
+    register(integer_format(6, 6, _mode, floor_db=36.0, ladder=("w6a6", "w8a8", "fp32")))
+    register(integer_format(4, 4, _mode, floor_db=30.0, ladder=("w4a4", "w4a8", "w8a8", "fp32")))
 # TensorRT has kernels for all of these
 register(weight_only_format(4, 128, floor_db=60.0, ladder=("w4a16", "fp32")))
 for _size in (16, 32, 64):

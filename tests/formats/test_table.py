@@ -91,7 +91,7 @@ def test_what_hangs_on_a_format() -> None:
 def test_a_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="w8a8-dynamic is registered already"):
         register(FORMATS["w8a8-dynamic"])
-    format = integer_format(3, 3, "static", floor_db=20.0, ladder=(), learnable=True)
+    format = integer_format(3, 3, "static", floor_db=20.0, ladder=())
     monkeypatch.setitem(FORMATS, format.name, format)
     assert Scheme("w3a3", "static").base is format
     with pytest.raises(QvggtError, match="w3a3: has no dynamic activations; expected w3a3-static"):

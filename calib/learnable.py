@@ -192,14 +192,13 @@ class LearnableLinear(nn.Module):
         return y if self.kind_bias is None else y + F.embedding(current_types(), self.kind_bias)
 
     @torch.no_grad()
-    def start_scale(self, amax_x: Tensor, alpha: float, weight: Tensor | None = None, rms: bool = False) -> None:
+    def start_scale(self, amax_x: Tensor, alpha: float, weight: Tensor | None = None) -> None:
         """s = amax_x^alpha / amax_w^(1-alpha) per input channel, normalised to geometric mean 1.
 
         `amax_x` [in]: largest |rotated input|; `weight`: what amax_w is taken from, by default the rotated weight.
-        rms: the root mean square in place of the largest magnitude, of both.
         """
         weight = self.weight if weight is None else weight
-        amax_w = weight.square().mean(0).sqrt() if rms else weight.abs().amax(0)
+        amax_w = weight.abs().amax(0)
         s = amax_x.clamp_min(EPS).log() * alpha - amax_w.clamp_min(WEIGHT_FLOOR).log() * (1 - alpha)
         self.log_scale.copy_(s - s.mean())
 

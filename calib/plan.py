@@ -261,10 +261,8 @@ def count_around(outline: Outline) -> dict[str, Work]:
     count("selection", outline.pool, family.last_tokens)
     count("folds", folds is not None, lambda network, _: fold_(network, folds))
     count("embedding", outline.sequences if outline.learns_blocks else 0, family.embed)
-    passes = (
-        5 if outline.recipe.adapt else 0
-    )  # the teacher's, forward, forward again for gradients, twice that backward
-    count("adaptation", passes * BATCH * outline.recipe.adapt, lambda network, images: network(images))
+    # passes of a step: the teacher's, forward, forward again for gradients, twice that backward
+    count("adaptation", 5 * BATCH * outline.recipe.adapt, lambda network, images: network(images))
     count("ranges", outline.sequences * (static + maps), lambda network, images: network(images))
     return found
 

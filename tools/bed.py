@@ -18,8 +18,10 @@ from qvggt.hub.loading import load_model
 from qvggt.hub.names import find_weights
 from qvggt.models.network import Network
 
+BEDS = Path(__file__).resolve().parent / "beds"
+BED = "small"  # what tables are of
 Model = Annotated[
-    str, typer.Option("--model", help="Float model: tiny, a name that train_model.py wrote to outputs/, or a path.")
+    str, typer.Option("--model", help="Float model: small (in tools/beds), tiny (shipped with the package), or a path.")
 ]
 Family = Annotated[
     str | None,
@@ -60,10 +62,9 @@ class Bed:
         return load_model(self.path)
 
     def folder(self, bench: str) -> Path:
-        """Where a bench keeps its scenes and rows: outputs/BENCH of tiny, a folder in it of another model."""
+        """Where a bench keeps its scenes and rows: outputs/BENCH/MODEL."""
         named = Path(self.model)
-        name = named.parent.name if named.stem == "model" else named.stem
-        return Path("outputs", bench, *([] if self.model == "tiny" else [name]))
+        return Path("outputs", bench, named.parent.name if named.stem == "model" else named.stem)
 
     def held_out(self, folder: Path, count: int, seed: int = HELD_OUT_SEED, workers: int = 2) -> SceneSplit:
         """`count` scenes to judge on."""
@@ -76,6 +77,6 @@ class Bed:
 
 
 def find(model: str) -> Path:
-    """Weights of a model by its name or path; a trained one in outputs/ comes before a folder of that name."""
-    trained = Path("outputs", model, "model.safetensors")
-    return find_weights(trained if model != "tiny" and trained.is_file() else model)
+    """Weights of a model by its name or path."""
+    kept = BEDS / model
+    return find_weights(str(kept) if (kept / "model.safetensors").is_file() else model)

@@ -1,7 +1,7 @@
 """Accuracy of every recipe at every bit width, on a small model and on stressed copies of it.
 
-    python tools/bench_accuracy.py                          # everything of tiny (hours; resumes row by row)
-    python tools/bench_accuracy.py --model small --seeds 3  # another bed, and how far calibration seeds spread
+    python tools/bench_accuracy.py                          # everything of small (hours; resumes row by row)
+    python tools/bench_accuracy.py --model tiny --seeds 3   # another bed, and how far calibration seeds spread
     python tools/bench_accuracy.py --models plain --schemes w4a4-dynamic,w4a4-static --recipes rtn,qvggt
     python tools/bench_accuracy.py --models plain --schemes w4a4-dynamic --recipes qvggt --calibration-scenes 8
     python tools/bench_accuracy.py --statistics             # how hard each model is: tails of every linear's input
@@ -9,6 +9,7 @@
 Held-out scenes only (seeds from 10000000), `--scenes` of them, 4 frames each; calibration on `--calibration-scenes`
 others. Each row is appended to OUT/rows.jsonl as it is done, so that an interrupted run goes on; the table is written
 as JSON and Markdown. AUC in points; the change against the float model comes with a paired-bootstrap 95 % interval.
+`w4a4-dynamic-mixed` has the linears of MIXED in w4a8.
 With `--seeds N` a calibration is made with the seeds 0 to N - 1 (once where nothing is drawn): figures and the ends of
 intervals are means over them, `spread` the smallest and largest AUC.
 """
@@ -19,14 +20,14 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from activation_statistics import measure_activations, print_statistics
-from bed import Bed, Family, Model
+from bed import BED, Bed, Family, Model
 from held_out import FRAMES, Yardstick
 from massive_inputs import massive_inputs_
 from outlier_injection import inject_outliers_, pca_basis_
@@ -47,6 +48,7 @@ SCHEMES = (
     "fp8-static,fp8-dynamic,nvfp4,w4afp8-static"
 )
 
+MIXED = (("*.mlp.fc1", "w4a8"),)  # overrides of schemes that end in it
 SPREAD = ("auc30", "auc5")  # scores whose smallest and largest over calibration seeds are kept
 
 
@@ -84,7 +86,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main(
-    model: Model = "tiny",
+    model: Model = BED,
     family: Family = None,
     models: Annotated[
         str, typer.Option(help="plain, channels (outlier channels x30), pca (rotated basis), massive (fc2 inputs x30).")
@@ -181,9 +183,11 @@ def mean_row(group: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def scheme_of(name: str) -> Scheme:
-    """Of bits and activation mode, e.g. w4a4-static."""
-    bits, _, activation = name.partition("-")
-    return parse_scheme(bits, activation or "dynamic")
+    """Of bits and activation mode, e.g. w4a4-static; w4a4-dynamic-mixed has other bits where MIXED says so."""
+    plain = name.removesuffix("-mixed")
+    bits, _, activation = plain.partition("-")
+    scheme = parse_scheme(bits, activation or "dynamic")
+    return scheme if plain == name else replace(scheme, overrides=MIXED)
 
 
 def ablations() -> list[Recipe]:
@@ -191,7 +195,7 @@ def ablations() -> list[Recipe]:
     ours = find_recipe("qvggt")
     return [
         ours.replace(name="ours without branches", branch=0),
-        ours.replace(name="ours, half as many directions past the grids", branch=8),
+        *(ours.replace(name=f"ours with branches of {rank}", branch=rank) for rank in (8, 16)),
         ours.replace(name="ours without centers", center="none"),
         ours.replace(name="ours without residual rotation", rotation="none"),
         ours.replace(name="ours without fc2 rotation", online="none"),

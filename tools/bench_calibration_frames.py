@@ -1,7 +1,7 @@
 """How many frames of a sequence a calibration should see: a model calibrated on few and on many, judged at both.
 
-    python tools/bench_calibration_frames.py        # docs/results/calibration_frames.json; tiny, half an hour, resumes
-    python tools/bench_calibration_frames.py --model small -o small.json
+    python tools/bench_calibration_frames.py        # docs/results/calibration_frames.json; resumes
+    python tools/bench_calibration_frames.py --model tiny -o tiny.json
 
 As tools/bench_accuracy.py, with scenes of 10 frames. A row is a calibration (scheme, scenes, frames of a scene) judged
 on the first 4 and on all 10 frames of the same held-out scenes.
@@ -15,7 +15,7 @@ from typing import Annotated
 
 import torch
 import typer
-from bed import Bed, Family, Model
+from bed import BED, Bed, Family, Model
 from bench_accuracy import append, scheme_of
 from held_out import CALIBRATION_SEED, Yardstick, images_of, scenes_in
 from reporting import columns, start, write_json
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(
-    model: Model = "tiny",
+    model: Model = BED,
     family: Family = None,
     schemes: Annotated[str, typer.Option()] = "w4a4-dynamic",
     calibrations: Annotated[str, typer.Option(help="Scenes x frames of each.")] = "12x4,5x10,12x10",

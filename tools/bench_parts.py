@@ -1,7 +1,7 @@
 """Accuracy and bytes for every choice of parts.
 
-    python tools/bench_parts.py -o docs/results/parts.json      # tiny, 64 held-out scenes, ten minutes on one core
-    python tools/bench_parts.py --model small
+    python tools/bench_parts.py -o docs/results/parts.json      # 64 held-out scenes
+    python tools/bench_parts.py --model tiny
 
 Held-out scenes (seeds from 10000000), 4 frames each; calibration on 32 other scenes. `bytes` is the ONNX file of target
 tensorrt (INT4 weights at 4 bits, INT8 activations), `bytes_cpu` that of target cpu. Each row is kept in OUT.rows.jsonl
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from bed import Bed, Family, Model
+from bed import BED, Bed, Family, Model
 from held_out import FRAMES, Yardstick
 from reporting import Columns, change_text, columns, start, write_json
 
@@ -64,7 +64,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def bench(
-    model: Model = "tiny",
+    model: Model = BED,
     family: Family = None,
     recipe: Annotated[str, typer.Option(help="Recipe of the blocks.")] = "qvggt",
     epochs: Annotated[int | None, typer.Option(min=1, help="Learning passes. [the recipe's]")] = None,

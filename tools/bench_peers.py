@@ -2,7 +2,7 @@
 
     python tools/bench_peers.py --venv nncf=VENV --venv modelopt=VENV --venv quark=VENV    # resumes row by row
     python tools/bench_peers.py --peers onnxruntime --models plain --scenes 32 --no-speed --no-engines
-    python tools/bench_peers.py --model small --no-speed
+    python tools/bench_peers.py --model tiny --no-speed
 
 Every file is run by the runtime it was made for, on the same held-out scenes and frames; every tool calibrates on the
 scenes that ours are calibrated on. `linears`: only the linears that our default parts quantize; `everything`: what the
@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from bed import Bed, Family, Model
+from bed import BED, Bed, Family, Model
 from bench_accuracy import model_makers
 from calibrated import calibrated_
 from held_out import FRAMES, HELD_OUT_SEED, images_of, per_scene, predict
@@ -271,7 +271,7 @@ def installed(names: list[str], environments: dict[str, Path]) -> tuple[list[Pee
 
 
 def main(
-    model: Model = "tiny",
+    model: Model = BED,
     family: Family = None,
     models: Annotated[str, typer.Option(help="plain, channels (outlier channels x30), ...")] = "plain,channels",
     formats: Annotated[str, typer.Option(help="Of ours.")] = FORMATS,

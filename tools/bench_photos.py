@@ -1,8 +1,8 @@
 """How far quantized outputs are from float ones on photographs, beside the same on generated scenes.
 
     python tools/photos.py                                         # fetches the photographs, once
-    python tools/bench_photos.py -o docs/results/photos.json       # tiny; ten busy minutes, resumes
-    python tools/bench_photos.py --model small -o outputs/photos_small.json
+    python tools/bench_photos.py -o docs/results/photos.json       # resumes
+    python tools/bench_photos.py --model tiny -o outputs/photos_tiny.json
 
 The networks are trained on generated scenes, and too small to find cameras in photographs: this is the SQNR of what
 they say against what the float network says, whatever that is worth. Each scheme is calibrated on generated scenes, and
@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from bed import Bed, Family, Model
+from bed import BED, Bed, Family, Model
 from bench_accuracy import scheme_of
 from held_out import images_of
 from photos import COLLECTIONS, FOLDER, beside
@@ -95,7 +95,7 @@ class Judge:
 
 
 def bench(
-    model: Model = "tiny",
+    model: Model = BED,
     family: Family = None,
     schemes: Annotated[str, typer.Option(help="Bits and activation mode, comma-separated.")] = SCHEMES,
     scenes: Annotated[int, typer.Option(min=2, help="Generated ones to judge on.")] = 32,

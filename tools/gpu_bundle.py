@@ -29,11 +29,13 @@ from qvggt.progress import Console
 
 FORMATS = ("w8a8", "w4a8", "w4a4", "w4a16")
 MISSING = ("tqdm",)  # of pyproject.toml's dependencies; the others come with those above, or nothing here imports them
-LARGEST = 64 << 20  # of the bundle and the clone's own files, for machines that take so much
+LARGEST = 64 << 20  # of the bundle and the clone's own files but the beds, for machines that take so much
+BEDS = "tools/beds"  # weights that no figure of a GPU needs
 PACKAGE = ("qvggt", "export", "engines", "calib", "eval", "pyproject.toml", "README.md", "LICENSE", "NOTICE")
 README = """\
 To run `make gpu-proof` of qvggt where there is an NVIDIA GPU, PyTorch, and no package index. Carry the clone there with
-this folder in it ({folder}, which git ignores), and run in the clone:
+this folder in it ({folder}, which git ignores) and without the weights in {beds}, which no figure needs (move them
+out of the clone for as long as that takes), and run in the clone:
 
   python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target /tmp/site \\
       {folder}/wheels/*.whl
@@ -84,9 +86,9 @@ def checkpoints(folder: Path, formats: Sequence[str], scenes: int, console: Cons
 
 
 def _clone_bytes() -> int:
-    """Of the files that git knows here."""
+    """Of the files that git knows here, without the beds."""
     done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    files = [ROOT / name for name in done.stdout.split("\0") if name]
+    files = [ROOT / name for name in done.stdout.split("\0") if name and not name.startswith(BEDS)]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
@@ -101,7 +103,7 @@ def main(
         (folder / name).mkdir(parents=True, exist_ok=True)
     wheels(folder / "wheels")
     checkpoints(folder / "checkpoints", formats.split(","), scenes, Console())
-    text = README.format(folder=folder)
+    text = README.format(folder=folder, beds=BEDS)
     (folder / "README.txt").write_text(text, encoding="utf-8")
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "bundle.json"]
     facts = {str(path.relative_to(folder)): file_sha256(path) for path in files}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -61,10 +61,17 @@ def drawn(config: SceneConfig, frames: int, seed: int) -> tuple[Tensor, Any]:
 
 @torch.no_grad()
 def predict(model: Network, split: SceneSplit, scenes: int | None = None, frames: int = FRAMES) -> Predictions:
-    """Outputs of the first scenes, [scenes, S, ...]."""
+    """Cameras and depth of the first scenes, [scenes, S, ...]; nothing is judged by the point head, so it rests."""
     images = [images_of(split, index, frames) for index in range(scenes or len(split))]
-    device = device_of(model)
-    parts = [{n: x.cpu() for n, x in model(b.to(device)).items()} for b in torch.stack(images).split(BATCH)]
+    device, network = device_of(model), cast(Any, model)
+    head = getattr(model, "point_head", None)
+    try:
+        if head is not None:
+            network.point_head = None
+        parts = [{n: x.cpu() for n, x in network(b.to(device)).items()} for b in torch.stack(images).split(BATCH)]
+    finally:
+        if head is not None:
+            network.point_head = head
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

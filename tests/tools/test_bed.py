@@ -15,7 +15,7 @@ from bed import Bed
 from held_out import FAMILIES, scene_config
 
 from qvggt.calib.recipe import Recipe, find_recipe
-from qvggt.data.synthetic.scene import SceneConfig
+from qvggt.data.synthetic.scene import SceneConfig, rich
 from qvggt.errors import QvggtError
 
 
@@ -30,15 +30,40 @@ def test_scenes_have_the_size_of_the_model(small_float: Path, tmp_path: Path) ->
         Bed.of("tiny", "none")
 
 
-def test_a_trained_model_has_a_name(small_float: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "outputs" / "mine").mkdir(parents=True)
-    trained = tmp_path / "outputs" / "mine" / "model.safetensors"
-    shutil.copy(small_float, trained)
-    assert bed.find("mine") == Path("outputs/mine/model.safetensors")
-    assert Bed.of("mine").weights == Bed.of(str(trained)).weights != Bed.of("tiny").weights
-    folders = [Bed(name, SceneConfig()).folder("b") for name in ("tiny", "mine", str(trained), "x/other.pt")]
-    assert [str(folder) for folder in folders] == ["outputs/b", "outputs/b/mine", "outputs/b/mine", "outputs/b/other"]
+def test_a_kept_model_has_a_name(small_float: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "beds" / "mine" / "model.safetensors"
+    kept.parent.mkdir(parents=True)
+    shutil.copy(small_float, kept)
+    monkeypatch.setattr(bed, "BEDS", tmp_path / "beds")
+    assert bed.find("mine") == kept
+    assert bed.find(str(kept.parent)) == kept
+    assert Bed.of("mine").weights == Bed.of(str(kept)).weights != Bed.of("tiny").weights
+    with pytest.raises(QvggtError, match="other: no such file"):
+        bed.find("other")
+    folders = [Bed(name, SceneConfig()).folder("b") for name in ("tiny", "mine", str(kept), "x/other.pt")]
+    assert [str(folder) for folder in folders] == [
+        "outputs/b/tiny",
+        "outputs/b/mine",
+        "outputs/b/mine",
+        "outputs/b/other",
+    ]
+
+
+def test_tables_are_of_the_bed_that_is_kept() -> None:
+    """Of these very weights; which reach what the bed was trained for."""
+    ours = Bed.of(bed.BED)
+    assert ours.scenes == rich()
+    called = [results_tables.load(name)["call"] for name in ("accuracy", "parts", "photos")]
+    assert {call["weights_sha256"] for call in called} == {ours.weights}
+    held_out = results_tables.load("small_metrics")["held_out"]
+    assert all(row["scenes"] >= 256 and row["auc30"] >= 85 and row["auc5"] >= 35 for row in held_out)
+
+
+def test_a_mixed_scheme() -> None:
+    scheme = bench_accuracy.scheme_of("w4a4-dynamic-mixed")
+    assert scheme.label == "w4a4-dynamic-mixed"
+    formats = [scheme.format(f"aggregator.frame_blocks.0.mlp.{name}") for name in ("fc1", "fc2")]
+    assert [format.name for format in formats if format is not None] == ["w4a8-dynamic", "w4a4-dynamic"]
 
 
 @pytest.fixture(scope="module")

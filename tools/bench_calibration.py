@@ -31,7 +31,7 @@ from qvggt.models.network import Network
 from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.versions import versions
 
-PARTS = ("choose_steps", "_record", "_start", "_learn", "_round", "_error", "_finish")
+PARTS = ("choose_steps", "_record", "_start", "_round", "_error", "_finish")
 MEASURED = 8  # sequences of a search, as of `qvggt calibrate --budget`
 
 

@@ -36,9 +36,10 @@ from qvggt.rotation.fold import fold_
 
 def fold_config(recipe: Recipe, seed: int) -> FoldConfig | None:
     """The folds a recipe asks for; None when it wants none."""
-    if not recipe.folds and not recipe.value_rotation:
+    residual = recipe.rotation == "folded"
+    if not residual and not recipe.value_rotation:
         return None
-    return FoldConfig(seed=seed, residual=recipe.folds, layer_scale=True, value=recipe.value_rotation)
+    return FoldConfig(seed=seed, residual=residual, layer_scale=True, value=recipe.value_rotation)
 
 
 def calibrate_(

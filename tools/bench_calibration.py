@@ -3,8 +3,8 @@
     python tools/bench_calibration.py                     # w4a4 dynamic, 32 scenes of 4 frames
     python tools/bench_calibration.py --no-search --threads 2
 
-`before`: the same calibration with sequences one by one, clips tried on all rows at once, and every trial of the search a
-calibration of its own. Processor seconds with one thread, else the clock's.
+`before`: the same calibration with sequences one by one, clips tried on all rows at once, and every trial of the search
+a calibration of its own. Processor seconds with one thread, else the clock's.
 """
 
 from __future__ import annotations

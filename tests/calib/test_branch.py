@@ -30,7 +30,7 @@ from qvggt.rotation.cost import branch_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-BRANCHED = find_recipe("qvggt").replace(learn=False, rounding="rtn", branch=4)
+BRANCHED = find_recipe("qvggt").replace(rounding="rtn", branch=4)
 
 
 def planted(seed: int = 0) -> tuple[nn.Linear, Tensor]:

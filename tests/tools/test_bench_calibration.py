@@ -1,4 +1,4 @@
-"""The bench names functions of the calibration that it measures or replaces: it runs, so that one renamed is noticed."""
+"""The bench names functions of the calibration that it measures or replaces: it runs, so a renamed one is noticed."""
 
 from __future__ import annotations
 

@@ -123,8 +123,8 @@ def described(network: torch.nn.Module) -> None:
         layers = [path for reader in stream.readers for path in reader.layers]
         assert all(module_at(network, p) is not None for p in (*norms, *layers, *stream.writers) if p not in added)
     blocks = {path for path, module in network.named_modules() if isinstance(module, Block)}
-    known = {stage.path for stage in stages} | {b for b in blocks if family.part_of(f"{b}.{LINEARS[0]}") is not None}
-    assert known == blocks
+    in_parts = {b for b in blocks if any(part.pattern.fullmatch(f"{b}.{LINEARS[0]}") for part in family.parts)}
+    assert {stage.path for stage in stages} | in_parts == blocks
     for head in family.heads:
         assert (module_at(network, head.path) is not None) == (head.name in config.heads)
 

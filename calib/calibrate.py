@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qvggt.calib.adaptation import adapt_, sharing
 from qvggt.calib.block_journal import BlockJournal
+from qvggt.calib.branch import leave_whole_
 from qvggt.calib.half import half_attention, half_products
 from qvggt.calib.ranges import static_ranges
 from qvggt.calib.recipe import Recipe
@@ -68,6 +69,7 @@ def calibrate_(
     reports = calibrate_stages_(model, scheme, recipe, Stream.start(model, batches, memory), 0, seed, journal, progress)
     if teacher is not None:
         adapt_(model, teacher, batches, recipe, seed, journal=journal, progress=progress)
+    leave_whole_(model)
     round_rest_(model, scheme, batches, progress)
     return reports
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qvggt.calib.adaptation import adapt_, sharing
 from qvggt.calib.block_journal import BlockJournal
+from qvggt.calib.branch import leave_whole_
 from qvggt.calib.half import half_attention, half_products
 from qvggt.calib.ranges import static_ranges
 from qvggt.calib.recipe import Recipe
@@ -36,9 +37,10 @@ from qvggt.rotation.fold import fold_
 
 def fold_config(recipe: Recipe, seed: int) -> FoldConfig | None:
     """The folds a recipe asks for; None when it wants none."""
-    if not recipe.folds and not recipe.value_rotation:
+    residual = recipe.rotation == "folded"
+    if not residual and not recipe.value_rotation:
         return None
-    return FoldConfig(seed=seed, residual=recipe.folds, layer_scale=True, value=recipe.value_rotation)
+    return FoldConfig(seed=seed, residual=residual, layer_scale=True, value=recipe.value_rotation)
 
 
 def calibrate_(
@@ -67,6 +69,7 @@ def calibrate_(
     reports = calibrate_stages_(model, scheme, recipe, Stream.start(model, batches, memory), 0, seed, journal, progress)
     if teacher is not None:
         adapt_(model, teacher, batches, recipe, seed, journal=journal, progress=progress)
+    leave_whole_(model)
     round_rest_(model, scheme, batches, progress)
     return reports
 

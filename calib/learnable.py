@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from qvggt.calib.branch import branch_basis
 from qvggt.calib.gptq import InputMoments, fitted_codes
-from qvggt.calib.straight_through import fused, quantized_rows, quantized_tokens
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.tensor_format import EPS, LEAST_BLOCK, WEIGHT_FLOOR
 from qvggt.models.token_types import current_types
@@ -132,12 +131,7 @@ class LearnableLinear(nn.Module):
     def quantized_weight(self) -> Tensor:
         if self.held is not None:
             return self.held
-        format = self.format.weight
-        if self.codes is None and self.ratio is None and fused(format):
-            split = format.granularity.split(self.smoothed_weight())
-            rows = quantized_rows(split, self.clip_low.sigmoid(), self.clip_high.sigmoid(), format)
-            return rows.flatten(1)[:, : self.weight.shape[1]]
-        weight = self.clipped_weight()
+        format, weight = self.format.weight, self.clipped_weight()
         scale = self.weight_scale(weight)
         return format.dequantize(format.round(weight, scale, True) if self.codes is None else self.codes, scale)
 
@@ -166,19 +160,12 @@ class LearnableLinear(nn.Module):
 
     def quantized_product(self, x: Tensor) -> Tensor:
         """The values the weight's codes are multiplied with for a centered x, token ranges included [..., in]."""
-        if self.basis is None and fused(self.format.activation):
-            x = x if self.rotation is None else self.rotation(x)
-            return self._on_grid(x, self.log_scale.exp())
         return self._on_grid(self.split(x)[0])
 
-    def _on_grid(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        """x [..., in], divided by scale [in] first, on the activation's grid, token ranges included."""
+    def _on_grid(self, x: Tensor) -> Tensor:
+        """x [..., in] on the activation's grid, token ranges included."""
         activation = self.format.activation
-        if activation is None:
-            return x
-        if fused(activation):
-            return quantized_tokens(x, x.new_ones(()) if scale is None else scale, self.act_ranges, activation)
-        return _product(*activation.quantize(x, self.act_ranges, straight_through=True))
+        return x if activation is None else _product(*activation.quantize(x, self.act_ranges, straight_through=True))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.centered(x)

@@ -222,7 +222,7 @@ def count_block(outline: Outline, stage: Stage, seen: Seen | None = None) -> Blo
     Fixed work and that of a sequence follow from one and two sequences, learning from one and two epochs of a batch.
     """
     recipe, seen = outline.recipe, {} if seen is None else seen
-    plain = recipe.replace(learn=False)
+    plain = recipe.replace(epochs=0)
 
     def run(sequences: int, steps: Recipe) -> Work:
         return _counted_block(outline, stage, sequences, steps, seen)
@@ -230,11 +230,11 @@ def count_block(outline: Outline, stage: Stage, seen: Seen | None = None) -> Blo
     one, two = run(1, plain), run(2, plain)
     each = two - one
     fixed = one + each * (outline.sequences - 1) + _advance(outline, stage) * (outline.streams * outline.sequences)
-    if not recipe.learn or not recipe.epochs:
+    if not recipe.epochs:
         return BlockWork(fixed)
     nearest = recipe.replace(rounding="rtn")
     batch = min(recipe.batch, outline.sequences)
-    without, once, twice = (run(batch, nearest.replace(**c)) for c in ({"learn": False}, {"epochs": 1}, {"epochs": 2}))
+    without, once, twice = (run(batch, nearest.replace(epochs=epochs)) for epochs in range(3))
     epochs = (once - without) + (twice - once) * (recipe.epochs - 1)
     return BlockWork(fixed, epochs * (outline.sequences / batch))
 
@@ -381,10 +381,9 @@ def _measured(outline: Outline, stage: Stage | None, runs: int = 2) -> Rating:
     changes: dict[str, Any] = {"height": rows * side, "width": columns * side, "frames": 1}
     small = Outline(**{**vars(outline), **changes})
     formats, factors, generator = outline.formats(stage), dict[str, Range](), torch.Generator().manual_seed(0)
-    plain = outline.recipe.replace(learn=False)
+    plain = outline.recipe.replace(epochs=0)
     learned = outline.recipe.replace(rounding="rtn", search_clips=False, epochs=3, batch=1)
-    learns = outline.recipe.learn and bool(outline.recipe.epochs)
-    for name, recipe in (("fixed", plain), ("learning", learned)) if learns else (("fixed", plain),):
+    for name, recipe in {"fixed": plain, **({"learning": learned} if outline.recipe.epochs else {})}.items():
         seconds = []
         for _ in range(runs):
             block = _float_block(small, stage)

@@ -29,8 +29,8 @@ class Recipe:
     bias. constant_ranges: one range for all tokens where a norm bounds them, or the grid has room for others, and that
     is enough (calib.steps), in dynamic formats too.
     smooth: per-channel scales (3.3), `alpha` their exponent; scale_init "rotated" takes rotated weights, "released" the
-    unrotated ones as the released code does. learn: block-wise learning of scales and clips for `epochs` passes (AdamW,
-    rates `scale_rate` and `clip_rate`; with `weight_rate` the weights too; `weight_decay` on everything).
+    unrotated ones as the released code does. epochs: passes of block-wise learning of scales and clips (AdamW, rates
+    `scale_rate` and `clip_rate`; with `weight_rate` the weights too; `weight_decay` on everything).
     special_weight: what special tokens count against patches in it and in the rounding, 0 = as many as they are.
     search_clips: start the clips at their least-squares optimum instead of 0.982; of floating-point weights the scales,
     which need not end at the largest.
@@ -53,9 +53,8 @@ class Recipe:
     smooth: bool = False
     alpha: float = 0.5
     scale_init: ScaleInit = "rotated"
-    learn: bool = False
     search_clips: bool = False
-    epochs: int = 15
+    epochs: int = 0
     scale_rate: float = 5e-3
     clip_rate: float = 1e-2
     weight_rate: float = 0.0
@@ -73,11 +72,6 @@ class Recipe:
 
     def replace(self, **changes: Any) -> Recipe:
         return dataclasses.replace(self, **changes)
-
-    @property
-    def folds(self) -> bool:
-        """Whether the residual streams get another basis, in the weights."""
-        return self.rotation == "folded"
 
     def centers(self, format: LinearFormat) -> bool:
         """Whether linears of this format may have centers."""
@@ -98,7 +92,7 @@ RECIPES = {
             rotation="linear",
             smooth=True,
             scale_init="released",
-            learn=True,
+            epochs=15,
             scale_rate=1e-3,
             weight_decay=0.01,
             batch=1,
@@ -116,7 +110,6 @@ RECIPES = {
             rounding="gptq",
             fit_grids=True,
             branch=32,
-            epochs=8,  # of those who ask for learning
             weight_rate=1e-4,
         ),
     )

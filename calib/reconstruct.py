@@ -72,7 +72,7 @@ def calibrate_block(
             _start(learnable, block.get_submodule(name), inputs.pop(name), smooth, (steps[name].rank, own))
         start = _error(quantized, stage, goals, source, recipe)
         learned = start
-        if recipe.learn:
+        if recipe.epochs:
             _learn(quantized, stage, goals, source, recipe, generator)
             learned = _error(quantized, stage, goals, source, recipe)
         if recipe.rounding == "gptq":
@@ -141,7 +141,7 @@ def _start(
         learnable.search_act_clip(rows)
     else:
         # plain recipes use the observed extremes themselves, learned ones start where a sigmoid still has a slope
-        learnable.start_at_extremes(rows, 0.982 if recipe.learn else 1 - 1e-7)
+        learnable.start_at_extremes(rows, 0.982 if recipe.epochs else 1 - 1e-7)
 
 
 def _learn(

@@ -78,7 +78,7 @@ def unit_layers(model: nn.Module, unit: Unit) -> int:
 
 def quick(recipe: Recipe) -> Recipe:
     """A recipe without its slow steps: no learning, rounding to nearest."""
-    return recipe.replace(name=f"{recipe.name} without learning", learn=False, epochs=0, rounding="rtn")
+    return recipe.replace(name=f"{recipe.name} without learning", epochs=0, rounding="rtn")
 
 
 @torch.no_grad()

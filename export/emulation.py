@@ -28,7 +28,6 @@ from qvggt.files import sibling
 from qvggt.models.block import Block, LayerScale
 from qvggt.models.family import family_of
 from qvggt.models.network import Network
-from qvggt.onnx_view.cut import Cut
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.fp4 import has_fp4, without_fp4
 from qvggt.onnx_view.graph import tensor_types
@@ -224,12 +223,6 @@ def _hold_rounded(module: nn.Module, held: Sequence[Tensor], precision: Precisio
 
 
 Run = Callable[[Mapping[str, NDArray[np.float32]]], NDArray[np.float32]]
-
-
-def run_cut(cut: Cut, x: NDArray[np.float32], wide: int | None = None) -> NDArray[np.float32]:
-    """One layer of an exported file run by ONNX Runtime: x [rows, K] -> y [rows, N]; of a convolution one map
-    [C, H, W] -> [N, H', W']. wide: of `open_segment`."""
-    return open_segment(cut.model, wide)({cut.input: x[None]})[0]
 
 
 def open_segment(model: ModelProto, wide: int | None = None) -> Run:

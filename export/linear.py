@@ -57,7 +57,7 @@ def emit_linear(
     if module.transform is not None:
         x = _transformed(site, module.transform, x)
         if module.transform.basis is not None:
-            x, along = _apart(site, module.transform.basis, x)
+            x, along = _apart(site, module.transform.basis, x, module.transform.spec.whole)
     y = find_form(module.format)(site, module, x)
     if along is not None and module.branch is not None:
         past = site.op("MatMul", [along, site.real("branch", array(module.branch))])
@@ -98,10 +98,12 @@ def _transformed(site: Site, transform: InputTransform, x: str) -> str:
     return x
 
 
-def _apart(site: Site, basis: Tensor, x: str) -> tuple[str, str]:
-    """x fp32 -> (it without its parts along the basis, fp32; these parts). Both small products are in the network's
-    float type, what is left is taken in fp32."""
+def _apart(site: Site, basis: Tensor, x: str, whole: bool) -> tuple[str, str]:
+    """x fp32 -> (it without its parts along the basis unless it stays whole, fp32; these parts). Both small products
+    are in the network's float type, what is left is taken in fp32."""
     down = site.real("transform.basis", array(basis))
     along = site.op("MatMul", [site.cast(x, site.precision), down])
+    if whole:
+        return x, along
     back = site.op("Transpose", [down], perm=[1, 0])
     return site.op("Sub", [x, site.cast(site.op("MatMul", [along, back]), FP32)]), along

@@ -312,7 +312,7 @@ def _transformed_half(module: QuantLinear, transform: InputTransform, x: Tensor,
             handle.remove()
     if along is not None and transform.basis is not None:
         rounded = along.to(precision.torch).float()
-        x, along = x + (along - rounded) @ transform.basis.T, rounded
+        x, along = x if transform.spec.whole else x + (along - rounded) @ transform.basis.T, rounded
     return module.product_of(x, along)
 
 

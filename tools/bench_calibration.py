@@ -3,8 +3,8 @@
     python tools/bench_calibration.py                     # w4a4 dynamic, 32 scenes of 4 frames
     python tools/bench_calibration.py --no-search --threads 2
 
-`before`: the same calibration with quantizers that autograd takes apart, sequences one by one, clips tried on all rows
-at once, and every trial of the search a calibration of its own. Processor seconds with one thread, else the clock's.
+`before`: the same calibration with sequences one by one, clips tried on all rows at once, and every trial of the search
+a calibration of its own. Processor seconds with one thread, else the clock's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from qvggt.models.network import Network
 from qvggt.quant.scheme import Scheme, parse_scheme
 from qvggt.versions import versions
 
-PARTS = ("choose_steps", "_record", "_start", "_learn", "_round", "_error", "_finish")
+PARTS = ("choose_steps", "_record", "_start", "_round", "_error", "_finish")
 MEASURED = 8  # sequences of a search, as of `qvggt calibrate --budget`
 
 
@@ -61,11 +61,7 @@ def split_times(spent: dict[str, float]) -> Iterator[None]:
 
 @contextmanager
 def as_before() -> Iterator[None]:
-    with (
-        patch.object(learnable, "fused", lambda _: False),
-        patch.object(learnable, "TRIED", 1 << 60),
-        patch.object(stream, "SEEN_TOKENS", 1),
-    ):
+    with patch.object(learnable, "TRIED", 1 << 60), patch.object(stream, "SEEN_TOKENS", 1):
         yield
 
 

@@ -7,33 +7,26 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from qvggt.calib.calibrate import calibrate_
-from qvggt.calib.recipe import Recipe, find_recipe
-from qvggt.formats.linear_format import Format, LinearFormat
+from qvggt.calib.recipe import find_recipe
+from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import find_format
 from qvggt.models.network import Network
 from qvggt.quant.model import settled
 from qvggt.quant.scheme import Scheme
 
-DEFAULT_RECIPE = "qvggt"
+
+def folds(name: str) -> bool:
+    """Whether a calibrated network of a format, such as "w8a8-static", has its tokens in a basis of its own."""
+    return isinstance(find_format(name.partition("-")[0]), LinearFormat)  # the default recipe folds in all of them
 
 
-def recipe(format: Format, nearest: bool = False) -> Recipe:
-    """The default one for a format.
+def calibrated_(model: Network, scheme: Scheme, batches: Sequence[Tensor], *, nearest: bool = False) -> Scheme:
+    """Quantize in place as `qvggt calibrate` does, on images [S, 3, H, W]; the scheme that came of it.
 
     nearest: without the steps that take hours on VGGT-1B and change codes only: the same nodes of the same speed, with
     weights rounded to nearest; not for accuracy.
     """
-    ours = find_recipe(DEFAULT_RECIPE)
-    return ours.replace(rounding="rtn", learn=False, search_clips=False) if nearest else ours
-
-
-def folds(name: str) -> bool:
-    """Whether a calibrated network of a format, such as "w8a8-static", has its tokens in a basis of its own."""
-    format = find_format(name.partition("-")[0])
-    return isinstance(format, LinearFormat) and recipe(format).folds
-
-
-def calibrated_(model: Network, scheme: Scheme, batches: Sequence[Tensor], *, nearest: bool = False) -> Scheme:
-    """Quantize in place as `qvggt calibrate` does, on images [S, 3, H, W]; the scheme that came of it."""
-    calibrate_(model, scheme, recipe(scheme.base, nearest), batches, progress=False)
+    recipe = find_recipe("qvggt")
+    recipe = recipe.replace(rounding="rtn", search_clips=False) if nearest else recipe
+    calibrate_(model, scheme, recipe, batches, progress=False)
     return settled(model, scheme)

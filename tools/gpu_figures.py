@@ -114,7 +114,7 @@ def _driver() -> str:
 
 def calibration(setting: Setting, group: str, frames: int, bf16: bool) -> Row:
     """One block of VGGT-1B's width, random weights and tokens: of 1 and 3 sequences without learning and of 3 with one
-    epoch; a whole calibration's seconds are extrapolated from them. bf16: as --bf16 has it."""
+    epoch; a whole calibration's seconds, which learns nothing, are extrapolated from them. bf16: as --bf16 has it."""
     config, family, device = config_of(setting), find_family(), torch.device(setting.device)
     stages = family.stages(config)
     stage = next(stage for stage in stages if stage.group == group)
@@ -134,7 +134,7 @@ def calibration(setting: Setting, group: str, frames: int, bf16: bool) -> Row:
     def seconds(of: Stream, learn: bool) -> float:
         """With the float block's outputs, as `calibrate_` makes them once for every block."""
         _wait(setting.device)
-        start, how = time.perf_counter(), recipe.replace(learn=learn, epochs=1)
+        start, how = time.perf_counter(), recipe.replace(epochs=int(learn))
         with half_products(bf16, device):
             goals = of.through(stage, block)
         calibrate_block(block, stage, formats, goals, of, how, 0)
@@ -147,12 +147,12 @@ def calibration(setting: Setting, group: str, frames: int, bf16: bool) -> Row:
         with peak_bytes(setting.device) as memory:
             single, several, learned = seconds(one, False), seconds(three, False), seconds(three, True)
     each, epoch = max(0.0, several - single) / 2, max(0.0, learned - several) / 3
-    whole = max(0.0, single - each) + SEQUENCES * (each + recipe.epochs * epoch)
+    whole = max(0.0, single - each) + SEQUENCES * each
     alike = sum(other.view == stage.view for other in stages)
     hours = alike * whole / 3600
     more = {"frames": frames, "seconds": {"1 sequence": single, "3": several, "3, one epoch": learned}}
     more |= {"sequence_s": each, "epoch_s": epoch, "block_s": whole, "blocks": alike, "hours": hours}
-    said = f"{FORMAT}: {learned:.1f} s of 3 sequences and one epoch; {SEQUENCES} and {recipe.epochs} epochs: "
+    said = f"{FORMAT}: {several:.1f} s of 3 sequences, {3 * epoch:.1f} s more to learn from them; {SEQUENCES}: "
     return {**more, **memory, "said": f"{said}{whole:.0f} s, {hours:.2f} h of all {alike} such blocks"}
 
 

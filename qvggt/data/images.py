@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qvggt.data.image_file import ImageReader, read_upright, to_rgb
+from qvggt.data.image_file import ImageReader, read_upright
 from qvggt.errors import QvggtError
 
 if TYPE_CHECKING:
@@ -102,12 +102,6 @@ def load_images_tracked(
     _check_options(mode, size, patch)
     _check_paths(paths)
     return _centred(((read or read_upright)(path) for path in paths), mode, (size, size), patch)
-
-
-def preprocess(image: Image.Image, mode: Mode = "crop", size: int = 518, patch: int = 14) -> Tensor:
-    """One 8-bit PIL image -> float32 `[3, H, W]` in [0, 1], by the rules of `load_images` for a list of one."""
-    _check_options(mode, size, patch)
-    return _centred([to_rgb(image)], mode, (size, size), patch)[0][0]
 
 
 def load_images_exact(

@@ -271,7 +271,7 @@ class CalibrateJob(Job[Calibrated]):
         if self.bf16:
             changes["bf16"] = True
         if self.epochs is not None:
-            changes |= {"epochs": self.epochs, "learn": self.epochs > 0}
+            changes["epochs"] = self.epochs
         if self.adapt is not None:
             changes["adapt"] = self.adapt
         return find_recipe(self.recipe).replace(**changes)

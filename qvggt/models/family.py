@@ -215,10 +215,6 @@ class Family(ABC):
     def part(self, name: str) -> Part:
         return next(part for part in self.parts if part.name == name)
 
-    def part_of(self, path: str) -> Part | None:
-        """The part that the linear or convolution at a path belongs to."""
-        return next((part for part in self.parts if part.pattern.fullmatch(path)), None)
-
     @cached_property
     def convs(self) -> tuple[str, ...]:
         """Paths of all convolutions a scheme can quantize."""

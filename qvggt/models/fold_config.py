@@ -16,8 +16,8 @@ class FoldConfig:
     seed: of every rotation, >= 0. residual: rotate the residual streams of the patch encoder and of the aggregator.
     layer_scale: multiply every LayerScale, the camera trunk's too, into the linear before it; `residual` needs this,
     as a gain per channel does not survive a change of basis. value: rotate the value channels of each head of the
-    patch encoder and the aggregator; camera_value: of the camera trunk. block: rotations mix so many neighbouring
-    channels, None all of them.
+    patch encoder and the aggregator; camera_value: of the camera trunk. block: nothing; files of rotations within
+    blocks of channels, which there are no more, have a number there, and reading them fails.
     """
 
     seed: int = 0
@@ -25,7 +25,7 @@ class FoldConfig:
     layer_scale: bool = True
     value: bool = True
     camera_value: bool = False
-    block: int | None = None
+    block: None = None
     version: int = VERSION
 
     def __post_init__(self) -> None:

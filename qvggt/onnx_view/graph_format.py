@@ -24,7 +24,6 @@ _PRODUCTS = "MatMulInteger ConvInteger QLinearMatMul QLinearConv QGemm MatMulInt
 INTEGER_PRODUCTS = frozenset(_PRODUCTS.split())
 DYNAMIC = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")  # of integer products, those with ranges at run time
 NBITS = "MatMulNBits"
-CONVOLUTIONS = ("Conv", "ConvTranspose")
 MARK = " (graph)"
 ENDS = ("scores", "context")  # of the names of an attention's products
 

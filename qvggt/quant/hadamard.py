@@ -102,14 +102,6 @@ def residual_rotation(width: int, seed: int) -> Tensor:
     return q
 
 
-def blockwise_hadamard(width: int, size: int) -> Tensor:
-    """Block-diagonal regular Hadamard matrices of `size` (a power of four), [width, width]; what is left of the width
-    stays as it is. Orthogonal with Q 1 = 1, and nothing leaves its block: for grids that give every block a scale."""
-    rotation = regular_hadamard(size)
-    rest = torch.eye(width % size, dtype=rotation.dtype, device=rotation.device)
-    return torch.block_diag(*[rotation] * (width // size), rest)
-
-
 def head_rotation(head_dim: int, seed: int) -> Tensor:
     """Seeded orthogonal [head_dim, head_dim]: signs times Sylvester's Hadamard; no power of two: random orthogonal."""
     rng = np.random.default_rng([seed, head_dim])

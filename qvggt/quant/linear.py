@@ -21,8 +21,9 @@ class QuantLinear(nn.Module):
     Buffers: `codes` [out, in] in the grid's dtype; `weight_scale` fp32 [out, 1] or [out, blocks]; `bias` fp32 [out],
     or in its place, where the transform centers its input, `kind_bias` fp32 [types, out]: bias plus the product of the
     float weight with each center; where the transform has a basis, `branch` fp32 [rank, out]: the product of the float
-    weight with each direction of it; with dynamic activations `act_clip` fp32 [2] = clip ratios of the negative and the
-    positive side; with static ones `act_amax` fp32 [] = range of the tensor.
+    weight with each direction of it, less that of the codes where they multiply the `whole` input; with dynamic
+    activations `act_clip` fp32 [2] = clip ratios of the negative and the positive side; with static ones `act_amax`
+    fp32 [] = range of the tensor.
     """
 
     codes: Tensor

@@ -14,12 +14,13 @@ from qvggt.quant.kronecker import KroneckerHadamard
 @dataclass(frozen=True)
 class TransformSpec:
     """Which parts an `InputTransform` has, the types of tokens it centers (`kinds` in files), and the directions that
-    pass the grid by; JSON-serialisable."""
+    pass the grid by; JSON-serialisable. whole: these are not taken off, which floats under the codes need not."""
 
     rotation: bool = False
     scale: bool = False
     kinds: int = 0
     rank: int = 0
+    whole: bool = False
 
     def __bool__(self) -> bool:
         return self.rotation or self.scale or self.kinds > 0 or self.rank > 0
@@ -32,7 +33,8 @@ class InputTransform(nn.Module):
     (qvggt.models.token_types). Any part may be absent; a smoothing that comes before K lives in K's `signs`. The linear
     that follows carries the inverse of K and scale in its weight, the product with the center in a bias per type.
 
-    `basis` [n, rank], orthonormal columns: what lies along them is taken off, and passes the grid by in floating point.
+    `basis` [n, rank], orthonormal columns: what lies along them passes the grid by in floating point, and is taken off
+    unless the spec says `whole`.
     """
 
     scale: Tensor | None
@@ -60,7 +62,9 @@ class InputTransform(nn.Module):
         if self.rotation is not None:
             x = self.rotation(x)
         x = x if self.scale is None else x * self.scale
-        return (x, None) if self.basis is None else apart(x, self.basis)
+        if self.basis is None:
+            return x, None
+        return (x, x @ self.basis.to(x.dtype)) if self.spec.whole else apart(x, self.basis)
 
 
 def apart(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:

@@ -86,21 +86,22 @@ def rank_of(most: int, inputs: int, outputs: int) -> int:
     return min(most, min(inputs, outputs) // 8)
 
 
-def branch_macs(rank: int, inputs: int, outputs: int) -> int:
-    """A token along the directions that pass a grid by, its rest, and the product of these directions."""
-    return rank * (2 * inputs + outputs)
+def branch_macs(rank: int, inputs: int, outputs: int, whole: bool = False) -> int:
+    """A token along the directions that pass a grid by, its rest unless it stays whole, and the product of these
+    directions."""
+    return rank * ((1 if whole else 2) * inputs + outputs)
 
 
 def branch_text(network: Network) -> str:
     """What the branches of a calibrated network cost, for people; empty where there is none."""
     linears = [linear for _, linear in quantized_linears(network)]
-    sizes = {id(m): (m.transform.spec.rank, m.in_features, m.out_features) for m in linears if m.transform is not None}
-    with_one = [size for size in sizes.values() if size[0]]
+    specs = {id(m): (m.transform.spec, m.in_features, m.out_features) for m in linears if m.transform is not None}
+    with_one = [(spec.rank, i, o, spec.whole) for spec, i, o in specs.values() if spec.rank]
     if not with_one:
         return ""
     macs = sum(branch_macs(*size) for size in with_one) / sum(m.in_features * m.out_features for m in linears)
     stored = sum(m.format.stored_bytes((m.out_features, m.in_features)) for m in linears)
-    size = sum(HALF_BYTES * rank * (i + o) for rank, i, o in with_one) / stored
+    size = sum(HALF_BYTES * rank * (i + o) for rank, i, o, _ in with_one) / stored
     ranks = sorted({rank for rank, *_ in with_one})
     return (
         f"{len(with_one)} of {len(linears)} linears have a branch of rank {' or '.join(map(str, ranks))} in floating "

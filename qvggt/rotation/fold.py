@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -10,13 +10,13 @@ from qvggt.models.family import family_of
 from qvggt.models.fold_config import FoldConfig
 from qvggt.models.folded import add_rotations_, blocks, check_foldable, mark_
 from qvggt.models.network import Network
-from qvggt.quant.hadamard import blockwise_hadamard, check_residual_rotation, named_seed, residual_rotation
+from qvggt.quant.hadamard import check_residual_rotation, named_seed, residual_rotation
 from qvggt.rotation.precision import in_float64
 from qvggt.rotation.residual import fold_layer_scale_, rotate_block_, rotate_ends_, set_identity_, stream_ends
 from qvggt.rotation.value import head_rotations, rotate_values_
 
 
-def fold_(model: Network, config: FoldConfig | None = None, rotations: Sequence[Tensor] | None = None) -> None:
+def fold_(model: Network, config: FoldConfig | None = None) -> None:
     """Fold rotations and LayerScales in place; every output stays the same up to rounding.
 
     Each tensor is computed in float64 and rounded once to its own type. One block is held in float64 at a time
@@ -24,24 +24,12 @@ def fold_(model: Network, config: FoldConfig | None = None, rotations: Sequence[
     on a rotated stream has weight 1 and bias 0, and the model has the family's `added` linears.
     Raises QvggtError for a model that is folded or quantized already; a fold cannot be undone. A model whose streams
     `rotate_streams_` moved counts as unfolded, and keeps those linears.
-    rotations: of the residual streams, as `rotate_streams_` takes them; without, those of the seed.
     """
     config = config or FoldConfig()
     check_foldable(model)
-    for q in rotations or ():
-        check_residual_rotation(q)
-    if config.residual and rotations is None:
-        streams = family_of(model).streams(model.config)
-        rotations = [stream_rotation(model.config.embed_dim, config, s.name) for s in streams]
-    fold_given_(model, config, rotations)
+    width, streams = model.config.embed_dim, family_of(model).streams(model.config) if config.residual else ()
+    fold_given_(model, config, {s.name: residual_rotation(width, named_seed(config.seed, s.name)) for s in streams})
     mark_(model, config)
-
-
-def stream_rotation(width: int, config: FoldConfig, name: str) -> Tensor:
-    """Of the residual stream of that name, float64 [width, width]."""
-    if config.block is not None:
-        return blockwise_hadamard(width, config.block)
-    return residual_rotation(width, named_seed(config.seed, name))
 
 
 def rotate_streams_(model: Network, *rotations: Tensor) -> None:
@@ -54,16 +42,15 @@ def rotate_streams_(model: Network, *rotations: Tensor) -> None:
     check_foldable(model)
     for q in rotations:
         check_residual_rotation(q)
-    config = FoldConfig(value=False)
-    fold_given_(model, config, rotations)
+    config, streams = FoldConfig(value=False), family_of(model).streams(model.config)
+    fold_given_(model, config, {stream.name: q for stream, q in zip(streams, rotations, strict=True)})
     mark_(model, config, refoldable=True)
 
 
-def fold_given_(model: Network, config: FoldConfig, rotations: Sequence[Tensor] | None) -> None:
-    """The folds of `config`, with these rotations of the residual streams."""
+def fold_given_(model: Network, config: FoldConfig, rotations: Mapping[str, Tensor]) -> None:
+    """The folds of `config`, with the residual streams of these names rotated so."""
     family, device = family_of(model), next(model.parameters()).device
-    streams = family.streams(model.config)
-    given = {} if rotations is None else {s.name: q.to(device) for s, q in zip(streams, rotations, strict=True)}
+    streams, given = family.streams(model.config), {name: q.to(device) for name, q in rotations.items()}
     stream_of = {stage.path: stage.stream for stage in family.stages(model.config)}
     for path, block in blocks(model):
         stream = stream_of.get(path)  # None in a head, whose stream is its own
@@ -73,8 +60,7 @@ def fold_given_(model: Network, config: FoldConfig, rotations: Sequence[Tensor] 
             if stream in given:
                 rotate_block_(block, given[stream])
             if config.camera_value if stream is None else config.value:
-                rotations_ = head_rotations(block.attn, named_seed(config.seed, path), config.block)
-                rotate_values_(block.attn, rotations_.to(device))
+                rotate_values_(block.attn, head_rotations(block.attn, named_seed(config.seed, path)).to(device))
     if given:
         for linear in add_rotations_(model):
             set_identity_(linear)

@@ -6,25 +6,21 @@ import torch
 from torch import Tensor
 
 from qvggt.models.block import Attention
-from qvggt.quant.hadamard import blockwise_hadamard, head_rotation, named_seed
+from qvggt.quant.hadamard import head_rotation, named_seed
 
 
-def head_rotations(attention: Attention, seed: int, block: int | None = None) -> Tensor:
-    """One seeded orthogonal matrix per head, or one for all, within blocks: [heads, head_dim, head_dim]."""
-    if block is not None:
-        return blockwise_hadamard(attention.head_dim, block).expand(attention.num_heads, -1, -1)
+def head_rotations(attention: Attention, seed: int) -> Tensor:
+    """One seeded orthogonal matrix per head, [heads, head_dim, head_dim]."""
     return torch.stack(
         [head_rotation(attention.head_dim, named_seed(seed, f"head{i}")) for i in range(attention.num_heads)]
     )
 
 
-def rotate_values_(attention: Attention, rotations: Tensor, inverse: Tensor | None = None) -> None:
+def rotate_values_(attention: Attention, rotations: Tensor) -> None:
     """v' = v R in every head: R into the v rows of qkv, its inverse into the columns of proj.
 
-    rotations: [heads, head_dim, head_dim], orthogonal, or any invertible ones with their `inverse`. Works in the type
-    of its arguments.
+    rotations: [heads, head_dim, head_dim], orthogonal. Works in the type of its arguments.
     """
-    undo = rotations.mT if inverse is None else inverse
     qkv, proj = attention.qkv, attention.proj
     dim, heads = proj.in_features, (attention.num_heads, attention.head_dim)
     weight, bias = qkv.weight.data.clone(), qkv.bias.data.clone()
@@ -33,4 +29,4 @@ def rotate_values_(attention: Attention, rotations: Tensor, inverse: Tensor | No
     bias[2 * dim :] = (bias[2 * dim :].unflatten(0, heads)[:, None] @ rotations).flatten()
     qkv.weight.data, qkv.bias.data = weight, bias
     columns = proj.weight.data.unflatten(1, heads)  # [D, heads, head_dim]
-    proj.weight.data = torch.einsum("ohi,hji->ohj", columns, undo).flatten(1)
+    proj.weight.data = torch.einsum("ohi,hji->ohj", columns, rotations.mT).flatten(1)

@@ -11,12 +11,16 @@ from small_network import small_batches, small_model
 from torch import Tensor, nn
 
 from qvggt.calib.block_journal import BlockJournal
-from qvggt.calib.branch import branch_basis
+from qvggt.calib.branch import branch_basis, leave_whole_
 from qvggt.calib.calibrate import calibrate_, report_table
 from qvggt.calib.learnable import LearnableLinear
 from qvggt.calib.recipe import find_recipe
 from qvggt.calib.steps import WORTH_DB, Steps, choose_steps
 from qvggt.calib.stream import Stream
+from qvggt.export.emulation import open_segment
+from qvggt.export.graph import GraphBuilder
+from qvggt.export.linear import emit_linear
+from qvggt.export.precision import Precision
 from qvggt.formats.grid import IntegerGrid
 from qvggt.formats.linear_format import LinearFormat
 from qvggt.formats.table import find_format
@@ -27,10 +31,11 @@ from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.quant.model import quantized_linears
 from qvggt.quant.scheme import parse_scheme
 from qvggt.rotation.cost import branch_text
+from qvggt.target import Target
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-BRANCHED = find_recipe("qvggt").replace(learn=False, rounding="rtn", branch=4)
+BRANCHED = find_recipe("qvggt").replace(rounding="rtn", branch=4)
 
 
 def planted(seed: int = 0) -> tuple[nn.Linear, Tensor]:
@@ -98,6 +103,32 @@ def test_it_is_exact_and_finishes_as_what_it_was(
     if bits != "nvfp4":
         monkeypatch.setattr(IntegerGrid, "round", lambda grid, x, s, _=False: (x / s).clamp(grid.lowest, grid.highest))
         assert torch.allclose(learnable(x), linear(x), atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@torch.no_grad()
+def test_floats_are_multiplied_whole(precision: str) -> None:
+    """Exact, once, in the module and in a file, which takes nothing off its input; where that has a grid, it does."""
+    linear, x = planted()
+    for bits in ("w4a16b32", "w4a8-static"):
+        learnable = LearnableLinear(linear, find_format(bits))  # type: ignore[arg-type]
+        learnable.start_branch(x, 6, seed=0)
+        learnable.start_at_extremes(x, 1 - 1e-7)
+        final = learnable.finish()
+        before, apart = final(x), final.branch
+        leave_whole_(nn.Sequential(final))
+        leave_whole_(nn.Sequential(final))
+        assert final.transform is not None
+        assert final.transform.spec.whole == (bits == "w4a16b32") == (final.branch is not apart)
+        assert torch.allclose(final(x), before, atol=1e-4)
+        builder = GraphBuilder(precision=Precision(precision))
+        tokens = builder.cast(builder.input("x", [1, "rows", 96]), Precision(precision), "in")
+        y = emit_linear(builder, "aggregator.frame_blocks.0.attn.qkv", final, tokens, Target.CPU)
+        builder.output(builder.cast(y, Precision.FP32, "out"), "y", [1, "rows", 40])
+        model = builder.model("linear", {}, "test")
+        assert ("Sub" in {node.op_type for node in model.graph.node}) == (bits != "w4a16b32")
+        error = torch.from_numpy(open_segment(model)({"x": x[None].numpy()})[0]) - before
+        assert error.square().mean() < (1e-8 if precision == "fp32" else 1e-4) * before.square().mean(), bits
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from qvggt.quant.scheme import parse_scheme
 
 TOKENS, DIM = 5 + (SIZE // 14) ** 2, 64
 LIGHT = find_recipe("qvggt").replace(
-    learn=True, search_clips=False, value_rotation=False, rounding="rtn", center="none", constant_ranges=False
+    epochs=8, search_clips=False, value_rotation=False, rounding="rtn", center="none", constant_ranges=False
 )
 
 
@@ -70,7 +70,7 @@ def test_work_grows_as_the_calibration_does() -> None:
     assert 1.5 * ours.fixed.flops < more.fixed.flops < 2 * ours.fixed.flops
     linears = 2 * 6 * 3 * TOKENS * 12 * DIM * DIM  # of a pass of all sequences
     assert 8 * 3 * linears < ours.learning.flops < 8 * 5 * linears, "forward, and twice that backward"
-    assert not count_block(outline("w4a4", LIGHT.replace(learn=False)), stage).learning.operations
+    assert not count_block(outline("w4a4", LIGHT.replace(epochs=0)), stage).learning.operations
 
 
 def test_gptq_and_folds_are_counted() -> None:
@@ -133,7 +133,7 @@ def test_this_machine_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     def watched(block: Any, stage: Any, formats: Any, goals: Any, source: Any, recipe: Recipe, seed: int) -> Any:
         done = real(block, stage, formats, goals, source, recipe, seed)
         earnest = not next(block.parameters()).is_meta
-        calls.append((earnest, recipe.learn))
+        calls.append((earnest, recipe.epochs > 0))
         clock[0] += sum(real for real, _ in calls)  # each takes a second longer than the one before
         return done
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qvggt.data import image_file
-from qvggt.data.image_file import image_size, read_rgb, read_upright
-from qvggt.data.images import Resize, load_images, load_images_exact, load_images_tracked, preprocess
+from qvggt.data.image_file import image_size, read_rgb, read_upright, to_rgb
+from qvggt.data.images import Resize, load_images, load_images_exact, load_images_tracked
 from qvggt.errors import QvggtError
 
 DATA = Path(__file__).parent.parent / "data" / "preprocess"
@@ -37,6 +37,11 @@ def golden() -> Mapping[str, NDArray[np.uint8]]:
 
 def as_unit(pixels: NDArray[np.uint8]) -> torch.Tensor:
     return torch.tensor(pixels).float() / 255
+
+
+def preprocess(image: Image.Image, mode: str = "crop", size: int = 518, patch: int = 14) -> torch.Tensor:
+    """One image, [3, H, W]."""
+    return load_images_tracked(["x"], mode, size, patch, read=lambda _: to_rgb(image))[0][0]  # type: ignore[arg-type]
 
 
 def save(path: Path, width: int, height: int, color: tuple[int, int, int] = (10, 20, 30)) -> Path:
@@ -60,7 +65,7 @@ def test_single_image_is_the_golden(golden: Mapping[str, NDArray[np.uint8]], mod
     else:
         assert torch.equal(images, expected)
     with Image.open(DATA / name) as image:
-        assert torch.equal(preprocess(image, mode), images[0])  # type: ignore[arg-type]
+        assert torch.equal(preprocess(image, mode), images[0])
 
 
 def test_mixed_shapes_are_padded_to_the_golden(golden: Mapping[str, NDArray[np.uint8]]) -> None:
@@ -92,7 +97,7 @@ def test_sizes_of_the_spec(width: int, height: int, crop: tuple[int, int], pad: 
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(["crop", "pad"]), st.sampled_from(GRIDS))
 def test_any_shape_fits_the_patch_grid(width: int, height: int, mode: str, grid: tuple[int, int]) -> None:
     size, patch = grid
-    pixels = preprocess(Image.new("RGB", (width, height)), mode, size, patch)  # type: ignore[arg-type]
+    pixels = preprocess(Image.new("RGB", (width, height)), mode, size, patch)
     assert pixels.shape[2] == size
     assert 0 < pixels.shape[1] <= size
     assert pixels.shape[1] % patch == 0

@@ -102,7 +102,7 @@ def _network(scheme: Scheme, steps: str, size: Size, seed: int, dense: bool) -> 
     network = reference_weights(seed, dense)
     batches = [x[..., : size[0], : size[1]] for x in small_batches(2, 3, seed=seed, size=max(size))]
     if steps == CALIBRATED:
-        recipe = find_recipe("qvggt").replace(epochs=1, center="types", online="fc2", constant_ranges=False)
+        recipe = find_recipe("qvggt").replace(center="types", online="fc2", constant_ranges=False)
         with torch.enable_grad():
             calibrate_(network, scheme, recipe, batches, seed, progress=False)
     else:

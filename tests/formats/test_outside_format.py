@@ -70,7 +70,7 @@ def calibrated(request: pytest.FixtureRequest) -> tuple[VGGT, Scheme]:
         quantize_rtn_(model, scheme, progress=False)
     else:
         with torch.enable_grad():
-            learning = find_recipe("qvggt").replace(learn=True, epochs=1)
+            learning = find_recipe("qvggt").replace(epochs=1)
             reports = calibrate_(model, scheme, learning, batches(), progress=False)
         scheme = settled(model, scheme)
         assert any(report.learned != report.start for report in reports.values())

@@ -111,7 +111,7 @@ def test_a_float_network_has_no_hook() -> None:
 def centered() -> VGGT:
     """Calibrated with centers."""
     model = small_model(seed=1)
-    recipe = find_recipe("qvggt").replace(learn=False, center="types", constant_ranges=False)
+    recipe = find_recipe("qvggt").replace(center="types", constant_ranges=False)
     calibrate_(model, parse_scheme("w8a8"), recipe, [images(3, seed=s) for s in (1, 2)], progress=False)
     assert all(linear.types for _, linear in quantized_linears(model))
     return model

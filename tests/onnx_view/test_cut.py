@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qvggt import QvggtError
-from qvggt.export.emulation import run_cut
+from qvggt.export.emulation import open_segment
 from qvggt.onnx_view.cut import cut_linear, expected_in
 from qvggt.onnx_view.file import open_onnx
 from qvggt.onnx_view.graph import Model
@@ -48,7 +48,8 @@ def test_a_cut_computes_the_linear(external: bool, tmp_path: Path) -> None:
         f"head.iter.0.m/{op}" for op in ("DequantizeLinear", "MatMul", "Add")
     ]
     x = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
-    np.testing.assert_allclose(run_cut(cut, x), x @ (CODES * np.float32(0.5)) + 1, rtol=1e-5)
+    y = open_segment(cut.model)({cut.input: x[None]})[0]
+    np.testing.assert_allclose(y, x @ (CODES * np.float32(0.5)) + 1, rtol=1e-5)
 
 
 def test_names_of_initializers_do_not_matter() -> None:

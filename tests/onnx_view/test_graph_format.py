@@ -113,7 +113,7 @@ def test_operators_of_onnx_runtime(op: str, attributes: dict[str, int], name: st
 def test_an_online_transform_is_no_contradiction(tmp_path: Path) -> None:
     """Its float products stand under the name of the quantized linear they belong to."""
     model, scheme = small_model(seed=1), parse_scheme("w4a4")
-    recipe = find_recipe("qvggt").replace(learn=False, rounding="rtn")
+    recipe = find_recipe("qvggt").replace(rounding="rtn")
     calibrate_(model, scheme, recipe, [small_images(2)], progress=False)
     for target in (Target.CPU, Target.TENSORRT):
         export_onnx(model, scheme, ExportConfig(SIZE, SIZE, target=target), tmp_path / "m.onnx")

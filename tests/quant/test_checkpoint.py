@@ -272,6 +272,7 @@ def edit(folder: Path, **changes: object) -> None:
         ({"scheme": {"bits": "w8a8", "parts": ["aggregator"]}}, "patch_embed.blocks.0.attn.qkv"),
         ({"fold": {"seed": "x"}}, "fold.seed: expected an integer"),
         ({"fold": {}}, "patch_rotation"),
+        ({"fold": {"block": 16}}, "fold.block: expected null, got int '16'"),
         ({"transforms": {FC2: {"colour": 1}}}, f"unknown key 'transforms.{FC2}.colour'"),
         ({"transforms": {FC2: 3}}, "transforms: expected an object of objects"),
         ({"transforms": {FC2: {"scale": True}}}, f"{FC2}.transform.scale expected [256], got absent"),

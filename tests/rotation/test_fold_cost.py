@@ -6,7 +6,7 @@ import pytest
 
 from qvggt.models.vggt.config import VGGT_1B, VGGTConfig
 from qvggt.rotation import CostTable
-from qvggt.rotation.cost import kronecker_macs
+from qvggt.rotation.cost import branch_macs, kronecker_macs
 
 TABLE = CostTable(VGGT_1B)
 MACS, ADDED, _ = TABLE.block
@@ -65,4 +65,5 @@ def test_branches() -> None:
     table = CostTable(VGGT_1B, branch=64)
     assert table.online == {name: 64 * (2 * i + o) for name, (i, o) in table.linears.items()}
     assert table.block == (MACS, ADDED, 64 * 23 * 1024)
+    assert branch_macs(64, 1024, 4096, whole=True) == 64 * (1024 + 4096)
     assert "| fc1 | 1024 -> 4096 | 4,194,304 | 1,048,576 (25.0 %) | 393,216 (9.4 %) |" in table.to_markdown(518, 518)

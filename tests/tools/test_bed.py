@@ -135,5 +135,5 @@ def test_what_draws() -> None:
         True,
     ]
     assert not bench_accuracy.draws(find_recipe("qvggt").replace(rotation="none", online="none"))
-    changes = ({"learn": True}, {"value_rotation": True}, {"rotation": "folded"}, {"online": "fc2"})
+    changes = ({"epochs": 1}, {"value_rotation": True}, {"rotation": "folded"}, {"online": "fc2"})
     assert all(bench_accuracy.draws(Recipe("x").replace(**change)) for change in changes)

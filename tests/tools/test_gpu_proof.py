@@ -63,15 +63,15 @@ def test_a_block_is_calibrated_and_extrapolated(setting: Setting, monkeypatch: p
         assert given["recipe"].bf16
         assert given["goals"].shapes == given["source"].shapes
         count, recipe = len(given["source"].tokens), given["recipe"]
-        clock[0] += 10 + 2 * count + (count * recipe.epochs if recipe.learn else 0)
+        clock[0] += 10 + 2 * count + count * recipe.epochs
 
     monkeypatch.setattr(gpu_figures, "calibrate_block", calibrated)
     monkeypatch.setattr(gpu_figures.time, "perf_counter", lambda: clock[0])
     row = gpu_figures.calibration(setting, "frame", 1, True)
     assert row["seconds"] == {"1 sequence": 12, "3": 16, "3, one epoch": 19}
-    assert row["block_s"] == 10 + 64 * (2 + 8 * 1)
+    assert row["block_s"] == 10 + 64 * 2
     assert row["blocks"] == 3  # that of the patch encoder too, which sees frame by frame
-    assert row["hours"] == pytest.approx(3 * 650 / 3600)
+    assert row["hours"] == pytest.approx(3 * 138 / 3600)
 
 
 def test_the_plan_of_the_card_stands_beside_it(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ from qvggt.hub.loading import load_model
 from qvggt.models.network import Network
 from qvggt.progress import bar
 from qvggt.quant.scheme import Scheme, parse_scheme
+from qvggt.rotation.cost import branch_cost
 from qvggt.versions import versions
 
 SCHEMES = (
@@ -142,6 +143,8 @@ def main(
         seconds = time.perf_counter() - began
         row = yardstick.row(network) | {"calibration_seconds": round(seconds, 1)}
         row |= {"calibration_scenes": calibration_scenes, "seed": seed, "threads": threads}
+        if cost := branch_cost(network):
+            row["branches"] = asdict(cost)
         rows.append(append(path, key, kind, scheme_name, recipe.name, row))
         print(f"{kind} {scheme_name} {recipe.name}: AUC@30 {row['auc30']:.2f} ({row['auc30_change']:+.2f})", flush=True)
     rows = over_seeds([r for r in rows if r["key"].startswith(f"{weights} {scenes} ")], seeds)

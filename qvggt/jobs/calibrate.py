@@ -368,7 +368,7 @@ class CalibrateJob(Job[Calibrated]):
         from qvggt.jobs.budget import NOTE, BudgetSearch, search_budget
         from qvggt.quant.checkpoint import Provenance
         from qvggt.quant.model import scheme_attentions, settled
-        from qvggt.rotation.cost import branch_text
+        from qvggt.rotation.cost import branch_cost
         from qvggt.versions import versions
 
         network, recipe = source.network, self.chosen()
@@ -421,8 +421,8 @@ class CalibrateJob(Job[Calibrated]):
         for path, figures in layers.items():
             console.detail(f"  {path}: {', '.join(f'{name} {value}' for name, value in figures.items())}")
         console.result(f"{self.output}: {wanted.label} by recipe {self.recipe} ({DESCRIPTION} has the per-layer table)")
-        if branches := branch_text(network):
-            console.result(branches)
+        if branches := branch_cost(network):
+            console.result(str(branches))
         if drop is not None:
             console.result(f"budget: drop {drop:.2%} of {self.budget:.2%}")
         if not result.passed:

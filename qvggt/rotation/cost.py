@@ -92,21 +92,36 @@ def branch_macs(rank: int, inputs: int, outputs: int, whole: bool = False) -> in
     return rank * ((1 if whole else 2) * inputs + outputs)
 
 
-def branch_text(network: Network) -> str:
-    """What the branches of a calibrated network cost, for people; empty where there is none."""
+@dataclass(frozen=True)
+class BranchCost:
+    """Of a calibrated network's branches. with_one: linears that have one, of all quantized ones; ranks: theirs; macs and
+    bytes: what they add to the products and the stored weights of all, as shares, in half precision."""
+
+    with_one: int
+    linears: int
+    ranks: tuple[int, ...]
+    macs: float
+    bytes: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.with_one} of {self.linears} linears have a branch of rank {' or '.join(map(str, self.ranks))} in "
+            f"floating point beside them: {self.macs:.1%} more multiply-adds, {self.bytes:.1%} more bytes in half "
+            "precision"
+        )
+
+
+def branch_cost(network: Network) -> BranchCost | None:
+    """None where no linear has a branch."""
     linears = [linear for _, linear in quantized_linears(network)]
     specs = {id(m): (m.transform.spec, m.in_features, m.out_features) for m in linears if m.transform is not None}
     with_one = [(spec.rank, i, o, spec.whole) for spec, i, o in specs.values() if spec.rank]
     if not with_one:
-        return ""
+        return None
     macs = sum(branch_macs(*size) for size in with_one) / sum(m.in_features * m.out_features for m in linears)
     stored = sum(m.format.stored_bytes((m.out_features, m.in_features)) for m in linears)
     size = sum(HALF_BYTES * rank * (i + o) for rank, i, o, _ in with_one) / stored
-    ranks = sorted({rank for rank, *_ in with_one})
-    return (
-        f"{len(with_one)} of {len(linears)} linears have a branch of rank {' or '.join(map(str, ranks))} in floating "
-        f"point beside them: {macs:.1%} more multiply-adds, {size:.1%} more bytes in half precision"
-    )
+    return BranchCost(len(with_one), len(linears), tuple(sorted({rank for rank, *_ in with_one})), macs, size)
 
 
 def added(part: int, whole: int) -> str:

@@ -30,7 +30,7 @@ from qvggt.quant.checkpoint import Provenance, load_calibrated, save_calibrated
 from qvggt.quant.kronecker import KroneckerHadamard
 from qvggt.quant.model import quantized_linears
 from qvggt.quant.scheme import parse_scheme
-from qvggt.rotation.cost import branch_text
+from qvggt.rotation.cost import branch_cost
 from qvggt.target import Target
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -190,8 +190,10 @@ def test_a_checkpoint_and_a_journal_bring_it_back(tmp_path: Path, monkeypatch: p
     assert len(ranks) == len(list(quantized_linears(model)))
     assert set(ranks.values()) == {4}
     assert all(row["rank"] == 4 for row in report_table(reports, model).values() if "rank" in row)
-    assert branch_text(model).startswith(f"{len(ranks)} of {len(ranks)} linears have a branch of rank 4 in floating")
-    assert not branch_text(small_model())
+    assert str(branch_cost(model)).startswith(
+        f"{len(ranks)} of {len(ranks)} linears have a branch of rank 4 in floating"
+    )
+    assert branch_cost(small_model()) is None
     save_calibrated(tmp_path / "c", model, scheme, Provenance())
     loaded = load_calibrated(tmp_path / "c").model
     with torch.no_grad():

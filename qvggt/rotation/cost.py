@@ -94,8 +94,8 @@ def branch_macs(rank: int, inputs: int, outputs: int, whole: bool = False) -> in
 
 @dataclass(frozen=True)
 class BranchCost:
-    """Of a calibrated network's branches. with_one: linears that have one, of all quantized ones; ranks: theirs; macs and
-    bytes: what they add to the products and the stored weights of all, as shares, in half precision."""
+    """Of a calibrated network's branches. with_one: linears that have one, of all quantized ones; ranks: theirs; macs
+    and bytes: what they add to the products and the stored weights of all, as shares, in half precision."""
 
     with_one: int
     linears: int

@@ -278,10 +278,27 @@ def accuracy_tiny() -> str:
     return accuracy_text(markdown(["scheme", *MODELS], rows, aligned=True), [*found.values()], "accuracy_tiny")
 
 
+def branches() -> str:
+    """What branches of a rank cost and are worth, by tools/bench_accuracy.py --ablate."""
+    found = {r["recipe"]: r for r in accuracy_rows() if r["model"] == "plain" and r["scheme"] == "w4a4-dynamic"}
+    base = next(r for r in accuracy_rows() if r["model"] == "plain" and r["recipe"] == "float")
+    names = ("ours without branches", "ours with branches of 8", "ours with branches of 16", "qvggt")
+    rows = [found[name] for name in names if name in found]
+    spec: Columns = {"directions": lambda r: " or ".join(map(str, r.get("branches", {}).get("ranks", ["none"])))}
+    spec |= {
+        "linears with a branch": lambda r: "{with_one} of {linears}".format(**r["branches"]) if "branches" in r else "0"
+    }
+    spec |= {
+        f"more {name}": f"branches.{key} {{:.1%}} or 0" for name, key in (("multiply-adds", "macs"), ("bytes", "bytes"))
+    }
+    spec |= {f"of float @{t}": lambda r, n=f"auc{t}": f"{r[n] / base[n]:.1%}" for t in (30, 5)}
+    return accuracy_text(columns(rows, spec | NOISE | {"depth dB": SCORES["depth dB"]}), rows)
+
+
 def ablation() -> str:
     """Ours with one step changed, by tools/bench_accuracy.py --ablate."""
     rows = [r for r in accuracy_rows() if r["model"] == "plain" and r["scheme"] == "w4a4-dynamic"]
-    ours = [r for r in rows if r["recipe"].startswith(("ours", "qvggt"))]
+    ours = [r for r in rows if r["recipe"].startswith(("ours", "qvggt")) and "branches of" not in r["recipe"]]
     ours.sort(key=lambda r: r["recipe"] != "qvggt")
     name: Columns = {"w4a4-dynamic, plain model": lambda r: "ours" if r["recipe"] == "qvggt" else r["recipe"]}
     return accuracy_text(columns(ours, name | SCORES | spreads(ours)), ours)
@@ -518,6 +535,7 @@ TABLES |= {
         accuracy,
         accuracy_tiny,
         ablation,
+        branches,
         attention_accuracy,
         attention_builds,
         attention_forms,

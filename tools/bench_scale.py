@@ -69,6 +69,11 @@ def scheme_of(form: str) -> Scheme:
     return Scheme(bits, mode, overrides=tuple((path, camera) for path in CAMERA if camera))  # type: ignore[arg-type]
 
 
+def weights(form: str) -> str:
+    """How its weights are found."""
+    return "calibrated" if form in CALIBRATED else "half precision" if form == "fp16" else "rounded to nearest"
+
+
 def calibrated_at(path: Path) -> Path:
     """The checkpoint beside a file."""
     return path.with_name(f"{path.stem}-calibrated")
@@ -200,7 +205,7 @@ def run_step(step: str, model: str, form: str, path: Path, size: Size, capabilit
     return {
         "step": step,
         "form": form,
-        "weights": "calibrated" if form in CALIBRATED else "rounded to nearest",
+        "weights": weights(form),
         "seconds": round(time.perf_counter() - start, 1),
         "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 1),
         "peak_rss": peak_rss(),

@@ -284,8 +284,15 @@ def parity(row: Row) -> str:
     return f"{facts['linears']} linears" if facts.get("passed") else "failed" if facts else "-"
 
 
+def structure(row: Row) -> str:
+    """Of a file at full size: how its weights were found, and how many linears have a branch."""
+    found = re.match(r"\d+", row.get("calibrate", {}).get("branches", ""))
+    return row["export"]["weights"] + (f", {found[0]} branches" if found else "")
+
+
 SCALE: Columns = {
     "form": "form",
+    "weights": structure,
     "ONNX MB": "export.file_bytes/1e6 {:.0f} or -",
     "export s": "export.cpu_seconds {:.0f} or -",
     "export GB": "export.peak_rss/1e9 {:.1f} or -",

@@ -321,9 +321,12 @@ def _virtual_block(outline: Outline, stage: Stage) -> Block:
 
 
 def _nothing(outline: Outline, sequences: int) -> Stream:
-    """Zeros in the place of the tokens [S, P, C] of some sequences, which take no memory."""
+    """Zeros in the place of the tokens [S, P, C] of some sequences, which take no memory; of each a calibration looks
+    closely at as many as it does where all sequences are there."""
     zeros = torch.zeros(()).expand(outline.frames, outline.tokens, outline.config.embed_dim)
-    return _stream(outline, [zeros] * sequences)
+    stream = _stream(outline, [zeros] * sequences)
+    stream.shapes.extend(stream.shapes[:1] * (outline.sequences - sequences))
+    return stream
 
 
 def _stream(outline: Outline, tokens: list[Tensor]) -> Stream:
@@ -378,7 +381,7 @@ def _measured(outline: Outline, stage: Stage | None, runs: int = 2) -> Rating:
     while rows * columns > TRIED:
         rows, columns = max(1, rows // 2), max(1, columns // 2)
     side = outline.config.patch_size
-    changes: dict[str, Any] = {"height": rows * side, "width": columns * side, "frames": 1}
+    changes: dict[str, Any] = {"height": rows * side, "width": columns * side, "frames": 1, "sequences": 1}
     small = Outline(**{**vars(outline), **changes})
     formats, factors, generator = outline.formats(stage), dict[str, Range](), torch.Generator().manual_seed(0)
     plain = outline.recipe.replace(epochs=0)

@@ -207,6 +207,8 @@ def _measure(learnable: LearnableLinear, linear: nn.Linear, seen: Samples, alpha
     none = signal.new_zeros(int(seen.types.max()) + 1)
     signals, noises = (none.index_add(0, seen.types, energy) for energy in (signal, noise))
     worst = float((10 * (signals / noises.clamp_min(1e-30)).log10()).where(signals > 0, math.inf).min())
+    if seen.rows.is_meta:
+        return float(rank)  # no values to go by: every branch is worth it, so that a plan counts what it costs
     return worst if math.isfinite(worst) else 0.0
 
 

@@ -65,9 +65,15 @@ def run(model: str, scenes: Path, output: Path, options: dict[str, Any], plan: b
 
 
 def at_1b(output: Path) -> None:
-    """Plans of VGGT-1B in w4a8 (20 sequences, 2 epochs, 518x518), for which no weights are needed."""
+    """Plans of VGGT-1B in w4a8 (20 sequences of 518x518), for which no weights are needed; this machine's time is
+    processor time on one thread."""
     from dataclasses import asdict
+    from functools import cache
+    from unittest.mock import patch
 
+    import torch
+
+    from qvggt.calib import plan as planning
     from qvggt.calib.machine import find_machine
     from qvggt.calib.plan import Outline, make_plan
     from qvggt.calib.recipe import find_recipe
@@ -76,8 +82,12 @@ def at_1b(output: Path) -> None:
     from qvggt.quant.scheme import parse_scheme
 
     scheme = parse_scheme("w4a8")
-    recipe = find_recipe("qvggt").replace(epochs=2)
+    recipe = find_recipe("qvggt")
     allowance, rows = CalibrateJob("tiny", output, data=output.parent).token_bytes, []
+    torch.set_num_threads(1)
+    time.perf_counter = time.process_time
+    counted = cache(planning.count_block)  # the same on every machine
+    patch.object(planning, "count_block", lambda outline, stage, _=None: counted(outline, stage)).start()
     for device, frames in ((None, 10), ("rtx4090", 10), ("rtx4090", 4), ("a100", 10), ("h100", 10), ("orin", 10)):
         plan = make_plan(
             Outline(VGGT_1B, scheme, recipe, 20, frames, 518, 518, 0),
@@ -88,7 +98,7 @@ def at_1b(output: Path) -> None:
         facts = {"device": device or "this machine", "frames": frames, "minutes": minutes, "lines": lines}
         rows.append({**facts, "memory": lines[1].partition(": ")[2].partition(" (")[0], **asdict(plan)})
         print(f"{rows[-1]['device']}, {frames} frames", *rows[-1]["lines"], sep="\n", flush=True)
-    write_json(output, {"versions": versions(), "rows": rows})
+    write_json(output, {"threads": 1, "versions": versions(), "rows": rows})
 
 
 def main(
@@ -99,7 +109,6 @@ def main(
     size: Annotated[str, typer.Option(help=f"HxW of {SLICE}'s images.")] = "266x266",
     frames: Annotated[int, typer.Option(min=2)] = 4,
     sequences: Annotated[int, typer.Option(min=1)] = 4,
-    epochs: Annotated[int, typer.Option(min=1, help="Of formats that learn.")] = 2,
     threads: Annotated[int, typer.Option(min=1)] = 1,
     large: Annotated[bool, typer.Option("--at-1b", help="Only what a plan says of VGGT-1B, here and on GPUs.")] = False,
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write.")] = Path("outputs/plan.json"),
@@ -116,9 +125,8 @@ def main(
             alone(render, scenes, sides, frames, sequences)
             model = str(slice_file(folder)) if name == SLICE else name
             for format in formats.split(","):
-                learns = {"epochs": epochs} if format.startswith("w4a") and format != "w4a16" else {}
                 options = {"format": format, "size": sides, "frames": frames, "sequences": sequences}
-                options |= {"threads": threads, **learns}
+                options |= {"threads": threads}
                 plan = alone(run, model, scenes, folder / "out", options, True)
                 real = alone(run, model, scenes, folder / f"{name}-{format}", options, False)
                 low, high = plan["seconds"]

@@ -1,13 +1,17 @@
-"""VGGT-1B on this machine: export, parity and TensorRT-RTX build at full size, each step in a process of its own.
+"""VGGT-1B on this machine: calibration, export, parity and TensorRT-RTX build at full size, each step in a process of
+its own.
 
-    python tools/bench_scale.py                                   # everything, about ten minutes on a quiet machine
-    python tools/bench_scale.py --only w4a4 --steps export,build
+    python tools/bench_scale.py                                   # everything, half an hour on a quiet machine
+    python tools/bench_scale.py --only w4a4 --steps calibrate,export,build
     python tools/bench_scale.py --only fp8,nvfp4 --steps export,build --cc 8.9,12.0 --add -o docs/results/scale.json
     python tools/bench_scale.py --model vggt-1b                   # real weights instead of random ones
 
 Seconds, CPU seconds and peak memory are those of the step's process (a builder's own process for `build`). Random
 weights have the sizes and the number of values of real ones; parity with them compares a file with its own reference.
-Constant ranges (fp8 static, nvfp4) are those of one small image. Nothing is run on a GPU.
+`CALIBRATED` forms have the structure of files that users get: the default recipe, rounded to nearest and on one small
+random input, with the steps at run time (centers, online transforms, branches) that most blocks of the tiny model get,
+because random weights see inputs that say nothing of trained ones. The others are rounded to nearest without any of it,
+their constant ranges (fp8 static, nvfp4) those of one small image. Nothing is run on a GPU.
 """
 
 from __future__ import annotations
@@ -16,9 +20,11 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,8 +46,10 @@ from qvggt.versions import versions
 # form -> format of the large linears of the camera head, None for the form's own: its 216 M parameters are a third of a
 # 4-bit file if they stay fp32, see docs/storage.md
 FORMS = {"w8a8": None, "w4a4": "w4a16", "w4a16": "w4a16", "fp16": None, "fp8": None, "fp8-dynamic": None, "nvfp4": None}
+CALIBRATED = ("w8a8", "w4a4", "w4a16")  # the others are rounded to nearest
 GENERATIONS = "8.9"  # built where --cc does not say otherwise
-OBSERVED = 70  # pixels of the image that constant ranges are taken from
+OBSERVED = 70  # pixels of the image that constant ranges are taken from, and of a calibration's
+SCENES = 4  # generated, by which the tiny model's steps are chosen
 CAMERA = ("camera_head.trunk.*", "camera_head.poseLN_modulation.*")
 PARTS = (
     "aggregator.patch_embed.blocks",
@@ -61,27 +69,63 @@ def scheme_of(form: str) -> Scheme:
     return Scheme(bits, mode, overrides=tuple((path, camera) for path in CAMERA if camera))  # type: ignore[arg-type]
 
 
-def rounded(network: Any, form: str) -> Scheme:
-    """Its linears in the form's format, in place; returns the scheme."""
+def weights(form: str) -> str:
+    """How its weights are found."""
+    return "calibrated" if form in CALIBRATED else "half precision" if form == "fp16" else "rounded to nearest"
+
+
+def calibrated_at(path: Path) -> Path:
+    """The checkpoint beside a file."""
+    return path.with_name(f"{path.stem}-calibrated")
+
+
+def calibrate(model: str, form: str, path: Path, _size: Size) -> dict[str, Any]:
+    """Write the checkpoint; what its linears spend at run time, and what its branches cost."""
     import torch
+    from calibrated import calibrated_, given_steps, usual_steps
+    from held_out import CALIBRATION_SEED, FRAMES, drawn, scene_config
+
+    from qvggt.hub.loading import load_model
+    from qvggt.quant.checkpoint import Provenance, save_calibrated
+    from qvggt.rotation.cost import branch_cost
 
     scheme = scheme_of(form)
+    scenes = [drawn(scene_config(OBSERVED), FRAMES, CALIBRATION_SEED + i)[0] for i in range(SCENES)]
+    usual = usual_steps(load_model("tiny"), Scheme(scheme.bits, scheme.activation), scenes)
+    network, generator = load_float(model), torch.Generator().manual_seed(0)
+    with given_steps(usual):
+        images = torch.rand(2, 3, OBSERVED, OBSERVED, generator=generator)
+        scheme = calibrated_(network, scheme, [images], nearest=True)
+    save_calibrated(calibrated_at(path), network, scheme, Provenance({"name": model, "sha256": ""}), replace=True)
+    size = sum(file.stat().st_size for file in calibrated_at(path).iterdir())
+    steps = {name: {k: v for k, v in asdict(each).items() if v} for name, each in usual.items()}
+    return {"checkpoint_bytes": size, "steps": steps, "branches": str(branch_cost(network) or "")}
+
+
+def quantized(model: str, form: str, path: Path) -> tuple[Any, Scheme]:
+    """The network with its linears in the form's format, and the scheme: its checkpoint, or rounded to nearest."""
+    import torch
+
+    from qvggt.quant.checkpoint import load_calibrated
+
+    if form in CALIBRATED:
+        held = load_calibrated(calibrated_at(path))
+        return held.model, held.scheme
+    network, scheme = load_float(model), scheme_of(form)
     images = torch.rand(1, 3, OBSERVED, OBSERVED, generator=torch.Generator().manual_seed(0))
     quantize_rtn_(network, scheme, [images] if scheme.needs_ranges else None, progress=False)
-    return scheme
+    return network, scheme
 
 
 def export(model: str, form: str, path: Path, size: Size) -> dict[str, Any]:
-    """Write the file; seconds of loading, of rounding weights and of writing apart."""
+    """Write the file; seconds of loading (or rounding to nearest) and of writing apart."""
     times = [time.perf_counter()]
-    network = load_float(model)
-    times.append(time.perf_counter())
-    scheme = rounded(network, form)
+    network, scheme = quantized(model, form, path)
     times.append(time.perf_counter())
     config = ExportConfig(*size, target=Target.TENSORRT, precision=Precision.FP16)
     written = export_onnx(network, scheme, config, path, {"name": model, "sha256": ""})
     times.append(time.perf_counter())
-    phases = {name: round(b - a, 1) for name, a, b in zip(("load", "round", "write"), times, times[1:], strict=False)}
+    phases = {name: round(b - a, 1) for name, a, b in zip(("load", "write"), times, times[1:], strict=False)}
     return {"file_bytes": written.bytes, "phases": phases, "bytes": census(path)}
 
 
@@ -106,8 +150,7 @@ def parity(model: str, form: str, path: Path, size: Size) -> dict[str, Any]:
     from qvggt.engines.onnx_runner import OnnxRunner
     from qvggt.export.parity import check_linears, check_outputs
 
-    network = load_float(model)
-    scheme = rounded(network, form)
+    network, scheme = quantized(model, form, path)
     small = path.with_name(f"small-{path.name}")
     config = ExportConfig(*size, target=Target.TENSORRT, precision=Precision.FP16)
     export_onnx(network, scheme, config, small)
@@ -143,7 +186,9 @@ def build(_model: str, _form: str, path: Path, _size: Size, capability: str) -> 
     }
 
 
-WORK: dict[str, Callable[..., dict[str, Any]]] = {"export": export, "parity": parity, "build": build}
+WORK: dict[str, Callable[..., dict[str, Any]]] = {
+    "calibrate": calibrate, "export": export, "parity": parity, "build": build,
+}  # fmt: skip
 
 
 def run_step(step: str, model: str, form: str, path: Path, size: Size, capability: str) -> dict[str, Any]:
@@ -160,6 +205,7 @@ def run_step(step: str, model: str, form: str, path: Path, size: Size, capabilit
     return {
         "step": step,
         "form": form,
+        "weights": weights(form),
         "seconds": round(time.perf_counter() - start, 1),
         "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 1),
         "peak_rss": peak_rss(),
@@ -172,7 +218,7 @@ def run_step(step: str, model: str, form: str, path: Path, size: Size, capabilit
 def main(
     model: Annotated[str, typer.Option(help="random-1b, or a float checkpoint.")] = "random-1b",
     only: Annotated[str | None, typer.Option(help=f"Of {', '.join(FORMS)}. [all]")] = None,
-    steps: Annotated[str, typer.Option(help="Of export, parity, build.")] = ",".join(WORK),
+    steps: Annotated[str, typer.Option(help="Of calibrate, export, parity, build.")] = ",".join(WORK),
     size: Annotated[str, typer.Option(help="HxW of the exported network.")] = "518x518",
     cc: Annotated[str, typer.Option(help="Compute capabilities, an engine for each that has kernels.")] = GENERATIONS,
     parity_size: Annotated[str, typer.Option(help="HxW of the network that is compared.")] = "56x56",
@@ -192,7 +238,8 @@ def main(
     for name in names:
         types = scheme_types(scheme_of(name))
         able = [each for each in cc.split(",") if not why_not("rtx", capability=each, types=types)]
-        for step, capability in [(s, c) for s in chosen for c in (able if s == "build" else [""])]:
+        mine = [s for s in chosen if s != "calibrate" or name in CALIBRATED]
+        for step, capability in [(s, c) for s in mine for c in (able if s == "build" else [""])]:
             height, width = (int(n) for n in (parity_size if step == "parity" else size).split("x"))
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                 try:
@@ -207,6 +254,7 @@ def main(
         if not keep:
             for file in folder.glob(f"{name}.*"):
                 file.unlink()
+            shutil.rmtree(calibrated_at(folder / f"{name}.onnx"), ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -283,15 +283,10 @@ def branches() -> str:
     found = {r["recipe"]: r for r in accuracy_rows() if r["model"] == "plain" and r["scheme"] == "w4a4-dynamic"}
     base = next(r for r in accuracy_rows() if r["model"] == "plain" and r["recipe"] == "float")
     names = ("ours without branches", "ours with branches of 8", "ours with branches of 16", "qvggt")
-    rows = [found[name] for name in names if name in found]
+    rows = [r | {f"of{t}": r[f"auc{t}"] / base[f"auc{t}"] for t in (30, 5)} for n in names if (r := found.get(n))]
     spec: Columns = {"directions": lambda r: " or ".join(map(str, r.get("branches", {}).get("ranks", ["none"])))}
-    spec |= {
-        "linears with a branch": lambda r: "{with_one} of {linears}".format(**r["branches"]) if "branches" in r else "0"
-    }
-    spec |= {
-        f"more {name}": f"branches.{key} {{:.1%}} or 0" for name, key in (("multiply-adds", "macs"), ("bytes", "bytes"))
-    }
-    spec |= {f"of float @{t}": lambda r, n=f"auc{t}": f"{r[n] / base[n]:.1%}" for t in (30, 5)}
+    spec |= {"linears with a branch": "branches.with_one or 0", "more multiply-adds": "branches.macs {:.1%} or 0"}
+    spec |= {"more bytes": "branches.bytes {:.1%} or 0"} | {f"of float @{t}": f"of{t} {{:.1%}}" for t in (30, 5)}
     return accuracy_text(columns(rows, spec | NOISE | {"depth dB": SCORES["depth dB"]}), rows)
 
 
@@ -318,8 +313,15 @@ def parity(row: Row) -> str:
     return f"{facts['linears']} linears" if facts.get("passed") else "failed" if facts else "-"
 
 
+def structure(row: Row) -> str:
+    """Of a file at full size: how its weights were found, and how many linears have a branch."""
+    found = re.match(r"\d+", row.get("calibrate", {}).get("branches", ""))
+    return row["export"]["weights"] + (f", {found[0]} branches" if found else "")
+
+
 SCALE: Columns = {
     "form": "form",
+    "weights": structure,
     "ONNX MB": "export.file_bytes/1e6 {:.0f} or -",
     "export s": "export.cpu_seconds {:.0f} or -",
     "export GB": "export.peak_rss/1e9 {:.1f} or -",

@@ -9,11 +9,13 @@ import pytest
 import torch
 from small_network import SIZE, small_model
 
-from qvggt.calib import plan
+from qvggt.calib import plan, reconstruct
 from qvggt.calib.machine import MACHINES, Rates
 from qvggt.calib.plan import BlockWork, Outline, Plan, Rating, adapting, count_around, count_block, make_plan, span
 from qvggt.calib.recipe import Recipe, find_recipe
-from qvggt.calib.work import Operation, Work
+from qvggt.calib.steps import choose_steps
+from qvggt.calib.work import Operation, Work, counting
+from qvggt.models.family import LINEARS
 from qvggt.quant.scheme import parse_scheme
 
 TOKENS, DIM = 5 + (SIZE // 14) ** 2, 64
@@ -80,6 +82,25 @@ def test_gptq_and_folds_are_counted() -> None:
     folds = count_around(asked)["folds"]
     assert any(o.kind == "fp64" for o in folds.operations)
     assert folds.peak > 0
+
+
+def test_samples_do_not_grow_with_the_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sampled is shared by all sequences: what two tell of all is what counting all tells."""
+    monkeypatch.setattr(reconstruct, "SAMPLE_ROWS", 40)
+    asked = outline("w4a4", LIGHT.replace(learn=False, search_clips=True))
+    stage = stage_of(asked, "frame")
+    counted = plan._counted_block(asked, stage, asked.sequences, asked.recipe)
+    passes = plan._advance(asked, stage) * (asked.streams * asked.sequences)
+    assert count_block(asked, stage).fixed.bytes == pytest.approx((counted + passes).bytes, rel=0.02)
+
+
+def test_branches_are_counted() -> None:
+    asked = outline("w4a4", LIGHT.replace(learn=False, branch=32))
+    stage = stage_of(asked, "frame")
+    with counting():
+        block, tokens = plan._virtual_block(asked, stage), plan._nothing(asked, 1)
+        steps, _ = choose_steps(block, stage, asked.formats(stage), tokens, asked.recipe, 0)
+    assert {name: each.rank for name, each in steps.items()} == dict.fromkeys(LINEARS, DIM // 8)
 
 
 def test_passes_around_the_blocks() -> None:

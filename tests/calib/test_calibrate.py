@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -256,10 +257,13 @@ def test_bf16_attention_returns_what_it_was_given() -> None:
 
 @pytest.mark.slow
 def test_bf16_costs_little(batches: list[torch.Tensor]) -> None:
-    half, full = (run(find_recipe("qvggt").replace(epochs=1, bf16=bf16), batches) for bf16 in (True, False))
-    held_out = small_images(2, seed=9)
-    assert distance(half, held_out) != distance(full, held_out)
-    assert distance(half, held_out) < 1.1 * distance(full, held_out)
+    """On the mean of three calibrations: other codes of one alone move it by a third either way."""
+    held_out, found = small_images(4, seed=9), {True: 0.0, False: 0.0}
+    for seed, bf16 in itertools.product(range(3), found):
+        model = run(find_recipe("qvggt").replace(epochs=1, bf16=bf16), batches, seed=seed)
+        found[bf16] += distance(model, held_out)
+    assert found[True] != found[False]
+    assert found[True] < 1.1 * found[False]
 
 
 def test_stores_share_their_budget() -> None:

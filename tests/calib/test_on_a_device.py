@@ -113,10 +113,10 @@ def test_the_passes_around_it_mix_nothing() -> None:
 
 @pytest.mark.parametrize("view", [pytest.param("frame", marks=pytest.mark.slow), "global"])
 def test_a_step_of_the_large_model_stays_under_4_gb(view: str) -> None:
-    """At 20 frames of 518 x 518 (tools/bench_calibration_memory.py has the table); not split, 7.3 GB."""
+    """At 20 frames of 518 x 518 (tools/bench_calibration_memory.py has the table); not split, 6.6 GB."""
     recipe = find_recipe("qvggt").replace(epochs=1, rounding="rtn", search_clips=False)
     found = peaks(view, 20, "w4a4-dynamic", recipe)
     assert max(found.values()) < 4e9
     if view == "frame":
         with unsplit():
-            assert peaks(view, 20, "w4a4-dynamic", recipe)["learning"] > 7e9
+            assert peaks(view, 20, "w4a4-dynamic", recipe)["learning"] > 6e9

@@ -176,9 +176,9 @@ def mean_row(group: list[dict[str, Any]]) -> dict[str, Any]:
     def mean(values: list[Any]) -> Any:
         if isinstance(values[0], dict):
             return {name: mean([value[name] for value in values]) for name in values[0]}
-        if isinstance(values[0], list):
+        if isinstance(values[0], list) and isinstance(values[0][0], float):
             return [mean(list(parts)) for parts in zip(*values, strict=True)]
-        return values[0] if isinstance(values[0], str | int) else round(sum(values) / len(values), 4)
+        return values[0] if isinstance(values[0], str | int | list) else round(sum(values) / len(values), 4)
 
     row = {name: mean([row[name] for row in group]) for name in group[0] if name != "seed"}
     spread = {name: [min(r[name] for r in group), max(r[name] for r in group)] for name in SPREAD}
@@ -215,10 +215,10 @@ def ablations() -> list[Recipe]:
 
 
 def append(path: Path, key: str, model: str, scheme: str, recipe: str, row: dict[str, Any]) -> dict[str, Any]:
-    full = {"key": key, "model": model, "scheme": scheme, "recipe": recipe, **row}
+    line = json.dumps({"key": key, "model": model, "scheme": scheme, "recipe": recipe, **row})
     with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(full) + "\n")
-    return full
+        file.write(line + "\n")
+    return json.loads(line)
 
 
 if __name__ == "__main__":

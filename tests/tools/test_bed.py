@@ -101,10 +101,12 @@ def test_the_mean_of_rows() -> None:
     """Of scores and the ends of intervals; the seeds beyond those asked for do not count."""
     rows = [
         {"key": f"k{f' seed {n}' if n else ''}", "seed": n, "auc30": up, "auc5": 9.0 - n, "auc30_interval": [-up, up]}
+        | {"branches": {"ranks": [8, 16][: n + 1], "macs": up}}
         for n, up in enumerate((2.0, 5.0, 2.5, 100.0))
     ]
     (found,) = bench_accuracy.over_seeds(rows, 3)
     assert (found["auc30"], found["auc5"]) == (pytest.approx(9.5 / 3, abs=1e-4), 8.0)
+    assert found["branches"] == {"ranks": [8], "macs": found["auc30"]}
     assert found["auc30_interval"] == [pytest.approx(-9.5 / 3, abs=1e-4), pytest.approx(9.5 / 3, abs=1e-4)]
     assert found["spread"] == {"auc30": [2.0, 5.0], "auc5": [7.0, 9.0]}
     assert bench_accuracy.over_seeds(rows, 1) == rows[:1]

@@ -75,6 +75,8 @@ def test_a_model_against_itself_and_against_a_worse_one(tmp_path: Path) -> None:
     assert (same["auc30_change"], same["auc5_interval"]) == (0, [0, 0])
     assert 50 < same["auc30"] <= 100
     assert same["abs_rel"] < 0.3
+    assert set(same["sqnr_db"]) == {"pose_enc", "depth", "depth_conf"}  # nothing is judged by the point head
+    assert model.point_head is not None
     worse = copy.deepcopy(model)
     worse.aggregator.frame_blocks[0].mlp.fc1.weight.data *= 0.5
     changed = yardstick.row(worse, ("auc5",))

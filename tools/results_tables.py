@@ -236,7 +236,7 @@ def accuracy_text(table: str, rows: list[Row], file: str = "accuracy") -> str:
     threads = sorted({r["threads"] for r in rows if "threads" in r})
     told = f"threads: {', '.join(map(str, threads))}" if threads else "threads not recorded"
     seeds = max((r.get("seeds", 1) for r in rows), default=1)
-    drawn = f"seeds 0 to {seeds - 1}, figures are means over them" if seeds > 1 else "seed 0"
+    drawn = f"seed 0, or means over seeds 0 to {seeds - 1} where their spread is given" if seeds > 1 else "seed 0"
     scenes = f"{call['scenes']} scenes of {call['frames']} frames"
     return f"{table}\n*Model {call['model']}{size}; {scenes}; calibrations with {drawn}; {told}.*\n"
 
@@ -300,12 +300,12 @@ def ablation() -> str:
 
 
 def calibration() -> str:
-    """Ours by the number of calibration scenes, by tools/bench_accuracy.py --calibration-scenes."""
-    rows = sorted(load("accuracy")["rows"], key=lambda r: (r["scheme"], r.get("calibration_scenes", 0)))
+    """Ours on the tiny model by the number of calibration scenes, by tools/bench_accuracy.py --calibration-scenes."""
+    rows = sorted(load("accuracy_tiny")["rows"], key=lambda r: (r["scheme"], r.get("calibration_scenes", 0)))
     ours = [r for r in rows if r["model"] == "plain" and r["recipe"] == "qvggt" and r["scheme"].startswith("w4a4")]
     first: Columns = {"scheme": "scheme", "calibration scenes": "calibration_scenes"}
     spec = {**first, **SCORES, **spreads(ours), "seconds": "calibration_seconds {:.0f}"}
-    return accuracy_text(columns(ours, spec), ours)
+    return accuracy_text(columns(ours, spec), ours, "accuracy_tiny")
 
 
 def parity(row: Row) -> str:

@@ -121,7 +121,7 @@ def test_tables_show_the_spread_and_how_they_were_made(report: dict, monkeypatch
     for table in (results_tables.accuracy(), results_tables.ablation(), results_tables.calibration()):
         assert "@30 over seeds | @5 over seeds |" in table
         assert f" {low:.2f} to {high:.2f} |" in table
-        assert "56x56 pixels; 2 scenes of 4 frames; calibrations with seeds 0 to 1, figures are means" in table
+        assert "56x56 pixels; 2 scenes of 4 frames; calibrations with seed 0, or means over seeds 0 to 1" in table
         assert "threads: 1.*" in table
     found["rows"] = found["rows"][:2]
     assert "over seeds" not in results_tables.accuracy()

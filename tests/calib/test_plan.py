@@ -87,7 +87,7 @@ def test_gptq_and_folds_are_counted() -> None:
 def test_samples_do_not_grow_with_the_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is sampled is shared by all sequences: what two tell of all is what counting all tells."""
     monkeypatch.setattr(reconstruct, "SAMPLE_ROWS", 40)
-    asked = outline("w4a4", LIGHT.replace(learn=False, search_clips=True))
+    asked = outline("w4a4", LIGHT.replace(epochs=0, search_clips=True))
     stage = stage_of(asked, "frame")
     counted = plan._counted_block(asked, stage, asked.sequences, asked.recipe)
     passes = plan._advance(asked, stage) * (asked.streams * asked.sequences)
@@ -95,7 +95,7 @@ def test_samples_do_not_grow_with_the_sequences(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_branches_are_counted() -> None:
-    asked = outline("w4a4", LIGHT.replace(learn=False, branch=32))
+    asked = outline("w4a4", LIGHT.replace(epochs=0, branch=32))
     stage = stage_of(asked, "frame")
     with counting():
         block, tokens = plan._virtual_block(asked, stage), plan._nothing(asked, 1)

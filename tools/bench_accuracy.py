@@ -102,7 +102,7 @@ def main(
     statistics: Annotated[
         bool, typer.Option("--statistics", help="Print activation statistics of the models, write them, and stop.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="For scenes and results. [outputs/bench_accuracy]")] = None,
+    out: Annotated[Path | None, typer.Option(help="For scenes and results. [outputs/bench_accuracy/MODEL]")] = None,
 ) -> None:
     """Run what is not in OUT/rows.jsonl yet, print and write the table."""
     torch.set_num_threads(threads)

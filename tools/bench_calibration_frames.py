@@ -37,7 +37,9 @@ def main(
     calibrations: Annotated[str, typer.Option(help="Scenes x frames of each.")] = "12x4,5x10,12x10",
     scenes: Annotated[int, typer.Option(min=2)] = 128,
     threads: Annotated[int, typer.Option(min=1)] = 1,
-    out: Annotated[Path | None, typer.Option(help="For scenes and rows. [outputs/bench_calibration_frames]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="For scenes and rows. [outputs/bench_calibration_frames/MODEL]")
+    ] = None,
     report: Annotated[Path, typer.Option("-o", help="JSON file.")] = ROOT / "docs/results/calibration_frames.json",
 ) -> None:
     """Run what is not in OUT/rows.jsonl yet, print and write the table."""

@@ -70,7 +70,7 @@ def bench(
     epochs: Annotated[int | None, typer.Option(min=1, help="Learning passes. [the recipe's]")] = None,
     scenes: Annotated[int, typer.Option(min=2)] = 64,
     threads: Annotated[int, typer.Option(min=1)] = 1,
-    data: Annotated[Path | None, typer.Option(help="Folder for the scenes. [outputs/bench_parts]")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder for the scenes. [outputs/bench_parts/MODEL]")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write.")] = Path("outputs/bench_parts.json"),
 ) -> None:
     """Print and save the table."""

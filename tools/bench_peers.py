@@ -287,7 +287,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Timed calls per candidate.")] = 7,
     resume: Annotated[bool, typer.Option(help="Keep the rows that are there.")] = True,
     again: Annotated[str, typer.Option(help="Tools whose rows are made anew, comma-separated; such as ours.")] = "",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder. [outputs/bench_peers]")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder. [outputs/bench_peers/MODEL]")] = None,
 ) -> None:
     """Make and measure what the journal has not, print the table and write OUTPUT/peers.json."""
     torch.set_num_threads(1)
